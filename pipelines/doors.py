@@ -1,0 +1,57 @@
+"""What a saved checkpoint says to those who open it (the three doors of docs/checkpoints.md).
+
+Door 1 is `HFDDPMPipeline.from_pretrained`. Door 2 is plain diffusers, opened only where its own classes return the same
+images: the index then names them. Door 3 is plain diffusers with `custom_pipeline` and the code files written here.
+"""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
+
+
+def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any], default_eta: float | None) -> bool:
+    """Whether diffusers' DDPMPipeline and DDPMScheduler draw the images of `HFDDPMPipeline` from these configs.
+
+    Stock takes `learned` for a variance, the root of a logarithm for `fixed_large_log`, has no mean prediction and no
+    class labels. Where the last timestep is not 0 its `fixed_large` and `learned_range` add noise to the final image.
+    """
+    ends_at_zero = scheduler["timestep_spacing"] == "linspace" or (
+        scheduler["timestep_spacing"] == "leading" and scheduler["steps_offset"] == 0
+    )
+    right_variances = {"fixed_small", "fixed_small_log"} | ({"fixed_large", "learned_range"} if ends_at_zero else set())
+    return (
+        scheduler["prediction_type"] in ("epsilon", "sample", "v_prediction")
+        and scheduler["variance_type"] in right_variances
+        and unet.get("num_class_embeds") is None
+        and unet.get("class_embed_type") is None
+        and default_eta is None
+    )
+
+
+def open_stock_door(folder: Path) -> None:
+    """Make the index of a saved pipeline name diffusers' own classes instead of ours."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    index["_class_name"] = STOCK_PIPELINE
+    index["scheduler"] = ["diffusers", STOCK_SCHEDULER]
+    del index["default_eta"]
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def write_code(folder: Path, pipeline: type, siblings: Sequence[type | Callable]) -> None:
+    """Write the pipeline's file as `pipeline.py` and the files that define `siblings` beside it, imports made relative."""
+    modules = {sibling.__module__.rsplit(".", 1)[-1]: sibling.__module__ for sibling in siblings}
+    for name, module in ({"pipeline": pipeline.__module__} | modules).items():
+        source = inspect.getsource(sys.modules[module])
+        (folder / f"{name}.py").write_text(relative_imports(source))
+
+
+def relative_imports(source: str) -> str:
+    """`from hf_ddpm.<package>.x import` becomes `from .x import`; the rest stays as it is."""
+    return re.sub(r"^from hf_ddpm\.\w+\.(\w+) import", r"from .\1 import", source, flags=re.MULTILINE)

@@ -1,0 +1,199 @@
+"""Noise to images with any DDPM-family network and any diffusers scheduler."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from hf_ddpm.pipelines.doors import open_stock_door, stock_samples_the_same, write_code
+from hf_ddpm.schedulers.beta_schedules import make_betas
+from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
+from hf_ddpm.schedulers.timestep_spacing import spaced_timesteps
+from hf_ddpm.schedulers.transition import mean_coefficients
+
+# One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
+# `save_pretrained` writes them beside the weights.
+SIBLINGS = (HFDDPMScheduler, make_betas, spaced_timesteps, mean_coefficients, write_code)
+
+# An index may name the scheduler by its module in the package; where the package is missing, the sibling stands for it.
+sys.modules.setdefault("hf_ddpm.schedulers.scheduling_hf_ddpm", sys.modules[HFDDPMScheduler.__module__])
+
+StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
+
+
+class HFDDPMPipeline(DiffusionPipeline):
+    """Sample images from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
+
+    Args:
+        unet: predicts what `scheduler.config.prediction_type` says, from C channels to C, or 2C with variances.
+        scheduler: any diffusers scheduler. `DDPMScheduler` and `DDIMScheduler` are turned into `HFDDPMScheduler` here;
+            one that is assigned later stays as it is.
+        default_eta: the `eta` of a call that gives none. None is Algorithm 2; a `DDIMScheduler` makes it 0.
+    """
+
+    model_cpu_offload_seq = "unet"
+
+    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, default_eta: float | None = None) -> None:
+        super().__init__()
+        if type(scheduler) is DDIMScheduler and default_eta is None:
+            default_eta = 0.0
+        if type(scheduler) in (DDPMScheduler, DDIMScheduler):
+            scheduler = _as_hf_ddpm(scheduler)
+        self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(default_eta=default_eta)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int | None = None,
+        eta: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        latents: Tensor | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
+        timesteps: Sequence[int] | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw x_T and walk the scheduler's timesteps down to x_0.
+
+        Args:
+            batch_size: number of images.
+            num_inference_steps: number of network calls, all T training steps when neither this nor `timesteps` says.
+            eta: 0 (DDIM) to 1; None takes `default_eta`, and if that is None too, Algorithm 2.
+            generator: one generator, drawn from as diffusers draws; or one for each image, which fixes image i whatever
+                the batch around it.
+            class_labels: one class, or one for each image, if and only if the network was trained with classes.
+            latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
+            output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
+            return_dict: `ImagePipelineOutput`, or a tuple of the images.
+            callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; a returned dict
+                may replace the latents.
+            timesteps: a descending list of timesteps of your own, for schedulers that take one.
+
+        Raises:
+            ValueError: a batch, labels, latents, steps or eta that do not fit, said in one sentence.
+        """
+        self._check_inputs(batch_size, generator, output_type)
+        labels = self._labels(class_labels, batch_size)
+        step_kwargs = self._step_kwargs(eta, generator)
+        self._set_timesteps(num_inference_steps, timesteps)
+        x_t = self._x_T(batch_size, latents, generator)
+        # The scheduler reads t on the host and the network on its device: nothing waits for the device.
+        device_timesteps = self.scheduler.timesteps.to(x_t.device)
+        with self.progress_bar(total=len(device_timesteps)) as bar:
+            for i, t in enumerate(self.scheduler.timesteps):
+                x_in = self.scheduler.scale_model_input(x_t, t)
+                output = self.unet(x_in, device_timesteps[i], class_labels=labels).sample
+                x_t = self.scheduler.step(self._prediction(output, x_t), t, x_t, **step_kwargs).prev_sample
+                if callback_on_step_end is not None:
+                    x_t = (callback_on_step_end(self, i, t, {"latents": x_t}) or {}).get("latents", x_t)
+                bar.update()
+        images = self._to_images(x_t, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write model_index.json, for stock classes where they sample the same, and the code files of door 3.
+
+        `save_pretrained` calls this last, after the components and before an upload.
+        """
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        folder = Path(save_directory)
+        if isinstance(self.scheduler, HFDDPMScheduler) and stock_samples_the_same(
+            self.scheduler.config, self.unet.config, self.config["default_eta"]
+        ):
+            open_stock_door(folder)
+        write_code(folder, type(self), SIBLINGS)
+
+    def _check_inputs(self, batch_size: int, generator: object, output_type: str) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image")
+        if output_type not in ("pil", "np", "pt"):
+            raise ValueError(f"output_type={output_type!r} is not known, allowed are 'pil', 'np' and 'pt'")
+
+    def _labels(self, class_labels: int | Sequence[int] | Tensor | None, batch_size: int) -> Tensor | None:
+        """Class labels as (batch_size,) on the device, or None for a network without classes."""
+        num_classes = self.unet.config["num_class_embeds"]
+        if num_classes is None and self.unet.config["class_embed_type"] is None:
+            if class_labels is not None:
+                raise ValueError("class_labels were given, but this network was trained without classes: leave them out")
+            return None
+        if class_labels is None:
+            raise ValueError(f"this network was trained with {num_classes} classes: give class_labels")
+        labels = torch.as_tensor(class_labels, device=self._execution_device)
+        if labels.ndim == 0:
+            labels = labels.expand(batch_size)
+        if labels.shape != (batch_size,):
+            raise ValueError(f"class_labels of shape {tuple(labels.shape)} do not fit batch_size={batch_size}")
+        if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
+            raise ValueError(f"class_labels {labels.tolist()} must lie within 0..{num_classes - 1}")
+        return labels
+
+    def _step_kwargs(self, eta: float | None, generator: object) -> dict[str, Any]:
+        """Of eta and generator, what the scheduler's `step` takes."""
+        accepted = inspect.signature(self.scheduler.step).parameters
+        if eta is not None and "eta" not in accepted:
+            raise ValueError(f"eta={eta} has no meaning for {type(self.scheduler).__name__}: leave it out")
+        eta = self.config["default_eta"] if eta is None else eta
+        given = {"generator": generator} | ({} if eta is None else {"eta": eta})
+        return {name: value for name, value in given.items() if name in accepted}
+
+    def _set_timesteps(self, num_inference_steps: int | None, timesteps: Sequence[int] | None) -> None:
+        if timesteps is not None:
+            if num_inference_steps is not None:
+                raise ValueError("give num_inference_steps or timesteps, not both")
+            self.scheduler.set_timesteps(timesteps=timesteps)
+            return
+        num_train = self.scheduler.config["num_train_timesteps"]
+        steps = num_train if num_inference_steps is None else num_inference_steps
+        if not 1 <= steps <= num_train:
+            raise ValueError(f"num_inference_steps={steps} must be from 1 to {num_train}, the steps it was trained with")
+        self.scheduler.set_timesteps(steps)
+
+    def _x_T(self, batch_size: int, latents: Tensor | None, generator: object) -> Tensor:
+        size = self.unet.config["sample_size"]
+        channels = self.unet.config["in_channels"]
+        if size is None and latents is None:
+            raise ValueError("the network's config has no sample_size: give latents of the size to sample")
+        height_width = tuple(latents.shape[2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
+        shape = (batch_size, channels, *height_width)
+        device, dtype = self._execution_device, self.unet.dtype
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        elif tuple(latents.shape) != shape:
+            raise ValueError(f"latents of shape {tuple(latents.shape)} must have shape {shape}")
+        return latents.to(device, dtype) * self.scheduler.init_noise_sigma
+
+    def _prediction(self, output: Tensor, x_t: Tensor) -> Tensor:
+        """The network's output as the scheduler wants it: solvers that know no variances get the first half of 2C."""
+        knows_variances = isinstance(self.scheduler, (HFDDPMScheduler, DDPMScheduler))
+        return output if knows_variances else output[:, : x_t.shape[1]]
+
+    def _to_images(self, x_0: Tensor, output_type: str) -> Any:
+        """[-1, 1] to [0, 1], and PIL images by rounding: `round((x + 1) * 127.5)`."""
+        images = (x_0 / 2 + 0.5).clamp(0, 1)
+        if output_type == "pt":
+            return images
+        arrays = images.float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
+        return self.numpy_to_pil(arrays) if output_type == "pil" else arrays
+
+
+def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:
+    """A stock DDPM or DDIM scheduler as ours; old configs call `num_train_timesteps` `timesteps`."""
+    config = dict(scheduler.config)
+    if "timesteps" in config:
+        config["num_train_timesteps"] = config["timesteps"]
+    return HFDDPMScheduler.from_config({k: v for k, v in config.items() if k != "_use_default_values"})

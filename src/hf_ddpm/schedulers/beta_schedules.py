@@ -1,0 +1,130 @@
+"""Noise schedules: beta_t for t = 0 .. T-1, in float64.
+
+Index convention of the whole project: `t = 0` is one step of noise, so `betas[0]` is beta_1 of the papers,
+`alphas_cumprod[t]` is alpha_bar_{t+1}, and alpha_bar before the first step is 1.
+"""
+
+import difflib
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+StockBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
+"""Curves that diffusers computes from the same name; `sigmoid` is GeoDiff's."""
+
+OwnBetaSchedule = Literal["linear_rescaled", "sigmoid_cumprod", "const", "jsd"]
+"""Curves that diffusers lacks: a saved config carries their betas, so that stock classes read them too."""
+
+PaperBetaSchedule = Literal["cosine", "quad"]
+"""The papers' names of `squaredcos_cap_v2` (iDDPM) and `scaled_linear` (DDPM's code)."""
+
+BetaSchedule = Literal[StockBetaSchedule, OwnBetaSchedule, PaperBetaSchedule]
+
+STOCK_NAMES = {"cosine": "squaredcos_cap_v2", "quad": "scaled_linear"}
+MAX_BETA = 0.999
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise `ValueError`, naming the allowed values and the nearest, unless `value` is one of `choices`."""
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}={value!r} is not known, allowed are {', '.join(map(repr, choices))}{hint}")
+
+
+def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_end: float) -> Tensor:
+    """beta_t of a named schedule.
+
+    Args:
+        schedule: one of `BetaSchedule`.
+        num_steps: T, at least 1.
+        beta_start, beta_end: first and last beta of `linear`, `scaled_linear`, `sigmoid` and `linear_rescaled`
+            (stated for T = 1000), and `beta_end` the value of `const`; the other schedules ignore them.
+
+    Returns:
+        Tensor: (T,) float64 in (0, 1].
+
+    Raises:
+        ValueError: an unknown schedule, T < 1, or betas outside (0, 1).
+    """
+    check_choice("beta_schedule", schedule, get_args(BetaSchedule))
+    if num_steps < 1:
+        raise ValueError(f"num_train_timesteps={num_steps} must be at least 1")
+    if not 0 < beta_start <= beta_end < 1:
+        raise ValueError(f"beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < beta_start <= beta_end < 1")
+    steps = torch.arange(num_steps, dtype=torch.float64)
+    match STOCK_NAMES.get(schedule, schedule):
+        case "linear":  # DDPM, sec. 4
+            return torch.linspace(beta_start, beta_end, num_steps, dtype=torch.float64)
+        case "linear_rescaled":  # iDDPM, sec. 3.2: the same total noise for every T
+            scale = 1000 / num_steps
+            betas = torch.linspace(scale * beta_start, scale * beta_end, num_steps, dtype=torch.float64)
+            return betas.clamp(max=MAX_BETA)
+        case "scaled_linear":  # linear in sqrt(beta)
+            return torch.linspace(beta_start**0.5, beta_end**0.5, num_steps, dtype=torch.float64) ** 2
+        case "squaredcos_cap_v2":  # iDDPM, eq. 17
+            return _betas_of_alpha_bar(_cosine_alpha_bar, num_steps)
+        case "laplace":
+            return _betas_of_alpha_bar(_laplace_alpha_bar, num_steps)
+        case "sigmoid_cumprod":  # arXiv 2212.11972, Algorithm 1, start -3, end 3, tau 1
+            return _betas_of_alpha_bar(_sigmoid_alpha_bar, num_steps)
+        case "sigmoid":  # GeoDiff: a sigmoid of beta, not of alpha_bar
+            ramp = torch.linspace(-6, 6, num_steps, dtype=torch.float64)
+            return torch.sigmoid(ramp) * (beta_end - beta_start) + beta_start
+        case "const":
+            return torch.full((num_steps,), beta_end, dtype=torch.float64)
+        case _:  # "jsd", Sohl-Dickstein et al. 2015: alpha_bar falls linearly to 0
+            return 1 / (num_steps - steps)
+
+
+def user_betas(betas: Sequence[float], num_steps: int) -> Tensor:
+    """The betas a user gives, checked: (T,) float64, each in (0, 1], as many as `num_steps`."""
+    values = torch.as_tensor(betas, dtype=torch.float64)
+    if values.shape != (num_steps,):
+        shape = tuple(values.shape)
+        raise ValueError(f"trained_betas has shape {shape}, num_train_timesteps={num_steps} needs ({num_steps},)")
+    if not ((values > 0) & (values <= 1)).all():
+        raise ValueError(f"trained_betas must lie in (0, 1], got {values.min().item()} to {values.max().item()}")
+    return values
+
+
+def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
+    """Betas of the same curve shifted and scaled so that alpha_bar_T = 0 (arXiv 2305.08891, Algorithm 1).
+
+    Idempotent: a curve that already ends at 0 comes back unchanged.
+    """
+    root = torch.cumprod(1 - betas, dim=0).sqrt()
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alpha_bar = root**2
+    alpha_bar_prev = torch.cat([torch.ones(1, dtype=betas.dtype), alpha_bar[:-1]])
+    return 1 - alpha_bar / alpha_bar_prev
+
+
+def _betas_of_alpha_bar(alpha_bar: Callable[[float], float], num_steps: int) -> Tensor:
+    """beta_t = min(1 - alpha_bar((t+1)/T) / alpha_bar(t/T), .999) (iDDPM, eq. 17)."""
+    curve = [alpha_bar(t / num_steps) for t in range(num_steps + 1)]
+    betas = [1 - after / before for before, after in pairwise(curve)]
+    return torch.tensor(betas, dtype=torch.float64).clamp(max=MAX_BETA)
+
+
+def _cosine_alpha_bar(u: float) -> float:
+    return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _sigmoid_alpha_bar(u: float, start: float = -3, end: float = 3) -> float:
+    def sigmoid(value: float) -> float:
+        return 1 / (1 + math.exp(-value))
+
+    return (sigmoid(end) - sigmoid(u * (end - start) + start)) / (sigmoid(end) - sigmoid(start))
+
+
+def _laplace_alpha_bar(u: float) -> float:
+    """The curve that diffusers calls `laplace`: log-SNR Laplace-distributed in u."""
+    log_snr_half = -0.5 * math.copysign(1, 0.5 - u) * math.log(1 - 2 * math.fabs(0.5 - u) + 1e-6)
+    snr = math.exp(log_snr_half)
+    return math.sqrt(snr / (1 + snr))

@@ -1,0 +1,45 @@
+"""The reverse step x_t -> x_{t'} between any two noise levels, in closed form.
+
+Every step of DDPM and DDIM is x_{t'} = from_x_0 * x_0 + from_x_t * x_t + std * noise. Arguments are float64 tensors of
+one shape: `alpha_bar` (of t) and `alpha_bar_prev` (of t', 1 after the last step); beta = 1 - alpha_bar / alpha_bar_prev
+is the respaced beta of that step.
+"""
+
+import torch
+from torch import Tensor
+
+
+def mean_coefficients(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    """`from_x_0` and `from_x_t` of DDIM's mean, sqrt(abar') x_0 + sqrt(1 - abar' - sigma^2) eps(x_t, x_0) (eq. 12).
+
+    With eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar), and 1 - abar' - sigma^2 written without a difference of nearly
+    equal numbers. At eta = 1 this is DDPM's posterior mean (eq. 7).
+    """
+    alpha = alpha_bar / alpha_bar_prev
+    beta = 1 - alpha
+    direction = (1 - alpha_bar_prev) * ((1 - eta**2) * beta + alpha * (1 - alpha_bar_prev))
+    from_x_t = direction.sqrt() / (1 - alpha_bar)
+    from_x_0 = alpha_bar_prev.sqrt() - alpha_bar.sqrt() * from_x_t
+    return from_x_0, from_x_t
+
+
+def ddim_std(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Tensor:
+    """sigma = eta sqrt((1 - abar') / (1 - abar)) sqrt(1 - abar / abar') (DDIM, eq. 16); beta-tilde at eta = 1."""
+    return eta * ((1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)).sqrt()
+
+
+def log_variance_bounds(alpha_bar: Tensor, alpha_bar_prev: Tensor) -> tuple[Tensor, Tensor]:
+    """log beta-tilde and log beta of each step of a whole chain, noisiest step first.
+
+    beta-tilde is 0 at the last step, so there its logarithm is replaced by that of the step before, as in DDPM's code
+    (of beta itself in a chain of one step).
+    """
+    beta = 1 - alpha_bar / alpha_bar_prev
+    variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta
+    before_last = variance[-2:-1] if len(variance) > 1 else beta
+    return torch.cat([variance[:-1], before_last]).log(), beta.log()
+
+
+def fixed_large_std(alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:
+    """sqrt(beta), and 0 at the last step, which returns its mean. On a sub-sequence this is DDIM's sigma-hat."""
+    return (1 - alpha_bar / alpha_bar_prev).sqrt() * (alpha_bar_prev < 1)
