@@ -45,7 +45,7 @@ def open_stock_door(folder: Path) -> None:
 
 
 def write_code(folder: Path, pipeline: type, siblings: Sequence[type | Callable]) -> None:
-    """Write the pipeline's file as `pipeline.py` and the files that define `siblings` beside it, imports made relative."""
+    """Write the pipeline's file as `pipeline.py`, beside it the files that define `siblings`, with relative imports."""
     modules = {sibling.__module__.rsplit(".", 1)[-1]: sibling.__module__ for sibling in siblings}
     for name, module in ({"pipeline": pipeline.__module__} | modules).items():
         source = inspect.getsource(sys.modules[module])

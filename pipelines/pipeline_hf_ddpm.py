@@ -27,6 +27,7 @@ SIBLINGS = (HFDDPMScheduler, make_betas, spaced_timesteps, mean_coefficients, wr
 # An index may name the scheduler by its module in the package; where the package is missing, the sibling stands for it.
 sys.modules.setdefault("hf_ddpm.schedulers.scheduling_hf_ddpm", sys.modules[HFDDPMScheduler.__module__])
 
+Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
@@ -40,7 +41,7 @@ class HFDDPMPipeline(DiffusionPipeline):
         default_eta: the `eta` of a call that gives none. None is Algorithm 2; a `DDIMScheduler` makes it 0.
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet"  # type: ignore[assignment]
 
     def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, default_eta: float | None = None) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class HFDDPMPipeline(DiffusionPipeline):
         batch_size: int = 1,
         num_inference_steps: int | None = None,
         eta: float | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         class_labels: int | Sequence[int] | Tensor | None = None,
         latents: Tensor | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
@@ -120,7 +121,9 @@ class HFDDPMPipeline(DiffusionPipeline):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
         if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image")
+            raise ValueError(
+                f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image"
+            )
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type={output_type!r} is not known, allowed are 'pil', 'np' and 'pt'")
 
@@ -129,7 +132,9 @@ class HFDDPMPipeline(DiffusionPipeline):
         num_classes = self.unet.config["num_class_embeds"]
         if num_classes is None and self.unet.config["class_embed_type"] is None:
             if class_labels is not None:
-                raise ValueError("class_labels were given, but this network was trained without classes: leave them out")
+                raise ValueError(
+                    "class_labels were given, but this network was trained without classes: leave them out"
+                )
             return None
         if class_labels is None:
             raise ValueError(f"this network was trained with {num_classes} classes: give class_labels")
@@ -160,16 +165,19 @@ class HFDDPMPipeline(DiffusionPipeline):
         num_train = self.scheduler.config["num_train_timesteps"]
         steps = num_train if num_inference_steps is None else num_inference_steps
         if not 1 <= steps <= num_train:
-            raise ValueError(f"num_inference_steps={steps} must be from 1 to {num_train}, the steps it was trained with")
+            raise ValueError(
+                f"num_inference_steps={steps} must be from 1 to {num_train}, the steps it was trained with"
+            )
         self.scheduler.set_timesteps(steps)
 
-    def _x_T(self, batch_size: int, latents: Tensor | None, generator: object) -> Tensor:
+    def _x_T(self, batch_size: int, latents: Tensor | None, generator: Generators) -> Tensor:
         size = self.unet.config["sample_size"]
         channels = self.unet.config["in_channels"]
-        if size is None and latents is None:
-            raise ValueError("the network's config has no sample_size: give latents of the size to sample")
-        height_width = tuple(latents.shape[2:]) if size is None else (size, size) if isinstance(size, int) else tuple(size)
-        shape = (batch_size, channels, *height_width)
+        if size is None:
+            if latents is None:
+                raise ValueError("the network's config has no sample_size: give latents of the size to sample")
+            size = tuple(latents.shape[2:])
+        shape = (batch_size, channels, *((size, size) if isinstance(size, int) else size))
         device, dtype = self._execution_device, self.unet.dtype
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -193,7 +201,7 @@ class HFDDPMPipeline(DiffusionPipeline):
 
 def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:
     """A stock DDPM or DDIM scheduler as ours; old configs call `num_train_timesteps` `timesteps`."""
-    config = dict(scheduler.config)
+    config: dict[str, Any] = dict(scheduler.config)  # type: ignore[attr-defined]
     if "timesteps" in config:
         config["num_train_timesteps"] = config["timesteps"]
     return HFDDPMScheduler.from_config({k: v for k, v in config.items() if k != "_use_default_values"})

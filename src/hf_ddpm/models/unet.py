@@ -1,0 +1,243 @@
+"""The UNets of the DDPM family as presets: a configuration of `UNet2DModel` and the paper's initialisation.
+
+A preset is nothing but constructor keywords of diffusers' `UNet2DModel` and the name of an initialisation, so what
+`unet_preset` returns is a stock model: `save_pretrained` writes it, plain diffusers reads it.
+How t enters the network and what the skips carry is told in docs/unet.md.
+
+Sources: DDPM, arXiv 2006.11239, appendix B; DDIM, arXiv 2010.02502, appendix D; Improved DDPM, arXiv 2102.09672,
+appendix A; ADM (guided diffusion), arXiv 2105.05233, section 3 and appendix I; and the configurations that the authors
+released with their code.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+
+from hf_ddpm.errors import UserError
+from hf_ddpm.models.unet_checks import check_divisors, check_image_size, check_levels, nearest, size_pair
+from hf_ddpm.models.unet_init import Init, init_unet
+
+
+@dataclass(frozen=True)
+class UNetPreset:
+    """One row of a paper's table of architectures.
+
+    Attributes:
+        config: keywords of `UNet2DModel`. Read-only: `unet_preset(name, **overrides)` makes variants.
+        init: what `init_unet` draws the weights from.
+        parameters: number of weights with no override; a test counts them.
+        about: the model, its data and its paper in one line.
+    """
+
+    config: Mapping[str, Any]
+    init: Init
+    parameters: int
+    about: str
+
+
+def _levels(count: int, attention: tuple[int, ...], down: str, up: str) -> dict[str, Any]:
+    """Block types of `count` levels; level 0 has the image's size, level i is 2**i times smaller."""
+    return {
+        "down_block_types": tuple("AttnDownBlock2D" if i in attention else down for i in range(count)),
+        "up_block_types": tuple("AttnUpBlock2D" if i in attention else up for i in reversed(range(count))),
+    }
+
+
+def _conv_levels(count: int, attention: tuple[int, ...]) -> dict[str, Any]:
+    """Levels joined by a strided convolution downwards, by nearest neighbour and a convolution upwards."""
+    return _levels(count, attention, "DownBlock2D", "UpBlock2D")
+
+
+def _resnet_levels(count: int, attention: tuple[int, ...]) -> dict[str, Any]:
+    """Levels joined by residual blocks that resample inside (ADM, after BigGAN). `DownBlock2D` has none."""
+    blocks = _levels(count, attention, "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+    return {**blocks, "downsample_type": "resnet", "upsample_type": "resnet"}
+
+
+def _channels(base: int, *multipliers: int) -> dict[str, Any]:
+    return {"block_out_channels": tuple(base * m for m in multipliers)}
+
+
+# The configuration of google/ddpm-cifar10-32 and google/ddpm-celebahq-256, with their paper's dropout added per row.
+_DDPM: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "layers_per_block": 2,
+    "attention_head_dim": None,  # one head, as wide as its level
+    "downsample_padding": 0,  # TensorFlow's SAME: one row and one column of zeros, right and below
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,  # the slowest frequency is exactly 1/10000
+    "norm_num_groups": 32,
+    "norm_eps": 1e-6,
+}
+
+# Improved DDPM and ADM: scale and shift after the norm, 64 channels a head, 2C outputs (prediction and variance).
+_OPENAI: dict[str, Any] = {
+    "in_channels": 3,
+    "out_channels": 6,
+    "layers_per_block": 3,
+    "attention_head_dim": 64,
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "norm_num_groups": 32,
+    "attn_norm_num_groups": 32,  # without it `scale_shift` leaves the middle attention without its norm
+    "norm_eps": 1e-5,
+    "resnet_time_scale_shift": "scale_shift",
+}
+
+_SMALL: dict[str, Any] = {
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "attention_head_dim": 8,
+    "norm_eps": 1e-5,
+}
+
+
+def _preset(init: Init, parameters: int, about: str, *blocks: Mapping[str, Any], **keywords: Any) -> UNetPreset:
+    config: dict[str, Any] = {}
+    for block in (*blocks, keywords):
+        config.update(block)
+    return UNetPreset(MappingProxyType(config), init, parameters, about)
+
+
+_ADM_256 = {**_OPENAI, **_channels(256, 1, 1, 2, 2, 4, 4), **_resnet_levels(6, (3, 4, 5)), "layers_per_block": 2}
+
+UNET_PRESETS: Mapping[str, UNetPreset] = MappingProxyType(
+    {
+        "tiny": _preset(
+            "pytorch",
+            11_621,
+            "for tests: 8x8 grey images, attention at 4x4; no paper's row",
+            {**_SMALL, **_channels(4, 1, 2), **_conv_levels(2, (1,))},
+            sample_size=8,
+            attention_head_dim=4,
+            norm_num_groups=2,
+        ),
+        "mnist": _preset(
+            "pytorch",
+            686_769,
+            "the default job: 28x28 handwritten digits on a laptop, attention at 7x7; no paper's row",
+            {**_SMALL, **_channels(16, 1, 2, 4), **_conv_levels(3, (2,))},
+            sample_size=28,
+            norm_num_groups=8,
+        ),
+        "ddpm-cifar10": _preset(
+            "fan_avg",
+            35_746_307,
+            "CIFAR-10 32x32 of DDPM (Ho et al. 2020), attention at 16x16",
+            {**_DDPM, **_channels(128, 1, 2, 2, 2), **_conv_levels(4, (1,))},
+            sample_size=32,
+            dropout=0.1,
+        ),
+        "ddpm-256": _preset(
+            "fan_avg",
+            113_673_219,
+            "LSUN and CelebA-HQ 256x256 of DDPM (Ho et al. 2020), attention at 16x16",
+            {**_DDPM, **_channels(128, 1, 1, 2, 2, 4, 4), **_conv_levels(6, (4,))},
+            sample_size=256,
+            dropout=0.0,
+        ),
+        "ddim-celeba64": _preset(
+            "fan_avg",
+            78_700_803,
+            "CelebA 64x64 of DDIM (Song et al. 2020), attention at 16x16",
+            {**_DDPM, **_channels(128, 1, 2, 2, 2, 4), **_conv_levels(5, (2,))},
+            sample_size=64,
+            dropout=0.1,
+        ),
+        "iddpm-cifar10": _preset(
+            "pytorch",
+            52_546_438,
+            "CIFAR-10 32x32 of Improved DDPM (Nichol and Dhariwal 2021), cosine schedule, attention at 16x16 and 8x8",
+            {**_OPENAI, **_channels(128, 1, 2, 2, 2), **_conv_levels(4, (1, 2))},
+            sample_size=32,
+            dropout=0.3,  # 0.1 with the linear schedule
+        ),
+        "adm-64": _preset(
+            "pytorch",
+            295_904_454,
+            "ImageNet 64x64 of ADM (Dhariwal and Nichol 2021), class-conditional, attention at 32, 16 and 8",
+            {**_OPENAI, **_channels(192, 1, 2, 3, 4), **_resnet_levels(4, (1, 2, 3))},
+            sample_size=64,
+            dropout=0.1,
+            num_class_embeds=1000,
+        ),
+        "adm-256": _preset(
+            "pytorch",
+            553_838_086,
+            "ImageNet 256x256 of ADM (Dhariwal and Nichol 2021), class-conditional, attention at 32, 16 and 8",
+            _ADM_256,
+            sample_size=256,
+            dropout=0.0,
+            num_class_embeds=1000,
+        ),
+        "adm-lsun-256": _preset(
+            "pytorch",
+            552_814_086,
+            "LSUN 256x256 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
+            _ADM_256,
+            sample_size=256,
+            dropout=0.1,
+        ),
+    }
+)
+
+
+def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
+    """Build the UNet of a paper, initialised as its paper does.
+
+    Two keywords follow another one unless they are given too: `out_channels` keeps its ratio to `in_channels`
+    (C, or 2C where the preset learns the variance), and `attn_norm_num_groups` keeps to `norm_num_groups`.
+
+    The weights are drawn from torch's global generator, as diffusers' constructor itself draws: `torch.manual_seed`
+    before the call fixes them. Under `torch.device("meta")` nothing is drawn or allocated.
+
+    Args:
+        name: a key of `UNET_PRESETS`.
+        overrides: keywords of `UNet2DModel` that replace the preset's. `sample_size` is an int or (height, width);
+            lists, as YAML has them, become tuples.
+
+    Returns:
+        A stock model in training mode: (B, in_channels, H, W), t of shape (B,) -> (B, out_channels, H, W).
+
+    Raises:
+        UserError: unknown name or keyword, levels that disagree, groups or heads that do not divide the channels,
+            a `sample_size` that the levels cannot halve, groups of one channel (they cancel an added embedding of t).
+    """
+    if name not in UNET_PRESETS:
+        raise UserError(
+            f"there is no UNet preset {name!r}; use one of {', '.join(UNET_PRESETS)}{nearest(name, UNET_PRESETS)}"
+        )
+    preset = UNET_PRESETS[name]
+    config = _override(preset.config, overrides)
+    if not 0 <= config["dropout"] < 1:
+        raise UserError(f"dropout={config['dropout']} must be a probability in [0, 1)")
+    check_levels(config)
+    check_divisors(config)
+    if config["sample_size"] is not None:
+        check_image_size(config, *size_pair(config["sample_size"]))
+    model = UNet2DModel(**config)
+    init_unet(model, preset.init)
+    return model
+
+
+def _override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """All keywords of `UNet2DModel`: its defaults, then the preset's, then the user's."""
+    signature = inspect.signature(UNet2DModel.__init__).parameters
+    known = {key: parameter.default for key, parameter in signature.items() if key != "self"}
+    for key in overrides:
+        if key not in known:
+            raise UserError(f"UNet2DModel has no keyword {key!r}{nearest(key, known)}; it has {', '.join(known)}")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    merged = {**known, **config, **given}
+    if "out_channels" not in given:
+        merged["out_channels"] = config["out_channels"] // config["in_channels"] * merged["in_channels"]
+    if "attn_norm_num_groups" not in given and "attn_norm_num_groups" in config:
+        merged["attn_norm_num_groups"] = merged["norm_num_groups"]
+    return merged

@@ -1,0 +1,104 @@
+"""What fits a UNet and what does not: image sizes, levels, groups and heads, each mistake told in one sentence."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+
+from hf_ddpm.errors import UserError
+
+DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
+
+
+def check_image_size(model: UNet2DModel | Mapping[str, Any], height: int, width: int) -> None:
+    """Refuse an image that the levels cannot halve without a remainder.
+
+    Every level but the last halves the image, and the way up doubles it: an odd size would come back one pixel off
+    and meet a skip of another size. So both sides must be multiples of 2**(levels - 1). They may differ.
+
+    Args:
+        model: the network, or its configuration with at least `block_out_channels`.
+        height, width: size of the images in pixels.
+
+    Raises:
+        UserError: a side is not a positive multiple of 2**(levels - 1).
+    """
+    config = model if isinstance(model, Mapping) else model.config
+    levels = len(config["block_out_channels"])
+    multiple = 2 ** (levels - 1)
+    sides = (height, width)
+    if all(side > 0 and side % multiple == 0 for side in sides):
+        return
+    below = [max(side // multiple, 1) * multiple for side in sides]
+    above = [max(-(-side // multiple), 1) * multiple for side in sides]
+    sizes = dict.fromkeys(f"{h}x{w}" for h, w in (below, above))
+    raise UserError(
+        f"image size {height}x{width} does not fit this UNet: its {levels} levels halve the image {levels - 1} times, "
+        f"so height and width must be multiples of {multiple}; resize, crop or pad to {' or '.join(sizes)}"
+    )
+
+
+def size_pair(size: Any) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise UserError(f"sample_size must be one whole number or (height, width), not {size!r}")
+    return height, width
+
+
+def check_levels(config: Mapping[str, Any]) -> None:
+    channels, down, up = (config[k] for k in ("block_out_channels", "down_block_types", "up_block_types"))
+    if not len(channels) == len(down) == len(up) > 0:
+        raise UserError(
+            f"block_out_channels has {len(channels)} levels, down_block_types {len(down)} and up_block_types "
+            f"{len(up)}: give all three with one entry a level (down from the finest level, up from the coarsest)"
+        )
+    for key, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
+        for block in config[key]:
+            if block not in known:
+                raise UserError(f"{key} has {block!r}{nearest(block, known)}; use {', '.join(known)}")
+    if not all(isinstance(width, int) and width > 0 for width in channels):
+        raise UserError(f"block_out_channels must be positive whole numbers, not {channels!r}")
+
+
+def check_divisors(config: Mapping[str, Any]) -> None:
+    """Groups must divide the channels of every level, the width of a head those of every level with attention."""
+    channels = config["block_out_channels"]
+    levels = [*zip(channels, config["down_block_types"], strict=True)]
+    levels += zip(reversed(channels), config["up_block_types"], strict=True)
+    attended = {width for width, block in levels if "Attn" in block}
+    if config["mid_block_type"] is not None and config["add_attention"]:
+        attended.add(channels[-1])
+    _check_divides("norm_num_groups", config["norm_num_groups"], channels)
+    if config["attn_norm_num_groups"] is not None:
+        _check_divides("attn_norm_num_groups", config["attn_norm_num_groups"], channels[-1:])
+    if attended and config["attention_head_dim"] is not None:
+        _check_divides("attention_head_dim", config["attention_head_dim"], sorted(attended))
+    if config["resnet_time_scale_shift"] == "default":
+        _check_time_survives(config["norm_num_groups"], channels)
+
+
+def _check_divides(key: str, divisor: Any, widths: Sequence[int]) -> None:
+    if isinstance(divisor, int) and divisor > 0 and all(width % divisor == 0 for width in widths):
+        return
+    allowed = [d for d in range(1, min(widths) + 1) if all(width % d == 0 for width in widths)]
+    raise UserError(
+        f"{key}={divisor} does not divide the channels {', '.join(map(str, widths))} of block_out_channels; "
+        f"use one of {', '.join(map(str, allowed))}, or other channels"
+    )
+
+
+def _check_time_survives(groups: int, channels: Sequence[int]) -> None:
+    """The shift that t adds to a channel is constant over the image: a norm over this channel alone subtracts it."""
+    if groups in channels:
+        raise UserError(
+            f"norm_num_groups={groups} normalises every channel of the level with {groups} channels alone, which "
+            "cancels the time embedding added to them; use fewer groups or more channels"
+        )
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: the known word that a typing error was probably meant to be."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

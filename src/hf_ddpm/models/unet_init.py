@@ -1,0 +1,70 @@
+"""The initial weights of the papers' UNets, which diffusers leaves at PyTorch's defaults.
+
+Sources: DDPM's released code (`init_scale`), whose paper is arXiv 2006.11239; Improved DDPM, arXiv 2102.09672, and ADM,
+arXiv 2105.05233, whose released code zeroes the closing layers.
+"""
+
+from typing import Literal
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d import UNet2DModel
+from torch import nn
+
+from hf_ddpm.errors import UserError
+
+Init = Literal["fan_avg", "pytorch"]
+
+
+@torch.no_grad()
+def init_unet(model: UNet2DModel, init: Init) -> None:
+    """Give a freshly built UNet its paper's initial weights, in place; the network then starts at (almost) zero.
+
+    Every residual branch ends in a layer that starts at zero, so every block starts as the identity (or its 1x1
+    shortcut); `conv_out` starts at zero too, so the first prediction is 0 and L_simple of epsilon starts at 1.
+
+    - "fan_avg" (DDPM): all weights of convolutions and linear layers are uniform with variance `scale / fan_avg`,
+      fan_avg = (fan_in + fan_out) / 2 with kernel sizes counted, biases are zero; `scale` is 1, and 1e-10 in the
+      closing layers (appendix B's code calls it `init_scale`).
+    - "pytorch" (Improved DDPM, ADM): PyTorch's own defaults, which the constructor drew, and exact zeros in the
+      closing layers.
+
+    Norms (1 and 0) and class embeddings (normal) keep PyTorch's defaults. Draws from torch's global generator;
+    on the meta device there is nothing to draw.
+
+    Raises:
+        UserError: `init` is neither of the two.
+    """
+    if init not in ("fan_avg", "pytorch"):
+        raise UserError(f"init must be 'fan_avg' or 'pytorch', not {init!r}")
+    if init == "fan_avg":
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                _fan_avg(module, scale=1.0)
+    for layer in _closing_layers(model):
+        if init == "fan_avg":
+            _fan_avg(layer, scale=1e-10)
+        else:
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+
+def _closing_layers(model: UNet2DModel) -> list[nn.Module]:
+    """The layers that start at zero: second convolution of residual blocks, output of attention, `conv_out`."""
+    layers: list[nn.Module] = [model.conv_out]
+    for module in model.modules():
+        if isinstance(module, ResnetBlock2D):
+            layers.append(module.conv2)
+        elif isinstance(module, Attention) and module.to_out is not None:
+            layers.append(module.to_out[0])
+    return layers
+
+
+def _fan_avg(layer: nn.Module, scale: float) -> None:
+    """Weights uniform with Var = scale / fan_avg (torch's `gain` is a factor of the deviation), biases zero."""
+    for parameter in layer.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter, gain=scale**0.5)
+        else:
+            nn.init.zeros_(parameter)

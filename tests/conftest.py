@@ -1,0 +1,50 @@
+"""Small parts that many tests share. Tiny networks are fastest on one thread."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)
+
+WITHOUT_HF_DDPM = "import sys; sys.modules['hf_ddpm'] = None\n"  # importing it now fails, as if it were not installed
+
+
+@pytest.fixture
+def make_pipeline():
+    """A pipeline with a tiny random UNet whose output is not zero: (scheduler keywords, UNet keywords) -> pipeline."""
+
+    def make(scheduler=None, seed=0, **unet):
+        torch.manual_seed(seed)
+        network = unet_preset("tiny", **unet).eval()
+        for weight in network.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+        pipeline = HFDDPMPipeline(network, HFDDPMScheduler(**(scheduler or {})))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return make
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run code in a fresh process and return what it printed; `env` adds to the environment."""
+
+    def run(code, without_hf_ddpm=False, check=True, **env):
+        process = subprocess.run(
+            [sys.executable, "-c", (WITHOUT_HF_DDPM if without_hf_ddpm else "") + code],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), **env},
+        )
+        assert not check or process.returncode == 0, process.stderr
+        return process
+
+    return run

@@ -1,0 +1,1 @@
+"""What `accelerate launch` runs: recipes in, weights out."""

@@ -1,0 +1,42 @@
+"""Exponential moving average of the weights, the ones that sample."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """theta_ema <- decay * theta_ema + (1 - decay) * theta after each optimizer step.
+
+    The decay of step n (from 1) is min(max_decay, 1 - (1 + n / inv_gamma) ** -power): short runs average over their
+    last part instead of keeping the random start, long ones reach `max_decay`.
+
+    Args:
+        model: whose weights are averaged; the average starts as its copy.
+        max_decay: the decay of a long run, in [0, 1).
+        inv_gamma: steps over which the warm-up of the decay begins.
+        power: how fast the window grows: with 1 it is a fixed share of the steps done.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, max_decay: float = 0.9999, inv_gamma: float = 1.0, power: float = 0.75
+    ) -> None:
+        if not 0 <= max_decay < 1 or inv_gamma <= 0 or power <= 0:
+            raise ValueError(
+                f"max_decay={max_decay} must lie in [0, 1), inv_gamma={inv_gamma} and power={power} must be positive"
+            )
+        self.max_decay, self.inv_gamma, self.power = max_decay, inv_gamma, power
+        self.model: Any = copy.deepcopy(model).eval().requires_grad_(False)  # of the model's own class
+
+    def decay(self, step: int) -> float:
+        """The decay of the `step`-th update, from 1."""
+        return min(self.max_decay, 1 - (1 + step / self.inv_gamma) ** -self.power)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move the average towards `model` after its `step`-th optimizer step, in one call for all weights."""
+        averages: list[Tensor] = [*self.model.parameters()]
+        weights: list[Tensor] = [*model.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - self.decay(step))

@@ -1,0 +1,228 @@
+"""Recipes: YAML blocks of constructor keywords, checked against those constructors before anything is built.
+
+A block's keys, types and defaults are the constructor's own signature, so there is no second list of options to keep.
+"""
+
+import argparse
+import difflib
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from diffusers import UNet2DModel
+
+from hf_ddpm.data import ImageData
+from hf_ddpm.errors import UserError
+from hf_ddpm.objectives import SimpleObjective
+from hf_ddpm.schedulers import HFDDPMScheduler
+from hf_ddpm.training.ema import EMA
+from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
+
+Recipe = dict[str, dict[str, Any]]
+BLOCKS: Mapping[str, Callable[..., Any]] = {
+    "data": ImageData,
+    "model": UNet2DModel,
+    "scheduler": HFDDPMScheduler,
+    "objective": SimpleObjective,
+    "optimization": Optimization,
+    "ema": EMA,
+    "training": Training,
+    "sampling": Sampling,
+    "checkpoints": Checkpoints,
+}
+SUPPLIED = {"self", "scheduler", "model"}  # parameters that the loop supplies, not the recipe
+
+
+def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
+    """The recipe that a command line asks for, and what `--resume` said.
+
+    Every key is an option, `--data.image_size 32`; a key that one block alone has also goes without it, `--lr 1e-3`.
+
+    Raises:
+        UserError: an unknown recipe, key or option (the nearest is named), or a value of the wrong type.
+    """
+    parser = _parser()
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        raise UserError(f"unknown option {unknown[0]}{_nearest(unknown[0].split('=')[0], known)}")
+    recipe = read_recipe(options.recipe)
+    for dotted, text in vars(options).items():
+        if "." in dotted and text is not None:
+            block, key = dotted.split(".", 1)
+            recipe[block][key] = _parse_value(text)
+    return check_recipe(recipe), options.resume
+
+
+def read_recipe(name: str) -> Recipe:
+    """A recipe by its path, or by the name of one that ships in `training/recipes`; every block is there."""
+    shipped = {
+        p.name.removesuffix(".yaml"): p for p in resources.files("hf_ddpm.training").joinpath("recipes").iterdir()
+    }
+    if name not in shipped and not Path(name).is_file():
+        raise UserError(f"there is no recipe {name!r}: give a path, or one of {', '.join(sorted(shipped))}")
+    try:
+        blocks = yaml.safe_load((shipped.get(name) or Path(name)).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(blocks, dict) or not all(isinstance(block, dict) for block in blocks.values()):
+        raise UserError(f"recipe {name} must hold blocks of keys ({', '.join(BLOCKS)})")
+    recipe: Recipe = {block: {} for block in BLOCKS}
+    return recipe | blocks
+
+
+def check_recipe(recipe: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """The recipe with every value converted to its declared type.
+
+    Raises:
+        UserError: an unknown block or key, with the nearest one; a wrong type; a required key that is missing.
+    """
+    checked: Recipe = {}
+    for block, values in recipe.items():
+        if block not in BLOCKS:
+            raise UserError(f"unknown block {block!r}{_nearest(block, BLOCKS)}")
+        keys = block_keys(block)
+        for key in values:
+            if key not in keys:
+                raise UserError(f"unknown key {block}.{key}{_nearest(key, keys)}")
+        checked[block] = {key: _convert(f"{block}.{key}", value, keys[key].annotation) for key, value in values.items()}
+        missing = [key for key, p in keys.items() if p.default is p.empty and key not in values]
+        if missing:
+            raise UserError(f"{block}.{missing[0]} is missing: give it in the recipe or as --{block}.{missing[0]}")
+    return checked
+
+
+def block_keys(block: str) -> dict[str, inspect.Parameter]:
+    """The keys of a block: the constructor's parameters, annotations resolved. `model` adds `preset`."""
+    constructor = inspect.unwrap(BLOCKS[block])
+    init = inspect.unwrap(constructor.__init__)
+    hints = get_type_hints(init)
+    parameters = inspect.signature(init).parameters.values()
+    keys = {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in parameters if p.name not in SUPPLIED}
+    if block == "model":
+        preset = inspect.Parameter("preset", inspect.Parameter.KEYWORD_ONLY, annotation=str)
+        keys = {"preset": preset} | keys
+    return keys
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train.py",
+        description="Train a diffusion model from a recipe. Every key of a recipe is an option.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", default="mnist", help="a path, or a shipped recipe (default: mnist)")
+    parser.add_argument("--resume", metavar="latest|FOLDER", help="continue a run from its latest or a given state")
+    owners: dict[str, list[str]] = {}
+    for block in BLOCKS:
+        for key in block_keys(block):
+            owners.setdefault(key, []).append(block)
+    for block, constructor in BLOCKS.items():
+        group = parser.add_argument_group(f"{block}: keywords of {constructor.__name__}")
+        docs = _argument_docs(constructor)
+        for key, parameter in block_keys(block).items():
+            names = [f"--{block}.{key}"] + ([f"--{key}"] if owners[key] == [block] else [])
+            default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
+            text = f"{docs.get(key, '')} [{_describe(parameter.annotation)}, {default}]".strip().replace("%", "%%")
+            group.add_argument(*names, dest=f"{block}.{key}", metavar="VALUE", help=text)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists every option")
+
+
+def _argument_docs(constructor: Callable[..., Any]) -> dict[str, str]:
+    """First sentence on each argument in the `Args:` (or `Parameters:`) section of a docstring."""
+    doc = inspect.getdoc(constructor) or ""
+    found = re.findall(
+        r"^ {4}([a-z_]\w*(?:, [a-z_]\w*)*)(?: \(.*\))?:\s*(.*?)(?:[.;:]\s|\n {4}\S|\n\n|\Z)", doc, re.M | re.S
+    )
+    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _convert(name: str, value: Any, annotation: Any) -> Any:
+    """`value` as `annotation` wants it (1 as 1.0, "1e-4" as a number, lists as they are), or a `UserError`."""
+    for choice in _alternatives(annotation):
+        converted = _as_type(value, choice)
+        if converted is not NotImplemented:
+            return converted
+    raise UserError(f"{name}={value!r} must be {_describe(annotation)}{_nearest_choice(value, annotation)}")
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [inner for choice in get_args(annotation) for inner in _alternatives(choice)]
+    return [annotation]
+
+
+def _as_type(value: Any, annotation: Any) -> Any:
+    """The value as one plain type, or `NotImplemented` if it is not one."""
+    origin = get_origin(annotation) or annotation
+    if origin is Any:
+        return value
+    if origin is Literal:
+        return value if value in get_args(annotation) else NotImplemented
+    if origin is float and isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", value):
+        return float(value)  # YAML reads 1e-4, without a dot, as a string
+    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if origin in (int, str, bool, type(None)):
+        exact = isinstance(value, origin) and not (origin is int and isinstance(value, bool))
+        return value if exact else NotImplemented
+    if isinstance(value, (list, tuple)) and inspect.isclass(origin) and issubclass(origin, Sequence):
+        inner = [choice for choice in get_args(annotation) if choice is not Ellipsis] or [Any]
+        kinds = inner if len(inner) == len(value) else [inner[0]] * len(value)
+        items = [
+            next((c for k in _alternatives(kind) if (c := _as_type(item, k)) is not NotImplemented), NotImplemented)
+            for item, kind in zip(value, kinds, strict=True)
+        ]
+        fixed = get_origin(annotation) is tuple and Ellipsis not in get_args(annotation) and len(inner) != len(value)
+        return NotImplemented if NotImplemented in items or fixed else tuple(items)
+    return NotImplemented
+
+
+def _describe(annotation: Any) -> str:
+    words = []
+    for choice in _alternatives(annotation):
+        origin = get_origin(choice) or choice
+        if origin is Literal:
+            words.append("one of " + ", ".join(map(str, get_args(choice))))
+        elif origin is type(None):
+            words.append("null")
+        elif get_args(choice):
+            words.append("a list of " + ", ".join(_describe(a) for a in get_args(choice) if a is not Ellipsis))
+        else:
+            words.append(getattr(origin, "__name__", str(origin)))
+    return " or ".join(dict.fromkeys(words))
+
+
+def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(list(known)[:12])}"
+
+
+def _nearest_choice(value: Any, annotation: Any) -> str:
+    choices = [str(c) for a in _alternatives(annotation) if get_origin(a) is Literal for c in get_args(a)]
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def print_help_and_exit() -> NoReturn:
+    _parser().print_help()
+    sys.exit(0)

@@ -1,0 +1,96 @@
+"""One run on disk: recipe.yaml, log.jsonl, samples/, states/ to resume from, and checkpoint/ to share."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_ddpm.checkpoint import writing
+from hf_ddpm.errors import UserError
+from hf_ddpm.training.recipe import Recipe
+
+FREE_ON_RESUME = {
+    "training",
+    "sampling",
+    "checkpoints",
+}  # blocks a resumed run may change, but for what fixes the batch
+FIXED_TRAINING = {"batch_size", "seed"}
+
+
+class RunFolder:
+    """The files of a run. Every process may ask where they are; only the main process writes.
+
+    Args:
+        path: the run's folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe, self.log = self.path / "recipe.yaml", self.path / "log.jsonl"
+        self.samples, self.states = self.path / "samples", self.path / "states"
+        self.checkpoint = self.path / "checkpoint"
+
+    def check_new(self) -> None:
+        """Refuse a folder that holds anything, so that no run is overwritten or mixed with another."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            what = "another run" if self.recipe.exists() else "other files"
+            raise UserError(
+                f"output_dir {self.path} holds {what}: continue it with --resume latest, or choose another --output_dir"
+            )
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folders and write the recipe, or say why that is not possible."""
+        with writing(self.path):
+            for folder in (self.samples, self.states):
+                folder.mkdir(parents=True, exist_ok=True)
+            self.recipe.write_text(yaml.safe_dump(_plain(recipe), sort_keys=False))
+
+    def find_state(self, resume: str) -> Path:
+        """The state that `--resume` names: `latest`, or a folder."""
+        if resume != "latest":
+            if not (Path(resume) / "counters.json").is_file():
+                raise UserError(f"--resume {resume}: there is no state; give latest, or a folder under {self.states}")
+            return Path(resume)
+        states = self.saved_states()
+        if not states:
+            raise UserError(f"--resume latest: {self.states} holds no state; leave --resume out to start a run")
+        return states[-1]
+
+    def saved_states(self) -> list[Path]:
+        """Finished states, oldest first."""
+        return sorted(self.states.glob("step_*")) if self.states.is_dir() else []
+
+    def check_same_recipe(self, recipe: Recipe) -> None:
+        """Refuse to resume with another model, data, objective or batch than the run began with."""
+        before, now = yaml.safe_load(self.recipe.read_text()), _plain(recipe)
+        for block in now:
+            keys = {*before.get(block, {}), *now[block]}
+            fixed = keys & FIXED_TRAINING if block == "training" else set() if block in FREE_ON_RESUME else keys
+            for key in sorted(fixed):
+                old, new = before.get(block, {}).get(key), now[block].get(key)
+                if old != new:
+                    raise UserError(
+                        f"--resume: {block}.{key} is {new!r} but the run began with {old!r}: "
+                        "resume with the same recipe, or start another --output_dir"
+                    )
+
+    def remove_old_states(self, keep: int) -> None:
+        for state in self.saved_states()[:-keep]:
+            shutil.rmtree(state)
+
+    def append_log(self, line: dict[str, Any]) -> None:
+        with writing(self.log), self.log.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Forget the lines after `step`: the resumed run writes them again."""
+        if self.log.exists():
+            lines = [line for line in self.log.read_text().splitlines() if json.loads(line)["step"] <= step]
+            self.log.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _plain(recipe: Recipe) -> Recipe:
+    """Tuples as lists, so that YAML reads back what it wrote."""
+    return json.loads(json.dumps(recipe))

@@ -1,0 +1,150 @@
+"""The blocks of a recipe that are settings of the loop itself."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from hf_ddpm.errors import UserError
+
+
+def _require_positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long, how wide, and where.
+
+    Args:
+        total_steps: optimizer steps of the whole run, resumed parts included.
+        batch_size: images per optimizer step, over all processes and accumulation steps together.
+        output_dir: folder of this run; it must be new, or the one that is resumed.
+        seed: fixes weights, data order, t and noise, whatever the number of processes.
+        gradient_accumulation_steps: parts that a process's share of the batch is computed in.
+        mixed_precision: computation of the network; null takes the launcher's choice. The schedule stays in float32.
+        compile: `torch.compile` the network; it costs minutes once.
+        channels_last: memory layout that suits convolutions on a GPU.
+        log_every: steps between two lines of the log.
+        tracker: where scalars go beside log.jsonl; auto is tensorboard if it is installed.
+    """
+
+    total_steps: int
+    batch_size: int = 32
+    output_dir: str = "runs/run"
+    seed: int = 0
+    gradient_accumulation_steps: int = 1
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    compile: bool = False
+    channels_last: bool = False
+    log_every: int = 50
+    tracker: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "total_steps", "batch_size", "gradient_accumulation_steps", "log_every")
+
+    def local_batch_size(self, num_processes: int) -> int:
+        """Images of one process in one accumulation step."""
+        parts = num_processes * self.gradient_accumulation_steps
+        if self.batch_size % parts:
+            raise UserError(
+                f"batch_size={self.batch_size} is the global batch and must be a multiple of {parts}, "
+                f"{num_processes} processes times gradient_accumulation_steps={self.gradient_accumulation_steps}"
+            )
+        return self.batch_size // parts
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """The optimizer and its learning rate.
+
+    Args:
+        optimizer: adamw or adam.
+        lr: peak learning rate.
+        betas: decay rates of Adam's two moments.
+        eps: added to the denominator.
+        weight_decay: decoupled for adamw, L2 for adam.
+        warmup_steps: steps of linear growth from 0.
+        decay: shape after the warm-up; cosine and linear end at 0 after the last step.
+        max_grad_norm: clip the global norm of the gradient; null does not clip.
+        fused: one kernel for all parameters.
+    """
+
+    lr: float
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    decay: Literal["constant", "cosine", "linear"] = "constant"
+    max_grad_norm: float | None = 1.0
+    fused: bool = True
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.warmup_steps < 0 or (self.max_grad_norm is not None and self.max_grad_norm <= 0):
+            raise UserError(
+                f"lr={self.lr} and max_grad_norm={self.max_grad_norm} must be positive, "
+                f"warmup_steps={self.warmup_steps} not negative"
+            )
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
+        return kind(
+            parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=self.fused
+        )
+
+    def learning_rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of optimizer step `step` (from 0): a function of the step alone, so it survives a resume,
+        accumulation and any number of processes."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        match self.decay:
+            case "cosine":
+                return self.lr * (1 + math.cos(math.pi * done)) / 2
+            case "linear":
+                return self.lr * (1 - done)
+            case _:
+                return self.lr
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sample grids during training and at the end, drawn with the averaged weights.
+
+    Args:
+        every: steps between two grids; null draws only the last.
+        num_images: images of a grid.
+        num_inference_steps: network calls an image.
+        eta: 0 is DDIM, 1 is DDPM; null is Algorithm 2.
+    """
+
+    every: int | None = None
+    num_images: int = 64
+    num_inference_steps: int = 50
+    eta: float | None = 0.0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "every", "num_images", "num_inference_steps")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """States to resume from.
+
+    Args:
+        every: steps between two states; null saves only at the end.
+        keep: how many states to keep.
+    """
+
+    every: int | None = 1000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "every", "keep")
