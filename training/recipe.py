@@ -5,6 +5,7 @@ A block's keys, types and defaults are the constructor's own signature, so there
 
 import argparse
 import difflib
+import functools
 import inspect
 import re
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
@@ -83,21 +84,25 @@ def check_recipe(recipe: Mapping[str, Mapping[str, Any]]) -> Recipe:
     Raises:
         UserError: an unknown block or key, with the nearest one; a wrong type; a required key that is missing.
     """
-    checked: Recipe = {}
     for block, values in recipe.items():
         if block not in BLOCKS:
             raise UserError(f"unknown block {block!r}{_nearest(block, BLOCKS)}")
-        keys = block_keys(block)
         for key in values:
-            if key not in keys:
-                raise UserError(f"unknown key {block}.{key}{_nearest(key, keys)}")
-        checked[block] = {key: _convert(f"{block}.{key}", value, keys[key].annotation) for key, value in values.items()}
-        missing = [key for key, p in keys.items() if p.default is p.empty and key not in values]
-        if missing:
-            raise UserError(f"{block}.{missing[0]} is missing: give it in the recipe or as --{block}.{missing[0]}")
-    return checked
+            if key not in block_keys(block):
+                raise UserError(f"unknown key {block}.{key}{_nearest(key, block_keys(block))}")
+    for block in recipe:
+        for key, parameter in block_keys(block).items():
+            if parameter.default is parameter.empty and key not in recipe[block]:
+                raise UserError(f"{block}.{key} is missing: give it in the recipe or as --{block}.{key}")
+    return {
+        block: {
+            key: _convert(f"{block}.{key}", value, block_keys(block)[key].annotation) for key, value in values.items()
+        }
+        for block, values in recipe.items()
+    }
 
 
+@functools.cache
 def block_keys(block: str) -> dict[str, inspect.Parameter]:
     """The keys of a block: the constructor's parameters, annotations resolved. `model` adds `preset`."""
     constructor = inspect.unwrap(BLOCKS[block])

@@ -25,7 +25,7 @@ from accelerate.utils import (
     gather_object,
     is_tensorboard_available,
 )
-from diffusers import UNet2DModel
+from diffusers.models.unets.unet_2d import UNet2DModel
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn

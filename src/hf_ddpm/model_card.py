@@ -5,9 +5,17 @@ from typing import Any
 
 
 def render_card(facts: dict[str, Any]) -> str:
-    """The card's Markdown. A fact that is missing is named as not measured, never invented."""
+    """The card's Markdown, with the header that the Hub reads.
+
+    Args:
+        facts: what `training.train.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
+            and `metrics`, a list of {"name", "value", "how"}. A fact that is missing, at any depth, is named as not
+            measured, never invented.
+    """
     import jinja2
 
-    template = resources.files("hf_ddpm").joinpath("model_card.md").read_text()
-    environment = jinja2.Environment(keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(facts=facts)
+    template = resources.files("hf_ddpm").joinpath("model_card.md").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
+    )
+    return environment.from_string(template).render(facts=facts).lstrip()

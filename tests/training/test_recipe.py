@@ -1,0 +1,154 @@
+"""Recipes: shipped ones, overrides, and the sentence for every mistake, before anything is built."""
+
+import re
+from importlib import resources
+
+import pytest
+import torch
+import yaml
+
+from hf_ddpm import HFDDPMScheduler, unet_preset
+from hf_ddpm.errors import UserError
+from hf_ddpm.training.recipe import BLOCKS, block_keys, check_recipe, parse_command_line, read_recipe
+from hf_ddpm.training.run_folder import RunFolder
+from hf_ddpm.training.settings import Optimization, Training
+
+RECIPES = sorted(
+    p.name.removesuffix(".yaml") for p in resources.files("hf_ddpm.training").joinpath("recipes").iterdir()
+)
+
+
+def text_of(name: str) -> str:
+    return resources.files("hf_ddpm.training").joinpath(f"recipes/{name}.yaml").read_text()
+
+
+def test_the_recipes_that_were_promised_are_there():
+    assert {"mnist", "cifar10", "lsun-256", "celebahq-256", "celeba-64"} <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_first_comment_states_command_weights_and_seed(name):
+    comment = "\n".join(line for line in text_of(name).splitlines() if line.startswith("#"))
+    assert "accelerate launch" in comment and f"--recipe {name}" in comment
+    assert f"seed {yaml.safe_load(text_of(name))['training']['seed']}" in comment
+    assert re.search(r"[\d,]{7,} weights", comment)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds_with_the_weights_it_states(name):
+    recipe = check_recipe(read_recipe(name))
+    stated = int(re.search(r"([\d,]{7,}) weights", text_of(name)).group(1).replace(",", ""))
+    keywords = {k: v for k, v in recipe["model"].items() if k != "preset"}
+    data = recipe["data"]
+    with torch.device("meta"):
+        model = unet_preset(
+            recipe["model"]["preset"],
+            **{"sample_size": data["image_size"], "in_channels": data["channels"]} | keywords,
+        )
+    assert sum(p.numel() for p in model.parameters()) == stated
+    HFDDPMScheduler(**recipe["scheduler"])
+    Training(**recipe["training"])
+    Optimization(**recipe["optimization"])
+
+
+def test_the_command_line_overrides_the_recipe():
+    recipe, resume = parse_command_line(
+        [
+            "--recipe",
+            "cifar10",
+            "--data.source",
+            "elsewhere",
+            "--lr",
+            "1e-3",
+            "--optimization.betas",
+            "[0.5, 0.9]",
+            "--total_steps=7",
+            "--horizontal_flip",
+            "false",
+            "--max_grad_norm",
+            "null",
+            "--resume",
+            "latest",
+        ]
+    )
+    assert recipe["data"]["source"] == "elsewhere"
+    assert recipe["data"]["horizontal_flip"] is False
+    assert recipe["optimization"]["lr"] == 1e-3
+    assert recipe["optimization"]["betas"] == (0.5, 0.9)
+    assert recipe["optimization"]["max_grad_norm"] is None
+    assert recipe["training"]["total_steps"] == 7
+    assert resume == "latest"
+
+
+def test_the_default_is_mnist():
+    assert parse_command_line([])[0]["data"]["source"] == "digits"
+
+
+def test_a_saved_recipe_reads_back(tmp_path):
+    recipe, _ = parse_command_line(["--betas", "[0.5, 0.9]"])
+    folder = RunFolder(tmp_path / "run")
+    folder.create(recipe)
+    assert parse_command_line(["--recipe", str(folder.recipe)])[0] == recipe
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--learning_rat", "1"], r"unknown option --learning_rat; did you mean"),
+        (["--optimization.lrr", "1"], r"unknown option --optimization\.lrr; did you mean --optimization\.lr\?"),
+        (["--total_steps", "many"], r"training\.total_steps='many' must be int"),
+        (["--total_steps", "2.5"], r"training\.total_steps=2\.5 must be int"),
+        (["--horizontal_flip", "1"], r"data\.horizontal_flip=1 must be bool"),
+        (["--beta_schedule", "cosin"], r"scheduler\.beta_schedule='cosin' must be one of .*did you mean cosine"),
+        (["--betas", "[0.9]"], r"optimization\.betas=\[0\.9\] must be a list of float"),
+        (["--recipe", "minst"], r"no recipe 'minst'.*mnist"),
+        (["--lr"], r"expected one argument"),
+    ],
+)
+def test_mistakes_on_the_command_line(words, sentence):
+    with pytest.raises(UserError, match=sentence):
+        parse_command_line(words)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "optimization: {lr: 1e-3, warmup_step: 3}",
+            r"unknown key optimization\.warmup_step; did you mean warmup_steps",
+        ),
+        ("optimizer: {lr: 1e-3}", "unknown block 'optimizer'; did you mean optimization"),
+        ("training: {batch_size: 3}", r"optimization\.lr is missing|model\.preset is missing"),
+        ("training: [1", "not valid YAML"),
+        ("just words", "must hold blocks"),
+    ],
+)
+def test_mistakes_in_a_file(text, sentence, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        parse_command_line(["--recipe", str(path)])
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optimization: {lr: 1e-3}\nmodel: {preset: tiny}\ntraining: {total_steps: 3}")
+    recipe, _ = parse_command_line(["--recipe", str(path)])
+    assert recipe["optimization"]["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_every_key_is_a_keyword_of_its_constructor(block):
+    assert block_keys(block)
+    assert not {"self", "kwargs"} & set(block_keys(block))
+
+
+def test_help_shows_every_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_command_line(["--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    for block in BLOCKS:
+        for key in block_keys(block):
+            assert f"--{block}.{key}" in shown
+    assert "peak learning rate" in shown

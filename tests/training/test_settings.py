@@ -1,0 +1,74 @@
+"""The learning rate as a function of the step, the optimizers, and what the settings refuse."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hf_ddpm.errors import UserError
+from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
+
+
+def test_warm_up_reaches_the_peak_and_never_starts_at_zero():
+    rates = [Optimization(lr=2.0, warmup_steps=4).learning_rate(step, 10) for step in range(6)]
+    assert rates == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_decay_ends_at_zero_after_the_last_step(decay):
+    settings = Optimization(lr=1.0, warmup_steps=10, decay=decay)
+    rates = [settings.learning_rate(step, 110) for step in range(111)]
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0.0, abs=1e-15)
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+
+
+def test_cosine_matches_torch():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.3)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
+    settings = Optimization(lr=0.3, decay="cosine")
+    for step in range(50):
+        assert settings.learning_rate(step, 50) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        reference.step()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
+def test_first_adam_step_is_the_learning_rate(name, kind):
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer = Optimization(lr=0.1, optimizer=name).build([parameter])
+    assert type(optimizer) is kind
+    parameter.grad = torch.tensor([1.0, -2.0, 1e-3])
+    optimizer.step()
+    assert torch.allclose(parameter, torch.tensor([-0.1, 0.1, -0.1]), rtol=1e-4)
+
+
+def test_the_global_batch_is_shared_out():
+    training = Training(total_steps=1, batch_size=24, gradient_accumulation_steps=3)
+    assert [training.local_batch_size(n) for n in (1, 2, 4, 8)] == [8, 4, 2, 1]
+    with pytest.raises(UserError, match=r"batch_size=24 .* multiple of 15, 5 processes"):
+        training.local_batch_size(5)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Training(total_steps=0), "total_steps=0 must be at least 1"),
+        (lambda: Training(total_steps=-5), "total_steps=-5"),
+        (lambda: Training(total_steps=1, batch_size=0), "batch_size=0"),
+        (lambda: Optimization(lr=0.0), r"lr=0\.0"),
+        (lambda: Optimization(lr=1.0, warmup_steps=-1), "warmup_steps=-1"),
+        (lambda: Sampling(every=0), "every=0"),
+        (lambda: Checkpoints(keep=0), "keep=0"),
+    ],
+)
+def test_impossible_settings(make, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make()
+
+
+def test_constant_is_constant():
+    assert math.isclose(Optimization(lr=0.5).learning_rate(99, 100), 0.5)

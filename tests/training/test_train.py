@@ -1,0 +1,333 @@
+"""Training runs: exact resume, the same path on 1 and 2 processes, every kind of source, and the user's mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+from safetensors.torch import load_file
+
+from hf_ddpm import HFDDPMPipeline
+from hf_ddpm.checkpoint import load_pipeline
+from hf_ddpm.errors import UserError
+from hf_ddpm.training.recipe import check_recipe, parse_command_line, read_recipe
+from hf_ddpm.training.train import facts, main, train
+
+SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
+TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
+TINY += ["--num_images", "4", "--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "null"]
+TINY += ["--tracker", "none", "--max_images", "64"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps one state a process; each test starts as a new process would."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def tiny(folder, *words):
+    """Train in this process; later words win."""
+    recipe, resume = parse_command_line([*TINY, "--output_dir", str(folder), "--total_steps", "6", *words])
+    return train(recipe, resume)
+
+
+def launch(folder, *words, processes=1):
+    """Train as a user does, in `processes` processes."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "-q", "--cpu", "--num_processes", str(processes)]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(SCRIPT)]
+    words = [*TINY, "--output_dir", str(folder), "--total_steps", "6", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def weights(folder):
+    return load_file(Path(folder) / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def raw_weights(folder, step=6):
+    return load_file(Path(folder) / "states" / f"step_{step:08d}" / "model.safetensors")
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def difference(one, two):
+    return max((one[k] - two[k]).abs().max().item() for k in one)
+
+
+# --- what a run leaves ---------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_what_it_says(tmp_path, capsys):
+    checkpoint = tiny(tmp_path / "run", "--sampling.every", "3", "--checkpoints.every", "2", "--checkpoints.keep", "2")
+    run = tmp_path / "run"
+    assert checkpoint == run / "checkpoint"
+    assert [p.name for p in sorted((run / "samples").iterdir())] == [
+        "final.png",
+        "step_00000003.png",
+        "step_00000006.png",
+    ]
+    assert [p.name for p in sorted((run / "states").iterdir())] == ["step_00000004", "step_00000006"]
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
+    assert all(np.isfinite(line["loss"]) for line in log)
+    assert Image.open(checkpoint / "samples.png").size == (16, 16)
+    known = json.loads((checkpoint / "training.json").read_text())
+    assert (known["steps"], known["images_seen"], known["weights"]) == (6, 48, 11_621)
+    shown = capsys.readouterr().out
+    assert str(checkpoint) in shown and "hf-ddpm sample" in shown
+    assert not list(tmp_path.rglob("*unfinished*"))
+
+
+def test_the_checkpoint_holds_the_average_not_the_raw_weights(tmp_path):
+    checkpoint = tiny(tmp_path)
+    assert not same(weights(tmp_path), raw_weights(tmp_path))
+    assert load_pipeline(str(checkpoint)).unet.config["sample_size"] in ((8, 8), [8, 8])
+
+
+def test_training_learns(tmp_path):
+    tiny(tmp_path, "--total_steps", "60", "--lr", "1e-2", "--batch_size", "32")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_tensorboard_is_written(tmp_path):
+    tiny(tmp_path, "--tracker", "tensorboard", "--total_steps", "2")
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+# --- the same path ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", ["0.0", "0.2"])
+def test_resumed_is_uninterrupted_bit_for_bit(dropout, tmp_path):
+    words = ["--model.dropout", dropout, "--horizontal_flip", "true", "--timestep_sampling", "stratified"]
+    tiny(tmp_path / "whole", *words)
+    tiny(tmp_path / "parts", *words, "--checkpoints.every", "3", "--decay", "cosine")
+    expected = tiny(tmp_path / "cosine", *words, "--decay", "cosine")
+    for state in (tmp_path / "parts" / "states").iterdir():
+        if state.name != "step_00000003":
+            for file in sorted(state.rglob("*"), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+            state.rmdir()
+    for file in (tmp_path / "parts" / "checkpoint" / "unet").iterdir():
+        file.unlink()
+    tiny(tmp_path / "parts", *words, "--decay", "cosine", "--resume", "latest")
+    assert expected.exists()
+    assert same(weights(tmp_path / "parts"), weights(tmp_path / "cosine"))
+    assert same(raw_weights(tmp_path / "parts"), raw_weights(tmp_path / "cosine"))
+    one, two = ((tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("parts", "cosine"))
+    assert [json.loads(a)["loss"] for a in one] == [json.loads(b)["loss"] for b in two]
+
+
+def test_more_steps_later_is_one_long_run(tmp_path):
+    tiny(tmp_path / "long", "--total_steps", "6", "--decay", "constant")
+    tiny(tmp_path / "short", "--total_steps", "4", "--decay", "constant")
+    tiny(tmp_path / "short", "--total_steps", "6", "--decay", "constant", "--resume", "latest")
+    assert same(weights(tmp_path / "long"), weights(tmp_path / "short"))
+
+
+@pytest.mark.parametrize("steps", [20])
+def test_accumulation_and_processes_walk_the_same_path(steps, tmp_path):
+    """1x8, 4 accumulated parts of 2, and 2 processes of 4 agree to 1e-4 after 20 steps, without dropout."""
+    words = ["--total_steps", str(steps), "--horizontal_flip", "true", "--timestep_sampling", "antithetic"]
+    tiny(tmp_path / "one", *words)
+    tiny(tmp_path / "accumulated", *words, "--gradient_accumulation_steps", "4")
+    process = launch(tmp_path / "two", *words, processes=2)
+    assert process.returncode == 0, process.stderr
+    assert difference(weights(tmp_path / "one"), weights(tmp_path / "accumulated")) < 1e-4
+    assert difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
+    start = load_pipeline(str(tiny(tmp_path / "start", "--total_steps", "1"))).unet.state_dict()
+    assert difference(weights(tmp_path / "one"), start) > 1e-3
+
+
+def test_two_processes_resume_bit_for_bit(tmp_path):
+    words = ["--model.dropout", "0.2", "--decay", "constant"]
+    assert launch(tmp_path / "whole", *words, processes=2).returncode == 0
+    assert launch(tmp_path / "parts", *words, "--total_steps", "3", processes=2).returncode == 0
+    process = launch(tmp_path / "parts", *words, "--resume", "latest", processes=2)
+    assert process.returncode == 0, process.stderr
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert Image.open(tmp_path / "parts" / "samples" / "final.png").size == (16, 16)
+
+
+def test_the_seed_decides(tmp_path):
+    tiny(tmp_path / "a")
+    tiny(tmp_path / "b")
+    tiny(tmp_path / "c", "--seed", "1")
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+def test_bf16_trains_with_an_exact_schedule(tmp_path):
+    tiny(tmp_path / "bf16", "--mixed_precision", "bf16", "--total_steps", "3")
+    tiny(tmp_path / "full", "--total_steps", "3")
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("bf16", "full")
+    )
+    assert one == pytest.approx(two, rel=0.02)
+    assert all(weight.dtype == torch.float32 for weight in weights(tmp_path / "bf16").values())
+
+
+# --- every recipe and every source -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed_folder(tmp_path):
+    """A folder of images of mixed modes and sizes."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i, mode in enumerate(["L", "RGB", "RGBA", "P", "1", "LA"] * 3):
+        pixels = rng.integers(0, 256, (12 + i % 3, 10, 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / f"{i:03d}.png")
+    return folder
+
+
+SHRUNKEN = {
+    "ddpm-cifar10": {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4, "layers_per_block": 1},
+    "ddpm-256": {"block_out_channels": [8, 8, 8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
+    "ddim-celeba64": {"block_out_channels": [8, 8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
+}
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "lsun-256", "celebahq-256", "celeba-64"])
+def test_every_recipe_trains_a_shrunken_copy(name, mixed_folder, tmp_path):
+    recipe = read_recipe(name)
+    recipe["data"] |= {
+        "source": str(mixed_folder),
+        "num_workers": 0,
+        "image_size": 32,
+        "channels": recipe["data"]["channels"],
+    }
+    recipe["data"].pop("crop_box", None)
+    recipe["model"] |= SHRUNKEN.get(recipe["model"]["preset"], {})
+    recipe["training"] |= {
+        "total_steps": 2,
+        "batch_size": 4,
+        "output_dir": str(tmp_path / "run"),
+        "tracker": "none",
+        "log_every": 1,
+    }
+    recipe["sampling"] |= {"every": None, "num_images": 2, "num_inference_steps": 2}
+    checkpoint = train(check_recipe(recipe))
+    pipeline = HFDDPMPipeline.from_pretrained(checkpoint)
+    assert pipeline.unet.config["in_channels"] == recipe["data"]["channels"]
+
+
+def test_a_folder_of_mixed_modes_trains(mixed_folder, tmp_path):
+    checkpoint = tiny(tmp_path / "run", "--data.source", str(mixed_folder), "--data.channels", "3")
+    assert Image.open(checkpoint / "samples.png").mode == "RGB"
+
+
+def test_tar_shards_train_by_streaming(mixed_folder, tmp_path):
+    shard = tmp_path / "shard-000000.tar"
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted(mixed_folder.iterdir()):
+            tar.add(path, arcname=path.name)
+    words = ["--data.source", str(shard), "--streaming", "true", "--data.channels", "3", "--decay", "constant"]
+    tiny(tmp_path / "whole", *words)
+    tiny(tmp_path / "parts", *words, "--total_steps", "3")
+    tiny(tmp_path / "parts", *words, "--resume", "latest")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
+def test_classes_train_and_sample(tmp_path):
+    checkpoint = tiny(tmp_path, "--label_column", "label")
+    assert HFDDPMPipeline.from_pretrained(checkpoint).unet.config["num_class_embeds"] == 10
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--image_size", "9"], "9"),
+        (["--preset", "tinny"], "tiny"),
+        (["--num_inference_steps", "2000"], "at most T=1000"),
+        (["--batch_size", "9", "--gradient_accumulation_steps", "2"], "multiple of 2"),
+        (["--variance_type", "learned"], "no gradient in L_simple"),
+        (["--beta_schedule", "jsd"], "'epsilon' is undefined|choose 'trailing'"),
+        (["--data.source", "./nowhere"], "nowhere"),
+        (["--data.label_column", "colour"], "colour"),
+        (["--resume", "latest"], "holds no state"),
+        (["--output_dir", "/dev/null/run"], "/dev/null/run could not be written"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main([*TINY, "--output_dir", str(tmp_path / "run"), "--total_steps", "2", *words])
+    assert re.search(sentence, str(stop.value.code)), stop.value.code
+    assert "\n" not in str(stop.value.code)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_is_neither_overwritten_nor_mixed(tmp_path):
+    tiny(tmp_path, "--total_steps", "2")
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=r"holds another run: continue it with --resume latest, or choose another"):
+        tiny(tmp_path, "--total_steps", "2")
+    with pytest.raises(UserError, match=r"optimization\.lr is 0\.5 but the run began with"):
+        tiny(tmp_path, "--resume", "latest", "--lr", "0.5")
+    with pytest.raises(UserError, match="beyond total_steps=1"):
+        tiny(tmp_path, "--resume", "latest", "--total_steps", "1")
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    tiny(tmp_path, "--total_steps", "2")
+    file = tmp_path / "states" / "step_00000002" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"step_00000002 cannot be read"):
+        tiny(tmp_path, "--resume", "latest")
+
+
+def test_divergence_stops_the_run_with_its_last_state_whole(tmp_path):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf).* lower lr"):
+        tiny(tmp_path, "--lr", "1e18", "--max_grad_norm", "null", "--total_steps", "40", "--checkpoints.every", "1")
+    assert list((tmp_path / "states").glob("step_*"))
+
+
+def test_a_full_disk_keeps_the_previous_state(tmp_path):
+    """A process that may write no file over 30 kB: the state's optimizer fails, what was there stays."""
+    tiny(tmp_path, "--total_steps", "2")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))\n"
+        "import sys; sys.dont_write_bytecode = True\n"
+        "from hf_ddpm.training.train import main\n"
+        f"main({[*TINY, '--output_dir', str(tmp_path), '--total_steps', '4', '--resume', 'latest']!r})"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+    assert process.returncode != 0
+    assert re.search(r"error: .*step_00000004 could not be written .*untouched", process.stderr), process.stderr
+    assert "Traceback" not in process.stderr
+    assert [p.name for p in (tmp_path / "states").iterdir()] == ["step_00000002"]
+    load_pipeline(str(tmp_path / "checkpoint"))
+    tiny(tmp_path, "--total_steps", "4", "--resume", "latest")
+
+
+def test_the_script_says_a_mistake_without_a_traceback(tmp_path):
+    process = launch(tmp_path / "run", "--lrr", "1")
+    assert process.returncode != 0
+    assert "Traceback" not in process.stderr
+    assert "error: unknown option --lrr; did you mean --lr?" in process.stderr
+
+
+def test_facts_are_json(tmp_path):
+    assert facts.__doc__
+    checkpoint = tiny(tmp_path, "--total_steps", "1")
+    known = json.loads((checkpoint / "training.json").read_text())
+    assert known["metrics"] == []
+    assert known["last_loss"] > 0
