@@ -105,6 +105,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
         self._cache: dict[tuple[TableKey, torch.device, torch.dtype], Tensor] = {}
+        self._visited: dict[tuple[TableKey, int, torch.device, torch.dtype, int], tuple[Tensor, ...]] = {}
         self._build_tables()
         self._use_timesteps(list(range(num_train_timesteps - 1, -1, -1)), None)
 
@@ -122,12 +123,12 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
         """
         signal, sigma = self._rows(("forward", None), timesteps, original_samples)
-        return torch.addcmul(signal * original_samples, sigma, noise).to(original_samples.dtype)
+        return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
         signal, sigma = self._rows(("forward", None), timesteps, sample)
-        return torch.addcmul(signal * noise, -sigma, sample).to(sample.dtype)
+        return (signal * noise).addcmul_(sigma, sample, value=-1).to(sample.dtype)
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """alpha_bar_t / (1 - alpha_bar_t), float32, shaped and placed as `timesteps`."""
@@ -142,7 +143,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0`, `x_t` (B, ...), `timesteps` (B,) or one; equals x_0 at t = 0.
         """
         from_x_0, from_x_t = self._rows(("posterior", None), timesteps, x_t)
-        return torch.addcmul(from_x_0 * x_0, from_x_t, x_t).to(x_t.dtype)
+        return (from_x_0 * x_0).addcmul_(from_x_t, x_t).to(x_t.dtype)
 
     @property
     def posterior_variance(self) -> Tensor:
@@ -159,7 +160,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
     def predict_x_0(self, model_output: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """The unclipped x_0 that a network output (C channels) of `prediction_type` stands for, shaped as `x_t`."""
         from_x_t, from_output = self._rows(("prediction", None), timesteps, x_t)
-        return torch.addcmul(from_x_t * x_t, from_output, model_output).to(x_t.dtype)
+        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
 
     def predict_epsilon(self, x_0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), the inverse of `add_noise`."""
@@ -227,18 +228,20 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`.
         """
         output, variance_output = self._split(model_output, sample, eta)
-        c = StepCoefficients(*self._rows(("step", eta), timestep, sample))
-        raw_x_0 = torch.addcmul(c.x_0_from_x_t * sample, c.x_0_from_output, output)
-        x_0 = self._clip(raw_x_0)
-        prev = torch.addcmul(c.from_x_0 * x_0, c.from_x_t, sample)
-        if eta is not None and not use_clipped_model_output:
-            # DDIM's direction term with the network's own eps instead of the one that the clipped x_0 implies
-            prev.addcmul_(c.sqrt_alpha_bar_prev - c.from_x_0, x_0 - raw_x_0)
+        c = StepCoefficients(*self._rows(("step", eta), timestep, sample))  # each (B or 1, 1, 1, 1)
+        # Products are new tensors, everything after works in place: at small batches memory costs more than arithmetic.
+        predicted_x_0 = (c.x_0_from_x_t * sample).addcmul_(c.x_0_from_output, output)
+        keeps_eps = eta is not None and not use_clipped_model_output
+        x_0 = self._clip_(predicted_x_0.clone() if keeps_eps else predicted_x_0)
+        prev = (c.from_x_0 * x_0).addcmul_(c.from_x_t, sample)
+        if keeps_eps:  # DDIM's direction term with the network's own eps, not the one that the clipped x_0 implies
+            prev.addcmul_(c.sqrt_alpha_bar_prev - c.from_x_0, x_0 - predicted_x_0)
         if variance_noise is None and self._draws(eta, timestep):
             variance_noise = randn_tensor(output.shape, generator=generator, device=output.device, dtype=output.dtype)
         if variance_noise is not None:
-            prev.addcmul_(self._std(c, variance_output), variance_noise.to(prev.dtype))
-        prev, x_0 = prev.to(sample.dtype), x_0.to(sample.dtype)
+            prev.addcmul_(self._std(c, variance_output), variance_noise)
+        if prev.dtype != sample.dtype:
+            prev, x_0 = prev.to(sample.dtype), x_0.to(sample.dtype)
         return DDPMSchedulerOutput(prev_sample=prev, pred_original_sample=x_0) if return_dict else (prev, x_0)
 
     def __len__(self) -> int:
@@ -316,6 +319,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
         self.timesteps = torch.tensor(steps, device=device)
         self._tables = {key: table for key, table in self._tables.items() if key[0] != "step"}
+        self._visited.clear()
         self._cache = {key: table for key, table in self._cache.items() if key[0][0] != "step"}
 
     # --- tables ------------------------------------------------------------------------------------------------------
@@ -354,20 +358,24 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         table = self._on_device(key, like.device, dtype)
         if isinstance(timesteps, Tensor) and (timesteps.ndim > 0 or timesteps.device.type != "cpu"):
-            rows = self._select(table, timesteps.reshape(-1).to(like.device), len(like))
-        else:
-            rows = table[self._check_timestep(int(timesteps), key)]
-        return rows.view(-1, table.shape[1], *[1] * (like.ndim - 1)).unbind(1)
+            rows = self._select(table, timesteps, len(like))
+            return rows.view(-1, table.shape[1], *[1] * (like.ndim - 1)).unbind(1)
+        cell = (key, int(timesteps), like.device, dtype, like.ndim)
+        if cell not in self._visited:  # a sampler comes back to the same t with every batch
+            row = table[self._check_timestep(int(timesteps), key)]
+            self._visited[cell] = row.view(-1, table.shape[1], *[1] * (like.ndim - 1)).unbind(1)
+        return self._visited[cell]
 
     def _select(self, table: Tensor, timesteps: Tensor, batch_size: int) -> Tensor:
-        if timesteps.is_floating_point() or len(timesteps) not in (1, batch_size):
+        if timesteps.is_floating_point() or timesteps.numel() not in (1, batch_size):
             raise ValueError(
                 f"timesteps of dtype {timesteps.dtype} and shape {tuple(timesteps.shape)} must be integers, "
                 f"one or as many as the {batch_size} samples"
             )
-        if timesteps.device.type == "cpu" and not 0 <= int(timesteps.min()) <= int(timesteps.max()) < len(self):
-            raise ValueError(f"timesteps {timesteps.tolist()} must lie within 0..{len(self) - 1}")
-        return table.index_select(0, timesteps)
+        try:
+            return table.index_select(0, timesteps.reshape(-1).to(table.device))
+        except IndexError as error:
+            raise ValueError(f"timesteps {timesteps.tolist()} must lie within 0..{len(self) - 1}") from error
 
     def _check_timestep(self, timestep: int, key: TableKey) -> int:
         if not 0 <= timestep < len(self):
@@ -396,11 +404,12 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             )
         return model_output, None
 
-    def _clip(self, x_0: Tensor) -> Tensor:
+    def _clip_(self, x_0: Tensor) -> Tensor:
+        """Clip or threshold `x_0`, overwriting it."""
         if self.config["thresholding"]:
             return self._dynamic_threshold(x_0)
         if self.config["clip_sample"]:
-            return x_0.clamp(-self.config["clip_sample_range"], self.config["clip_sample_range"])
+            return x_0.clamp_(-self.config["clip_sample_range"], self.config["clip_sample_range"])
         return x_0
 
     def _dynamic_threshold(self, x_0: Tensor) -> Tensor:
