@@ -1,7 +1,6 @@
 """The blocks of a recipe that are settings of the loop itself."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 
 from hf_ddpm.errors import UserError
+from hf_ddpm.training.muon import Muon, split_parameters
 
 
 def _require_positive(settings: Any, *names: str) -> None:
@@ -65,19 +65,21 @@ class Optimization:
     """The optimizer and its learning rate.
 
     Args:
-        optimizer: adamw or adam.
-        lr: peak learning rate.
+        optimizer: adamw, adam, or muon (see muon.py) for the hidden matrices and Adam for the rest.
+        lr: peak learning rate of Adam.
+        muon_lr: peak learning rate of muon.
         betas: decay rates of Adam's two moments.
         eps: added to the denominator.
-        weight_decay: decoupled for adamw, L2 for adam.
+        weight_decay: decoupled, but for adam, where it is L2.
         warmup_steps: steps of linear growth from 0.
         decay: shape after the warm-up; cosine and linear end at 0 after the last step.
         max_grad_norm: clip the global norm of the gradient; null does not clip.
-        fused: one kernel for all parameters.
+        fused: one kernel for all parameters, of adamw and adam.
     """
 
     lr: float
-    optimizer: Literal["adamw", "adam"] = "adamw"
+    optimizer: Literal["adamw", "adam", "muon"] = "adamw"
+    muon_lr: float = 0.02
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -87,31 +89,48 @@ class Optimization:
     fused: bool = True
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.warmup_steps < 0 or (self.max_grad_norm is not None and self.max_grad_norm <= 0):
+        if (
+            min(self.lr, self.muon_lr) <= 0
+            or self.warmup_steps < 0
+            or (self.max_grad_norm is not None and self.max_grad_norm <= 0)
+        ):
             raise UserError(
-                f"lr={self.lr} and max_grad_norm={self.max_grad_norm} must be positive, "
+                f"lr={self.lr}, muon_lr={self.muon_lr} and max_grad_norm={self.max_grad_norm} must be positive, "
                 f"warmup_steps={self.warmup_steps} not negative"
             )
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.optimizer]
-        return kind(
-            parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay, fused=self.fused
-        )
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """The optimizer of `model`, every group of parameters at its peak learning rate."""
+        adam: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
+        match self.optimizer:
+            case "muon":
+                return Muon(*split_parameters(model), muon_lr=self.muon_lr, **adam)
+            case "adam":
+                return torch.optim.Adam(model.parameters(), fused=self.fused, **adam)
+            case _:
+                return torch.optim.AdamW(model.parameters(), fused=self.fused, **adam)
 
-    def learning_rate(self, step: int, total_steps: int) -> float:
-        """The learning rate of optimizer step `step` (from 0): a function of the step alone, so it survives a resume,
-        accumulation and any number of processes."""
+    def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, total_steps: int) -> None:
+        """Give every group the learning rate of optimizer step `step` (from 0).
+
+        It is a function of the step alone, so it survives a resume, accumulation and any number of processes.
+        """
+        for group in optimizer.param_groups:
+            peak = self.muon_lr if group.get("kind") == "muon" else self.lr
+            group["lr"] = peak * self.schedule(step, total_steps)
+
+    def schedule(self, step: int, total_steps: int) -> float:
+        """The share of the peak learning rate at `step`, in [0, 1]."""
         if step < self.warmup_steps:
-            return self.lr * (step + 1) / self.warmup_steps
+            return (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
         match self.decay:
             case "cosine":
-                return self.lr * (1 + math.cos(math.pi * done)) / 2
+                return (1 + math.cos(math.pi * done)) / 2
             case "linear":
-                return self.lr * (1 - done)
+                return 1 - done
             case _:
-                return self.lr
+                return 1.0
 
 
 @dataclass(frozen=True)

@@ -114,8 +114,7 @@ def optimizer_step(run: Run, batch: Batch) -> Tensor:
     t, noise = run.objective.draw((run.training.batch_size, *batch.x_0.shape[1:]), generator)
     t, noise = t[rank * size : (rank + 1) * size], noise[rank * size : (rank + 1) * size]
     torch.manual_seed(mixed_seed(run.training.seed, run.step, 1 + rank))  # dropout
-    for group in run.optimizer.param_groups:
-        group["lr"] = run.optimization.learning_rate(run.step, run.training.total_steps)
+    run.optimization.set_learning_rate(run.optimizer, run.step, run.training.total_steps)
 
     part = size // run.training.gradient_accumulation_steps
     losses = []
@@ -165,7 +164,7 @@ def prepare(recipe: Recipe, resume: str | None) -> Run:
     if training.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema.model.to(accelerator.device)
-    optimizer = optimization.build(model.parameters())
+    optimizer = optimization.build(model)
     if training.compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -241,9 +240,13 @@ def log_losses(run: Run, progress: tqdm) -> None:
             f"the loss is {loss} at step {run.step}: lower lr, or turn mixed_precision off; "
             "the last saved state is untouched"
         )
-    lr = run.optimization.learning_rate(run.step - 1, run.training.total_steps)
     speed = run.step * run.training.batch_size / run.seconds
-    line = {"step": run.step, "loss": loss, "lr": lr, "images_per_second": round(speed, 2)}
+    line = {
+        "step": run.step,
+        "loss": loss,
+        "lr": run.optimizer.param_groups[-1]["lr"],
+        "images_per_second": round(speed, 2),
+    }
     run.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=run.step)
     if run.accelerator.is_main_process:
         progress.set_postfix(loss=f"{loss:.4f}", images_per_s=f"{speed:.0f}")

@@ -1,24 +1,24 @@
 """The learning rate as a function of the step, the optimizers, and what the settings refuse."""
 
-import math
 from itertools import pairwise
 
 import pytest
 import torch
 
+from hf_ddpm import unet_preset
 from hf_ddpm.errors import UserError
 from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
 
 
 def test_warm_up_reaches_the_peak_and_never_starts_at_zero():
-    rates = [Optimization(lr=2.0, warmup_steps=4).learning_rate(step, 10) for step in range(6)]
+    rates = [2.0 * Optimization(lr=2.0, warmup_steps=4).schedule(step, 10) for step in range(6)]
     assert rates == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
 
 
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
 def test_decay_ends_at_zero_after_the_last_step(decay):
     settings = Optimization(lr=1.0, warmup_steps=10, decay=decay)
-    rates = [settings.learning_rate(step, 110) for step in range(111)]
+    rates = [settings.schedule(step, 110) for step in range(111)]
     assert rates[10] == 1.0
     assert rates[60] == pytest.approx(0.5)
     assert rates[110] == pytest.approx(0.0, abs=1e-15)
@@ -31,15 +31,15 @@ def test_cosine_matches_torch():
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
     settings = Optimization(lr=0.3, decay="cosine")
     for step in range(50):
-        assert settings.learning_rate(step, 50) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        assert 0.3 * settings.schedule(step, 50) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         reference.step()
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam)])
-def test_first_adam_step_is_the_learning_rate(name, kind):
+def test_first_adam_step_is_the_schedule(name, kind):
     parameter = torch.nn.Parameter(torch.zeros(3))
-    optimizer = Optimization(lr=0.1, optimizer=name).build([parameter])
+    optimizer = Optimization(lr=0.1, optimizer=name).build(torch.nn.ParameterList([parameter]))
     assert type(optimizer) is kind
     parameter.grad = torch.tensor([1.0, -2.0, 1e-3])
     optimizer.step()
@@ -71,4 +71,12 @@ def test_impossible_settings(make, sentence):
 
 
 def test_constant_is_constant():
-    assert math.isclose(Optimization(lr=0.5).learning_rate(99, 100), 0.5)
+    assert Optimization(lr=0.5).schedule(99, 100) == 1.0
+
+
+def test_every_group_follows_the_schedule():
+    model = unet_preset("tiny")
+    settings = Optimization(lr=0.1, muon_lr=0.4, optimizer="muon", decay="linear")
+    optimizer = settings.build(model)
+    settings.set_learning_rate(optimizer, 5, 10)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.05]

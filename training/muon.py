@@ -1,0 +1,118 @@
+"""Muon: momentum made orthogonal, for the weight matrices; Adam for everything else.
+
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch.optim.Muon takes matrices only and
+iterates in bfloat16; here a convolution is the matrix (out, in * k * k), computed in the weights' own precision, and
+matrices of one shape are orthogonalised together.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # takes singular values of (0, 1] to about [0.7, 1.2] in five rounds
+
+
+def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
+    """U V^T of each matrix U S V^T, up to singular values between about 0.7 and 1.2, by Newton-Schulz iteration.
+
+    Args:
+        matrices: (N, rows, columns).
+        rounds: of X <- a X + b (X X^T) X + c (X X^T)^2 X.
+    """
+    a, b, c = QUINTIC
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    x = wide / wide.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-30)
+    for _ in range(rounds):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide is matrices else x.mT
+
+
+def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Hidden weight matrices, for Muon, and the rest: vectors, embeddings, the first and the last convolution."""
+    outer = {"conv_in", "conv_out", "class_embedding"}
+    named = list(model.named_parameters())
+    hidden = [p for name, p in named if p.ndim >= 2 and name.split(".")[0] not in outer]
+    chosen = set(map(id, hidden))
+    return hidden, [p for _, p in named if id(p) not in chosen]
+
+
+class Muon(torch.optim.Optimizer):
+    """One optimizer, two groups of parameters.
+
+    Args:
+        hidden: weights of two or more dimensions, updated by orthogonalised Nesterov momentum.
+        rest: updated by Adam.
+        muon_lr, momentum: of the hidden weights. An update has singular values about muon_lr * sqrt(max(1, out / in)).
+        lr, betas, eps: of Adam.
+        weight_decay: decoupled, of both.
+    """
+
+    def __init__(
+        self,
+        hidden: Iterable[nn.Parameter],
+        rest: Iterable[nn.Parameter],
+        *,
+        muon_lr: float,
+        lr: float,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        adam = {"betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        groups: list[dict[str, Any]] = [
+            {"params": list(hidden), "kind": "muon", "lr": muon_lr, "momentum": momentum, "weight_decay": weight_decay},
+            {"params": list(rest), "kind": "adam", "lr": lr, "step": 0} | adam,
+        ]
+        super().__init__([group for group in groups if group["params"]], {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters and group["weight_decay"]:
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+            if parameters and group["kind"] == "muon":
+                self._muon(parameters, group)
+            elif parameters:
+                self._adam(parameters, group)
+
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients, momenta = _gradients(parameters), self._buffers("momentum", parameters)
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        nesterov = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        shapes: dict[tuple[int, int], list[int]] = {}
+        for i, p in enumerate(parameters):
+            shapes.setdefault((p.shape[0], p[0].numel()), []).append(i)
+        for (rows, columns), members in shapes.items():
+            updates = orthogonalize(torch.stack([nesterov[i].reshape(rows, columns) for i in members]))
+            scale = group["lr"] * max(1.0, rows / columns) ** 0.5
+            for i, update in zip(members, updates.unbind(0), strict=True):
+                parameters[i].add_(update.reshape(parameters[i].shape), alpha=-scale)
+
+    def _adam(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = _gradients(parameters)
+        first, second = self._buffers("exp_avg", parameters), self._buffers("exp_avg_sq", parameters)
+        group["step"] += 1
+        beta1, beta2 = group["betas"]
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, 1 - beta2)
+        denominators = torch._foreach_sqrt(second)
+        torch._foreach_div_(denominators, (1 - beta2 ** group["step"]) ** 0.5)
+        torch._foreach_add_(denominators, group["eps"])
+        torch._foreach_addcdiv_(parameters, first, denominators, -group["lr"] / (1 - beta1 ** group["step"]))
+
+    def _buffers(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
+        for p in parameters:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p)
+        return [self.state[p][name] for p in parameters]
+
+
+def _gradients(parameters: list[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
