@@ -36,6 +36,7 @@ from hf_ddpm.checkpoint import new_folder, save_checkpoint, unfinished, writing
 from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.errors import UserError
 from hf_ddpm.objectives import SimpleObjective
+from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import image_grid, mixed_seed, sample_images
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.recipe import Recipe, parse_command_line
@@ -350,6 +351,7 @@ def facts(run: Run) -> dict[str, Any]:
         "mixed_precision": run.accelerator.mixed_precision,
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
+        "stock": stock_samples_the_same(run.objective.scheduler.config, run.ema.model.config, None),
         "sampling": {"num_inference_steps": run.sampling.num_inference_steps, "eta": run.sampling.eta},
         "metrics": [],
     }
