@@ -91,20 +91,20 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
         world_size=run.accelerator.num_processes,
         device=run.accelerator.device,
     )
-    progress = tqdm(total=run.training.total_steps, initial=run.step, disable=not run.accelerator.is_main_process)
-    while run.step < run.training.total_steps:
-        started = time.perf_counter()
-        run.losses.append(optimizer_step(run, next(batches)))
-        run.step += 1
-        run.seconds += time.perf_counter() - started
-        progress.update()
-        if _due(run, run.training.log_every):
-            log_losses(run, progress)
-        if _due(run, run.sampling.every):
-            save_samples(run, f"step_{run.step:08d}.png")
-        if _due(run, run.checkpoints.every):
-            save_state(run)
-    progress.close()
+    total, on_main = run.training.total_steps, run.accelerator.is_main_process
+    with contextlib.closing(batches), tqdm(total=total, initial=run.step, disable=not on_main) as progress:
+        while run.step < total:
+            started = time.perf_counter()
+            run.losses.append(optimizer_step(run, next(batches)))
+            run.step += 1
+            run.seconds += time.perf_counter() - started
+            progress.update()
+            if _due(run, run.training.log_every):
+                log_losses(run, progress)
+            if _due(run, run.sampling.every):
+                save_samples(run, f"step_{run.step:08d}.png")
+            if _due(run, run.checkpoints.every):
+                save_state(run)
     return finish(run)
 
 
@@ -323,6 +323,8 @@ def finish(run: Run) -> Path:
             samples.save(run.folder.samples / "final.png")
         pipeline = HFDDPMPipeline(run.ema.model, run.objective.scheduler)
         save_checkpoint(pipeline, checkpoint, facts(run), samples)
+    if run.data.skipped:
+        run.accelerator.print(f"data: {run.data.description}")
     run.accelerator.print(
         f"\nsamples:    {run.folder.samples / 'final.png'}\n"
         f"checkpoint: {checkpoint}\n"

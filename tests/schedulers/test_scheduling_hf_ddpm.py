@@ -388,7 +388,10 @@ def test_contradictions_are_refused_at_construction(config, sentence):
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda s: s.step(images(), 1000, images()), r"timestep 1000 must lie within 0\.\.999"),
+        (lambda s: s.step(images(), 1000, images()), "timestep 1000 is not one of the 1000"),
+        (lambda s: s.step(images(), 5.5, images()), r"timestep 5\.5 is not one"),
+        (lambda s: s.posterior_mean(images(), images(), 1000), r"timestep 1000 must be a whole number within 0\.\.999"),
+        (lambda s: s.add_noise(images(), images(), -1), "timestep -1 must be a whole number"),
         (lambda s: s.step(images(), 5, images(), eta=1.5), "eta=1.5 must lie in"),
         (lambda s: s.step(torch.zeros(1, 4, 8, 8), 5, torch.zeros(1, 3, 8, 8)), "4 channels for a sample of 3"),
         (lambda s: s.add_noise(images(), images(), torch.tensor([1000] * 4)), r"0\.\.999"),

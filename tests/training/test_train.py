@@ -110,7 +110,16 @@ def test_tensorboard_is_written(tmp_path):
 
 @pytest.mark.parametrize(("dropout", "optimizer"), [("0.0", "adamw"), ("0.2", "adam"), ("0.2", "muon")])
 def test_resumed_is_uninterrupted_bit_for_bit(dropout, optimizer, tmp_path):
-    words = ["--model.dropout", dropout, "--optimizer", optimizer, "--horizontal_flip", "true", "--timestep_sampling", "stratified"]
+    words = [
+        "--model.dropout",
+        dropout,
+        "--optimizer",
+        optimizer,
+        "--horizontal_flip",
+        "true",
+        "--timestep_sampling",
+        "stratified",
+    ]
     tiny(tmp_path / "whole", *words)
     tiny(tmp_path / "parts", *words, "--checkpoints.every", "3", "--decay", "cosine")
     expected = tiny(tmp_path / "cosine", *words, "--decay", "cosine")

@@ -23,12 +23,12 @@ from hf_ddpm.schedulers.beta_schedules import (
     rescale_zero_terminal_snr,
     user_betas,
 )
+from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, spaced_timesteps
 from hf_ddpm.schedulers.transition import ddim_std, fixed_large_std, log_variance_bounds, mean_coefficients
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "mean"]
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
-TableKey = tuple[str, float | None]  # a table's name and, of "step", its eta
 
 
 class StepCoefficients(NamedTuple):
@@ -104,9 +104,8 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self._check_terminal_snr()
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
-        self._cache: dict[tuple[TableKey, torch.device, torch.dtype], Tensor] = {}
-        self._visited: dict[tuple[TableKey, int, torch.device, torch.dtype, int], tuple[Tensor, ...]] = {}
-        self._build_tables()
+        self._tables = self._chain_tables()
+        self._step_tables: list[tuple[str, float | None]] = []
         self._use_timesteps(list(range(num_train_timesteps - 1, -1, -1)), None)
 
     # --- forward process q ---------------------------------------------------------------------------------------
@@ -122,18 +121,17 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         Returns:
             Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
         """
-        signal, sigma = self._rows(("forward", None), timesteps, original_samples)
+        signal, sigma = self._tables.rows("forward", timesteps, original_samples)
         return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
-        signal, sigma = self._rows(("forward", None), timesteps, sample)
+        signal, sigma = self._tables.rows("forward", timesteps, sample)
         return (signal * noise).addcmul_(sigma, sample, value=-1).to(sample.dtype)
 
     def snr(self, timesteps: Tensor) -> Tensor:
         """alpha_bar_t / (1 - alpha_bar_t), float32, shaped and placed as `timesteps`."""
-        table = self._on_device(("snr", None), timesteps.device, torch.float32)
-        return table.index_select(0, timesteps.reshape(-1)).view(timesteps.shape)
+        return self._tables.column("snr", timesteps)
 
     # --- posterior q(x_{t-1} | x_t, x_0) of the training chain ------------------------------------------------------
 
@@ -142,29 +140,29 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
 
         DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0`, `x_t` (B, ...), `timesteps` (B,) or one; equals x_0 at t = 0.
         """
-        from_x_0, from_x_t = self._rows(("posterior", None), timesteps, x_t)
+        from_x_0, from_x_t = self._tables.rows("posterior", timesteps, x_t)
         return (from_x_0 * x_0).addcmul_(from_x_t, x_t).to(x_t.dtype)
 
     @property
     def posterior_variance(self) -> Tensor:
         """beta-tilde_t = (1 - abar_{t-1}) / (1 - abar_t) beta_t (DDPM, eq. 7), (T,) float64; 0 at t = 0."""
-        return self._posterior_variance
+        return self._tables["posterior variance"][:, 0]
 
     @property
     def posterior_log_variance(self) -> Tensor:
         """log beta-tilde_t, (T,) float64, with the value of t = 1 at t = 0, where the variance is 0."""
-        return self._posterior_log_variance
+        return self._tables["posterior log variance"][:, 0]
 
     # --- what a prediction says --------------------------------------------------------------------------------------
 
     def predict_x_0(self, model_output: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """The unclipped x_0 that a network output (C channels) of `prediction_type` stands for, shaped as `x_t`."""
-        from_x_t, from_output = self._rows(("prediction", None), timesteps, x_t)
+        from_x_t, from_output = self._tables.rows("prediction", timesteps, x_t)
         return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
 
     def predict_epsilon(self, x_0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
         """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), the inverse of `add_noise`."""
-        signal, sigma = self._rows(("forward", None), timesteps, x_t)
+        signal, sigma = self._tables.rows("forward", timesteps, x_t)
         return (torch.addcmul(x_t, -signal, x_0) / sigma).to(x_t.dtype)
 
     # --- reverse process p -------------------------------------------------------------------------------------------
@@ -228,7 +226,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`.
         """
         output, variance_output = self._split(model_output, sample, eta)
-        c = StepCoefficients(*self._rows(("step", eta), timestep, sample))  # each (B or 1, 1, 1, 1)
+        c = self._step_coefficients(eta, timestep, sample)
         # Products are new tensors, everything after works in place: at small batches memory costs more than arithmetic.
         predicted_x_0 = (c.x_0_from_x_t * sample).addcmul_(c.x_0_from_output, output)
         keeps_eps = eta is not None and not use_clipped_model_output
@@ -293,98 +291,64 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
                 "schedule ending at alpha_bar = 0 needs: choose 'trailing'"
             )
 
-    def _build_tables(self) -> None:
-        """Float64 tables of the training chain, one row a timestep."""
+    def _chain_tables(self) -> CoefficientTables:
+        """The tables of the training chain."""
         abar, beta, alpha = self.alphas_cumprod, self.betas, self.alphas
         abar_prev = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
         from_x_0 = abar_prev.sqrt() * beta / (1 - abar)
         from_x_t = alpha.sqrt() * (1 - abar_prev) / (1 - abar)
-        self._posterior_variance = (1 - abar_prev) / (1 - abar) * beta
-        self._posterior_log_variance = log_variance_bounds(abar.flip(0), abar_prev.flip(0))[0].flip(0)
-        one, zero = torch.ones_like(abar), torch.zeros_like(abar)
-        x_0_from = {  # x_0 = a x_t + b output
+        x_0_from_x_t_and_output = {
             "epsilon": (1 / abar.sqrt(), -((1 - abar) / abar).sqrt()),
-            "sample": (zero, one),
+            "sample": (torch.zeros_like(abar), torch.ones_like(abar)),
             "v_prediction": (abar.sqrt(), -(1 - abar).sqrt()),
             "mean": (-from_x_t / from_x_0, 1 / from_x_0),
         }
-        self._tables: dict[TableKey, Tensor] = {
-            ("forward", None): torch.stack([abar.sqrt(), (1 - abar).sqrt()], dim=1),
-            ("posterior", None): torch.stack([from_x_0, from_x_t], dim=1),
-            ("prediction", None): torch.stack(x_0_from[self.config["prediction_type"]], dim=1),
-            ("snr", None): (abar / (1 - abar))[:, None],
-        }
+        tables = CoefficientTables(len(abar))
+        tables.add("forward", [abar.sqrt(), (1 - abar).sqrt()])
+        tables.add("snr", [abar / (1 - abar)])
+        tables.add("posterior", [from_x_0, from_x_t])
+        tables.add("posterior variance", [(1 - abar_prev) / (1 - abar) * beta])
+        tables.add("posterior log variance", [log_variance_bounds(abar.flip(0), abar_prev.flip(0))[0].flip(0)])
+        tables.add("prediction", x_0_from_x_t_and_output[self.config["prediction_type"]])
+        return tables
 
     def _use_timesteps(self, steps: list[int], device: str | torch.device | None) -> None:
         self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
         self.timesteps = torch.tensor(steps, device=device)
-        self._tables = {key: table for key, table in self._tables.items() if key[0] != "step"}
-        self._visited.clear()
-        self._cache = {key: table for key, table in self._cache.items() if key[0][0] != "step"}
+        self._tables.forget(self._step_tables)
+        self._step_tables.clear()
 
-    # --- tables ------------------------------------------------------------------------------------------------------
+    # --- parts of a step ---------------------------------------------------------------------------------------------
 
-    def _step_table(self, eta: float | None) -> Tensor:
-        """Columns of `StepCoefficients` for each timestep of the current list, NaN rows elsewhere, (T, 6 or 8)."""
+    def _step_coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
+        """The coefficients of one step, each (B or 1, 1, 1, 1); their table is made when an eta is first seen."""
+        if not isinstance(timestep, Tensor) and timestep not in self._previous:
+            raise ValueError(f"timestep {timestep} is not one of the {len(self._previous)} that set_timesteps chose")
+        name = ("step", eta)
+        if name not in self._tables:
+            self._add_step_table(name, eta)
+        return StepCoefficients(*self._tables.rows(name, timestep, sample))
+
+    def _add_step_table(self, name: tuple[str, float | None], eta: float | None) -> None:
+        """Columns of `StepCoefficients` for each timestep of the current list."""
         if eta is not None and not 0 <= eta <= 1:
             raise ValueError(f"eta={eta} must lie in [0, 1], or be None for Algorithm 2 with the variance_type")
         steps = list(self._previous)
         abar = self.alphas_cumprod[steps]
         abar_prev = torch.cat([abar[1:], torch.ones(1, dtype=torch.float64)])
         from_x_0, from_x_t = mean_coefficients(abar, abar_prev, 1.0 if eta is None else eta)
-        columns = [*self._tables[("prediction", None)][steps].unbind(1), from_x_0, from_x_t]
+        bounds: tuple[Tensor, ...] = ()
         if eta is not None:
-            columns += [ddim_std(abar, abar_prev, eta), abar_prev.sqrt()]
+            std = ddim_std(abar, abar_prev, eta)
         elif self._learns_variance:
-            columns += [(abar_prev < 1).double(), abar_prev.sqrt(), *log_variance_bounds(abar, abar_prev)]
+            std, bounds = (abar_prev < 1).double(), log_variance_bounds(abar, abar_prev)
         elif self.config["variance_type"].startswith("fixed_large"):
-            columns += [fixed_large_std(abar, abar_prev), abar_prev.sqrt()]
+            std = fixed_large_std(abar, abar_prev)
         else:
-            columns += [ddim_std(abar, abar_prev, 1.0), abar_prev.sqrt()]
-        table = torch.full((len(self), len(columns)), torch.nan, dtype=torch.float64)
-        table[steps] = torch.stack(columns, dim=1)
-        return table
-
-    def _on_device(self, key: TableKey, device: torch.device, dtype: torch.dtype) -> Tensor:
-        cached = self._cache.get((key, device, dtype))
-        if cached is None:
-            if key not in self._tables:
-                self._tables[key] = self._step_table(key[1])
-            cached = self._cache[(key, device, dtype)] = self._tables[key].to(device, dtype)
-        return cached
-
-    def _rows(self, key: TableKey, timesteps: int | Tensor, like: Tensor) -> tuple[Tensor, ...]:
-        """Columns of a table at `timesteps`, each (B or 1, 1, ..., 1), to be multiplied with `like` (B, ...)."""
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        table = self._on_device(key, like.device, dtype)
-        if isinstance(timesteps, Tensor) and (timesteps.ndim > 0 or timesteps.device.type != "cpu"):
-            rows = self._select(table, timesteps, len(like))
-            return rows.view(-1, table.shape[1], *[1] * (like.ndim - 1)).unbind(1)
-        cell = (key, int(timesteps), like.device, dtype, like.ndim)
-        if cell not in self._visited:  # a sampler comes back to the same t with every batch
-            row = table[self._check_timestep(int(timesteps), key)]
-            self._visited[cell] = row.view(-1, table.shape[1], *[1] * (like.ndim - 1)).unbind(1)
-        return self._visited[cell]
-
-    def _select(self, table: Tensor, timesteps: Tensor, batch_size: int) -> Tensor:
-        if timesteps.is_floating_point() or timesteps.numel() not in (1, batch_size):
-            raise ValueError(
-                f"timesteps of dtype {timesteps.dtype} and shape {tuple(timesteps.shape)} must be integers, "
-                f"one or as many as the {batch_size} samples"
-            )
-        try:
-            return table.index_select(0, timesteps.reshape(-1).to(table.device))
-        except IndexError as error:
-            raise ValueError(f"timesteps {timesteps.tolist()} must lie within 0..{len(self) - 1}") from error
-
-    def _check_timestep(self, timestep: int, key: TableKey) -> int:
-        if not 0 <= timestep < len(self):
-            raise ValueError(f"timestep {timestep} must lie within 0..{len(self) - 1}")
-        if key[0] == "step" and timestep not in self._previous:
-            raise ValueError(f"timestep {timestep} is not one of the {len(self._previous)} that set_timesteps chose")
-        return timestep
-
-    # --- parts of a step ---------------------------------------------------------------------------------------------
+            std = ddim_std(abar, abar_prev, 1.0)
+        prediction = self._tables["prediction"][steps].unbind(1)
+        self._tables.add(name, [*prediction, from_x_0, from_x_t, std, abar_prev.sqrt(), *bounds], steps)
+        self._step_tables.append(name)
 
     @property
     def _learns_variance(self) -> bool:

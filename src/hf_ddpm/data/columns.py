@@ -1,0 +1,157 @@
+"""Which column holds the images, which the labels, and how labels become integers 0..num_classes - 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hf_ddpm.data.sources import nearest
+from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+AUTO = "auto"
+_IMAGE_NAMES = ("image", "img", "picture", "png", "jpg", "jpeg", "webp")
+_LABEL_NAMES = ("label", "labels", "class", "cls", "fine_label", "target")
+
+
+def find_image_column(features: "Features", wanted: str | None) -> tuple[str, str]:
+    """The image column's name, and a sentence that says how it was found.
+
+    A named column is checked only for existence (files, bytes, paths and arrays are all decodable). Otherwise: the
+    only column of image type; among several, the one called image, img, ...; without any, a column of bytes or
+    arrays.
+    """
+    if wanted is not None:
+        return _existing(wanted, features, "image_column"), f"Image column {wanted!r}."
+    candidates = [name for name, feature in features.items() if _kind(feature) == "image"]
+    candidates = candidates or [name for name, feature in features.items() if _kind(feature) in ("bytes", "array")]
+    if not candidates:
+        raise UserError(
+            f"the data set has no images in it: its columns are {_described(features)}; choose one with image_column"
+        )
+    if len(candidates) == 1:
+        return candidates[0], f"Image column {candidates[0]!r} (the only one that holds images)."
+    known = [name for name in _IMAGE_NAMES if name in candidates]
+    chosen = (known or candidates)[0]
+    return chosen, f"Image column {chosen!r} (guessed among {', '.join(candidates)})."
+
+
+def array_dtype(feature: Any, column: str) -> Literal["uint8", "uint16"] | None:
+    """The integer type of an Array2D or Array3D column, None for image files; `UserError` for other arrays."""
+    if _kind(feature) != "array":
+        return None
+    if feature.dtype not in ("uint8", "uint16"):
+        raise UserError(f"the arrays in column {column!r} hold {feature.dtype}; allowed are uint8 and uint16")
+    return "uint8" if feature.dtype == "uint8" else "uint16"
+
+
+def find_label_column(features: "Features", wanted: str | None, image_column: str) -> tuple[str | None, str]:
+    """The label column's name (None without), and a sentence. "auto": the only ClassLabel column, or a usual name."""
+    if wanted is None:
+        return None, "No labels."
+    if wanted != AUTO:
+        return _existing(wanted, features, "label_column"), f"Label column {wanted!r}."
+    classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    candidates = classes if len(classes) == 1 else [name for name in _LABEL_NAMES if name in features]
+    if not candidates:
+        raise UserError(
+            f"the data set has no label column: its columns are {_described(features)}; "
+            "name one with label_column, or leave it out"
+        )
+    return (
+        candidates[0],
+        f"Label column {candidates[0]!r} (guessed among {', '.join(n for n in features if n != image_column)}).",
+    )
+
+
+@dataclass(frozen=True)
+class LabelCoder:
+    """Labels as they are stored -> int64 in 0..num_classes - 1. `names` are the class names, where there are any."""
+
+    column: str
+    num_classes: int
+    names: tuple[str, ...] | None = None
+
+    def encode(self, labels: Sequence[Any], rows: Sequence[int]) -> np.ndarray:
+        """int64 (len(labels),); `rows` name the images in the `UserError` for a missing or illegal label."""
+        codes = {name: code for code, name in enumerate(self.names or ())}
+        encoded = np.fromiter((_code(label, codes) for label in labels), dtype=np.int64, count=len(labels))
+        wrong = np.flatnonzero((encoded < 0) | (encoded >= self.num_classes))
+        if wrong.size:
+            first = int(wrong[0])
+            raise UserError(
+                f"image {rows[first]} has label {labels[first]!r} in column {self.column!r}, but the "
+                f"{self.num_classes} classes are 0..{self.num_classes - 1}; mend the label or set num_classes"
+            )
+        return encoded
+
+
+def label_coder(feature: Any, column: str, num_classes: int | None, labels: Sequence[Any] | None) -> LabelCoder:
+    """The coder of a column: ClassLabel as it is; strings by their sorted names; integers by their largest value.
+
+    `labels` are all labels of the data set, None when streaming, where strings and unnumbered integers cannot be
+    coded.
+    """
+    if type(feature).__name__ == "ClassLabel":
+        return LabelCoder(column, num_classes or feature.num_classes, tuple(feature.names or ()) or None)
+    dtype = _type_name(feature)
+    if dtype.endswith("string"):
+        if labels is None:
+            raise UserError(
+                f"label column {column!r} holds strings, whose set is unknown in a stream; set streaming to false"
+            )
+        names = tuple(sorted({label for label in labels if label is not None}))
+        return LabelCoder(column, num_classes or len(names), names)
+    if not dtype.startswith(("int", "uint", "bool")):
+        raise UserError(f"label column {column!r} holds {dtype}; allowed are integers, strings and ClassLabel")
+    if num_classes is None and labels is None:
+        raise UserError(
+            f"label column {column!r} of a stream holds plain integers; say how many classes there are with num_classes"
+        )
+    largest = max((int(label) for label in labels or () if label is not None), default=0)
+    return LabelCoder(column, num_classes or largest + 1)
+
+
+def _code(label: Any, codes: dict[str, int]) -> int:
+    if isinstance(label, str):
+        return codes.get(label, -1)
+    return -1 if label is None else int(label)
+
+
+def read_column(dataset: "Dataset", column: str) -> list[Any]:
+    """All values of one column, without touching the images."""
+    values: list[Any] = dataset.select_columns([column])[:][column]
+    return values
+
+
+def _existing(column: str, features: "Features", option: str) -> str:
+    if column not in features:
+        raise UserError(
+            f"{option} is {column!r}, but the columns are {_described(features)}{nearest(column, features)}"
+        )
+    return column
+
+
+def _kind(feature: Any) -> Literal["image", "bytes", "array", "other"]:
+    """What a column's type can hold; the type's name decides, so that `datasets` need not be imported here."""
+    name = type(feature).__name__
+    if name == "Image":
+        return "image"
+    if name in ("Array2D", "Array3D"):
+        return "array"
+    if isinstance(feature, dict):
+        return "bytes" if "bytes" in feature else "other"
+    return "bytes" if _type_name(feature).endswith("binary") else "other"
+
+
+def _type_name(feature: Any) -> str:
+    """ "int64", "string" and so on for plain values, else the name of the type: Image, ClassLabel, List, dict."""
+    name = type(feature).__name__
+    return str(feature.dtype) if name == "Value" else name
+
+
+def _described(features: "Features") -> str:
+    return ", ".join(f"{name!r} ({_type_name(feature)})" for name, feature in features.items())

@@ -1,0 +1,193 @@
+"""One stored image, of any mode and size, becomes an integer array (C, H, W) of the wanted channel count and size.
+
+Rules: the EXIF orientation is applied; palettes are looked up; colours become luminance (ITU-R 601-2) in 1 and 2
+channels; grey is repeated in 3 and 4; transparency is composited over white where the result has no alpha channel,
+and a missing alpha channel is opaque; 16-bit grey keeps its 16 bits. What happened to an image is told in its
+`notes`.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from hf_ddpm.data.resize import Crop, Resize, fit
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+CHANNEL_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+REPEATED = "grey repeated in every colour channel"
+LUMINANCE = "colours turned into luminance"
+COMPOSITED = "transparency composited over white"
+UPPER_BYTE = "16 bits per colour channel, of which Pillow reads the upper 8"
+_BROKEN_FILE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    struct.error,
+    zlib.error,
+)  # what Pillow raises on one
+
+
+class UndecodableError(Exception):
+    """A stored image cannot become pixels; the message is the reason, without the image's name."""
+
+
+class Decoded(NamedTuple):
+    """Pixels (C, H, W), uint8 or uint16, and a short sentence for each conversion that changed the image's meaning."""
+
+    pixels: np.ndarray
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImageDecoder:
+    """Turns stored images into arrays (channels, *image_size).
+
+    `crop_box` (left, top, right, bottom), in pixels of the upright image, is cut out first. `array_dtype` is the
+    integer type of sources whose column holds arrays instead of image files; arrays are (H, W), (C, H, W) or (H, W,
+    C) and must have exactly `channels` channels, any number of them.
+    """
+
+    image_size: tuple[int, int]
+    channels: int
+    resize: Resize = "crop"
+    crop_box: tuple[int, int, int, int] | None = None
+    array_dtype: Literal["uint8", "uint16"] | None = None
+
+    def __call__(self, stored: Any, crop: Crop | None = None) -> Decoded:
+        """Decode one value of the image column: {"bytes", "path"}, bytes, a path, or an array.
+
+        `crop` = (across, down) in [0, 1) places the window of "random_crop"; None is its centre. Raises
+        `UndecodableError`.
+        """
+        from PIL import UnidentifiedImageError
+        from PIL.Image import DecompressionBombError
+
+        if stored is None:
+            raise UndecodableError("it is missing (null)")
+        try:
+            if self.array_dtype is not None:
+                return Decoded(self._fit(self._planes(stored), crop), ())
+            return self._decode_file(stored, crop)
+        except UnidentifiedImageError as error:
+            raise UndecodableError("it is not an image that Pillow recognises") from error
+        except (*_BROKEN_FILE, DecompressionBombError) as error:
+            raise UndecodableError(_one_line(error)) from error
+
+    def _decode_file(self, stored: Any, crop: Crop | None) -> Decoded:
+        image, notes = open_image(stored)
+        if image.mode.startswith("I"):
+            planes, more = _sixteen_bits(image, self.channels)
+            return Decoded(self._fit(planes, crop), notes + more)
+        image, more = _convert(image, CHANNEL_MODES[self.channels])
+        pixels = np.asarray(fit(image, self.image_size, self.resize, crop, self.crop_box))
+        return Decoded(_channels_first(pixels), notes + more)
+
+    def _fit(self, planes: np.ndarray, crop: Crop | None) -> np.ndarray:
+        """Resize planes (C, h, w) one by one in float32 and round, which keeps all 16 bits."""
+        from PIL import Image
+
+        largest = np.iinfo(planes.dtype).max
+        fitted = [
+            np.asarray(
+                fit(Image.fromarray(plane.astype(np.float32)), self.image_size, self.resize, crop, self.crop_box)
+            )
+            for plane in planes
+        ]
+        return np.stack(fitted).round().clip(0, largest).astype(planes.dtype)
+
+    def _planes(self, stored: Any) -> np.ndarray:
+        array = np.asarray(stored, dtype=self.array_dtype)
+        if array.ndim == 2:
+            array = array[None]
+        elif array.ndim == 3 and array.shape[-1] == self.channels:
+            array = np.moveaxis(array, -1, 0)
+        if array.ndim != 3 or array.shape[0] != self.channels:
+            raise ValueError(f"an array of shape {array.shape} does not have {self.channels} channel(s)")
+        return array
+
+
+def open_image(stored: Any) -> "tuple[Image.Image, tuple[str, ...]]":
+    """Load a stored image, upright: {"bytes", "path"}, bytes, or a path (local, or a URL that `datasets` can open)."""
+    from PIL import Image, ImageOps
+
+    with Image.open(_source(stored)) as image:
+        wide = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[-1]) for tile in image.tile)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return image, (UPPER_BYTE,) if wide else ()
+
+
+def _source(stored: Any) -> str | io.BytesIO:
+    """What Pillow can open: a local path or the bytes."""
+    content = stored.get("bytes") if isinstance(stored, dict) else stored
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    path = stored_name(stored)
+    if path is None:
+        raise ValueError("it is missing (neither bytes nor a path)")
+    return io.BytesIO(_download(path)) if "://" in path else path
+
+
+def stored_name(stored: Any) -> str | None:
+    """The file name that came with a stored image, if any."""
+    path = stored.get("path") if isinstance(stored, dict) else stored
+    return path if isinstance(path, str) else None
+
+
+def _download(path: str) -> bytes:
+    from datasets.utils.file_utils import xopen
+
+    with xopen(path, "rb") as file:
+        content: bytes = file.read()
+    return content
+
+
+def _convert(image: "Image.Image", mode: str) -> "tuple[Image.Image, tuple[str, ...]]":
+    """An 8-bit image in one of the modes of `CHANNEL_MODES`."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError(
+            "it holds floating-point values (mode F), which have no defined white; store 8 or 16-bit integers"
+        )
+    notes = []
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if not mode.endswith("A"):
+            notes.append(COMPOSITED)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    elif not grey:
+        image = image.convert("RGB")  # palettes, CMYK and other colour spaces become plain colours first
+    if grey and mode.startswith("RGB"):
+        notes.append(REPEATED)
+    if not grey and mode.startswith("L"):
+        notes.append(LUMINANCE)
+    return image if image.mode == mode else image.convert(mode), tuple(notes)
+
+
+def _sixteen_bits(image: "Image.Image", channels: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A mode I or I;16 image as uint16 planes (channels, h, w); Pillow's own conversion would clip at 255."""
+    grey = np.asarray(image)
+    if image.mode == "I" and (grey.min() < 0 or grey.max() > 65535):
+        raise ValueError(f"its values {grey.min()}..{grey.max()} are outside 0..65535")
+    planes = np.repeat(grey.astype(np.uint16)[None], channels, axis=0)
+    if channels in (2, 4):
+        planes[-1] = 65535
+    return planes, (REPEATED,) if channels >= 3 else ()
+
+
+def _channels_first(pixels: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

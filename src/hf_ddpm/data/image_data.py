@@ -1,0 +1,276 @@
+"""`ImageData`: images of any source as an endless, exactly resumable stream of float batches."""
+
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_ddpm.data.columns import (
+    LabelCoder,
+    array_dtype,
+    find_image_column,
+    find_label_column,
+    label_coder,
+    read_column,
+)
+from hf_ddpm.data.decode import CHANNEL_MODES, Decoded, ImageDecoder, open_image
+from hf_ddpm.data.memory import MemoryStore
+from hf_ddpm.data.options import Cache, OnBadImage, at_least, box_of, cache_choice, one_of, size_of
+from hf_ddpm.data.order import BatchPlan, position_uniforms
+from hf_ddpm.data.pixels import to_float
+from hf_ddpm.data.raw import RawBatches, to_device, try_decode
+from hf_ddpm.data.report import Report
+from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.sources import open_source
+from hf_ddpm.data.stream import StreamStore
+from hf_ddpm.data.workers import WorkerStore
+from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_AUTO_CACHE_BYTES = 2**30
+_PROBED = 10  # images looked at when the source is opened
+
+
+class Batch(NamedTuple):
+    """One process's part of a training step.
+
+    x_0: float32 (b, C, H, W) in [-1, 1], exactly on the grid of its bit depth. labels: int64 (b,), None without
+    labels.
+    indices: int64 (b,), on the CPU: the row each image came from (in a stream: its position there).
+    """
+
+    x_0: Tensor
+    labels: Tensor | None
+    indices: Tensor
+
+
+class ImageData:
+    """Images from anywhere as batches of x_0 in [-1, 1]; the keywords are the `data:` block of a recipe.
+
+    Constructing it checks every option, opens the source, reads its columns and all labels, and decodes one image.
+    Sources are listed in `open_source`, the rules for modes and channels in `ImageDecoder`, those for sizes in `fit`.
+
+    Args:
+        source, config_name, split, revision, streaming: see `open_source`.
+        image_size: the model's (H, W), or one number for both.
+        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; any number for columns that hold arrays.
+        resize: "crop", "pad", "stretch" or "random_crop"; see `fit`.
+        crop_box: (left, top, right, bottom) in pixels, cut out before resizing.
+        horizontal_flip: mirror every second image at random.
+        image_column: guessed when None, and said in `description`.
+        label_column: a name, "auto" to guess, None for no labels. ClassLabel, integers or strings.
+        num_classes: when None, read from the labels.
+        on_bad_image: an image that cannot be decoded is an "error", or "skip": the next readable one stands in, and
+            it is counted.
+        cache: "memory" or "device" decode once and keep the integers there; "none" decodes each time, in workers;
+            "auto" is "memory" up to 1 GiB. Random crops are never cached, streams neither.
+        num_workers: processes (threads when streaming) that decode what is not cached; 0 decodes in the training
+            process.
+        shuffle_buffer: how many stored images of a stream are shuffled at a time; 0 keeps the stream's order.
+        max_images: use only the first so many.
+
+    Raises `UserError`, one sentence, for everything the user can mend.
+    """
+
+    def __init__(
+        self,
+        source: str = "digits",
+        *,
+        config_name: str | None = None,
+        split: str = "train",
+        revision: str | None = None,
+        streaming: bool = False,
+        image_size: int | Sequence[int] = 28,
+        channels: int = 1,
+        resize: Resize = "crop",
+        crop_box: Sequence[int] | None = None,
+        horizontal_flip: bool = False,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        num_classes: int | None = None,
+        on_bad_image: OnBadImage = "error",
+        cache: Cache = "auto",
+        num_workers: int = 0,
+        shuffle_buffer: int = 1000,
+        max_images: int | None = None,
+    ) -> None:
+        self.source, self.split, self.streaming = source, split, streaming
+        self.image_size = size_of(image_size)
+        self.channels = at_least("channels", channels, 1)
+        self.horizontal_flip = horizontal_flip
+        self._report = Report(source, one_of("on_bad_image", on_bad_image, OnBadImage))
+        self._num_workers = at_least("num_workers", num_workers, 0)
+        self._shuffle_buffer = at_least("shuffle_buffer", shuffle_buffer, 0)
+        box = None if crop_box is None else box_of(crop_box)
+        self._cache = cache_choice(one_of("cache", cache, Cache), streaming, one_of("resize", resize, Resize))
+        self._memory: MemoryStore | None = None
+
+        self._dataset = open_source(
+            source, config_name=config_name, split=split, revision=revision, streaming=streaming
+        )
+        self._take(max_images)
+        self.image_column, self._image_note = find_image_column(self._features, image_column)
+        self._open_labels(label_column, num_classes)
+        self._decoder = ImageDecoder(self.image_size, channels, resize, box, self._array_dtype())
+        self._first_note = self._probe()
+
+    def batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Generator[Batch, None, None]:
+        """Batches of step `start_step`, `start_step` + 1, ... without end, on `device`.
+
+        `batch_size` is the global one; this process gets the `rank`-th of `world_size` equal parts. Images, order,
+        flips and crops of a step depend on (seed, step) only: not on the process count, on caching, on workers, nor
+        on where the run began. In a stream this holds as long as the source and the version of `datasets` stay the
+        same, and resuming reads up to the step again. Raises `UserError` for options that do not fit, and at any step
+        for images that cannot be decoded.
+        """
+        plan = BatchPlan(seed, batch_size, start_step, rank, world_size)
+        store = self._store(torch.device(device))
+        return self._finished(store.raw_batches(plan), plan, torch.device(device))
+
+    @property
+    def num_images(self) -> int | None:
+        """Rows in the data set, undecodable ones included; None for a stream."""
+        return None if self._rows is None else len(self._rows)
+
+    @property
+    def bit_depth(self) -> int:
+        """16 as soon as one 16-bit image was seen, else 8. Final once the images are cached."""
+        return self._report.bit_depth
+
+    @property
+    def skipped(self) -> int:
+        """How many undecodable images were met so far."""
+        return len(self._report.bad)
+
+    @property
+    def description(self) -> str:
+        """Sentences for the log: what was opened and guessed, how images were changed, what was skipped so far."""
+        size = f"{self.num_images:,} images" if self._rows is not None else "A stream of images"
+        shape = "x".join(map(str, (self.channels, *self.image_size)))
+        opened = f"{size} of {self.source!r}, split {self.split!r}, as {shape}, {self.bit_depth} bits, {self._kept()}."
+        return " ".join([opened, self._image_note, self._label_note, self._first_note, *self._report.sentences()])
+
+    def _take(self, max_images: int | None) -> None:
+        """Keep the first `max_images`, and refuse a data set without rows or known columns."""
+        if max_images is not None:
+            self._dataset = self._dataset.take(at_least("max_images", max_images, 1))
+        self._rows: Dataset | None = None if self.streaming else self._dataset
+        if self._rows is not None and len(self._rows) == 0:
+            raise UserError(f"the data set {self.source!r}, split {self.split!r}, is empty")
+        if self._dataset.features is None:
+            raise UserError(
+                f"the columns of the stream {self.source!r} are unknown until it is read; set streaming to false"
+            )
+        self._features = self._dataset.features
+
+    def _open_labels(self, label_column: str | None, num_classes: int | None) -> None:
+        self.label_column, self._label_note = find_label_column(self._features, label_column, self.image_column)
+        self.num_classes: int | None = None
+        self.class_names: tuple[str, ...] | None = None
+        self._coder: LabelCoder | None = None
+        self._labels: Tensor | None = None
+        if num_classes is not None:
+            at_least("num_classes", num_classes, 1)
+        if self.label_column is None:
+            if num_classes is not None:
+                raise UserError(
+                    f"num_classes is {num_classes}, but there are no labels; name the column with label_column"
+                )
+            return
+        stored = None if self._rows is None else read_column(self._rows, self.label_column)
+        self._coder = label_coder(self._features[self.label_column], self.label_column, num_classes, stored)
+        self.num_classes, self.class_names = self._coder.num_classes, self._coder.names
+        if stored is not None:
+            self._labels = torch.from_numpy(self._coder.encode(stored, range(len(stored))))
+
+    def _array_dtype(self) -> Literal["uint8", "uint16"] | None:
+        """Choose how images are read: arrays as they are, files undecoded. Returns the type of the arrays."""
+        dtype = array_dtype(self._features[self.image_column], self.image_column)
+        if dtype is None and self.channels not in CHANNEL_MODES:
+            raise UserError(
+                f"channels is {self.channels}, but image files become 1, 2, 3 or 4 channels (L, LA, RGB, RGBA)"
+            )
+        if type(self._features[self.image_column]).__name__ == "Image":
+            from datasets import Image
+
+            self._dataset = self._dataset.cast_column(self.image_column, Image(decode=False))
+            self._rows = None if self.streaming else self._dataset
+        return dtype
+
+    def _probe(self) -> str:
+        """Decode the first readable image; a sentence about it. `UserError` if there is none among the first ten."""
+        bad: dict[int, str] = {}
+        for row, record in enumerate(self._dataset.take(_PROBED)):
+            stored = record[self.image_column]
+            decoded = try_decode(self._decoder, stored)
+            if isinstance(decoded, Decoded):
+                self._report.bit_depth = 16 if decoded.pixels.dtype == np.uint16 else 8
+                return self._about(stored, decoded)
+            bad[row] = decoded
+            self._report.add_bad({row: decoded} if self._rows is not None else {})
+        if not bad:
+            raise UserError(f"the stream {self.source!r}, split {self.split!r}, is empty")
+        raise UserError(f"none of the first {len(bad)} images of {self.source!r} can be decoded; the first: {bad[0]}")
+
+    def _about(self, stored: Any, decoded: Decoded) -> str:
+        if self._decoder.array_dtype is not None:
+            return f"Column {self.image_column!r} holds arrays of {self._decoder.array_dtype}."
+        image, _ = open_image(stored)
+        changes = f" ({'; '.join(decoded.notes)})" if decoded.notes else ""
+        return f"The first is a {image.width}x{image.height} image of mode {image.mode}{changes}."
+
+    def _store(self, device: torch.device) -> MemoryStore | WorkerStore | StreamStore:
+        """Where this run's pixels come from; the cache is filled here, once."""
+        column, decoder = self.image_column, self._decoder
+        if self._rows is None:
+            return StreamStore(self._dataset, column, decoder, self._coder, self._shuffle_buffer, self._num_workers)
+        if not self._is_cached():
+            return WorkerStore(self._rows, column, decoder, self._labels, self._num_workers, device.type == "cuda")
+        if self._memory is None:
+            self._memory = MemoryStore(self._rows, column, decoder, self._labels)
+            self._report.bit_depth = 16 if self._memory.pixels.dtype == torch.uint16 else 8
+            self._report.notes.update(self._memory.notes)
+            self._report.add_bad(self._memory.bad)
+        if self._cache == "device":
+            self._memory.to(device)
+        return self._memory
+
+    def _finished(self, raw_batches: RawBatches, plan: BatchPlan, device: torch.device) -> Generator[Batch, None, None]:
+        with closing(raw_batches):  # or workers would linger after an error
+            for step, raw in enumerate(raw_batches, plan.start_step):
+                self._report.add(raw)
+                x_0 = to_float(to_device(raw.pixels, device))  # (b, C, H, W)
+                if self.horizontal_flip:
+                    chance = position_uniforms(plan.seed, plan.first_position(step), plan.local_size)[:, 0]
+                    mirrored = to_device(torch.from_numpy(chance < 0.5), device)
+                    x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(-1), x_0)
+                labels = None if raw.labels is None else to_device(raw.labels, device)
+                yield Batch(x_0, labels, raw.rows)
+
+    def _is_cached(self) -> bool:
+        return self._cache in ("memory", "device") or (self._cache == "auto" and self._num_bytes() <= _AUTO_CACHE_BYTES)
+
+    def _num_bytes(self) -> int:
+        return (self.num_images or 0) * self.channels * self.image_size[0] * self.image_size[1] * self.bit_depth // 8
+
+    def _kept(self) -> str:
+        if self.streaming:
+            return "streamed"
+        if not self._is_cached():
+            return f"decoded in each epoch by {self._num_workers or 'no'} workers"
+        where = "on the device" if self._cache == "device" else "in memory"
+        return f"decoded once and kept {where} ({self._num_bytes() / 2**20:.1f} MiB)"

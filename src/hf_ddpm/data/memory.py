@@ -1,0 +1,81 @@
+"""Images decoded once and kept in memory or on the device: for data sets of up to about a gigabyte."""
+
+import itertools
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_ddpm.data.decode import ImageDecoder
+from hf_ddpm.data.order import BatchPlan, SampleOrder
+from hf_ddpm.data.raw import SEARCH, RawBatch, RawBatches, to_device, try_decode, widen
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_CHUNK = 512  # stored images read at a time
+
+
+class MemoryStore:
+    """All images decoded once, by threads, and kept as uint8 or uint16 (N, C, H, W)."""
+
+    def __init__(self, dataset: "Dataset", image_column: str, decoder: ImageDecoder, labels: Tensor | None) -> None:
+        images = dataset.select_columns([image_column])
+        self.bad: dict[int, str] = {}
+        self.notes: Counter[str] = Counter()
+        self._labels = labels
+        self._pixels = torch.from_numpy(self._decode_all(images, image_column, decoder))
+        self._row_of = torch.from_numpy(_next_good_row(len(images), self.bad))
+
+    @property
+    def pixels(self) -> Tensor:
+        """Every image, (N, C, H, W); an undecodable row is zero and never shown."""
+        return self._pixels
+
+    def to(self, device: torch.device) -> None:
+        """Move the pixels to a device, once; batches are then gathered there."""
+        self._pixels = self._pixels.to(device)
+
+    def raw_batches(self, plan: BatchPlan) -> RawBatches:
+        """Gather each step's rows."""
+        order = SampleOrder(len(self._row_of), plan.seed)
+        for step in itertools.count(plan.start_step):
+            rows = self._row_of[torch.from_numpy(order.rows(plan.first_position(step), plan.local_size))]
+            labels = None if self._labels is None else self._labels[rows]
+            yield RawBatch(_gather(self._pixels, rows), labels, rows, {}, {})
+
+    def _decode_all(self, images: "Dataset", column: str, decoder: ImageDecoder) -> np.ndarray:
+        shape = (len(images), decoder.channels, *decoder.image_size)
+        pixels = np.zeros(shape, dtype=np.uint8)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+            for start in range(0, len(images), _CHUNK):
+                stored = images[start : start + _CHUNK][column]
+                for row, decoded in enumerate(threads.map(lambda one: try_decode(decoder, one), stored), start):
+                    if isinstance(decoded, str):
+                        self.bad[row] = decoded
+                        continue
+                    pixels = pixels if pixels.dtype >= decoded.pixels.dtype else widen(pixels)
+                    pixels[row] = decoded.pixels if pixels.dtype == decoded.pixels.dtype else widen(decoded.pixels)
+                    self.notes.update(decoded.notes)
+        return pixels
+
+
+def _next_good_row(num_images: int, bad: dict[int, str]) -> np.ndarray:
+    """For every row the row to show: itself, or the next one that is not bad (cyclic); -1 where there is none near."""
+    rows = np.arange(num_images)
+    for row in bad:
+        near = ((row + k) % num_images for k in range(min(SEARCH, num_images)))
+        rows[row] = next((one for one in near if one not in bad), -1)
+    return rows
+
+
+def _gather(pixels: Tensor, rows: Tensor) -> Tensor:
+    """pixels[rows]; uint16 travels as int16, because torch cannot index it."""
+    rows = to_device(rows, pixels.device)
+    if pixels.dtype == torch.uint16:
+        return pixels.view(torch.int16).index_select(0, rows).view(torch.uint16)
+    return pixels.index_select(0, rows)

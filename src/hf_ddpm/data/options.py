@@ -1,0 +1,60 @@
+"""Checks of the `data:` options that need no data: each error is one sentence with the value and what is allowed."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.sources import nearest
+from hf_ddpm.errors import UserError
+
+OnBadImage = Literal["error", "skip"]
+Cache = Literal["auto", "memory", "device", "none"]
+
+
+def at_least(name: str, value: int, lowest: int) -> int:
+    """An integer from `lowest` up."""
+    if not _is_int(value) or value < lowest:
+        raise UserError(f"{name} is {value!r}; it must be an integer of {lowest} or more")
+    return value
+
+
+def one_of(name: str, value: Any, choices: Any) -> Any:
+    """One of the values of a `Literal`."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise UserError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{nearest(str(value), allowed)}")
+    return value
+
+
+def size_of(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """(H, W) of a number or a pair, each at least 1."""
+    pair = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(pair, Sequence) or len(pair) != 2 or not all(_is_int(side) and side >= 1 for side in pair):
+        raise UserError(
+            f"image_size is {image_size!r}; it must be a positive number of pixels, or a pair [height, width]"
+        )
+    return (pair[0], pair[1])
+
+
+def box_of(crop_box: Sequence[int]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom), not empty."""
+    if len(crop_box) != 4 or not all(_is_int(edge) and edge >= 0 for edge in crop_box):
+        raise UserError(f"crop_box is {crop_box!r}; it must be [left, top, right, bottom] in pixels of 0 or more")
+    left, top, right, bottom = crop_box
+    if left >= right or top >= bottom:
+        raise UserError(
+            f"crop_box {list(crop_box)} is empty; it must be [left, top, right, bottom], left < right, top < bottom"
+        )
+    return (left, top, right, bottom)
+
+
+def cache_choice(cache: Cache, streaming: bool, resize: Resize) -> Cache:
+    """What "auto" may become: streams and random crops are decoded each time they are seen."""
+    if cache in ("memory", "device") and (streaming or resize == "random_crop"):
+        what = "a stream" if streaming else "resize 'random_crop'"
+        raise UserError(f"cache is {cache!r}, but {what} decodes its images every time; use 'auto' or 'none'")
+    return "none" if streaming or resize == "random_crop" else cache
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

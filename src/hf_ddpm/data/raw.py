@@ -1,0 +1,88 @@
+"""What every way of reading images hands on: integer pixels of one step, and how a bad image is stood in for.
+
+An image that cannot be decoded is replaced by the next row that can (cyclic, within `SEARCH` rows; in a stream:
+within the global batch), so that a bad file moves no other sample and every process agrees without talking.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_ddpm.data.decode import Decoded, ImageDecoder, UndecodableError, stored_name
+from hf_ddpm.data.order import position_uniforms
+from hf_ddpm.data.resize import Crop
+
+SEARCH = 100  # how many rows from a bad image on are tried before giving up
+
+
+class RawBatch(NamedTuple):
+    """This process's part of a step: integer pixels (b, C, H, W), labels and rows int64 (b,), and what happened."""
+
+    pixels: Tensor
+    labels: Tensor | None
+    rows: Tensor
+    bad: dict[int, str]
+    notes: dict[str, int]
+
+
+RawBatches = Generator[RawBatch, None, None]
+
+
+class Shown(NamedTuple):
+    """The image that stands for a position: its row, its pixels, and the bad rows that were passed over."""
+
+    row: int
+    decoded: Decoded
+    bad: dict[int, str]
+
+
+def try_decode(decoder: ImageDecoder, stored: Any, crop: Crop | None = None) -> Decoded | str:
+    """The decoded image, or in words why not, with its file name where known."""
+    try:
+        return decoder(stored, crop)
+    except UndecodableError as error:
+        name = stored_name(stored)
+        return f"{name}: {error}" if name else str(error)
+
+
+def first_good(rows: Iterable[int], read: Callable[[int], Any], decoder: ImageDecoder, crop: Crop | None) -> Shown:
+    """The first of `rows` that can be decoded; row -1 and zeros when none can. `read` fetches a stored image."""
+    bad: dict[int, str] = {}
+    for row in rows:
+        decoded = try_decode(decoder, read(row), crop)
+        if not isinstance(decoded, str):
+            return Shown(row, decoded, bad)
+        bad[row] = decoded
+    return Shown(-1, Decoded(np.zeros((decoder.channels, *decoder.image_size), np.uint8), ()), bad)
+
+
+def collate(shown: list[Shown]) -> RawBatch:
+    """Stack; a single 16-bit image makes the batch 16-bit."""
+    arrays = [one.decoded.pixels for one in shown]
+    if any(array.dtype == np.uint16 for array in arrays):
+        arrays = [array if array.dtype == np.uint16 else widen(array) for array in arrays]
+    bad = {row: reason for one in shown for row, reason in one.bad.items()}
+    notes = dict(Counter(note for one in shown for note in one.decoded.notes))  # a Counter would add up when pinned
+    rows = torch.tensor([one.row for one in shown], dtype=torch.int64)
+    return RawBatch(torch.from_numpy(np.stack(arrays)), None, rows, bad, notes)
+
+
+def crops(seed: int, first: int, count: int) -> list[Crop]:
+    """Where the random crop of each position lies."""
+    return [(across, down) for across, down in position_uniforms(seed, first, count)[:, 1:3].tolist()]
+
+
+def widen(pixels: np.ndarray) -> np.ndarray:
+    """8-bit values on the 16-bit scale: k * 257, which is the same x in [-1, 1]."""
+    return pixels.astype(np.uint16) * np.uint16(257)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device`, through pinned memory and without waiting on CUDA."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -1,0 +1,193 @@
+"""Open a data set by its name: the embedded digits, something on this disk, or a data set of the Hugging Face Hub.
+
+What exists on disk is local; what only looks like a path is a missing path; everything else is a name on the Hub.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+DIGITS = "digits"
+DIGITS_FILE = Path(__file__).parent / "digits" / "digits.parquet"
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".zip")
+_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"} | dict.fromkeys(
+    _IMAGE_SUFFIXES, "imagefolder"
+)
+
+
+def open_source(
+    source: str,
+    *,
+    config_name: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    streaming: bool = False,
+) -> "Dataset | IterableDataset":
+    """Open `source`, which is one of
+
+    - "digits": 5,000 MNIST digits that ship with hf_ddpm (see digits/README.md), no network;
+    - a folder of images (class sub-folders become labels), of parquet or arrow files, or of webdataset tar shards;
+    - such files themselves, one or a glob ("shards/*.tar"), as split "train";
+    - a folder written by `save_to_disk`;
+    - a URL of such files (https://, hf://, s3://...);
+    - the name of a data set on the Hub, with its `config_name` and `revision`.
+
+    `split` may be a slice, as in "train[:4500]", except when streaming. Raises `UserError` for what cannot be opened.
+    """
+    if source == DIGITS or _is_saved_to_disk(source):
+        _refuse_hub_options(source, config_name, revision)
+        splits = {"train": _digits()} if source == DIGITS else _saved_splits(source, split)
+        rows = _take_split(splits, split, source)
+        return rows.to_iterable_dataset() if streaming else rows
+    builder, files = _local_files(source)
+    if builder is None:
+        return _load(source, source, name=config_name, split=split, revision=revision, streaming=streaming)
+    _refuse_hub_options(source, config_name, revision)
+    return _load(source, builder, data_files={"train": files}, split=split, streaming=streaming)
+
+
+def nearest(value: str, options: Iterable[str]) -> str:
+    """A clause such as ", did you mean 'train'?", or nothing when no option resembles the value."""
+    close = difflib.get_close_matches(value, list(options), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _local_files(source: str) -> tuple[str | None, list[str]]:
+    """The builder of `datasets` and the files that `source` names; (None, []) for a folder or a name on the Hub."""
+    suffix = Path(source).suffix.lower()
+    if "://" in source:
+        return _BUILDERS.get(suffix), [source]
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return None, []
+    files = [path] if path.is_file() else _glob(path)
+    if files:
+        suffixes = {file.suffix.lower() for file in files}
+        builders = {_BUILDERS.get(suffix) for suffix in suffixes}
+        if len(builders) > 1 or None in builders:
+            raise UserError(
+                f"{source!r} names files of type {_listed(suffixes)}; allowed is one kind of {_listed(_BUILDERS)}"
+            )
+        return builders.pop(), [str(file) for file in files]
+    if _looks_like_a_path(source):
+        neighbours = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"the data path {source!r} does not exist{nearest(str(path), neighbours) or ','} "
+            f"give an existing folder or file, the name of a data set on the Hub, or {DIGITS!r}"
+        )
+    return None, []
+
+
+def _glob(path: Path) -> list[Path]:
+    if not re.search(r"[*?\[]", str(path)):
+        return []
+    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+
+
+def _looks_like_a_path(source: str) -> bool:
+    if source.startswith((".", "/", "~", "\\")) or re.search(r"[*?\[\\]|^[A-Za-z]:", source):
+        return True
+    return Path(source).suffix.lower() in _BUILDERS or (source.count("/") > 1 and not source.startswith("buckets/"))
+
+
+def _digits() -> "Dataset":
+    import datasets
+    import pyarrow.parquet as pq
+
+    return datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(DIGITS_FILE)))
+
+
+def _is_saved_to_disk(source: str) -> bool:
+    folder = Path(source).expanduser()
+    return (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+
+
+def _saved_splits(source: str, split: str) -> "dict[str, Dataset]":
+    """The splits of a `save_to_disk` folder; a data set saved without splits answers to any plain split name."""
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(Path(source).expanduser()))
+    except IndexError as error:  # how `datasets` reads a folder saved without rows
+        raise UserError(f"the data set {source!r}, split {split!r}, is empty") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the saved data set {source!r} cannot be read: {_first_line(error)}") from error
+    return dict(saved) if isinstance(saved, datasets.DatasetDict) else {re.split(r"\W", split)[0] or "train": saved}
+
+
+def _take_split(splits: "dict[str, Dataset]", split: str, source: str) -> "Dataset":
+    import datasets
+
+    lengths = {name: len(rows) for name, rows in splits.items()}
+    try:
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
+    except (ValueError, AssertionError) as error:
+        raise _split_error(source, split, list(splits)) from error
+    chosen = [
+        splits[part.splitname].select(range(part.from_ or 0, lengths[part.splitname] if part.to is None else part.to))
+        for part in parts
+    ]
+    return datasets.concatenate_datasets(chosen)
+
+
+def _load(source: str, path: str, *, split: str, **options: Any) -> "Dataset | IterableDataset":
+    """`datasets.load_dataset`, with its many errors turned into one sentence."""
+    import datasets
+    from huggingface_hub.errors import HTTPError  # of the client library that this version of the Hub package uses
+
+    local = Path(path).expanduser()
+    try:
+        # absolute, or a folder called "parquet" would be taken for a builder
+        loaded = datasets.load_dataset(str(local.resolve()) if local.is_dir() else path, split=split, **options)
+    except (
+        datasets.exceptions.DatasetsError,
+        HTTPError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:
+        available = re.search(r"(?:Should be one of|Available splits:) \[(.*)\]", str(error))
+        if available is not None:
+            raise _split_error(source, split, re.findall(r"'([^']+)'", available[1])) from error
+        raise UserError(_cannot_open(source, local.is_dir(), error)) from error
+    return loaded
+
+
+def _cannot_open(source: str, is_folder: bool, error: BaseException) -> str:
+    reason = _first_line(
+        error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    )
+    if is_folder:
+        return f"no data set can be read from the folder {source!r}: {reason}; put images, parquet or tar files there"
+    if isinstance(error, ConnectionError) or "Couldn't reach" in reason:
+        return f"the data set {source!r} is not on this disk and the Hub cannot be reached ({reason}); use a local path"
+    return f"the data set {source!r} cannot be opened: {reason}"
+
+
+def _split_error(source: str, split: str, available: list[str]) -> UserError:
+    return UserError(
+        f"there is no split {split!r} in {source!r}; available: {_listed(available)}{nearest(split, available)}"
+    )
+
+
+def _refuse_hub_options(source: str, config_name: str | None, revision: str | None) -> None:
+    if config_name is not None or revision is not None:
+        raise UserError(
+            f"config_name and revision choose among data sets on the Hub, but {source!r} is local; leave them out"
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:300]

@@ -1,0 +1,121 @@
+"""Images read in order from a stream, for data sets larger than the disk."""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_ddpm.data.columns import LabelCoder
+from hf_ddpm.data.decode import ImageDecoder
+from hf_ddpm.data.order import BatchPlan
+from hf_ddpm.data.raw import RawBatches, Shown, collate, crops, first_good
+from hf_ddpm.data.resize import Crop
+from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+
+
+class StreamStore:
+    """Images read in order from a `datasets.IterableDataset` through a shuffle buffer, once per epoch.
+
+    Epoch e is shuffled by (seed, e). Every process reads the whole stream and decodes its own part. Resuming reads up
+    to where it
+    was: at most one epoch to learn its length, then the part of the epoch that was seen. `rows` are positions in the
+    endless stream. With `num_workers` above 0 that many threads decode, two steps ahead.
+    """
+
+    def __init__(
+        self,
+        dataset: "IterableDataset",
+        image_column: str,
+        decoder: ImageDecoder,
+        labels: LabelCoder | None,
+        shuffle_buffer: int,
+        num_workers: int,
+    ) -> None:
+        self._dataset = dataset.select_columns([image_column] + ([labels.column] if labels else []))
+        self._image_column = image_column
+        self._decoder = decoder
+        self._labels = labels
+        self._shuffle_buffer = shuffle_buffer
+        self._num_workers = num_workers
+
+    def raw_batches(self, plan: BatchPlan) -> RawBatches:
+        """Read, shuffle and decode step after step."""
+        if self._num_workers == 0:
+            return self._read(plan, map)
+        return _two_ahead(self._read_with_threads(plan))
+
+    def _read_with_threads(self, plan: BatchPlan) -> RawBatches:
+        with ThreadPoolExecutor(self._num_workers) as threads:
+            yield from self._read(plan, threads.map)
+
+    def _read(self, plan: BatchPlan, mapper: Callable[..., Iterable[Shown]]) -> RawBatches:
+        records = self._records(plan.seed, plan.start_step * plan.batch_size)
+        for step in itertools.count(plan.start_step):
+            window = list(itertools.islice(records, plan.batch_size))
+            start = step * plan.batch_size
+            images = _Images(start, [record[self._image_column] for record in window], self._decoder)
+            first = plan.first_position(step)
+            positions = range(first, first + plan.local_size)
+            batch = collate(list(mapper(images.show, positions, crops(plan.seed, first, plan.local_size))))
+            yield batch._replace(labels=self._encode(window, start, batch.rows.tolist()))
+
+    def _encode(self, window: list[dict[str, Any]], start: int, rows: list[int]) -> Tensor | None:
+        if self._labels is None or -1 in rows:
+            return None
+        return torch.from_numpy(self._labels.encode([window[row - start][self._labels.column] for row in rows], rows))
+
+    def _records(self, seed: int, start: int) -> Iterator[dict[str, Any]]:
+        """Records from position `start` of the endless stream on."""
+        epoch, skip = 0, start
+        while True:
+            length = 0
+            for record in self._epoch(seed, epoch):
+                if length >= skip:
+                    yield record
+                length += 1
+            if length == 0:
+                raise UserError(f"the stream ends before its first image (epoch {epoch})")
+            epoch, skip = (epoch + 1, 0) if skip < length else divmod(skip, length)
+
+    def _epoch(self, seed: int, epoch: int) -> "IterableDataset":
+        if self._shuffle_buffer < 2:
+            return self._dataset
+        return self._dataset.shuffle(
+            generator=np.random.default_rng([seed, epoch]),
+            buffer_size=self._shuffle_buffer,
+            max_buffer_input_shards=min(10, self._dataset.num_shards),  # 1: no interleaving, which costs 5 s an epoch
+        )
+
+
+class _Images:
+    """A window of stored images, rows first .. first + len - 1."""
+
+    def __init__(self, first: int, stored: Sequence[Any], decoder: ImageDecoder) -> None:
+        self._first, self._stored, self._decoder = first, stored, decoder
+
+    def show(self, row: int, crop: Crop) -> Shown:
+        """The image of `row`, or the next in this window that can be decoded."""
+        candidates = [self._first + (row - self._first + k) % len(self._stored) for k in range(len(self._stored))]
+        return first_good(candidates, lambda one: self._stored[one - self._first], self._decoder, crop)
+
+
+def _two_ahead(batches: RawBatches) -> RawBatches:
+    """The same batches, read by one thread two steps ahead of their use."""
+    reader = ThreadPoolExecutor(1)
+    try:
+        pending = deque(reader.submit(next, batches) for _ in range(2))
+        while True:
+            batch = pending.popleft().result()
+            pending.append(reader.submit(next, batches))
+            yield batch
+    finally:
+        reader.shutdown(wait=True, cancel_futures=True)
+        batches.close()

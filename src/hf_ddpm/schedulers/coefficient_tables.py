@@ -1,0 +1,92 @@
+"""Coefficients by timestep: float64 tables on the CPU, gathered from copies on the images' device."""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class CoefficientTables:
+    """Named tables of one row a timestep; a row's columns come out ready to be multiplied with images.
+
+    The copies are float32, or float64 for float64 images, so that half precision never touches alpha_bar; they are made
+    once for each device, so that nothing waits for a GPU.
+
+    Args:
+        num_steps: T, the number of rows.
+    """
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self._tables: dict[Hashable, Tensor] = {}
+        self._copies: dict[tuple[Hashable, torch.device, torch.dtype], Tensor] = {}
+        self._visited: dict[tuple[Hashable, int, torch.device, torch.dtype, int], tuple[Tensor, ...]] = {}
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self._tables
+
+    def __getitem__(self, name: Hashable) -> Tensor:
+        """The float64 table, (T, columns)."""
+        return self._tables[name]
+
+    def add(self, name: Hashable, columns: Sequence[Tensor], steps: Sequence[int] | None = None) -> None:
+        """Add a table of `columns`, each (T,) or, with `steps`, their values at those; the other rows are NaN."""
+        values = torch.stack(list(columns), dim=1)
+        if steps is not None:
+            table = torch.full((self.num_steps, values.shape[1]), torch.nan, dtype=torch.float64)
+            table[list(steps)] = values
+            values = table
+        self._tables[name] = values
+
+    def forget(self, names: Sequence[Hashable]) -> None:
+        """Remove tables and what was copied from them."""
+        self._visited.clear()
+        for name in names:
+            del self._tables[name]
+            for cell in [cell for cell in self._copies if cell[0] == name]:
+                del self._copies[cell]
+
+    def rows(self, name: Hashable, timesteps: int | Tensor, like: Tensor) -> tuple[Tensor, ...]:
+        """The columns at `timesteps`, each (B or 1, 1, ..., 1) on the device of `like` (B, ...).
+
+        Raises:
+            ValueError: timesteps that are no integers in [0, T-1], or not one for each sample. Those on a GPU are not
+                looked at, an index error there is the GPU's.
+        """
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        ones = [1] * (like.ndim - 1)
+        if isinstance(timesteps, Tensor) and (timesteps.ndim > 0 or timesteps.device.type != "cpu"):
+            picked = self._select(self._copy(name, like.device, dtype), timesteps, len(like))
+            return picked.view(len(picked), -1, *ones).unbind(1)
+        cell = (name, int(timesteps), like.device, dtype, like.ndim)
+        if cell not in self._visited:  # a sampler comes back to the same t with every batch
+            row = self._copy(name, like.device, dtype)[self._checked(timesteps)]
+            self._visited[cell] = row.view(1, -1, *ones).unbind(1)
+        return self._visited[cell]
+
+    def column(self, name: Hashable, timesteps: Tensor) -> Tensor:
+        """The only column of a table at `timesteps`, float32, shaped and placed as they are."""
+        table = self._copy(name, timesteps.device, torch.float32)
+        return self._select(table, timesteps, timesteps.numel()).view(timesteps.shape)
+
+    def _copy(self, name: Hashable, device: torch.device, dtype: torch.dtype) -> Tensor:
+        cell = (name, device, dtype)
+        if cell not in self._copies:
+            self._copies[cell] = self._tables[name].to(device, dtype)
+        return self._copies[cell]
+
+    def _select(self, table: Tensor, timesteps: Tensor, batch_size: int) -> Tensor:
+        if timesteps.is_floating_point() or timesteps.numel() not in (1, batch_size):
+            raise ValueError(
+                f"timesteps of dtype {timesteps.dtype} and shape {tuple(timesteps.shape)} must be integers, "
+                f"one or as many as the {batch_size} samples"
+            )
+        try:
+            return table.index_select(0, timesteps.reshape(-1).to(table.device))
+        except IndexError as error:
+            raise ValueError(f"timesteps {timesteps.tolist()} must lie within 0..{self.num_steps - 1}") from error
+
+    def _checked(self, timestep: int | Tensor) -> int:
+        if int(timestep) != timestep or not 0 <= timestep < self.num_steps:
+            raise ValueError(f"timestep {timestep} must be a whole number within 0..{self.num_steps - 1}")
+        return int(timestep)
