@@ -96,6 +96,16 @@ def test_stratified_visits_every_part_once():
     assert (t // 20).tolist() == list(range(50))
 
 
+def test_logit_normal_is_normal_in_the_logit_of_t():
+    loss = objective(timestep_sampling="logit_normal", logit_mean=0.8, logit_std=1.2)
+    generator = torch.Generator().manual_seed(0)
+    t = torch.cat([loss.draw((100, 1), generator)[0] for _ in range(100)])
+    logit = torch.logit((t.double() + 0.5) / 1000)
+    assert logit.mean().item() == pytest.approx(0.8, abs=0.02)
+    assert logit.std().item() == pytest.approx(1.2, abs=0.02)
+    assert t.min() >= 0 and t.max() <= 999
+
+
 def test_antithetic_pairs():
     t, _ = objective(timestep_sampling="antithetic").draw((7, 1), torch.Generator().manual_seed(0))
     assert (t[:3] + t[4:]).tolist() == [999] * 3
@@ -118,6 +128,7 @@ def test_gradient_is_that_of_the_mean():
     ("scheduler", "keywords", "sentence"),
     [
         ({}, {"timestep_sampling": "stratifed"}, "did you mean 'stratified'"),
+        ({}, {"logit_std": 0.0}, r"logit_std=0\.0 must be positive"),
         ({}, {"min_snr_gamma": 0.0}, "gamma must be positive"),
         ({"prediction_type": "mean"}, {"min_snr_gamma": 5.0}, "'epsilon', 'sample' or 'v_prediction'"),
         ({"variance_type": "learned_range"}, {}, "no gradient in L_simple.*'fixed_small' or 'fixed_large'"),

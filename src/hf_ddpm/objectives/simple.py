@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.schedulers.beta_schedules import check_choice
 
-TimestepSampling = Literal["uniform", "antithetic", "stratified"]
+TimestepSampling = Literal["uniform", "antithetic", "stratified", "logit_normal"]
 
 
 class SimpleObjective:
@@ -17,7 +17,10 @@ class SimpleObjective:
     Args:
         scheduler: owns the noise process and says what the model predicts.
         timestep_sampling: `uniform` in 0 .. T-1 (Algorithm 1); `antithetic` pairs t with T-1-t (DDIM's code);
-            `stratified` draws one t from each of B equal parts of the range. All three are uniform for each sample.
+            `stratified` draws one t from each of B equal parts of the range. These three are uniform for each sample.
+            `logit_normal` is not: it trains more where t / T = sigmoid(logit_mean + logit_std * normal) lies
+            (arXiv 2403.03206, eq. 19), stratified too. That weights the loss, and short runs gain by it.
+        logit_mean, logit_std: of `logit_normal`; a higher mean means more noise.
         min_snr_gamma: weight the loss by min(SNR, gamma) in terms of x_0 (arXiv 2303.09556, eq. 6); None is weight 1.
 
     Raises:
@@ -30,18 +33,23 @@ class SimpleObjective:
         scheduler: HFDDPMScheduler,
         *,
         timestep_sampling: TimestepSampling = "uniform",
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
         min_snr_gamma: float | None = None,
     ) -> None:
         check_choice("timestep_sampling", timestep_sampling, get_args(TimestepSampling))
         self.scheduler = scheduler
         self.prediction_type: str = scheduler.config["prediction_type"]
         self.timestep_sampling = timestep_sampling
+        self.logit_mean, self.logit_std = logit_mean, logit_std
         self.min_snr_gamma = min_snr_gamma
         if scheduler.config["variance_type"].startswith("learned"):
             raise ValueError(
                 f"variance_type={scheduler.config['variance_type']!r} has no gradient in L_simple: "
                 "choose 'fixed_small' or 'fixed_large'"
             )
+        if logit_std <= 0:
+            raise ValueError(f"logit_std={logit_std} must be positive")
         if min_snr_gamma is not None and (min_snr_gamma <= 0 or self.prediction_type == "mean"):
             raise ValueError(
                 f"min_snr_gamma={min_snr_gamma} with prediction_type={self.prediction_type!r}: gamma must be positive "
@@ -50,16 +58,8 @@ class SimpleObjective:
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw `t` (B,) and `noise` (B, C, H, W) for a global batch of `shape`, on the generator's device."""
-        batch_size, num_steps, device = shape[0], len(self.scheduler), generator.device
-        if self.timestep_sampling == "stratified":
-            parts = torch.arange(batch_size, device=device) + torch.rand(batch_size, generator=generator, device=device)
-            t = (parts * (num_steps / batch_size)).long().clamp(max=num_steps - 1)
-        else:
-            t = torch.randint(num_steps, (batch_size,), generator=generator, device=device)
-        if self.timestep_sampling == "antithetic":
-            half = (batch_size + 1) // 2
-            t = torch.cat([t[:half], num_steps - 1 - t[: batch_size - half]])
-        noise = torch.randn(shape, generator=generator, device=device)
+        t = self._draw_timesteps(shape[0], generator)
+        noise = torch.randn(shape, generator=generator, device=generator.device)
         return t, noise
 
     def __call__(self, model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -79,6 +79,20 @@ class SimpleObjective:
             raise ValueError(f"the model returns {tuple(prediction.shape)} where L_simple needs {tuple(target.shape)}")
         loss = (prediction.to(target.dtype) - target).square().flatten(1).mean(dim=1)  # (B,)
         return (self.weight(t) * loss).mean()
+
+    def _draw_timesteps(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        num_steps, device = len(self.scheduler), generator.device
+        if self.timestep_sampling in ("uniform", "antithetic"):
+            t = torch.randint(num_steps, (batch_size,), generator=generator, device=device)
+            if self.timestep_sampling == "uniform":
+                return t
+            half = (batch_size + 1) // 2
+            return torch.cat([t[:half], num_steps - 1 - t[: batch_size - half]])
+        u = torch.rand(batch_size, generator=generator, device=device)
+        u = (torch.arange(batch_size, device=device) + u) / batch_size  # one in each part of [0, 1)
+        if self.timestep_sampling == "logit_normal":
+            u = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u))
+        return (u * num_steps).long().clamp(max=num_steps - 1)
 
     def target(self, x_0: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the model should say about `x_t`, (B, C, H, W)."""
