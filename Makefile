@@ -1,0 +1,53 @@
+# make train        train on the embedded digits; ARGS="--recipe cifar10 --total_steps 1000" are train.py's options
+# make test         lint, types and tests;        ARGS="tests/schedulers -x" are pytest's options
+# make test-slow    the tests that take minutes
+# make bench        the tables of benchmarks/;    DATA=<folder or file of MNIST parquet> is what they train on
+# make style        counts of the habits in CONTRIBUTING.md
+# make clean        remove what builds and checks leave behind (not runs/, not the virtual environment)
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+ARGS ?=
+DATA ?=
+# One process, whatever is on this machine. LAUNCH="--config_file my.yaml" takes an `accelerate config` instead.
+LAUNCH ?= --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+DESCRIPTION := setup.cfg pyproject.toml constraints.txt
+
+.PHONY: train test test-slow bench style clean
+
+# Left alone, accelerate gives a process one CPU thread; here it gets the machine's cores.
+train: $(VENV)/.train
+	@$(BIN)/accelerate launch -q $(LAUNCH) \
+		--num_cpu_threads_per_process "$${OMP_NUM_THREADS:-$$($(PY) -c 'import psutil; print(psutil.cpu_count(logical=False) or 1)')}" \
+		training/train.py $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)
+
+bench: $(VENV)/.dev
+	$(PY) -m benchmarks.run $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+style:
+	@$(PYTHON) tests/style.py
+
+clean:
+	rm -rf build dist src/*.egg-info .ruff_cache .mypy_cache .pytest_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# A stamp says that its extra is installed as setup.cfg and constraints.txt now describe it.
+$(VENV)/.train: EXTRA := train
+$(VENV)/.dev: EXTRA := dev
+$(VENV)/.train $(VENV)/.dev: $(DESCRIPTION)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("hf_ddpm needs Python 3.10 or newer: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
+	@touch $@

@@ -1,0 +1,32 @@
+"""The shipped recipes as benchmarks use them: other data, steps and folder, the real training step."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hf_ddpm.training.recipe import Recipe, check_recipe, read_recipe
+from hf_ddpm.training.train import Run, optimizer_step, prepare
+
+
+def recipe_with(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> Recipe:
+    """A shipped recipe with some keys replaced, checked as a command line's are."""
+    recipe = read_recipe(name)
+    return check_recipe({block: {**keys, **overrides.get(block, {})} for block, keys in recipe.items()})
+
+
+def start(recipe: Recipe, folder: Path, total_steps: int) -> tuple[Run, Callable[[], Tensor]]:
+    """A run of `total_steps` in a new folder, and the call that does its next step as `training/train.py` does."""
+    training = recipe["training"] | {"total_steps": total_steps, "output_dir": str(folder), "tracker": "none"}
+    run = prepare({**recipe, "training": training}, resume=None)
+    batches = run.data.batches(
+        batch_size=run.training.batch_size, seed=run.training.seed, device=run.accelerator.device
+    )
+
+    def step() -> Tensor:
+        loss = optimizer_step(run, next(batches))
+        run.step += 1
+        return loss
+
+    return run, step

@@ -1,0 +1,280 @@
+"""One cell of time_to_quality: train one arm with one seed for a fixed wall clock, sample it, score it.
+
+    python -m benchmarks.quality_cell --arm ours --seed 0 --seconds 300 --out benchmarks
+
+A cell runs in a process of its own, so that no arm inherits another's process-wide settings. It writes <name>.json and
+<name>.png (64 samples) into results/time_to_quality; a cell that is there with the same settings is not run again.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from diffusers import UNet2DModel
+from pyarrow.parquet import read_metadata
+from torch import Tensor
+
+from benchmarks import diffusers_example
+from benchmarks.diffusers_example import DiffusersExample
+from benchmarks.ours import recipe_with, start
+from benchmarks.report import Result, machine, write_json
+from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
+from hf_ddpm.data import ImageData
+from hf_ddpm.data.sources import open_source
+from hf_ddpm.metrics import DigitStatistics, digit_score, digit_statistics
+from hf_ddpm.sampling import image_grid, sample_images
+from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.train import build_model
+
+ARMS = ("ours", "diffusers", "diffusers-tuned", "diffusers-default-unet")
+GRID, SAMPLING_BATCH = 64, 100
+MARGIN = 0.97  # of the budget is planned, so that the learning rate reaches 0 before the clock stops
+DEFAULT_UNET = {  # of diffusers' example when it is given no config: 113,668,609 weights with one channel
+    "sample_size": 32,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 2,
+    "block_out_channels": (128, 128, 256, 256, 512, 512),
+    "down_block_types": ("DownBlock2D",) * 4 + ("AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D") + ("UpBlock2D",) * 4,
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained and how it is judged. Two cells with the same settings are the same cell.
+
+    Args:
+        arm: one of `ARMS`.
+        seed: of weights, data order, noise.
+        seconds: wall clock of the training.
+        lr: of the arm diffusers-tuned.
+        num_samples: of the score, 1,000 to compare with anything.
+        sampling_steps: of DDIM, eta 0.
+        folder: with train.parquet and test.parquet; None is the embedded digits, 4,500 and 500.
+    """
+
+    arm: str
+    seed: int
+    seconds: float
+    lr: float | None = None
+    num_samples: int = 1000
+    sampling_steps: int = 50
+    folder: Path | None = None
+
+    @property
+    def name(self) -> str:
+        rate = "" if self.lr is None else f"-lr{self.lr:g}"
+        return f"{self.arm}{rate}-seed{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything the figures depend on but the machine and the code, as JSON gives it back."""
+        recipe = shipped_recipe(self) if self.arm == "ours" else None
+        told = {"folder": None, "data": about_data(self.folder), "recipe": _portable(recipe)}
+        return json.loads(json.dumps({**asdict(self), **told}))
+
+    def path(self, out: Path) -> Path:
+        return out / "results" / "time_to_quality" / f"{self.name}.json"
+
+    def done(self, out: Path) -> Result | None:
+        """The result on disk, if it was made with these settings."""
+        if not self.path(out).exists():
+            return None
+        result = json.loads(self.path(out).read_text())
+        return result if result["settings"] == self.settings else None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An averaged network after its budget."""
+
+    model: UNet2DModel
+    scheduler: HFDDPMScheduler
+    steps: int
+    planned_steps: int
+    seconds: float
+    batch_size: int
+    last_loss: float
+
+
+def run_cell(cell: Cell, out: Path) -> Result:
+    """Train, sample, score and write one cell."""
+    torch.manual_seed(cell.seed)
+    trained = train_ours(cell) if cell.arm == "ours" else train_example(cell)
+    started = time.perf_counter()
+    images = sample(trained, cell)
+    score = digit_score(images, reference(cell.folder))
+    result = {
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "lr": cell.lr,
+        **score._asdict(),
+        **{key: value for key, value in vars(trained).items() if key not in ("model", "scheduler")},
+        "weights": sum(p.numel() for p in trained.model.parameters()),
+        "sampling_seconds": round(time.perf_counter() - started, 1),
+        "settings": cell.settings,
+        "machine": machine(),
+    }
+    path = cell.path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image_grid(to_pil(images[:GRID])).save(path.with_suffix(".png"))
+    write_json(path, result)
+    return result
+
+
+def train_ours(cell: Cell) -> Trained:
+    """The shipped recipe through the real training step, as long as the budget allows."""
+    recipe = shipped_recipe(cell)
+    with tempfile.TemporaryDirectory() as folder:
+        _, step = start(recipe, Path(folder) / "calibration", total_steps=100_000)
+        planned = plan_steps(step, cell.seconds)
+        run, step = start(recipe, Path(folder) / "run", planned)
+        losses, seconds = train_for(step, planned, cell.seconds)
+    return Trained(
+        run.ema.model,
+        run.objective.scheduler,
+        len(losses),
+        planned,
+        seconds,
+        run.training.batch_size,
+        statistics.mean(float(loss) for loss in losses[-50:]),
+    )
+
+
+def train_example(cell: Cell) -> Trained:
+    """diffusers' settings and loop, on our network or on its own."""
+    dataset, lr = training_set(cell.folder), cell.lr or diffusers_example.LR
+
+    def example(total_steps: int) -> DiffusersExample:
+        torch.manual_seed(cell.seed)
+        own = cell.arm == "diffusers-default-unet"
+        model = UNet2DModel(**DEFAULT_UNET) if own else our_network(cell)
+        return DiffusersExample(model, dataset, total_steps=total_steps, lr=lr, pad=own)
+
+    planned = plan_steps(example(total_steps=100_000).step, cell.seconds)
+    final = example(planned)
+    losses, seconds = train_for(final.step, planned, cell.seconds)
+    spacing = shipped_recipe(cell)["scheduler"].get("timestep_spacing", "leading")
+    scheduler = HFDDPMScheduler(timestep_spacing=spacing)  # the example's process, sampled as ours is
+    return Trained(
+        final.averaged_model(),
+        scheduler,
+        len(losses),
+        planned,
+        seconds,
+        diffusers_example.BATCH_SIZE,
+        statistics.mean(losses[-50:]),
+    )
+
+
+def plan_steps(step: Callable[[], object], seconds: float) -> int:
+    """How many steps fit into the budget, from a short trial of the same step (not counted)."""
+    for _ in range(2):
+        step()
+    trial, taken = train_for(step, 200, min(10.0, 0.1 * seconds))
+    return max(1, int(MARGIN * seconds * len(trial) / taken))
+
+
+def train_for(step: Callable[[], Any], total_steps: int, seconds: float) -> tuple[list[Any], float]:
+    """Step until the plan or the clock ends; the losses and the seconds taken."""
+    losses: list[Any] = []
+    started = time.perf_counter()
+    while len(losses) < total_steps and time.perf_counter() - started < seconds:
+        losses.append(step())
+    return losses, time.perf_counter() - started
+
+
+def shipped_recipe(cell: Cell) -> Recipe:
+    """The `mnist` recipe on the cell's training digits."""
+    source = {"split": "train[:4500]"} if cell.folder is None else {"source": str(cell.folder), "split": "train"}
+    return recipe_with("mnist", {"data": source, "training": {"seed": cell.seed}})
+
+
+def our_network(cell: Cell) -> UNet2DModel:
+    """The recipe's network with its initial weights."""
+    recipe = shipped_recipe(cell)
+    model = build_model(recipe["model"], ImageData(**recipe["data"]))
+    assert isinstance(model, UNet2DModel)
+    return model
+
+
+def training_set(folder: Path | None) -> Dataset:
+    if folder is None:
+        return open_source("digits", split="train[:4500]")
+    return open_source(str(folder), split="train")
+
+
+def about_data(folder: Path | None) -> str:
+    """How many digits there are for training and for the test."""
+    if folder is None:
+        return "4,500 embedded digits for training, 500 for the test"
+    train, test = (read_metadata(folder / f"{split}.parquet").num_rows for split in ("train", "test"))
+    return f"{train:,} digits for training, {test:,} for the test"
+
+
+def digits(folder: Path | None, split: str, count: int | None = None) -> Tensor:
+    """Real digits of the split train or test, (N, 1, 28, 28) in [-1, 1], shuffled."""
+    if folder is None:
+        data = ImageData("digits", split="train[:4500]" if split == "train" else "train[4500:]")
+    else:
+        data = ImageData(str(folder), split=split)
+    return next(data.batches(batch_size=count or data.num_images or 1, seed=0)).x_0
+
+
+def reference(folder: Path | None) -> DigitStatistics:
+    return digit_statistics(digits(folder, "test"))
+
+
+def sample(trained: Trained, cell: Cell) -> Tensor:
+    """uint8 (N, 1, 28, 28), each image fixed by its index."""
+    pipeline = HFDDPMPipeline(trained.model, trained.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    images = sample_images(
+        pipeline,
+        range(cell.num_samples),
+        seed=0,
+        batch_size=SAMPLING_BATCH,
+        num_inference_steps=cell.sampling_steps,
+        eta=0.0,
+    )
+    border = (images[0].width - 28) // 2
+    pixels = torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None]
+    return pixels[:, :, border : border + 28, border : border + 28]
+
+
+def to_pil(images: Tensor) -> list[Any]:
+    return HFDDPMPipeline.numpy_to_pil(images.permute(0, 2, 3, 1).numpy() / 255)
+
+
+def _portable(recipe: Recipe | None) -> Recipe | None:
+    """The recipe without where the data lies."""
+    return None if recipe is None else {**recipe, "data": {**recipe["data"], "source": "the training digits"}}
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Cell, Path]:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--arm", choices=ARMS, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--num_samples", type=int, default=1000)
+    parser.add_argument("--sampling_steps", type=int, default=50)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"))
+    given = vars(parser.parse_args(argv))
+    out = given.pop("out")
+    return Cell(**given), out
+
+
+if __name__ == "__main__":
+    run_cell(*parse())

@@ -1,0 +1,49 @@
+"""Run the benchmarks and write their tables.
+
+    make bench DATA=<folder with train.parquet and test.parquet of MNIST>
+    python -m benchmarks.run --only scheduler_speed startup
+
+Results are JSON files under benchmarks/results; benchmarks/README.md is rendered from whichever are there.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from benchmarks import scheduler_speed, startup, throughput, time_to_quality
+from benchmarks.options import Options, parse
+from benchmarks.report import machine, section, write_json
+
+BENCHMARKS = {
+    "scheduler_speed": scheduler_speed,
+    "startup": startup,
+    "throughput": throughput,
+    "time_to_quality": time_to_quality,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options, names = parse(sys.argv[1:] if argv is None else argv, list(BENCHMARKS))
+    for name in names:
+        print(f"--- {name}", flush=True)
+        about = {"machine": machine(), "command": options.command, "quick": options.quick}
+        result = about | BENCHMARKS[name].measure(options)
+        write_json(options.out / "results" / f"{name}.json", result)
+        print(BENCHMARKS[name].render(result), flush=True)
+        write_page(options)
+    print(f"wrote {options.out / 'README.md'}")
+
+
+def write_page(options: Options) -> None:
+    """README.md of all results that are there."""
+    parts = ["# Benchmarks", "Rendered by `python -m benchmarks.run` from `results/*.json`; do not edit by hand.\n"]
+    for name, benchmark in reversed(BENCHMARKS.items()):
+        path = options.out / "results" / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text())
+            parts.append(section(benchmark.TITLE, benchmark.ABOUT, result, benchmark.render(result)))
+    (options.out / "README.md").write_text("\n\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""The benchmarks run, resume and render. Budgets are tiny: the figures mean nothing here."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import quality_cell, throughput, time_to_quality
+from benchmarks.diffusers_example import DiffusersExample, to_tensor
+from benchmarks.options import Options, parse
+from benchmarks.ours import recipe_with
+from benchmarks.quality_cell import Cell, plan_steps, run_cell, train_for
+from benchmarks.report import section, table, verdict
+from benchmarks.run import BENCHMARKS, main
+from benchmarks.timing import Rounds
+from hf_ddpm import unet_preset
+from hf_ddpm.data.sources import open_source
+
+QUICK = Options(seconds=0.5, seeds=(0,), quick=True)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder with the results of every benchmark, the cells of time_to_quality trained in this process."""
+    out = tmp_path_factory.mktemp("benchmarks")
+    cells = [("ours", None), ("diffusers", None), *(("diffusers-tuned", lr) for lr in time_to_quality.TUNED_LRS[:2])]
+    for arm, lr in cells:
+        run_cell(time_to_quality.cell_of(QUICK, arm, 0, lr), out)
+    main(["--quick", "--seconds", "0.5", "--seeds", "0", "--out", str(out)])
+    return out
+
+
+def test_every_benchmark_leaves_a_result_that_says_where_it_was_taken(results):
+    for name in BENCHMARKS:
+        result = json.loads((results / "results" / f"{name}.json").read_text())
+        assert result["command"] == "python -m benchmarks.run --quick --seconds 0.5 --seeds 0 --out <out>"
+        assert result["machine"]["torch"] == torch.__version__
+        assert result["machine"]["cores"] >= 1
+
+
+def test_page_holds_every_table_and_no_path(results):
+    page = (results / "README.md").read_text()
+    assert all(f"## {benchmark.TITLE}" in page for benchmark in BENCHMARKS.values())
+    assert page.count("these figures mean nothing") == len(BENCHMARKS)
+    assert str(results) not in page
+
+
+def test_cells_keep_their_grid_and_their_settings(results):
+    cells = sorted((results / "results" / "time_to_quality").glob("*.json"))
+    assert len(cells) == 4  # all from the fixture: main trained none of them again
+    for path in cells:
+        assert Image.open(path.with_suffix(".png")).size == (8 * 28, 8 * 28)
+        cell = json.loads(path.read_text())
+        assert cell["num_samples"] == 64
+        assert cell["steps"] <= cell["planned_steps"]
+        assert str(Path.cwd()) not in path.read_text()
+
+
+def test_finished_cell_counts_only_for_its_own_settings(results):
+    cell = time_to_quality.cell_of(QUICK, "ours", 0)
+    assert cell.done(results)["arm"] == "ours"
+    assert replace(cell, seconds=9.0).done(results) is None
+    assert replace(cell, seed=1).done(results) is None
+
+
+def test_best_learning_rate_stands_for_the_tuned_arm():
+    def cell(arm, lr, distance):
+        shared = {"seed": 0, "share": 0.5, "steps": 10, "batch_size": 16, "weights": 5, "last_loss": 0.1}
+        return {"arm": arm, "lr": lr, "distance": distance, **shared}
+
+    result = {
+        "seconds": 300.0,
+        "num_samples": 1000,
+        "data": "digits",
+        "best_lr": 1e-3,
+        "real": {"distance": 5.0, "share": 0.96},
+        "cells": [
+            cell("ours", None, 20.0),
+            cell("diffusers", None, 100.0),
+            cell("diffusers-tuned", 3e-4, 60.0),
+            cell("diffusers-tuned", 1e-3, 40.0),
+        ],
+    }
+    assert [c["lr"] for c in time_to_quality.chosen(result)["diffusers-tuned"]] == [1e-3]
+    text = time_to_quality.render(result)
+    assert "| 4 | at most 8: reached |" in text
+    assert "| 0.2 | at most 0.25: reached |" in text
+    assert "| 0.5 | at most 0.6: reached |" in text
+    assert "| 0.5 | at least 0.7: missed |" in text
+
+
+def test_training_stops_at_the_plan_and_at_the_clock():
+    now = iter(range(100))
+    assert train_for(lambda: next(now), total_steps=7, seconds=60)[0] == list(range(7))
+    losses, seconds = train_for(lambda: time.sleep(0.005), total_steps=10**9, seconds=0.05)
+    assert 0.05 <= seconds < 1
+    assert 1 < len(losses) <= 10
+
+
+def test_plan_fits_the_budget():
+    assert 7 <= plan_steps(lambda: time.sleep(0.01), seconds=0.1) <= 10
+
+
+def test_speedup_is_the_ratio_of_the_times():
+    times = Rounds({"fast": lambda: time.sleep(0.002), "slow": lambda: time.sleep(0.01)}, rounds=3)
+    assert times.median("fast") < times.median("slow")
+    assert 2 < times.speedup("fast", over="slow") < 6
+    assert all(len(seconds) == 3 for seconds in times.seconds.values())
+
+
+def test_example_transform_is_the_training_grid():
+    digits = open_source("digits")
+    x = to_tensor(digits[0]["image"], channels=1, size=28, pad=False)
+    assert x.shape == (1, 28, 28)
+    assert x.min() == -1 and x.max() <= 1
+    padded = to_tensor(digits[0]["image"], channels=1, size=32, pad=True)
+    assert torch.equal(padded[:, 2:30, 2:30], x)
+    assert (padded.sum() - x.sum()).item() == pytest.approx(-(32 * 32 - 28 * 28))  # a black border
+
+
+def test_example_learns_and_averages():
+    torch.manual_seed(0)
+    example = DiffusersExample(unet_preset("tiny"), open_source("digits"), total_steps=600, lr=5e-2)  # 8x8 pixels
+    losses = [example.step() for _ in range(50)]
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    weights = [w.clone() for w in example.accelerator.unwrap_model(example.model).parameters()]
+    averaged = list(example.averaged_model().parameters())
+    assert not torch.equal(weights[0], averaged[0])
+
+
+def test_default_unet_is_the_one_of_the_example():
+    with torch.device("meta"):
+        model = quality_cell.UNet2DModel(**quality_cell.DEFAULT_UNET)
+    assert sum(p.numel() for p in model.parameters()) == 113_668_609
+
+
+def test_networks_of_the_throughput_benchmark_can_be_built():
+    for overrides in throughput.NETWORKS.values():
+        recipe = recipe_with("mnist", overrides)
+        with torch.device("meta"):
+            unet_preset(
+                **{"name": recipe["model"]["preset"]} | {k: v for k, v in recipe["model"].items() if k != "preset"}
+            )
+
+
+def test_nothing_heavy_is_imported_before_it_is_used(results):
+    imported = json.loads((results / "results" / "startup.json").read_text())["imported"]
+    assert set(imported["hf_ddpm"]) <= set(imported["diffusers"])
+
+
+def test_tables_and_verdicts():
+    assert (
+        table(["a", "b"], [["x", 0.12345], ["y", 1234.5]]) == "| a | b |\n| --- | ---: |\n| x | 0.123 |\n| y | 1,234 |"
+    )
+    assert verdict(5.0, 4) == "at least 4: reached"
+    assert verdict(5.0, 4, at_most=True) == "at most 4: missed"
+
+
+def test_data_without_its_files_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--data", str(tmp_path)], list(BENCHMARKS))
+    assert "must be a folder with train.parquet and test.parquet" in capsys.readouterr().err
+
+
+def test_section_names_machine_and_command():
+    machine = {"date": "d", "cpu": "c", "cores": 2, "gpu": None, "threads": 2, "load_before": 0.1}
+    result = {"machine": {**machine, "python": "3", "torch": "2", "diffusers": "0"}, "command": "run", "quick": False}
+    assert "2 cores of c" in section("T", "about", result, "body")
+
+
+def test_cell_names_are_distinct():
+    cells = [Cell("diffusers-tuned", seed, 300.0, lr) for seed in (0, 1) for lr in time_to_quality.TUNED_LRS]
+    assert len({cell.name for cell in cells}) == 8

@@ -1,0 +1,146 @@
+"""The card says what training measured, all of it and nothing else."""
+
+import json
+import re
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hf_ddpm.model_card import render_card
+
+FACTS = {
+    "name": "three-tens",
+    "recipe": {
+        "data": {"source": "digits", "image_size": 28, "channels": 1},
+        "model": {"preset": "mnist"},
+        "scheduler": {"beta_schedule": "cosine", "prediction_type": "v_prediction", "num_train_timesteps": 1000},
+        "objective": {},
+        "optimization": {"lr": 2e-3, "betas": (0.9, 0.99)},
+        "training": {"total_steps": 2400, "batch_size": 32, "seed": 7},
+    },
+    "data": "5,000 images of 'digits', as 1x28x28.",
+    "num_images": 5000,
+    "weights": 686769,
+    "steps": 2400,
+    "images_seen": 76800,
+    "seconds": 3701.4,
+    "last_loss": 0.03412,
+    "device": "2 CPU cores (x86_64)",
+    "processes": 3,
+    "mixed_precision": "bf16",
+    "date": "2026-11-21",
+    "torch": "2.13.0",
+    "sampling": {"num_inference_steps": 50, "eta": 0.25},
+    "metrics": [{"name": "feature distance", "value": 48.7, "how": "1,000 samples"}],
+    "stock": True,
+}
+
+
+def changed(dotted, value):
+    facts = json.loads(json.dumps(FACTS))
+    *path, last = dotted.split(".")
+    inner = facts
+    for key in path:
+        inner = inner[key]
+    inner[last] = value
+    return facts
+
+
+@pytest.mark.parametrize("facts", [{}, FACTS], ids=["no facts", "all facts"])
+def test_the_hub_reads_the_header(facts):
+    data = ModelCard(render_card(facts)).data
+    assert data.library_name == "diffusers"
+    assert data.license == "apache-2.0"
+    assert data.pipeline_tag == "unconditional-image-generation"
+    assert {"ddpm", "hf_ddpm"} <= set(data.tags)
+
+
+def test_the_header_names_the_data_set_only_when_it_is_known():
+    assert ModelCard(render_card(FACTS)).data.datasets == ["ylecun/mnist"]
+    assert ModelCard(render_card(changed("recipe.data.source", "my/photos"))).data.datasets is None
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "shown"),
+    [
+        ("name", "moons", "# moons"),
+        ("data", "twelve moons", "twelve moons"),
+        ("num_images", 12, " 12 images"),
+        ("weights", 1234567, "1,234,567 parameters"),
+        ("steps", 31415, "31,415 of 32 images"),
+        ("images_seen", 271828, "271,828"),
+        ("seconds", 62, "0 h 01 min 02 s"),
+        ("last_loss", 0.5, "0.50000"),
+        ("device", "an abacus", "an abacus"),
+        ("processes", 17, "17 process(es)"),
+        ("mixed_precision", "fp16", "fp16"),
+        ("date", "1999-12-31", "1999-12-31"),
+        ("torch", "9.9", "9.9"),
+        ("sampling.num_inference_steps", 33, "num_inference_steps=33"),
+        ("sampling.eta", 0.75, "eta=0.75"),
+        ("sampling.eta", None, "Algorithm 2 of DDPM |"),
+        ("recipe.training.seed", 4242, "| seed | 4242 |"),
+        ("recipe.training.batch_size", 99, "of 99 images"),
+        ("recipe.scheduler.num_train_timesteps", 250, "T = 250"),
+        ("recipe.model.preset", "ddpm-256", "| network | ddpm-256,"),
+        ("metrics", [{"name": "FID", "value": 3.17}], "| FID | 3.17 |"),
+        ("recipe.data.label_column", "label", "class_labels=0"),
+    ],
+)
+def test_the_card_follows_every_fact(fact, value, shown):
+    before, after = render_card(FACTS), render_card(changed(fact, value))
+    assert shown not in before
+    assert shown in after
+
+
+@pytest.mark.parametrize(
+    "fact",
+    ["num_images", "weights", "steps", "images_seen", "seconds", "last_loss", "device", "mixed_precision", "torch"],
+)
+def test_a_missing_fact_is_named_as_not_measured(fact):
+    for facts in (changed(fact, None), {k: v for k, v in FACTS.items() if k != fact}):
+        card = render_card(facts)
+        assert card.count("not measured") == render_card(FACTS).count("not measured") + 1
+        assert "None" not in card
+
+
+def test_without_any_fact_the_card_has_no_number_to_show():
+    training = render_card({}).split("## How it was trained")[1].split("## How to open it")[0]
+    assert re.findall(r"\d+", training.replace("Algorithm 2", "")) == []
+    assert "Nothing was measured" in training
+
+
+def test_metrics_that_were_not_measured_are_a_sentence_not_an_empty_table():
+    card = render_card(changed("metrics", []))
+    assert "Nothing was measured" in card
+    assert "| metric |" not in card
+    assert "Nothing was measured" not in render_card(FACTS)
+
+
+def test_the_stock_door_is_shown_only_where_it_draws_the_same_images():
+    stock, ours = render_card(FACTS), render_card(changed("stock", False))
+    unknown = render_card({k: v for k, v in FACTS.items() if k != "stock"})
+    assert "from diffusers import DDPMPipeline" in stock
+    assert "from diffusers import DDPMPipeline" not in ours + unknown
+    assert "wrong images" in ours
+    assert "wrong images" not in stock + unknown
+    for card in (stock, ours, unknown):
+        assert "from hf_ddpm import HFDDPMPipeline" in card
+        assert "trust_remote_code=True" in card
+
+
+def test_the_recipe_in_the_card_is_the_recipe():
+    block = re.search(r"## The recipe\n\n```yaml\n(.*?)```", render_card(FACTS), re.S)[1]
+    written = {name: values for name, values in json.loads(json.dumps(FACTS["recipe"])).items() if values}
+    assert yaml.safe_load(block) == written
+
+
+def test_its_python_is_python():
+    for code in re.findall(r"```python\n(.*?)```", render_card(FACTS), re.S):
+        compile(code, "card", "exec")
+
+
+def test_a_bar_in_a_fact_does_not_break_the_table():
+    row = next(line for line in render_card(changed("device", "a|b")).splitlines() if line.startswith("| device"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
