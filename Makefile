@@ -18,11 +18,8 @@ DESCRIPTION := setup.cfg pyproject.toml constraints.txt
 
 .PHONY: train test test-slow bench style clean
 
-# Left alone, accelerate gives a process one CPU thread; here it gets the machine's cores.
 train: $(VENV)/.train
-	@$(BIN)/accelerate launch -q $(LAUNCH) \
-		--num_cpu_threads_per_process "$${OMP_NUM_THREADS:-$$($(PY) -c 'import psutil; print(psutil.cpu_count(logical=False) or 1)')}" \
-		training/train.py $(ARGS)
+	@$(BIN)/accelerate launch -q $(LAUNCH) training/train.py $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -55,7 +55,7 @@ class RunFolder:
             return Path(resume)
         states = self.saved_states()
         if not states:
-            raise UserError(f"--resume latest: {self.states} holds no state; leave --resume out to start a run")
+            raise UserError(f"--resume latest: {self.states} holds no state; start anew in another --output_dir")
         return states[-1]
 
     def saved_states(self) -> list[Path]:

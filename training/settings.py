@@ -31,6 +31,7 @@ class Training:
         mixed_precision: computation of the network; null takes the launcher's choice. The schedule stays in float32.
         compile: `torch.compile` the network; it costs minutes once.
         channels_last: memory layout that suits convolutions on a GPU.
+        cpu_threads: threads of one process on a CPU; null shares the machine's cores between its processes.
         log_every: steps between two lines of the log.
         tracker: where scalars go beside log.jsonl; auto is tensorboard if it is installed.
     """
@@ -43,11 +44,12 @@ class Training:
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     compile: bool = False
     channels_last: bool = False
+    cpu_threads: int | None = None
     log_every: int = 50
     tracker: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = "auto"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "total_steps", "batch_size", "gradient_accumulation_steps", "log_every")
+        _require_positive(self, "total_steps", "batch_size", "gradient_accumulation_steps", "cpu_threads", "log_every")
 
     def local_batch_size(self, num_processes: int) -> int:
         """Images of one process in one accumulation step."""

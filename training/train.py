@@ -10,13 +10,15 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import (
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
     except KeyboardInterrupt:
-        sys.exit("stopped; continue from the last saved state with --resume latest")
+        sys.exit("stopped")
 
 
 def train(recipe: Recipe, resume: str | None = None) -> Path:
@@ -92,7 +94,8 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
         device=run.accelerator.device,
     )
     total, on_main = run.training.total_steps, run.accelerator.is_main_process
-    with contextlib.closing(batches), tqdm(total=total, initial=run.step, disable=not on_main) as progress:
+    bar = tqdm(total=total, initial=run.step, disable=not on_main)
+    with _stopped_by_hand(run), contextlib.closing(batches), bar as progress:
         while run.step < total:
             started = time.perf_counter()
             run.losses.append(optimizer_step(run, next(batches)))
@@ -160,6 +163,9 @@ def prepare(recipe: Recipe, resume: str | None) -> Run:
 
     accelerator = make_accelerator(training, folder)
     training.local_batch_size(accelerator.num_processes)
+    if accelerator.device.type == "cpu":  # `accelerate launch` would leave a process one thread
+        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        torch.set_num_threads(training.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if accelerator.is_main_process and state is None:
         folder.create(recipe)
     if training.channels_last:
@@ -225,9 +231,8 @@ def introduce(run: Run, state: Path | None) -> None:
     say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
     if run.accelerator.log_with:
         flat = {f"{b}.{k}": str(v) for b, block in run.recipe.items() for k, v in block.items()}
-        run.accelerator.init_trackers(
-            "tensorboard" if "tensorboard" in run.accelerator.log_with else "hf_ddpm", config=flat
-        )
+        in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # whose folder bears the project's name
+        run.accelerator.init_trackers("tensorboard" if in_tensorboard else "hf_ddpm", config=flat)
     elif run.training.tracker == "auto":
         say("curves: log.jsonl only; pip install 'hf_ddpm[train]' adds tensorboard")
 
@@ -328,7 +333,7 @@ def finish(run: Run) -> Path:
     run.accelerator.print(
         f"\nsamples:    {run.folder.samples / 'final.png'}\n"
         f"checkpoint: {checkpoint}\n"
-        f"next:       hf-ddpm sample {checkpoint} -n 64 --steps 50 --out grid.png\n"
+        f"next:       {_console_script()} sample {checkpoint} -n 64 --steps 50 --out grid.png\n"
         f"or:         HFDDPMPipeline.from_pretrained({str(checkpoint)!r})"
     )
     run.accelerator.end_training()
@@ -368,6 +373,22 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def _console_script() -> str:
+    """How to call `hf-ddpm` from here: by its name, or by its path in an environment that is not active."""
+    return "hf-ddpm" if shutil.which("hf-ddpm") else str(Path(sys.executable).with_name("hf-ddpm"))
+
+
+@contextlib.contextmanager
+def _stopped_by_hand(run: Run) -> Iterator[None]:
+    """After Ctrl-C, say where the run stands and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        states = run.folder.saved_states()
+        on = f"continue after {states[-1].name} with --resume latest" if states else "no state was saved yet"
+        sys.exit(f"stopped at step {run.step}: {on}")
 
 
 def _due(run: Run, every: int | None) -> bool:

@@ -15,7 +15,8 @@ from hf_ddpm.pipelines.doors import relative_imports
 DRAW = """
 import numpy as np, torch
 pipe.set_progress_bar_config(disable=True)
-images = pipe(batch_size=2, num_inference_steps={steps}, generator=torch.Generator().manual_seed(5), output_type="np").images
+generator = torch.Generator().manual_seed(5)
+images = pipe(batch_size=2, num_inference_steps={steps}, generator=generator, output_type="np").images
 np.save({out!r}, images)
 """
 DOORS = {

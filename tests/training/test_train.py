@@ -24,7 +24,7 @@ from hf_ddpm.training.train import facts, main, train
 SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
 TINY += ["--num_images", "4", "--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "null"]
-TINY += ["--tracker", "none", "--max_images", "64"]
+TINY += ["--tracker", "none", "--max_images", "64", "--cpu_threads", "1"]
 
 
 @pytest.fixture(autouse=True)
