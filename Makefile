@@ -1,7 +1,7 @@
 # make train        train on the embedded digits; ARGS="--recipe cifar10 --total_steps 1000" are train.py's options
 # make test         lint, types and tests;        ARGS="tests/schedulers -x" are pytest's options
 # make test-slow    the tests that take minutes
-# make bench        the tables of benchmarks/;    DATA=<folder or file of MNIST parquet> is what they train on
+# make bench        the tables of benchmarks/;    DATA=<folder with train.parquet and test.parquet> is what they train on
 # make style        counts of the habits in CONTRIBUTING.md
 # make clean        remove what builds and checks leave behind (not runs/, not the virtual environment)
 

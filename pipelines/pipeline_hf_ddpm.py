@@ -99,7 +99,7 @@ class HFDDPMPipeline(DiffusionPipeline):
             for i, t in enumerate(self.scheduler.timesteps):
                 x_in = self.scheduler.scale_model_input(x_t, t)
                 output = self.unet(x_in, device_timesteps[i], class_labels=labels).sample
-                x_t = self.scheduler.step(self._prediction(output, x_t), t, x_t, **step_kwargs).prev_sample
+                x_t = self.scheduler.step(self._prediction(output, x_t), t, x_t, return_dict=False, **step_kwargs)[0]
                 if callback_on_step_end is not None:
                     x_t = (callback_on_step_end(self, i, t, {"latents": x_t}) or {}).get("latents", x_t)
                 bar.update()

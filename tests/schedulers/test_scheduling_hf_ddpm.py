@@ -408,8 +408,21 @@ def test_bad_calls_are_one_sentence(call, sentence):
 def test_a_timestep_outside_the_list_is_refused():
     scheduler = HFDDPMScheduler()
     scheduler.set_timesteps(10)
-    with pytest.raises(ValueError, match="timestep 5 is not one of the 10"):
-        scheduler.step(images(), 5, images())
+    for timestep in (5, torch.tensor(5)):
+        with pytest.raises(ValueError, match="timestep 5 is not one of the 10"):
+            scheduler.step(images(), timestep, images())
+    assert scheduler.step(images(), torch.tensor([5] * 4), images()).prev_sample.isnan().all()
+
+
+def test_another_list_is_another_step():
+    """Tables are kept while the list stays the same, and only then."""
+    scheduler, x, out = HFDDPMScheduler(), images(), images(seed=1)
+    moved = []
+    for num_steps in (10, 50, 10):
+        scheduler.set_timesteps(num_steps)
+        moved.append(scheduler.step(out, 500, x, eta=0.0).prev_sample)
+    assert torch.equal(moved[0], moved[2])
+    assert not torch.allclose(moved[0], moved[1], atol=1e-3)
 
 
 def test_learned_variance_needs_the_second_half():

@@ -29,12 +29,12 @@ class CoefficientTables:
         """The float64 table, (T, columns)."""
         return self._tables[name]
 
-    def add(self, name: Hashable, columns: Sequence[Tensor], steps: Sequence[int] | None = None) -> None:
+    def add(self, name: Hashable, columns: Sequence[Tensor], steps: Tensor | None = None) -> None:
         """Add a table of `columns`, each (T,) or, with `steps`, their values at those; the other rows are NaN."""
         values = torch.stack(list(columns), dim=1)
         if steps is not None:
             table = torch.full((self.num_steps, values.shape[1]), torch.nan, dtype=torch.float64)
-            table[list(steps)] = values
+            table[steps] = values
             values = table
         self._tables[name] = values
 
@@ -58,9 +58,12 @@ class CoefficientTables:
         if isinstance(timesteps, Tensor) and (timesteps.ndim > 0 or timesteps.device.type != "cpu"):
             picked = self._select(self._copy(name, like.device, dtype), timesteps, len(like))
             return picked.view(len(picked), -1, *ones).unbind(1)
-        cell = (name, int(timesteps), like.device, dtype, like.ndim)
+        timestep = int(timesteps)
+        cell = (name, timestep, like.device, dtype, like.ndim)
         if cell not in self._visited:  # a sampler comes back to the same t with every batch
-            row = self._copy(name, like.device, dtype)[self._checked(timesteps)]
+            if timestep != timesteps or not 0 <= timestep < self.num_steps:
+                raise ValueError(f"timestep {timesteps} must be a whole number within 0..{self.num_steps - 1}")
+            row = self._copy(name, like.device, dtype)[timestep]
             self._visited[cell] = row.view(1, -1, *ones).unbind(1)
         return self._visited[cell]
 
@@ -85,8 +88,3 @@ class CoefficientTables:
             return table.index_select(0, timesteps.reshape(-1).to(table.device))
         except IndexError as error:
             raise ValueError(f"timesteps {timesteps.tolist()} must lie within 0..{self.num_steps - 1}") from error
-
-    def _checked(self, timestep: int | Tensor) -> int:
-        if int(timestep) != timestep or not 0 <= timestep < self.num_steps:
-            raise ValueError(f"timestep {timestep} must be a whole number within 0..{self.num_steps - 1}")
-        return int(timestep)

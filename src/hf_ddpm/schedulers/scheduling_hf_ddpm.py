@@ -106,6 +106,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self.num_inference_steps: int | None = None
         self._tables = self._chain_tables()
         self._step_tables: list[tuple[str, float | None]] = []
+        self._previous: dict[int, int] = {}  # of each timestep in the list, the one that `step` goes to
         self._use_timesteps(list(range(num_train_timesteps - 1, -1, -1)), None)
 
     # --- forward process q ---------------------------------------------------------------------------------------
@@ -313,8 +314,10 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         return tables
 
     def _use_timesteps(self, steps: list[int], device: str | torch.device | None) -> None:
-        self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
         self.timesteps = torch.tensor(steps, device=device)
+        if steps == list(self._previous):  # the next batch of the same sampler keeps its tables
+            return
+        self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
         self._tables.forget(self._step_tables)
         self._step_tables.clear()
 
@@ -322,7 +325,8 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
 
     def _step_coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
         """The coefficients of one step, each (B or 1, 1, 1, 1); their table is made when an eta is first seen."""
-        if not isinstance(timestep, Tensor) and timestep not in self._previous:
+        # (a timestep on a GPU is not looked at: rows that are not in the list are NaN)
+        if _on_host(timestep) and (timestep != int(timestep) or int(timestep) not in self._previous):
             raise ValueError(f"timestep {timestep} is not one of the {len(self._previous)} that set_timesteps chose")
         name = ("step", eta)
         if name not in self._tables:
@@ -333,7 +337,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         """Columns of `StepCoefficients` for each timestep of the current list."""
         if eta is not None and not 0 <= eta <= 1:
             raise ValueError(f"eta={eta} must lie in [0, 1], or be None for Algorithm 2 with the variance_type")
-        steps = list(self._previous)
+        steps = torch.tensor(list(self._previous))
         abar = self.alphas_cumprod[steps]
         abar_prev = torch.cat([abar[1:], torch.ones(1, dtype=torch.float64)])
         from_x_0, from_x_t = mean_coefficients(abar, abar_prev, 1.0 if eta is None else eta)
@@ -387,8 +391,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         """Whether this step draws noise: the same calls of the generator as DDPMScheduler's and DDIMScheduler's."""
         if eta is not None:
             return eta > 0
-        on_host = not isinstance(timestep, Tensor) or (timestep.ndim == 0 and timestep.device.type == "cpu")
-        return not (on_host and timestep == 0)
+        return not (_on_host(timestep) and int(timestep) == 0)
 
     def _std(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor:
         """The standard deviation of the noise; a network's variance output counts where the table holds bounds."""
@@ -399,3 +402,8 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             share = (log_variance + 1) / 2
             log_variance = share * c.max_log_variance + (1 - share) * c.min_log_variance
         return c.std * torch.exp(0.5 * log_variance)
+
+
+def _on_host(timestep: int | Tensor) -> bool:
+    """Whether a timestep is one number that can be looked at without waiting for a device."""
+    return not isinstance(timestep, Tensor) or (timestep.ndim == 0 and timestep.device.type == "cpu")
