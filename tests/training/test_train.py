@@ -19,7 +19,8 @@ from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.checkpoint import load_pipeline
 from hf_ddpm.errors import UserError
 from hf_ddpm.training.recipe import check_recipe, parse_command_line, read_recipe
-from hf_ddpm.training.train import facts, main, train
+from hf_ddpm.training.saving import facts
+from hf_ddpm.training.train import main, train
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]

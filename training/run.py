@@ -1,0 +1,153 @@
+"""A training run and how it is built from a recipe."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, is_tensorboard_available
+from torch import Tensor, nn
+
+from hf_ddpm import HFDDPMScheduler, unet_preset
+from hf_ddpm.data import ImageData
+from hf_ddpm.errors import UserError
+from hf_ddpm.objectives import SimpleObjective
+from hf_ddpm.training.ema import EMA
+from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.run_folder import RunFolder
+from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
+
+
+@dataclass
+class Run:
+    """Everything that one training run is made of."""
+
+    recipe: Recipe
+    training: Training
+    optimization: Optimization
+    sampling: Sampling
+    checkpoints: Checkpoints
+    folder: RunFolder
+    accelerator: Accelerator
+    data: ImageData
+    objective: SimpleObjective
+    model: nn.Module
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # optimizer steps done
+    seconds: float = 0.0  # time spent on them, without sampling and saving
+    losses: list[Tensor] = field(default_factory=list)  # since the last line of the log
+
+
+def open_folder(recipe: Recipe, resume: str | None) -> Path | None:
+    """The state to resume from, or None after making sure that the run's folder is free.
+
+    Raises:
+        UserError: a folder that holds another run, no such state, or a recipe that the resumed run did not begin with.
+    """
+    folder = RunFolder(Training(**recipe["training"]).output_dir)
+    if resume is not None:
+        state = folder.find_state(resume)
+        folder.check_same_recipe(recipe)
+        return state
+    if os.environ.get("RANK", "0") == "0":
+        folder.check_new()
+    return None
+
+
+def build_run(recipe: Recipe) -> Run:
+    """Every part of a run, cheapest first, so that a mistake shows before data are read. Nothing is written."""
+    training, sampling = Training(**recipe["training"]), Sampling(**recipe["sampling"])
+    optimization, checkpoints = Optimization(**recipe["optimization"]), Checkpoints(**recipe["checkpoints"])
+    folder = RunFolder(training.output_dir)
+    scheduler = _built("scheduler", HFDDPMScheduler, **recipe["scheduler"])
+    objective = _built("objective", SimpleObjective, scheduler, **recipe["objective"])
+    if sampling.num_inference_steps > len(scheduler):
+        raise UserError(
+            f"sampling.num_inference_steps={sampling.num_inference_steps} must be at most T={len(scheduler)}"
+        )
+    data = ImageData(**recipe["data"])
+    torch.manual_seed(training.seed)
+    model = build_model(recipe["model"], data)
+    ema = _built("ema", EMA, model, **recipe["ema"])
+    accelerator = make_accelerator(training, folder)
+    ema.model.to(accelerator.device)
+    if training.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if training.compile:
+        model.compile()
+    model, optimizer = accelerator.prepare(model, optimization.build(model))
+    return Run(
+        recipe=recipe,
+        training=training,
+        optimization=optimization,
+        sampling=sampling,
+        checkpoints=checkpoints,
+        folder=folder,
+        accelerator=accelerator,
+        data=data,
+        objective=objective,
+        model=model,
+        ema=ema,
+        optimizer=optimizer,
+    )
+
+
+def build_model(block: dict[str, Any], data: ImageData) -> nn.Module:
+    """The recipe's preset; image size, channels and classes come from the data unless the recipe says otherwise."""
+    keywords: dict[str, Any] = {"sample_size": data.image_size, "in_channels": data.channels}
+    if data.num_classes is not None:
+        keywords["num_class_embeds"] = data.num_classes
+    return _built("model", unet_preset, block["preset"], **keywords | {k: v for k, v in block.items() if k != "preset"})
+
+
+def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
+    """The engine: processes, precision, accumulation and the tracker that the settings ask for."""
+    tracker = training.tracker
+    if tracker == "auto":
+        tracker = "tensorboard" if is_tensorboard_available() else "none"
+    try:
+        accelerator = Accelerator(
+            mixed_precision=training.mixed_precision,
+            gradient_accumulation_steps=training.gradient_accumulation_steps,
+            log_with=None if tracker == "none" else tracker,
+            project_config=ProjectConfiguration(project_dir=str(folder.path), logging_dir=str(folder.path)),
+            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+        )
+    except (ImportError, ValueError) as error:
+        raise UserError(f"training: {' '.join(str(error).split())}") from error
+    training.local_batch_size(accelerator.num_processes)
+    if accelerator.device.type == "cpu":  # `accelerate launch` would leave a process one thread
+        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+        torch.set_num_threads(training.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return accelerator
+
+
+def introduce(run: Run, state: Path | None) -> None:
+    """Say once what is trained on what, and where it goes."""
+    weights = sum(p.numel() for p in run.ema.model.parameters())
+    say = run.accelerator.print
+    say(f"data: {run.data.description}")
+    say(
+        f"model: {run.recipe['model']['preset']}, {weights:,} weights, on {run.accelerator.num_processes} process(es), "
+        f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
+    )
+    say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
+    if run.accelerator.log_with:
+        flat = {f"{b}.{k}": str(v) for b, block in run.recipe.items() for k, v in block.items()}
+        in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # whose folder bears the project's name
+        run.accelerator.init_trackers("tensorboard" if in_tensorboard else "hf_ddpm", config=flat)
+    elif run.training.tracker == "auto":
+        say("curves: log.jsonl only; pip install 'hf_ddpm[train]' adds tensorboard")
+
+
+def _built(block: str, constructor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a constructor with a recipe's keywords; what it refuses becomes the user's sentence."""
+    try:
+        return constructor(*args, **kwargs)
+    except ValueError as error:
+        raise UserError(f"{block}: {error}") from error

@@ -1,0 +1,141 @@
+"""What a run leaves on disk: sample grids, states to resume from, and the finished checkpoint with its card."""
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from diffusers.models.unets.unet_2d import UNet2DModel
+from PIL import Image
+from safetensors import SafetensorError
+
+from hf_ddpm import HFDDPMPipeline
+from hf_ddpm.checkpoint import new_folder, save_checkpoint, unfinished, writing
+from hf_ddpm.errors import UserError
+from hf_ddpm.pipelines.doors import stock_samples_the_same
+from hf_ddpm.sampling import image_grid, sample_images
+from hf_ddpm.training.run import Run
+
+
+def sample(run: Run) -> list[Image.Image]:
+    """The grid's images from the averaged weights, each process drawing its share."""
+    pipeline = HFDDPMPipeline(run.ema.model, run.objective.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    settings = run.sampling
+    with run.accelerator.split_between_processes(list(range(settings.num_images))) as mine:
+        images = sample_images(
+            pipeline, mine, seed=run.training.seed, num_inference_steps=settings.num_inference_steps, eta=settings.eta
+        )
+    return gather_object(images)
+
+
+def save_samples(run: Run, name: str) -> None:
+    """Write a grid into the run's folder."""
+    images = sample(run)
+    if run.accelerator.is_main_process:
+        with writing(run.folder.samples):
+            image_grid(images).save(run.folder.samples / name)
+
+
+def save_state(run: Run) -> None:
+    """Everything a resumed run needs, in a folder that appears when it is complete."""
+    final = run.folder.states / f"step_{run.step:08d}"
+    on_main = run.accelerator.is_main_process
+    with writing(final), contextlib.ExitStack() as stack:
+        if on_main:
+            stack.enter_context(new_folder(final))
+        run.accelerator.wait_for_everyone()
+        run.accelerator.save_state(str(unfinished(final)))
+        if on_main:
+            run.ema.model.save_pretrained(unfinished(final) / "ema")
+            counters = {"step": run.step, "seconds": run.seconds}
+            (unfinished(final) / "counters.json").write_text(json.dumps(counters) + "\n")
+        run.accelerator.wait_for_everyone()
+    if on_main:
+        run.folder.remove_old_states(run.checkpoints.keep)
+
+
+def load_state(run: Run, state: Path) -> None:
+    """Continue from a saved state: weights, optimizer, average and counters. Everything else follows from the step."""
+    try:
+        run.accelerator.load_state(str(state))
+        run.ema.model.load_state_dict(UNet2DModel.from_pretrained(state / "ema").state_dict())
+        counters = json.loads((state / "counters.json").read_text())
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the state {state} cannot be read ({reason}): resume from an older one in {state.parent}"
+        ) from error
+    run.step, run.seconds = counters["step"], counters["seconds"]
+    if run.step > run.training.total_steps:
+        raise UserError(
+            f"{state} is at step {run.step}, beyond total_steps={run.training.total_steps}: give more steps"
+        )
+    if run.accelerator.is_main_process:
+        run.folder.cut_log(run.step)
+
+
+def finish(run: Run) -> Path:
+    """Save the last state, the last grid and the checkpoint with its card; say where they are and what to run next."""
+    if run.folder.states / f"step_{run.step:08d}" not in run.folder.saved_states():
+        save_state(run)
+    images = sample(run)
+    checkpoint = run.folder.checkpoint
+    if run.accelerator.is_main_process:
+        samples = image_grid(images)
+        with writing(run.folder.samples):
+            samples.save(run.folder.samples / "final.png")
+        pipeline = HFDDPMPipeline(run.ema.model, run.objective.scheduler)
+        save_checkpoint(pipeline, checkpoint, facts(run), samples)
+    if run.data.skipped:
+        run.accelerator.print(f"data: {run.data.description}")
+    run.accelerator.print(
+        f"\nsamples:    {run.folder.samples / 'final.png'}\n"
+        f"checkpoint: {checkpoint}\n"
+        f"next:       {_console_script()} sample {checkpoint} -n 64 --steps 50 --out grid.png\n"
+        f"or:         HFDDPMPipeline.from_pretrained({str(checkpoint)!r})"
+    )
+    run.accelerator.end_training()
+    return checkpoint
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What the model card may say: only what this run knows of itself."""
+    lines = run.folder.log.read_text().splitlines() if run.folder.log.exists() else []
+    return {
+        "name": run.folder.path.resolve().name,
+        "recipe": run.recipe,
+        "data": run.data.description,
+        "num_images": run.data.num_images,
+        "weights": sum(p.numel() for p in run.ema.model.parameters()),
+        "steps": run.step,
+        "images_seen": run.step * run.training.batch_size,
+        "seconds": round(run.seconds, 1),
+        "last_loss": json.loads(lines[-1])["loss"] if lines else None,
+        "device": _device_name(run.accelerator.device),
+        "processes": run.accelerator.num_processes,
+        "mixed_precision": run.accelerator.mixed_precision,
+        "date": time.strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "stock": stock_samples_the_same(run.objective.scheduler.config, run.ema.model.config, None),
+        "sampling": {"num_inference_steps": run.sampling.num_inference_steps, "eta": run.sampling.eta},
+        "metrics": [],
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def _console_script() -> str:
+    """How to call `hf-ddpm` from here: by its name, or by its path in an environment that is not active."""
+    return "hf-ddpm" if shutil.which("hf-ddpm") else str(Path(sys.executable).with_name("hf-ddpm"))
