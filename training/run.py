@@ -1,6 +1,8 @@
 """A training run and how it is built from a recipe."""
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,8 @@ from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 @dataclass
@@ -121,10 +125,23 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
     except (ImportError, ValueError) as error:
         raise UserError(f"training: {' '.join(str(error).split())}") from error
     training.local_batch_size(accelerator.num_processes)
-    if accelerator.device.type == "cpu":  # `accelerate launch` would leave a process one thread
-        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-        torch.set_num_threads(training.cpu_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if accelerator.device.type == "cpu":
+        use_cpu_well(training.cpu_threads)
     return accelerator
+
+
+def use_cpu_well(threads: int | None) -> None:
+    """Share the cores out, of which `accelerate launch` leaves a process one, and let glibc keep freed memory.
+
+    A step frees its buffers and asks for them again; giving them back to the system in between costs thousands of page
+    faults a step, a tenth of its time.
+    """
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
 def introduce(run: Run, state: Path | None) -> None:
