@@ -268,7 +268,7 @@ def test_classes_train_and_sample(tmp_path):
         (["--num_inference_steps", "2000"], "at most T=1000"),
         (["--batch_size", "9", "--gradient_accumulation_steps", "2"], "multiple of 2"),
         (["--variance_type", "learned"], "no gradient in L_simple"),
-        (["--beta_schedule", "jsd"], "'epsilon' is undefined|choose 'trailing'"),
+        (["--beta_schedule", "jsd", "--prediction_type", "epsilon"], "'epsilon' is undefined"),
         (["--data.source", "./nowhere"], "nowhere"),
         (["--data.label_column", "colour"], "colour"),
         (["--resume", "latest"], "holds no state"),
