@@ -189,6 +189,13 @@ def test_bf16_trains_with_an_exact_schedule(tmp_path):
     assert all(weight.dtype == torch.float32 for weight in weights(tmp_path / "bf16").values())
 
 
+@pytest.mark.slow
+def test_compiled_is_the_same_training(tmp_path):
+    tiny(tmp_path / "compiled", "--compile", "true", "--total_steps", "3")
+    tiny(tmp_path / "plain", "--total_steps", "3")
+    assert difference(weights(tmp_path / "compiled"), weights(tmp_path / "plain")) < 1e-4
+
+
 # --- every recipe and every source -----------------------------------------------------------------------------------
 
 
