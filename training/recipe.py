@@ -8,7 +8,6 @@ import difflib
 import functools
 import inspect
 import re
-import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -226,8 +225,3 @@ def _nearest_choice(value: Any, annotation: Any) -> str:
     choices = [str(c) for a in _alternatives(annotation) if get_origin(a) is Literal for c in get_args(a)]
     near = difflib.get_close_matches(str(value), choices, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def print_help_and_exit() -> NoReturn:
-    _parser().print_help()
-    sys.exit(0)

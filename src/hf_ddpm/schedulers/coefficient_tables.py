@@ -20,7 +20,6 @@ class CoefficientTables:
         self.num_steps = num_steps
         self._tables: dict[Hashable, Tensor] = {}
         self._copies: dict[tuple[Hashable, torch.device, torch.dtype], Tensor] = {}
-        self._visited: dict[tuple[Hashable, int, torch.device, torch.dtype, int], tuple[Tensor, ...]] = {}
 
     def __contains__(self, name: Hashable) -> bool:
         return name in self._tables
@@ -40,7 +39,6 @@ class CoefficientTables:
 
     def forget(self, names: Sequence[Hashable]) -> None:
         """Remove tables and what was copied from them."""
-        self._visited.clear()
         for name in names:
             del self._tables[name]
             for cell in [cell for cell in self._copies if cell[0] == name]:
@@ -57,15 +55,11 @@ class CoefficientTables:
         ones = [1] * (like.ndim - 1)
         if isinstance(timesteps, Tensor) and (timesteps.ndim > 0 or timesteps.device.type != "cpu"):
             picked = self._select(self._copy(name, like.device, dtype), timesteps, len(like))
-            return picked.view(len(picked), -1, *ones).unbind(1)
-        timestep = int(timesteps)
-        cell = (name, timestep, like.device, dtype, like.ndim)
-        if cell not in self._visited:  # a sampler comes back to the same t with every batch
-            if timestep != timesteps or not 0 <= timestep < self.num_steps:
-                raise ValueError(f"timestep {timesteps} must be a whole number within 0..{self.num_steps - 1}")
-            row = self._copy(name, like.device, dtype)[timestep]
-            self._visited[cell] = row.view(1, -1, *ones).unbind(1)
-        return self._visited[cell]
+        elif timesteps != int(timesteps) or not 0 <= timesteps < self.num_steps:
+            raise ValueError(f"timestep {timesteps} must be a whole number within 0..{self.num_steps - 1}")
+        else:
+            picked = self._copy(name, like.device, dtype)[int(timesteps)][None]
+        return picked.view(len(picked), -1, *ones).unbind(1)
 
     def column(self, name: Hashable, timesteps: Tensor) -> Tensor:
         """The only column of a table at `timesteps`, float32, shaped and placed as they are."""

@@ -4,6 +4,7 @@ All tables are float64 on the CPU. Coefficients are gathered by t from copies ca
 float64 images), so half precision images never meet a half precision alpha_bar, and nothing synchronises with a GPU.
 """
 
+import operator
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -106,6 +107,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self.num_inference_steps: int | None = None
         self._tables = self._chain_tables()
         self._step_tables: list[tuple[str, float | None]] = []
+        self._visited: dict[tuple[float | None, int, torch.device, torch.dtype, int], StepCoefficients] = {}
         self._previous: dict[int, int] = {}  # of each timestep in the list, the one that `step` goes to
         self._use_timesteps(list(range(num_train_timesteps - 1, -1, -1)), None)
 
@@ -318,20 +320,31 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         if steps == list(self._previous):  # the next batch of the same sampler keeps its tables
             return
         self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
+        self._visited.clear()
         self._tables.forget(self._step_tables)
         self._step_tables.clear()
 
     # --- parts of a step ---------------------------------------------------------------------------------------------
 
     def _step_coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
-        """The coefficients of one step, each (B or 1, 1, 1, 1); their table is made when an eta is first seen."""
-        # (a timestep on a GPU is not looked at: rows that are not in the list are NaN)
-        if _on_host(timestep) and (timestep != int(timestep) or int(timestep) not in self._previous):
-            raise ValueError(f"timestep {timestep} is not one of the {len(self._previous)} that set_timesteps chose")
+        """The coefficients of one step, each (B or 1, 1, 1, 1). A sampler comes back to a timestep with every batch."""
+        if not _on_host(timestep):  # not looked at: rows that are not in the list are NaN
+            return StepCoefficients(*self._tables.rows(self._step_table(eta), timestep, sample))
+        cell = (eta, _whole(timestep), sample.device, sample.dtype, sample.ndim)
+        if cell not in self._visited:
+            if cell[1] not in self._previous:
+                raise ValueError(
+                    f"timestep {timestep} is not one of the {len(self._previous)} that set_timesteps chose"
+                )
+            self._visited[cell] = StepCoefficients(*self._tables.rows(self._step_table(eta), cell[1], sample))
+        return self._visited[cell]
+
+    def _step_table(self, eta: float | None) -> tuple[str, float | None]:
+        """The name of the table of an eta, which is made when the eta is first seen."""
         name = ("step", eta)
         if name not in self._tables:
             self._add_step_table(name, eta)
-        return StepCoefficients(*self._tables.rows(name, timestep, sample))
+        return name
 
     def _add_step_table(self, name: tuple[str, float | None], eta: float | None) -> None:
         """Columns of `StepCoefficients` for each timestep of the current list."""
@@ -407,3 +420,11 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
 def _on_host(timestep: int | Tensor) -> bool:
     """Whether a timestep is one number that can be looked at without waiting for a device."""
     return not isinstance(timestep, Tensor) or (timestep.ndim == 0 and timestep.device.type == "cpu")
+
+
+def _whole(timestep: int | Tensor) -> int:
+    """A timestep as an int; half a step is refused, not rounded."""
+    try:
+        return operator.index(timestep)
+    except TypeError as error:
+        raise ValueError(f"timestep {timestep} must be a whole number") from error
