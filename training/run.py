@@ -134,7 +134,7 @@ def use_cpu_well(threads: int | None) -> None:
     """Share the cores out, of which `accelerate launch` leaves a process one, and let glibc keep freed memory.
 
     A step frees its buffers and asks for them again; giving them back to the system in between costs thousands of page
-    faults a step, a tenth of its time.
+    faults a step.
     """
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

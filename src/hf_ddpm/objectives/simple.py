@@ -19,7 +19,7 @@ class SimpleObjective:
         timestep_sampling: `uniform` in 0 .. T-1 (Algorithm 1); `antithetic` pairs t with T-1-t (DDIM's code);
             `stratified` draws one t from each of B equal parts of the range. These three are uniform for each sample.
             `logit_normal` is not: it trains more where t / T = sigmoid(logit_mean + logit_std * normal) lies
-            (arXiv 2403.03206, eq. 19), stratified too. That weights the loss, and short runs gain by it.
+            (arXiv 2403.03206, eq. 19), stratified too. That weights the loss (see benchmarks/RECIPE_TRIALS.md).
         logit_mean, logit_std: of `logit_normal`; a higher mean means more noise.
         min_snr_gamma: weight the loss by min(SNR, gamma) in terms of x_0 (arXiv 2303.09556, eq. 6); None is weight 1.
 
