@@ -4,12 +4,11 @@ A block's keys, types and defaults are the constructor's own signature, so there
 """
 
 import argparse
-import difflib
 import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
@@ -18,7 +17,7 @@ import yaml
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.data import ImageData
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, did_you_mean
 from hf_ddpm.objectives import SimpleObjective
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.training.ema import EMA
@@ -51,7 +50,7 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
-        raise UserError(f"unknown option {unknown[0]}{_nearest(unknown[0].split('=')[0], known)}")
+        raise UserError(f"unknown option {unknown[0]}{_hint(unknown[0].split('=')[0], known)}")
     recipe = read_recipe(options.recipe)
     for dotted, text in vars(options).items():
         if "." in dotted and text is not None:
@@ -85,10 +84,10 @@ def check_recipe(recipe: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """
     for block, values in recipe.items():
         if block not in BLOCKS:
-            raise UserError(f"unknown block {block!r}{_nearest(block, BLOCKS)}")
+            raise UserError(f"unknown block {block!r}{_hint(block, BLOCKS)}")
         for key in values:
             if key not in block_keys(block):
-                raise UserError(f"unknown key {block}.{key}{_nearest(key, block_keys(block))}")
+                raise UserError(f"unknown key {block}.{key}{_hint(key, block_keys(block))}")
     for block in recipe:
         for key, parameter in block_keys(block).items():
             if parameter.default is parameter.empty and key not in recipe[block]:
@@ -166,7 +165,7 @@ def _convert(name: str, value: Any, annotation: Any) -> Any:
         converted = _as_type(value, choice)
         if converted is not NotImplemented:
             return converted
-    raise UserError(f"{name}={value!r} must be {_describe(annotation)}{_nearest_choice(value, annotation)}")
+    raise UserError(f"{name}={value!r} must be {_describe(annotation)}{did_you_mean(str(value), _choices(annotation))}")
 
 
 def _alternatives(annotation: Any) -> list[Any]:
@@ -216,12 +215,9 @@ def _describe(annotation: Any) -> str:
     return " or ".join(dict.fromkeys(words))
 
 
-def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(list(known)[:12])}"
+def _hint(word: str, known: Iterable[str]) -> str:
+    return did_you_mean(word, known) or f"; known are {', '.join(list(known)[:12])}"
 
 
-def _nearest_choice(value: Any, annotation: Any) -> str:
-    choices = [str(c) for a in _alternatives(annotation) if get_origin(a) is Literal for c in get_args(a)]
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _choices(annotation: Any) -> list[str]:
+    return [str(c) for a in _alternatives(annotation) if get_origin(a) is Literal for c in get_args(a)]

@@ -1,4 +1,7 @@
-"""The one exception that means: the user can mend this."""
+"""A mistake that the user can mend, and the sentence that says how."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -6,3 +9,9 @@ class UserError(ValueError):
 
     The command line prints the sentence without a traceback and exits with 2.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of such a sentence: the known word that was probably meant, or nothing if none resembles it."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

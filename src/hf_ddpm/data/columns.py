@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hf_ddpm.data.sources import nearest
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -130,7 +129,7 @@ def read_column(dataset: "Dataset", column: str) -> list[Any]:
 def _existing(column: str, features: "Features", option: str) -> str:
     if column not in features:
         raise UserError(
-            f"{option} is {column!r}, but the columns are {_described(features)}{nearest(column, features)}"
+            f"{option} is {column!r}, but the columns are {_described(features)}{did_you_mean(column, features)}"
         )
     return column
 

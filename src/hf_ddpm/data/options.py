@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 from hf_ddpm.data.resize import Resize
-from hf_ddpm.data.sources import nearest
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, did_you_mean
 
 OnBadImage = Literal["error", "skip"]
 Cache = Literal["auto", "memory", "device", "none"]
@@ -22,7 +21,7 @@ def one_of(name: str, value: Any, choices: Any) -> Any:
     """One of the values of a `Literal`."""
     allowed = get_args(choices)
     if value not in allowed:
-        raise UserError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{nearest(str(value), allowed)}")
+        raise UserError(f"{name} is {value!r}; allowed are {', '.join(allowed)}{did_you_mean(str(value), allowed)}")
     return value
 
 

@@ -3,13 +3,12 @@
 What exists on disk is local; what only looks like a path is a missing path; everything else is a name on the Hub.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -53,12 +52,6 @@ def open_source(
     return _load(source, builder, data_files={"train": files}, split=split, streaming=streaming)
 
 
-def nearest(value: str, options: Iterable[str]) -> str:
-    """A clause such as ", did you mean 'train'?", or nothing when no option resembles the value."""
-    close = difflib.get_close_matches(value, list(options), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
 def _local_files(source: str) -> tuple[str | None, list[str]]:
     """The builder of `datasets` and the files that `source` names; (None, []) for a folder or a name on the Hub."""
     suffix = Path(source).suffix.lower()
@@ -79,8 +72,8 @@ def _local_files(source: str) -> tuple[str | None, list[str]]:
     if _looks_like_a_path(source):
         neighbours = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
-            f"the data path {source!r} does not exist{nearest(str(path), neighbours) or ','} "
-            f"give an existing folder or file, the name of a data set on the Hub, or {DIGITS!r}"
+            f"the data path {source!r} does not exist: give an existing folder or file, the name of a data set on the "
+            f"Hub, or {DIGITS!r}{did_you_mean(str(path), neighbours)}"
         )
     return None, []
 
@@ -174,7 +167,7 @@ def _cannot_open(source: str, is_folder: bool, error: BaseException) -> str:
 
 def _split_error(source: str, split: str, available: list[str]) -> UserError:
     return UserError(
-        f"there is no split {split!r} in {source!r}; available: {_listed(available)}{nearest(split, available)}"
+        f"there is no split {split!r} in {source!r}; available: {_listed(available)}{did_you_mean(split, available)}"
     )
 
 

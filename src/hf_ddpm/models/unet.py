@@ -17,8 +17,8 @@ from typing import Any
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from hf_ddpm.errors import UserError
-from hf_ddpm.models.unet_checks import check_divisors, check_image_size, check_levels, nearest, size_pair
+from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.models.unet_checks import check_divisors, check_image_size, check_levels, size_pair
 from hf_ddpm.models.unet_init import Init, init_unet
 
 
@@ -213,7 +213,7 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
     """
     if name not in UNET_PRESETS:
         raise UserError(
-            f"there is no UNet preset {name!r}; use one of {', '.join(UNET_PRESETS)}{nearest(name, UNET_PRESETS)}"
+            f"there is no UNet preset {name!r}; use one of {', '.join(UNET_PRESETS)}{did_you_mean(name, UNET_PRESETS)}"
         )
     preset = UNET_PRESETS[name]
     config = _override(preset.config, overrides)
@@ -234,7 +234,7 @@ def _override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[s
     known = {key: parameter.default for key, parameter in signature.items() if key != "self"}
     for key in overrides:
         if key not in known:
-            raise UserError(f"UNet2DModel has no keyword {key!r}{nearest(key, known)}; it has {', '.join(known)}")
+            raise UserError(f"UNet2DModel has no keyword {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     merged = {**known, **config, **given}
     if "out_channels" not in given:

@@ -1,12 +1,11 @@
 """What fits a UNet and what does not: image sizes, levels, groups and heads, each mistake told in one sentence."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, did_you_mean
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
@@ -57,7 +56,7 @@ def check_levels(config: Mapping[str, Any]) -> None:
     for key, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         for block in config[key]:
             if block not in known:
-                raise UserError(f"{key} has {block!r}{nearest(block, known)}; use {', '.join(known)}")
+                raise UserError(f"{key} has {block!r}; use one of {', '.join(known)}{did_you_mean(block, known)}")
     if not all(isinstance(width, int) and width > 0 for width in channels):
         raise UserError(f"block_out_channels must be positive whole numbers, not {channels!r}")
 
@@ -96,9 +95,3 @@ def _check_time_survives(groups: int, channels: Sequence[int]) -> None:
             f"norm_num_groups={groups} normalises every channel of the level with {groups} channels alone, which "
             "cancels the time embedding added to them; use fewer groups or more channels"
         )
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of an error message: the known word that a typing error was probably meant to be."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
