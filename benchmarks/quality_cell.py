@@ -178,10 +178,9 @@ def train_example(cell: Cell) -> Trained:
 
 
 def plan_steps(step: Callable[[], object], seconds: float) -> int:
-    """How many steps fit into the budget, from a short trial of the same step (not counted)."""
-    for _ in range(2):
-        step()
-    trial, taken = train_for(step, 200, min(10.0, 0.1 * seconds))
+    """How many steps fit into the budget, from a short trial of the same step (not counted), once it is warm."""
+    train_for(step, 200, 0.02 * seconds)
+    trial, taken = train_for(step, 200, 0.05 * seconds)
     return max(1, int(MARGIN * seconds * len(trial) / taken))
 
 
