@@ -19,13 +19,22 @@ from torch import Tensor
 from hf_ddpm.pipelines.doors import open_stock_door, stock_samples_the_same, write_code
 from hf_ddpm.schedulers.beta_schedules import make_betas
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
+from hf_ddpm.schedulers.reverse_walk import ReverseWalk
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 from hf_ddpm.schedulers.timestep_spacing import spaced_timesteps
 from hf_ddpm.schedulers.transition import mean_coefficients
 
 # One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
 # `save_pretrained` writes them beside the weights.
-SIBLINGS = (HFDDPMScheduler, CoefficientTables, make_betas, spaced_timesteps, mean_coefficients, write_code)
+SIBLINGS = (
+    HFDDPMScheduler,
+    CoefficientTables,
+    ReverseWalk,
+    make_betas,
+    spaced_timesteps,
+    mean_coefficients,
+    write_code,
+)
 
 # An index may name the scheduler by its module in the package; where the package is missing, the sibling stands for it.
 sys.modules.setdefault("hf_ddpm.schedulers.scheduling_hf_ddpm", sys.modules[HFDDPMScheduler.__module__])

@@ -213,6 +213,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
     import hf_ddpm.schedulers.beta_schedules as betas
     import hf_ddpm.schedulers.coefficient_tables as tables
+    import hf_ddpm.schedulers.reverse_walk as walk
     import hf_ddpm.schedulers.scheduling_hf_ddpm as scheduling
     import hf_ddpm.schedulers.timestep_spacing as spacing
     import hf_ddpm.schedulers.transition as transition
@@ -220,7 +221,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     files = {p.name for p in tmp_path.glob("*.py")}
     assert files == {
         "pipeline.py",
-        *(f"{m.__name__.split('.')[-1]}.py" for m in (doors, betas, tables, scheduling, spacing, transition)),
+        *(f"{m.__name__.split('.')[-1]}.py" for m in (doors, betas, tables, walk, scheduling, spacing, transition)),
     }
     for module, name in (
         (pipeline, "pipeline"),

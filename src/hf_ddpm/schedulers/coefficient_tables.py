@@ -37,13 +37,6 @@ class CoefficientTables:
             values = table
         self._tables[name] = values
 
-    def forget(self, names: Sequence[Hashable]) -> None:
-        """Remove tables and what was copied from them."""
-        for name in names:
-            del self._tables[name]
-            for cell in [cell for cell in self._copies if cell[0] == name]:
-                del self._copies[cell]
-
     def rows(self, name: Hashable, timesteps: int | Tensor, like: Tensor) -> tuple[Tensor, ...]:
         """The columns at `timesteps`, each (B or 1, 1, ..., 1) on the device of `like` (B, ...).
 

@@ -4,9 +4,8 @@ All tables are float64 on the CPU. Coefficients are gathered by t from copies ca
 float64 images), so half precision images never meet a half precision alpha_bar, and nothing synchronises with a GPU.
 """
 
-import operator
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -25,27 +24,12 @@ from hf_ddpm.schedulers.beta_schedules import (
     user_betas,
 )
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
+from hf_ddpm.schedulers.reverse_walk import ReverseWalk, StepCoefficients, on_host
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, spaced_timesteps
-from hf_ddpm.schedulers.transition import ddim_std, fixed_large_std, log_variance_bounds, mean_coefficients
+from hf_ddpm.schedulers.transition import log_variance_bounds
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "mean"]
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
-
-
-class StepCoefficients(NamedTuple):
-    """One reverse step, each (B or 1, 1, 1, 1) for images.
-
-    x_0 = x_0_from_x_t * x_t + x_0_from_output * output, then x_{t-1} = from_x_0 * x_0 + from_x_t * x_t + std * noise.
-    """
-
-    x_0_from_x_t: Tensor
-    x_0_from_output: Tensor
-    from_x_0: Tensor
-    from_x_t: Tensor
-    std: Tensor
-    sqrt_alpha_bar_prev: Tensor
-    min_log_variance: Tensor | None = None  # the last two only for learned variances, whose `std` is 1, or 0 at the end
-    max_log_variance: Tensor | None = None
 
 
 class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree on config_name
@@ -106,10 +90,8 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
         self._tables = self._chain_tables()
-        self._step_tables: list[tuple[str, float | None]] = []
-        self._visited: dict[tuple[float | None, int, torch.device, torch.dtype, int], StepCoefficients] = {}
-        self._previous: dict[int, int] = {}  # of each timestep in the list, the one that `step` goes to
-        self._use_timesteps(list(range(num_train_timesteps - 1, -1, -1)), None)
+        self._walk = self._new_walk(list(range(num_train_timesteps - 1, -1, -1)))
+        self.timesteps = torch.tensor(self._walk.steps)
 
     # --- forward process q ---------------------------------------------------------------------------------------
 
@@ -188,7 +170,9 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         else:
             raise ValueError("set_timesteps takes either num_inference_steps or timesteps, and exactly one of them")
         self.num_inference_steps = len(steps)
-        self._use_timesteps(steps, device)
+        self.timesteps = torch.tensor(steps, device=device)
+        if steps != self._walk.steps:  # the next batch of the same sampler keeps its tables
+            self._walk = self._new_walk(steps)
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
         """The sample itself: this process needs no scaling."""
@@ -196,7 +180,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
 
     def previous_timestep(self, timestep: int | Tensor) -> int:
         """The timestep that `step` goes to from `timestep`, -1 after the last."""
-        return int(self._previous[int(timestep)])
+        return self._walk.previous(timestep)
 
     def step(
         self,
@@ -229,7 +213,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`.
         """
         output, variance_output = self._split(model_output, sample, eta)
-        c = self._step_coefficients(eta, timestep, sample)
+        c = self._walk.coefficients(eta, timestep, sample)
         # Products are new tensors, everything after works in place: at small batches memory costs more than arithmetic.
         predicted_x_0 = (c.x_0_from_x_t * sample).addcmul_(c.x_0_from_output, output)
         keeps_eps = eta is not None and not use_clipped_model_output
@@ -315,57 +299,10 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         tables.add("prediction", x_0_from_x_t_and_output[self.config["prediction_type"]])
         return tables
 
-    def _use_timesteps(self, steps: list[int], device: str | torch.device | None) -> None:
-        self.timesteps = torch.tensor(steps, device=device)
-        if steps == list(self._previous):  # the next batch of the same sampler keeps its tables
-            return
-        self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
-        self._visited.clear()
-        self._tables.forget(self._step_tables)
-        self._step_tables.clear()
+    def _new_walk(self, steps: list[int]) -> ReverseWalk:
+        return ReverseWalk(steps, self.alphas_cumprod, self._tables["prediction"], self.config["variance_type"])
 
     # --- parts of a step ---------------------------------------------------------------------------------------------
-
-    def _step_coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
-        """The coefficients of one step, each (B or 1, 1, 1, 1). A sampler comes back to a timestep with every batch."""
-        if not _on_host(timestep):  # not looked at: rows that are not in the list are NaN
-            return StepCoefficients(*self._tables.rows(self._step_table(eta), timestep, sample))
-        cell = (eta, _whole(timestep), sample.device, sample.dtype, sample.ndim)
-        if cell not in self._visited:
-            if cell[1] not in self._previous:
-                raise ValueError(
-                    f"timestep {timestep} is not one of the {len(self._previous)} that set_timesteps chose"
-                )
-            self._visited[cell] = StepCoefficients(*self._tables.rows(self._step_table(eta), cell[1], sample))
-        return self._visited[cell]
-
-    def _step_table(self, eta: float | None) -> tuple[str, float | None]:
-        """The name of the table of an eta, which is made when the eta is first seen."""
-        name = ("step", eta)
-        if name not in self._tables:
-            self._add_step_table(name, eta)
-        return name
-
-    def _add_step_table(self, name: tuple[str, float | None], eta: float | None) -> None:
-        """Columns of `StepCoefficients` for each timestep of the current list."""
-        if eta is not None and not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta} must lie in [0, 1], or be None for Algorithm 2 with the variance_type")
-        steps = torch.tensor(list(self._previous))
-        abar = self.alphas_cumprod[steps]
-        abar_prev = torch.cat([abar[1:], torch.ones(1, dtype=torch.float64)])
-        from_x_0, from_x_t = mean_coefficients(abar, abar_prev, 1.0 if eta is None else eta)
-        bounds: tuple[Tensor, ...] = ()
-        if eta is not None:
-            std = ddim_std(abar, abar_prev, eta)
-        elif self._learns_variance:
-            std, bounds = (abar_prev < 1).double(), log_variance_bounds(abar, abar_prev)
-        elif self.config["variance_type"].startswith("fixed_large"):
-            std = fixed_large_std(abar, abar_prev)
-        else:
-            std = ddim_std(abar, abar_prev, 1.0)
-        prediction = self._tables["prediction"][steps].unbind(1)
-        self._tables.add(name, [*prediction, from_x_0, from_x_t, std, abar_prev.sqrt(), *bounds], steps)
-        self._step_tables.append(name)
 
     @property
     def _learns_variance(self) -> bool:
@@ -404,7 +341,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         """Whether this step draws noise: the same calls of the generator as DDPMScheduler's and DDIMScheduler's."""
         if eta is not None:
             return eta > 0
-        return not (_on_host(timestep) and int(timestep) == 0)
+        return not (on_host(timestep) and int(timestep) == 0)
 
     def _std(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor:
         """The standard deviation of the noise; a network's variance output counts where the table holds bounds."""
@@ -415,16 +352,3 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             share = (log_variance + 1) / 2
             log_variance = share * c.max_log_variance + (1 - share) * c.min_log_variance
         return c.std * torch.exp(0.5 * log_variance)
-
-
-def _on_host(timestep: int | Tensor) -> bool:
-    """Whether a timestep is one number that can be looked at without waiting for a device."""
-    return not isinstance(timestep, Tensor) or (timestep.ndim == 0 and timestep.device.type == "cpu")
-
-
-def _whole(timestep: int | Tensor) -> int:
-    """A timestep as an int; half a step is refused, not rounded."""
-    try:
-        return operator.index(timestep)
-    except TypeError as error:
-        raise ValueError(f"timestep {timestep} must be a whole number") from error

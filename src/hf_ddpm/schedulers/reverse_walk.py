@@ -1,0 +1,99 @@
+"""The timesteps that a sampler walks, and the coefficients of every step on the way."""
+
+import operator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
+from hf_ddpm.schedulers.transition import ddim_std, fixed_large_std, log_variance_bounds, mean_coefficients
+
+
+class StepCoefficients(NamedTuple):
+    """One reverse step, each (B or 1, 1, 1, 1) for images.
+
+    x_0 = x_0_from_x_t * x_t + x_0_from_output * output, then x_{t-1} = from_x_0 * x_0 + from_x_t * x_t + std * noise.
+    """
+
+    x_0_from_x_t: Tensor
+    x_0_from_output: Tensor
+    from_x_0: Tensor
+    from_x_t: Tensor
+    std: Tensor
+    sqrt_alpha_bar_prev: Tensor
+    min_log_variance: Tensor | None = None  # the last two only for learned variances, whose `std` is 1, or 0 at the end
+    max_log_variance: Tensor | None = None
+
+
+class ReverseWalk:
+    """A descending list of timesteps, from each to the next, from the last to x_0.
+
+    The alpha_bar before each step is read from the list, whatever its spacing; after the last one it is 1.
+
+    Args:
+        steps: the list.
+        alphas_cumprod: alpha_bar of the training chain, (T,) float64.
+        prediction: what x_0 takes of x_t and of the network's output, (T, 2) float64.
+        variance_type: of steps with eta None.
+    """
+
+    def __init__(self, steps: list[int], alphas_cumprod: Tensor, prediction: Tensor, variance_type: str) -> None:
+        self.steps = steps
+        self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
+        self._alphas_cumprod, self._prediction, self._variance_type = alphas_cumprod, prediction, variance_type
+        self._tables = CoefficientTables(len(alphas_cumprod))  # one for each eta in use
+        self._visited: dict[tuple[float | None, int, torch.device, torch.dtype, int], StepCoefficients] = {}
+
+    def previous(self, timestep: int | Tensor) -> int:
+        """The timestep that a step goes to, -1 after the last."""
+        return self._previous[int(timestep)]
+
+    def coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
+        """Of the step from `timestep`, shaped for `sample`. A sampler comes back to a timestep with every batch."""
+        if not on_host(timestep):  # not looked at: rows that are not in the list are NaN
+            return self._rows(eta, timestep, sample)
+        cell = (eta, _whole(timestep), sample.device, sample.dtype, sample.ndim)
+        if cell not in self._visited:
+            if cell[1] not in self._previous:
+                raise ValueError(f"timestep {timestep} is not one of the {len(self.steps)} that set_timesteps chose")
+            self._visited[cell] = self._rows(eta, cell[1], sample)
+        return self._visited[cell]
+
+    def _rows(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
+        if eta not in self._tables:
+            self._add_table(eta)
+        return StepCoefficients(*self._tables.rows(eta, timestep, sample))
+
+    def _add_table(self, eta: float | None) -> None:
+        """The columns of `StepCoefficients` for each timestep of the list."""
+        if eta is not None and not 0 <= eta <= 1:
+            raise ValueError(f"eta={eta} must lie in [0, 1], or be None for Algorithm 2 with the variance_type")
+        steps = torch.tensor(self.steps)
+        abar = self._alphas_cumprod[steps]
+        abar_prev = torch.cat([abar[1:], torch.ones(1, dtype=torch.float64)])
+        from_x_0, from_x_t = mean_coefficients(abar, abar_prev, 1.0 if eta is None else eta)
+        bounds: tuple[Tensor, ...] = ()
+        if eta is not None:
+            std = ddim_std(abar, abar_prev, eta)
+        elif self._variance_type.startswith("learned"):
+            std, bounds = (abar_prev < 1).double(), log_variance_bounds(abar, abar_prev)
+        elif self._variance_type.startswith("fixed_large"):
+            std = fixed_large_std(abar, abar_prev)
+        else:
+            std = ddim_std(abar, abar_prev, 1.0)
+        prediction = self._prediction[steps].unbind(1)
+        self._tables.add(eta, [*prediction, from_x_0, from_x_t, std, abar_prev.sqrt(), *bounds], steps)
+
+
+def on_host(timestep: int | Tensor) -> bool:
+    """Whether a timestep is one number that can be looked at without waiting for a device."""
+    return not isinstance(timestep, Tensor) or (timestep.ndim == 0 and timestep.device.type == "cpu")
+
+
+def _whole(timestep: int | Tensor) -> int:
+    """A timestep as an int; half a step is refused, not rounded."""
+    try:
+        return operator.index(timestep)
+    except TypeError as error:
+        raise ValueError(f"timestep {timestep} must be a whole number") from error
