@@ -6,6 +6,7 @@ EMAModel, and the loss read at every step for the progress bar. Left out, in its
 transforms are written with PIL and numpy, because torchvision is not needed for them.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,11 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from diffusers import DDPMScheduler, UNet2DModel
-from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 LR, WARMUP_STEPS, BATCH_SIZE = 1e-4, 500, 16
@@ -35,13 +36,20 @@ def to_tensor(image: Image.Image, channels: int, size: int, pad: bool) -> Tensor
     return (pixels.float().div(255) - 0.5) / 0.5
 
 
+def learning_rate(step: int, total_steps: int) -> float:
+    """diffusers' `get_cosine_schedule_with_warmup`, whose end cannot be moved on the way, as a share of the peak."""
+    if step < WARMUP_STEPS:
+        return step / WARMUP_STEPS
+    return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(1, total_steps - WARMUP_STEPS))))
+
+
 class DiffusersExample:
     """The example's training loop, a step at a time.
 
     Args:
         model: a UNet2DModel that predicts the noise.
         dataset: with a column `image`.
-        total_steps: where the learning rate reaches 0.
+        total_steps: where the learning rate reaches 0; the attribute may be changed on the way.
         lr: of AdamW; the other settings are the example's defaults.
         batch_size: of one step.
         pad: bring small images to the model's size with a border instead of resizing them.
@@ -77,9 +85,8 @@ class DiffusersExample:
             model_config=model.config,
         )
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
-        rates = get_scheduler(
-            "cosine", optimizer=optimizer, num_warmup_steps=WARMUP_STEPS, num_training_steps=total_steps
-        )
+        self.total_steps = total_steps
+        rates = LambdaLR(optimizer, lambda step: learning_rate(step, self.total_steps))
         loader = DataLoader(dataset.with_transform(transform), batch_size=batch_size, shuffle=True)
         self.model, self.optimizer, self.loader, self.rates = self.accelerator.prepare(model, optimizer, loader, rates)
         self.ema.to(self.accelerator.device)

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from hf_ddpm.training.run import build_model
 
 ARMS = ("ours", "diffusers", "diffusers-tuned", "diffusers-default-unet")
 GRID, SAMPLING_BATCH = 64, 100
-MARGIN = 0.97  # of the budget is planned, so that the learning rate reaches 0 before the clock stops
 DEFAULT_UNET = {  # of diffusers' example when it is given no config: 113,668,609 weights with one channel
     "sample_size": 32,
     "in_channels": 1,
@@ -101,7 +100,6 @@ class Trained:
     model: UNet2DModel
     scheduler: HFDDPMScheduler
     steps: int
-    planned_steps: int
     seconds: float
     batch_size: int
     last_loss: float
@@ -136,15 +134,16 @@ def train_ours(cell: Cell) -> Trained:
     """The shipped recipe through the real training step, as long as the budget allows."""
     recipe = shipped_recipe(cell)
     with tempfile.TemporaryDirectory() as folder:
-        _, step = start(recipe, Path(folder) / "calibration", total_steps=100_000)
-        planned = plan_steps(step, cell.seconds)
-        run, step = start(recipe, Path(folder) / "run", planned)
-        losses, seconds = train_for(step, planned, cell.seconds)
+        run, step = start(recipe, Path(folder) / "run", total_steps=100_000)
+
+        def replan(total_steps: int) -> None:
+            run.training = replace(run.training, total_steps=total_steps)
+
+        losses, seconds = train_for(step, replan, cell.seconds)
     return Trained(
         run.ema.model,
         run.objective.scheduler,
         len(losses),
-        planned,
         seconds,
         run.training.batch_size,
         statistics.mean(float(loss) for loss in losses[-50:]),
@@ -155,42 +154,39 @@ def train_example(cell: Cell) -> Trained:
     """diffusers' settings and loop, on our network or on its own."""
     dataset, lr = training_set(cell.folder), cell.lr or diffusers_example.LR
 
-    def example(total_steps: int) -> DiffusersExample:
-        torch.manual_seed(cell.seed)
-        own = cell.arm == "diffusers-default-unet"
-        model = UNet2DModel(**DEFAULT_UNET) if own else our_network(cell)
-        return DiffusersExample(model, dataset, total_steps=total_steps, lr=lr, pad=own)
+    own = cell.arm == "diffusers-default-unet"
+    model = UNet2DModel(**DEFAULT_UNET) if own else our_network(cell)
+    example = DiffusersExample(model, dataset, total_steps=100_000, lr=lr, pad=own)
 
-    planned = plan_steps(example(total_steps=100_000).step, cell.seconds)
-    final = example(planned)
-    losses, seconds = train_for(final.step, planned, cell.seconds)
+    def replan(total_steps: int) -> None:
+        example.total_steps = total_steps
+
+    losses, seconds = train_for(example.step, replan, cell.seconds)
     spacing = shipped_recipe(cell)["scheduler"].get("timestep_spacing", "leading")
     scheduler = HFDDPMScheduler(timestep_spacing=spacing)  # the example's process, sampled as ours is
     return Trained(
-        final.averaged_model(),
+        example.averaged_model(),
         scheduler,
         len(losses),
-        planned,
         seconds,
         diffusers_example.BATCH_SIZE,
         statistics.mean(losses[-50:]),
     )
 
 
-def plan_steps(step: Callable[[], object], seconds: float) -> int:
-    """How many steps fit into the budget, from a short trial of the same step (not counted), once it is warm."""
-    train_for(step, 200, 0.02 * seconds)
-    trial, taken = train_for(step, 200, 0.05 * seconds)
-    return max(1, int(MARGIN * seconds * len(trial) / taken))
+def train_for(step: Callable[[], Any], replan: Callable[[int], None], seconds: float) -> tuple[list[Any], float]:
+    """Step until the clock ends; the losses and the seconds taken.
 
-
-def train_for(step: Callable[[], Any], total_steps: int, seconds: float) -> tuple[list[Any], float]:
-    """Step until the plan or the clock ends; the losses and the seconds taken."""
+    After each step `replan` is told how many steps fit in all, so that the learning rate follows the clock down to 0 on
+    a machine whose speed changes on the way.
+    """
     losses: list[Any] = []
-    started = time.perf_counter()
-    while len(losses) < total_steps and time.perf_counter() - started < seconds:
+    started, elapsed = time.perf_counter(), 0.0
+    while elapsed < seconds:
         losses.append(step())
-    return losses, time.perf_counter() - started
+        elapsed = time.perf_counter() - started
+        replan(max(len(losses), round(len(losses) * seconds / elapsed)))
+    return losses, elapsed
 
 
 def shipped_recipe(cell: Cell) -> Recipe:

@@ -121,12 +121,12 @@ UNET_PRESETS: Mapping[str, UNetPreset] = MappingProxyType(
         ),
         "mnist": _preset(
             "pytorch",
-            636_465,
+            507_961,
             "the default job: 28x28 handwritten digits on a laptop, attention in the middle alone; no paper's row",
-            {**_SMALL, **_channels(16, 1, 2, 4), **_conv_levels(3, ())},
+            {**_SMALL, **_channels(8, 1, 2, 8), **_conv_levels(3, ())},
             sample_size=28,
             attention_head_dim=None,
-            norm_num_groups=8,
+            norm_num_groups=4,
         ),
         "ddpm-cifar10": _preset(
             "fan_avg",
