@@ -58,5 +58,9 @@ def test_many_timesteps_give_one_row_a_sample():
     ],
 )
 def test_what_is_no_step_of_the_walk(eta, timestep, sentence):
+    path, _ = walk()
     with pytest.raises(ValueError, match=sentence):
-        walk()[0].coefficients(eta, timestep, torch.zeros(1, 1, 2, 2))
+        path.coefficients(eta, timestep, torch.zeros(1, 1, 2, 2))
+    if not sentence.startswith("eta"):
+        with pytest.raises(ValueError, match=sentence):
+            path.previous(timestep)

@@ -170,6 +170,22 @@ def test_fixed_variances(variance):
     assert scheduler.step(zero, 0, zero, variance_noise=one).prev_sample == 0  # Algorithm 2: z = 0 at the last step
 
 
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"])
+def test_fixed_log_variance_takes_the_second_posterior_variance_at_the_end(variance):
+    """Four betas whose beta-tilde is 0, .44082, .88420, .98406 (denoising diffusion GANs' process)."""
+    scheduler = HFDDPMScheduler(4, trained_betas=[0.47826, 0.84921, 0.95642, 0.98740], variance_type=variance)
+    t = torch.tensor([3, 0, 1, 2, 0])
+    small = torch.tensor([0.44082, 0.44082, 0.88420, 0.98406])
+    large = torch.cat([small[:1], scheduler.betas[1:].float()])
+    expected = (large if "large" in variance else small)[t]
+    assert torch.allclose(scheduler.fixed_log_variance(t).exp(), expected, atol=1e-4)
+
+
+def test_a_learned_variance_is_not_fixed():
+    with pytest.raises(ValueError, match="'learned_range' is the network's to say"):
+        HFDDPMScheduler(variance_type="learned_range").fixed_log_variance(torch.tensor([1]))
+
+
 def test_learned_is_a_log_variance_and_learned_range_interpolates():
     """iDDPM eq. 15: v = -1 is beta-tilde, v = 1 is beta, 0 their geometric mean."""
     zero, one = torch.zeros(1, 1, 2, 2, dtype=torch.float64), torch.ones(1, 1, 2, 2, dtype=torch.float64)
@@ -376,6 +392,10 @@ def test_stock_solvers_swap_in(name):
         ({"timestep_spacing": "quadratic"}, "'leading', 'trailing', 'linspace'"),
         ({"rescale_betas_zero_snr": True}, "'epsilon' is undefined"),
         ({"rescale_betas_zero_snr": True, "prediction_type": "sample"}, "choose 'trailing'"),
+        (
+            {"trained_betas": [0.5, 1.0, 0.5], "num_train_timesteps": 3, "prediction_type": "v_prediction"},
+            "alpha_bar is 0 from t = 1 on",
+        ),
         ({"clip_sample_range": 0.0}, "clip_sample_range=0.0 must be positive"),
         ({"dynamic_thresholding_ratio": 2.0}, r"\(0, 1\]"),
     ],

@@ -43,22 +43,31 @@ class ReverseWalk:
         self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
         self._alphas_cumprod, self._prediction, self._variance_type = alphas_cumprod, prediction, variance_type
         self._tables = CoefficientTables(len(alphas_cumprod))  # one for each eta in use
-        self._visited: dict[tuple[float | None, int, torch.device, torch.dtype, int], StepCoefficients] = {}
+        self._coefficients: dict[tuple[float | None, int, torch.device, torch.dtype, int], StepCoefficients] = {}
 
     def previous(self, timestep: int | Tensor) -> int:
         """The timestep that a step goes to, -1 after the last."""
-        return self._previous[int(timestep)]
+        return self._previous[self._visit(timestep)]
 
     def coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
         """Of the step from `timestep`, shaped for `sample`. A sampler comes back to a timestep with every batch."""
         if not on_host(timestep):  # not looked at: rows that are not in the list are NaN
             return self._rows(eta, timestep, sample)
-        cell = (eta, _whole(timestep), sample.device, sample.dtype, sample.ndim)
-        if cell not in self._visited:
-            if cell[1] not in self._previous:
-                raise ValueError(f"timestep {timestep} is not one of the {len(self.steps)} that set_timesteps chose")
-            self._visited[cell] = self._rows(eta, cell[1], sample)
-        return self._visited[cell]
+        t = self._visit(timestep)
+        cell = (eta, t, sample.device, sample.dtype, sample.ndim)
+        if cell not in self._coefficients:
+            self._coefficients[cell] = self._rows(eta, t, sample)
+        return self._coefficients[cell]
+
+    def _visit(self, timestep: int | Tensor) -> int:
+        """A timestep of the list as an int; half a step is refused, not rounded."""
+        try:
+            t = operator.index(timestep)
+        except TypeError as error:
+            raise ValueError(f"timestep {timestep} must be a whole number") from error
+        if t not in self._previous:
+            raise ValueError(f"timestep {t} is not one of the {len(self.steps)} that set_timesteps chose")
+        return t
 
     def _rows(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
         if eta not in self._tables:
@@ -89,11 +98,3 @@ class ReverseWalk:
 def on_host(timestep: int | Tensor) -> bool:
     """Whether a timestep is one number that can be looked at without waiting for a device."""
     return not isinstance(timestep, Tensor) or (timestep.ndim == 0 and timestep.device.type == "cpu")
-
-
-def _whole(timestep: int | Tensor) -> int:
-    """A timestep as an int; half a step is refused, not rounded."""
-    try:
-        return operator.index(timestep)
-    except TypeError as error:
-        raise ValueError(f"timestep {timestep} must be a whole number") from error

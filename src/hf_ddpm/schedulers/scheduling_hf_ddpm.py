@@ -138,6 +138,19 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         """log beta-tilde_t, (T,) float64, with the value of t = 1 at t = 0, where the variance is 0."""
         return self._tables["posterior log variance"][:, 0]
 
+    def fixed_log_variance(self, timesteps: Tensor) -> Tensor:
+        """log sigma_t^2 of p(x_{t-1} | x_t) of the training chain, float32, shaped and placed as `timesteps`.
+
+        log beta-tilde_t for `fixed_small`, log beta_t for `fixed_large`. At t = 0, where Algorithm 2 adds no noise but
+        a likelihood needs a width, both are log beta-tilde_1, which gives the better L_0 (DDPM's choice).
+
+        Raises:
+            ValueError: the `variance_type` is learned.
+        """
+        if self._learns_variance:
+            raise ValueError(f"variance_type={self.config['variance_type']!r} is the network's to say: it is not fixed")
+        return self._tables.column("fixed log variance", timesteps)
+
     # --- what a prediction says --------------------------------------------------------------------------------------
 
     def predict_x_0(self, model_output: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
@@ -267,6 +280,9 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
     def _check_terminal_snr(self) -> None:
         if self.alphas_cumprod[-1] > 0:
             return
+        if len(self) > 1 and self.alphas_cumprod[-2] == 0:
+            first = int((self.alphas_cumprod == 0).nonzero()[0])
+            raise ValueError(f"alpha_bar is 0 from t = {first} on, which only the last step may be: take smaller betas")
         if self.config["prediction_type"] == "epsilon":
             raise ValueError(
                 "prediction_type='epsilon' is undefined where the schedule ends at alpha_bar = 0, "
@@ -274,8 +290,8 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             )
         if self.config["timestep_spacing"] != "trailing":
             raise ValueError(
-                f"timestep_spacing={self.config['timestep_spacing']!r} does not start at the last step, which a "
-                "schedule ending at alpha_bar = 0 needs: choose 'trailing'"
+                f"timestep_spacing={self.config['timestep_spacing']!r} need not start at the last step, where a "
+                "schedule that ends at alpha_bar = 0 must start: choose 'trailing'"
             )
 
     def _chain_tables(self) -> CoefficientTables:
@@ -295,7 +311,11 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         tables.add("snr", [abar / (1 - abar)])
         tables.add("posterior", [from_x_0, from_x_t])
         tables.add("posterior variance", [(1 - abar_prev) / (1 - abar) * beta])
-        tables.add("posterior log variance", [log_variance_bounds(abar.flip(0), abar_prev.flip(0))[0].flip(0)])
+        log_posterior, log_beta = (bound.flip(0) for bound in log_variance_bounds(abar.flip(0), abar_prev.flip(0)))
+        log_large = torch.cat([log_posterior[:1], log_beta[1:]])
+        is_large = self.config["variance_type"].startswith("fixed_large")
+        tables.add("posterior log variance", [log_posterior])
+        tables.add("fixed log variance", [log_large if is_large else log_posterior])
         tables.add("prediction", x_0_from_x_t_and_output[self.config["prediction_type"]])
         return tables
 
