@@ -19,7 +19,8 @@ def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any]
     """Whether diffusers' DDPMPipeline and DDPMScheduler draw the images of `HFDDPMPipeline` from these configs.
 
     Stock takes `learned` for a variance, the root of a logarithm for `fixed_large_log`, has no mean prediction and no
-    class labels. Where the last timestep is not 0 its `fixed_large` and `learned_range` add noise to the final image.
+    class labels, and splits 2C outputs for learned variances alone. Where the last timestep is not 0 its `fixed_large`
+    and `learned_range` add noise to the final image.
     """
     ends_at_zero = scheduler["timestep_spacing"] == "linspace" or (
         scheduler["timestep_spacing"] == "leading" and scheduler["steps_offset"] == 0
@@ -28,6 +29,7 @@ def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any]
     return (
         scheduler["prediction_type"] in ("epsilon", "sample", "v_prediction")
         and scheduler["variance_type"] in right_variances
+        and (unet["out_channels"] == unet["in_channels"] or scheduler["variance_type"] == "learned_range")
         and unet.get("num_class_embeds") is None
         and unet.get("class_embed_type") is None
         and default_eta is None

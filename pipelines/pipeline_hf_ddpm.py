@@ -12,6 +12,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_ddpm_parallel import DDPMParallelScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -198,9 +199,12 @@ class HFDDPMPipeline(DiffusionPipeline):
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
     def _prediction(self, output: Tensor, x_t: Tensor) -> Tensor:
-        """The network's output as the scheduler wants it: solvers that know no variances get the first half of 2C."""
-        knows_variances = isinstance(self.scheduler, (HFDDPMScheduler, DDPMScheduler))
-        return output if knows_variances else output[:, : x_t.shape[1]]
+        """The network's output as the scheduler wants it: all of 2C where it reads variances, else the first half."""
+        reads_variances = isinstance(self.scheduler, HFDDPMScheduler) or (
+            isinstance(self.scheduler, (DDPMScheduler, DDPMParallelScheduler))
+            and self.scheduler.config["variance_type"] in ("learned", "learned_range")
+        )
+        return output if reads_variances else output[:, : x_t.shape[1]]
 
     def _to_images(self, x_0: Tensor, output_type: str) -> Any:
         """[-1, 1] to [0, 1], and PIL images by rounding: `round((x + 1) * 127.5)`."""

@@ -45,6 +45,9 @@ STOCK = [
     },
     {"thresholding": True, "sample_max_value": 1.5},
     {"clip_sample": False, "beta_schedule": "quad"},
+    {"beta_schedule": "laplace"},
+    {"trained_betas": np.geomspace(1e-4, 0.02, 1000).tolist()},
+    {"steps_offset": 1},
 ]
 # What stock would sample wrongly or not at all.
 OURS_ONLY = [
@@ -52,6 +55,8 @@ OURS_ONLY = [
     {"prediction_type": "mean"},
     {"variance_type": "fixed_large", "timestep_spacing": "trailing"},
     {"variance_type": "fixed_large", "steps_offset": 1},
+    {"variance_type": "learned"},
+    {"variance_type": "learned_range", "timestep_spacing": "trailing"},
 ]
 
 
@@ -102,7 +107,8 @@ def test_door_2_with_learned_range(make_pipeline, tmp_path):
 
 @pytest.mark.parametrize("config", OURS_ONLY, ids=str)
 def test_door_2_is_shut_where_stock_is_wrong(config, make_pipeline, draw_through, run_python, tmp_path):
-    pipeline = make_pipeline(config)
+    learned = config.get("variance_type", "").startswith("learned")
+    pipeline = make_pipeline(config, **({"out_channels": 2} if learned else {}))
     folder = tmp_path / "checkpoint"
     pipeline.save_pretrained(folder)
     refused = run_python(DOORS[2].format(folder=str(folder)), without_hf_ddpm=True, check=False)
@@ -124,6 +130,11 @@ def test_door_3_carries_what_stock_lacks(scheduler, unet, make_pipeline, draw_th
     pipeline.save_pretrained(tmp_path / "checkpoint")
     assert np.array_equal(draw_through(1, tmp_path / "checkpoint"), draw(pipeline))
     assert np.array_equal(draw_through(3, tmp_path / "checkpoint"), draw(pipeline))
+
+
+def test_2c_outputs_without_a_learned_variance_shut_door_2(make_pipeline, tmp_path):
+    make_pipeline(out_channels=2).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == "HFDDPMPipeline"
 
 
 def test_class_labels_shut_door_2_and_survive_door_1(make_pipeline, tmp_path):
@@ -150,7 +161,7 @@ def test_a_checkpoint_opened_by_door_3_saves_itself_whole(run_python, make_pipel
     assert np.array_equal(draw_through(3, tmp_path / "again"), draw(pipeline))
 
 
-def test_old_stock_layout_opens(make_pipeline, tmp_path):
+def test_old_stock_layout_opens(make_pipeline, draw_through, tmp_path):
     """google/ddpm-cifar10-32: everything in the root, a scheduler under its old name, T under its old key."""
     pipeline = make_pipeline({"variance_type": "fixed_large", "num_train_timesteps": 500, "beta_end": 0.04})
     pipeline.unet.save_pretrained(tmp_path)
@@ -171,9 +182,7 @@ def test_old_stock_layout_opens(make_pipeline, tmp_path):
     }
     (tmp_path / "scheduler_config.json").write_text(json.dumps(scheduler))
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    loaded = HFDDPMPipeline.from_pretrained(tmp_path)
-    loaded.set_progress_bar_config(disable=True)
-    assert np.array_equal(draw(loaded), draw(pipeline))
+    assert np.array_equal(draw_through(1, tmp_path), draw(pipeline))
 
 
 def test_a_ddim_repository_samples_with_eta_0(make_pipeline, tmp_path):

@@ -12,9 +12,13 @@ STOCK_SCHEDULERS = [
     "DDPMScheduler",
     "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler",
+    "DEISMultistepScheduler",
     "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler",
     "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
     "PNDMScheduler",
     "UniPCMultistepScheduler",
 ]
@@ -69,6 +73,7 @@ def test_our_scheduler_drops_into_stock_pipelines(make_pipeline):
     )
 
 
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # numpy on the sigmas of diffusers' solvers
 @pytest.mark.parametrize("name", STOCK_SCHEDULERS)
 def test_every_solver_finds_gaussian_data(name, gaussian_pipeline):
     pipeline = gaussian_pipeline
@@ -85,11 +90,38 @@ def test_our_own_sampler_finds_gaussian_data(eta, gaussian_pipeline):
     assert out.std().item() == pytest.approx(0.2, rel=0.1)
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
-def test_2c_outputs_are_split_for_solvers_that_cannot(name, make_pipeline):
-    pipeline = make_pipeline({"variance_type": "learned_range"}, out_channels=2)
-    pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
-    assert images(pipeline).shape == (2, 1, 8, 8)
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.DDIMScheduler(),
+        diffusers.DDPMScheduler(),
+        diffusers.DDPMScheduler(variance_type="fixed_large"),
+        diffusers.DDPMParallelScheduler(),
+        diffusers.DPMSolverMultistepScheduler(variance_type="learned_range"),
+        diffusers.EulerDiscreteScheduler(),
+        diffusers.UniPCMultistepScheduler(),
+    ],
+    ids=lambda scheduler: f"{type(scheduler).__name__} {scheduler.config.get('variance_type')}",
+)
+def test_solvers_without_variances_see_the_prediction_of_a_2c_network(scheduler, make_pipeline):
+    """The images are those of a network that ends in the first C of the 2C channels."""
+    both, first = make_pipeline(out_channels=2), make_pipeline()
+    cut = both.unet.state_dict()
+    cut |= {name: cut[name][:1] for name in ("conv_out.weight", "conv_out.bias")}
+    first.unet.load_state_dict(cut)
+    both.scheduler = first.scheduler = scheduler
+    assert torch.equal(images(both), images(first))
+
+
+@pytest.mark.parametrize("variance", ["learned", "learned_range"])
+def test_solvers_with_variances_see_2c(variance, make_pipeline):
+    pipeline = make_pipeline(out_channels=2)
+    pipeline.scheduler = diffusers.DDPMScheduler(variance_type=variance)
+    expected = images(pipeline)
+    pipeline.scheduler = diffusers.DDPMParallelScheduler(variance_type=variance)
+    assert torch.equal(images(pipeline), expected)
+    pipeline.scheduler = diffusers.DDPMScheduler()
+    assert not torch.allclose(images(pipeline), expected)
 
 
 def test_image_i_is_fixed_by_its_generator_whatever_the_batch(make_pipeline):
