@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
 class EMA:
@@ -38,5 +39,5 @@ class EMA:
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards `model` after its `step`-th optimizer step, in one call for all weights."""
         averages: list[Tensor] = [*self.model.parameters()]
-        weights: list[Tensor] = [*model.parameters()]
+        weights: list[Tensor] = [p.full_tensor() if isinstance(p, DTensor) else p for p in model.parameters()]  # FSDP2
         torch._foreach_lerp_(averages, weights, 1 - self.decay(step))

@@ -181,7 +181,7 @@ def _as_type(value: Any, annotation: Any) -> Any:
         return value
     if origin is Literal:
         return value if value in get_args(annotation) else NotImplemented
-    if origin is float and isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", value):
+    if origin is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+\.?\d*e[-+]?\d+", value):
         return float(value)  # YAML reads 1e-4, without a dot, as a string
     if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)

@@ -14,12 +14,12 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, is_tensorboard_available
 from torch import Tensor, nn
 
-from hf_ddpm import HFDDPMScheduler, unet_preset
+from hf_ddpm import UNET_PRESETS, HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
 from hf_ddpm.objectives import SimpleObjective
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.recipe import Recipe, block_keys
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
 
@@ -74,11 +74,14 @@ def build_run(recipe: Recipe) -> Run:
         raise UserError(
             f"sampling.num_inference_steps={sampling.num_inference_steps} must be at most T={len(scheduler)}"
         )
+    _built("sampling", scheduler.set_timesteps, sampling.num_inference_steps)
+    check_model(recipe)
+    accelerator = make_accelerator(training, folder)
     data = ImageData(**recipe["data"])
+    check_data(recipe, data)
     torch.manual_seed(training.seed)
     model = build_model(recipe["model"], data)
     ema = _built("ema", EMA, model, **recipe["ema"])
-    accelerator = make_accelerator(training, folder)
     ema.model.to(accelerator.device)
     if training.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -99,6 +102,34 @@ def build_run(recipe: Recipe) -> Run:
         ema=ema,
         optimizer=optimizer,
     )
+
+
+def check_model(recipe: Recipe) -> None:
+    """Build the network and its average without memory, before data are opened: a mistake costs no download."""
+    size, channels = (recipe["data"].get(key, block_keys("data")[key].default) for key in ("image_size", "channels"))
+    if not 1 <= channels <= 4:
+        raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
+    keywords = {"sample_size": size, "in_channels": channels} | recipe["model"]
+    with torch.device("meta"):
+        model = _built("model", unet_preset, keywords.pop("preset"), **keywords)
+        _built("ema", EMA, model, **recipe["ema"])
+    inputs, outputs = model.config["in_channels"], model.config["out_channels"]
+    if (inputs, outputs) != (channels, channels):
+        raise UserError(
+            f"model: {inputs} input and {outputs} output channels do not fit images of {channels}, as L_simple needs: "
+            f"give --out_channels {channels}"
+        )
+
+
+def check_data(recipe: Recipe, data: ImageData) -> None:
+    """Refuse a class-conditional preset without labels."""
+    preset = UNET_PRESETS[recipe["model"]["preset"]].config
+    classes = recipe["model"].get("num_class_embeds", preset.get("num_class_embeds"))
+    if classes is not None and data.num_classes is None:
+        raise UserError(
+            f"model: the network has {classes} classes and the data no labels: give --label_column auto, or "
+            "--num_class_embeds null"
+        )
 
 
 def build_model(block: dict[str, Any], data: ImageData) -> nn.Module:
@@ -124,6 +155,8 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
         )
     except (ImportError, ValueError) as error:
         raise UserError(f"training: {' '.join(str(error).split())}") from error
+    if tracker != "none" and not accelerator.log_with:
+        raise UserError(f"tracker={tracker!r} is not installed: pip install {tracker}, or take tensorboard or none")
     training.local_batch_size(accelerator.num_processes)
     if accelerator.device.type == "cpu":
         use_cpu_well(training.cpu_threads)
@@ -154,12 +187,16 @@ def introduce(run: Run, state: Path | None) -> None:
         f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
     )
     say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
+    if run.training.tracker == "auto" and not run.accelerator.log_with:
+        say("curves: log.jsonl only; pip install 'hf_ddpm[train]' adds tensorboard")
+
+
+def start_trackers(run: Run) -> None:
+    """Open what the scalars go to beside log.jsonl."""
     if run.accelerator.log_with:
         flat = {f"{b}.{k}": str(v) for b, block in run.recipe.items() for k, v in block.items()}
         in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # whose folder bears the project's name
         run.accelerator.init_trackers("tensorboard" if in_tensorboard else "hf_ddpm", config=flat)
-    elif run.training.tracker == "auto":
-        say("curves: log.jsonl only; pip install 'hf_ddpm[train]' adds tensorboard")
 
 
 def _built(block: str, constructor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

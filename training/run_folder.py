@@ -1,6 +1,7 @@
 """One run on disk: recipe.yaml, log.jsonl, samples/, states/ to resume from, and checkpoint/ to share."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,13 @@ class RunFolder:
     def find_state(self, resume: str) -> Path:
         """The state that `--resume` names: `latest`, or a folder."""
         if resume != "latest":
-            if not (Path(resume) / "counters.json").is_file():
-                raise UserError(f"--resume {resume}: there is no state; give latest, or a folder under {self.states}")
-            return Path(resume)
+            state = Path(resume)
+            if not (state / "counters.json").is_file() or state.resolve().parent != self.states.resolve():
+                raise UserError(
+                    f"--resume {resume}: that is no state of output_dir {self.path}: give latest, or a folder under "
+                    f"{self.states}"
+                )
+            return state
         states = self.saved_states()
         if not states:
             raise UserError(f"--resume latest: {self.states} holds no state; start anew in another --output_dir")
@@ -64,6 +69,8 @@ class RunFolder:
 
     def check_same_recipe(self, recipe: Recipe) -> None:
         """Refuse to resume with another model, data, objective or batch than the run began with."""
+        if not self.recipe.is_file():
+            raise UserError(f"--resume: {self.recipe} is missing, so what the run began with is not known")
         before, now = yaml.safe_load(self.recipe.read_text()), _plain(recipe)
         for block in now:
             keys = {*before.get(block, {}), *now[block]}
@@ -84,11 +91,25 @@ class RunFolder:
         with writing(self.log), self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
-    def cut_log(self, step: int) -> None:
-        """Forget the lines after `step`: the resumed run writes them again."""
+    def forget_after(self, step: int) -> None:
+        """Remove the log's lines and the states after `step`: the resumed run writes them again."""
+        for state in self.saved_states():
+            if int(state.name.removeprefix("step_")) > step:
+                shutil.rmtree(state)
         if self.log.exists():
-            lines = [line for line in self.log.read_text().splitlines() if json.loads(line)["step"] <= step]
-            self.log.write_text("".join(f"{line}\n" for line in lines))
+            kept = [line for line in self.log.read_text().splitlines() if _step_of(line) <= step]
+            with writing(self.log):
+                new = self.log.with_suffix(".unfinished")
+                new.write_text("".join(f"{line}\n" for line in kept))
+                new.replace(self.log)
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; a line that a full disk cut short is later than any."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _plain(recipe: Recipe) -> Recipe:

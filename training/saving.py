@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -60,6 +61,7 @@ def save_state(run: Run) -> None:
         run.accelerator.wait_for_everyone()
     if on_main:
         run.folder.remove_old_states(run.checkpoints.keep)
+    run.accelerator.wait_for_everyone()  # the state is in place for every process
 
 
 def load_state(run: Run, state: Path) -> None:
@@ -68,7 +70,7 @@ def load_state(run: Run, state: Path) -> None:
         run.accelerator.load_state(str(state))
         run.ema.model.load_state_dict(UNet2DModel.from_pretrained(state / "ema").state_dict())
         counters = json.loads((state / "counters.json").read_text())
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
             f"the state {state} cannot be read ({reason}): resume from an older one in {state.parent}"
@@ -79,7 +81,8 @@ def load_state(run: Run, state: Path) -> None:
             f"{state} is at step {run.step}, beyond total_steps={run.training.total_steps}: give more steps"
         )
     if run.accelerator.is_main_process:
-        run.folder.cut_log(run.step)
+        run.folder.forget_after(run.step)
+    run.accelerator.wait_for_everyone()
 
 
 def finish(run: Run) -> Path:

@@ -50,6 +50,8 @@ class Training:
 
     def __post_init__(self) -> None:
         _require_positive(self, "total_steps", "batch_size", "gradient_accumulation_steps", "cpu_threads", "log_every")
+        if self.seed < 0:
+            raise UserError(f"training.seed={self.seed} must not be negative")
 
     def local_batch_size(self, num_processes: int) -> int:
         """Images of one process in one accumulation step."""
@@ -99,6 +101,11 @@ class Optimization:
             raise UserError(
                 f"lr={self.lr}, muon_lr={self.muon_lr} and max_grad_norm={self.max_grad_norm} must be positive, "
                 f"warmup_steps={self.warmup_steps} not negative"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0 or self.weight_decay < 0:
+            raise UserError(
+                f"betas={list(self.betas)} must lie in [0, 1), eps={self.eps} must be positive and "
+                f"weight_decay={self.weight_decay} not negative"
             )
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
@@ -153,6 +160,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _require_positive(self, "every", "num_images", "num_inference_steps")
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise UserError(f"sampling.eta={self.eta} must lie in [0, 1], or be null for Algorithm 2")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from hf_ddpm.data import Batch
 from hf_ddpm.errors import UserError
 from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.training.recipe import Recipe, parse_command_line
-from hf_ddpm.training.run import Run, build_run, introduce, open_folder
+from hf_ddpm.training.run import Run, build_run, introduce, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, load_state, save_samples, save_state
 
 
@@ -52,6 +52,9 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
         device=run.accelerator.device,
     )
     total, on_main = run.training.total_steps, run.accelerator.is_main_process
+    if resume is None and on_main:  # not before the data can be read: a refused run leaves no folder
+        run.folder.create(recipe)
+    start_trackers(run)
     bar = tqdm(total=total, initial=run.step, disable=not on_main)
     with _stopped_by_hand(run), contextlib.closing(batches), bar as progress:
         while run.step < total:
@@ -65,7 +68,9 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
             if _due(run, run.sampling.every):
                 save_samples(run, f"step_{run.step:08d}.png")
             if _due(run, run.checkpoints.every):
+                mean_loss(run)
                 save_state(run)
+    mean_loss(run)
     return finish(run)
 
 
@@ -102,21 +107,31 @@ def prepare(recipe: Recipe, resume: str | None) -> Run:
     run = build_run(recipe)
     if state is not None:
         load_state(run, state)
-    elif run.accelerator.is_main_process:
-        run.folder.create(recipe)
     introduce(run, state)
     return run
 
 
-def log_losses(run: Run, progress: tqdm) -> None:
-    """Write the mean loss since the last line, over all processes, and stop a run that has diverged."""
+def mean_loss(run: Run) -> float:
+    """The mean loss since the last line of the log, over all processes.
+
+    Raises:
+        UserError: it is not finite. Every save asks first, so a run that has diverged replaces no good state.
+    """
+    if not run.losses:
+        return 0.0
     loss = run.accelerator.reduce(torch.stack(run.losses).mean(), reduction="mean").item()
-    run.losses.clear()
     if not math.isfinite(loss):
         raise UserError(
             f"the loss is {loss} at step {run.step}: lower lr, or turn mixed_precision off; "
             "the last saved state is untouched"
         )
+    return loss
+
+
+def log_losses(run: Run, progress: tqdm) -> None:
+    """Write a line."""
+    loss = mean_loss(run)
+    run.losses.clear()
     speed = run.step * run.training.batch_size / run.seconds
     line = {
         "step": run.step,

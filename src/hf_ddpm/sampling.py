@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
 
 def mixed_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, such as (seed, step): other numbers, unrelated streams."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    """One 63-bit seed from several numbers, such as (seed, step): other numbers, unrelated streams.
+
+    Their count goes in as well, because numpy takes (1, 2) and (1, 2, 0) for the same.
+    """
+    return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:

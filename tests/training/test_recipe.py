@@ -27,11 +27,12 @@ def test_the_recipes_that_were_promised_are_there():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_first_comment_states_command_weights_and_seed(name):
+def test_first_comment_states_command_weights_seed_hardware_and_figure(name):
     comment = "\n".join(line for line in text_of(name).splitlines() if line.startswith("#"))
     assert "accelerate launch" in comment and f"--recipe {name}" in comment
     assert f"seed {yaml.safe_load(text_of(name))['training']['seed']}" in comment
     assert re.search(r"[\d,]{7,} weights", comment)
+    assert re.search("GPU|TPU|CPU", comment) and re.search("FID|digit distance", comment)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -46,6 +46,22 @@ def test_first_adam_step_is_the_schedule(name, kind):
     assert torch.allclose(parameter, torch.tensor([-0.1, 0.1, -0.1]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adam"])
+def test_fused_is_the_same_step(name):
+    moved = []
+    for fused in (True, False):
+        parameter = torch.nn.Parameter(torch.ones(4))
+        optimizer = Optimization(lr=0.1, optimizer=name, weight_decay=0.1, fused=fused).build(
+            torch.nn.ParameterList([parameter])
+        )
+        assert optimizer.defaults["fused"] is fused
+        for step in range(3):
+            parameter.grad = torch.tensor([1.0, -2.0, 1e-3, 0.5]) * (step + 1)
+            optimizer.step()
+        moved.append(parameter.detach())
+    assert torch.allclose(*moved, rtol=1e-5)
+
+
 def test_the_global_batch_is_shared_out():
     training = Training(total_steps=1, batch_size=24, gradient_accumulation_steps=3)
     assert [training.local_batch_size(n) for n in (1, 2, 4, 8)] == [8, 4, 2, 1]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
@@ -19,13 +20,21 @@ from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.checkpoint import load_pipeline
 from hf_ddpm.errors import UserError
 from hf_ddpm.training.recipe import check_recipe, parse_command_line, read_recipe
-from hf_ddpm.training.saving import facts
-from hf_ddpm.training.train import main, train
+from hf_ddpm.training.train import main, optimizer_step, prepare, train
 
 SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
 TINY += ["--num_images", "4", "--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "null"]
 TINY += ["--tracker", "none", "--max_images", "64", "--cpu_threads", "1"]
+TWO_PROCESSES = {  # as `accelerate config` writes it
+    "compute_environment": "LOCAL_MACHINE",
+    "distributed_type": "MULTI_CPU",
+    "use_cpu": True,
+    "num_machines": 1,
+    "num_processes": 2,
+    "machine_rank": 0,
+    "mixed_precision": "no",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +49,14 @@ def tiny(folder, *words):
     return train(recipe, resume)
 
 
-def launch(folder, *words, processes=1):
-    """Train as a user does, in `processes` processes."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "-q", "--cpu", "--num_processes", str(processes)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(SCRIPT)]
+def launch(folder, *words, processes=1, config_file=None):
+    """Train as a user does, in `processes` processes or as an `accelerate config` file says."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "-q"]
+    if config_file is None:
+        command += ["--cpu", "--num_processes", str(processes), "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(SCRIPT)]
+    else:
+        command += ["--config_file", str(config_file), str(SCRIPT)]
     words = [*TINY, "--output_dir", str(folder), "--total_steps", "6", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
@@ -161,10 +174,12 @@ def test_accumulation_and_processes_walk_the_same_path(steps, tmp_path):
 
 
 def test_two_processes_resume_bit_for_bit(tmp_path):
-    words = ["--model.dropout", "0.2", "--decay", "constant"]
+    words = ["--model.dropout", "0.2", "--decay", "constant", "--checkpoints.every", "3"]
     assert launch(tmp_path / "whole", *words, processes=2).returncode == 0
     assert launch(tmp_path / "parts", *words, "--total_steps", "3", processes=2).returncode == 0
-    process = launch(tmp_path / "parts", *words, "--resume", "latest", processes=2)
+    file = tmp_path / "accelerate.yaml"
+    file.write_text(yaml.safe_dump(TWO_PROCESSES))
+    process = launch(tmp_path / "parts", *words, "--resume", "latest", config_file=file)
     assert process.returncode == 0, process.stderr
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert Image.open(tmp_path / "parts" / "samples" / "final.png").size == (16, 16)
@@ -187,6 +202,27 @@ def test_bf16_trains_with_an_exact_schedule(tmp_path):
     )
     assert one == pytest.approx(two, rel=0.02)
     assert all(weight.dtype == torch.float32 for weight in weights(tmp_path / "bf16").values())
+
+
+def test_channels_last_is_the_same_training(tmp_path):
+    tiny(tmp_path / "last", "--channels_last", "true")
+    tiny(tmp_path / "first")
+    assert difference(weights(tmp_path / "last"), weights(tmp_path / "first")) < 1e-4
+
+
+@pytest.mark.parametrize("bound", [1e-3, None])
+def test_gradients_are_clipped_to_their_global_norm(bound, tmp_path):
+    words = [*TINY, "--output_dir", str(tmp_path), "--total_steps", "2"]
+    run = prepare(*parse_command_line([*words, "--max_grad_norm", "null" if bound is None else str(bound)]))
+    norms = []
+
+    def measure(optimizer, args, kwargs):
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+    run.optimizer.optimizer.register_step_pre_hook(measure)
+    optimizer_step(run, next(run.data.batches(batch_size=8, seed=0)))
+    assert norms[0] > 0.05 if bound is None else norms[0] == pytest.approx(bound, rel=1e-2)
 
 
 @pytest.mark.slow
@@ -275,6 +311,15 @@ def test_classes_train_and_sample(tmp_path):
         (["--num_inference_steps", "2000"], "at most T=1000"),
         (["--batch_size", "9", "--gradient_accumulation_steps", "2"], "multiple of 2"),
         (["--variance_type", "learned"], "no gradient in L_simple"),
+        (["--eta", "2"], r"eta=2\.0 must lie in \[0, 1\]"),
+        (["--training.seed", "-1"], "seed=-1 must not be negative"),
+        (["--optimization.betas", "[0.9, 1.5]"], r"betas=\[0\.9, 1\.5\] must lie in"),
+        (["--weight_decay", "-1"], r"weight_decay=-1\.0 not negative"),
+        (["--channels", "-1"], "channels=-1"),
+        (["--channels", "5"], r"channels=5: .* 1, 2, 3 or 4"),
+        (["--model.out_channels", "2"], "give --out_channels 1"),
+        (["--model.num_class_embeds", "10"], "10 classes and the data no labels: give --label_column auto"),
+        (["--steps_offset", "1", "--num_inference_steps", "1000", "--timestep_spacing", "leading"], "1000"),
         (["--beta_schedule", "jsd", "--prediction_type", "epsilon"], "'epsilon' is undefined"),
         (["--data.source", "./nowhere"], "nowhere"),
         (["--data.label_column", "colour"], "colour"),
@@ -310,6 +355,80 @@ def test_a_damaged_state_is_named(tmp_path):
         tiny(tmp_path, "--resume", "latest")
 
 
+@pytest.mark.parametrize("damage", [b"", b"no pickle"])
+def test_a_damaged_optimizer_is_named(damage, tmp_path):
+    tiny(tmp_path, "--total_steps", "2")
+    (tmp_path / "states" / "step_00000002" / "optimizer.bin").write_bytes(damage)
+    with pytest.raises(UserError, match=r"step_00000002 cannot be read"):
+        tiny(tmp_path, "--resume", "latest")
+
+
+def test_the_state_of_another_run_is_refused(tmp_path):
+    tiny(tmp_path / "one", "--total_steps", "2")
+    state = str(tmp_path / "one" / "states" / "step_00000002")
+    with pytest.raises(UserError, match=r"that is no state of output_dir .*two: give latest, or a folder under"):
+        tiny(tmp_path / "two", "--total_steps", "4", "--resume", state)
+    assert not (tmp_path / "two").exists()
+    (tmp_path / "one" / "recipe.yaml").unlink()
+    with pytest.raises(UserError, match=r"recipe\.yaml is missing"):
+        tiny(tmp_path / "one", "--total_steps", "4", "--resume", state)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--preset", "tinny"],
+        ["--image_size", "9"],
+        ["--model.dropout", "2"],
+        ["--max_decay", "1"],
+        ["--batch_size", "9", "--gradient_accumulation_steps", "2"],
+        ["--tracker", "trackio"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_mistake_in_the_recipe_costs_no_download(words, tmp_path):
+    """The data set does not exist; what is wrong with the rest is said before anybody looks for it."""
+    with pytest.raises(UserError) as mistake:
+        tiny(tmp_path, "--data.source", "./nowhere", *words)
+    assert "nowhere" not in str(mistake.value)
+
+
+def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="tracker='trackio' is not installed: pip install trackio"):
+        tiny(tmp_path, "--tracker", "trackio")
+
+
+def test_going_back_forgets_what_came_after(tmp_path):
+    words = ["--checkpoints.every", "2", "--checkpoints.keep", "9"]
+    tiny(tmp_path, *words)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 7, "lo')  # as a full disk leaves it
+    state = str(tmp_path / "states" / "step_00000002")
+    tiny(tmp_path, *words, "--resume", state, "--total_steps", "4", "--checkpoints.keep", "1")
+    assert [p.name for p in (tmp_path / "states").iterdir()] == ["step_00000004"]
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+
+
+def test_a_state_that_diverged_is_never_saved(tmp_path):
+    words = ["--lr", "1e18", "--max_grad_norm", "null", "--total_steps", "40", "--checkpoints.every", "1"]
+    with pytest.raises(UserError, match=r"the loss is (nan|inf)"):
+        tiny(tmp_path, *words, "--log_every", "1000")
+    last = sorted((tmp_path / "states").glob("step_*"))[-1]
+    assert all(torch.isfinite(w).all() for w in load_file(last / "model.safetensors").values())
+
+
+def test_data_that_cannot_be_read_leave_the_folder_free(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.new("L", (8, 8)).save(tmp_path / "photos" / f"{i}.png")
+    bad = tmp_path / "photos" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    words = ["--data.source", str(tmp_path / "photos"), "--batch_size", "2", "--total_steps", "2"]
+    with pytest.raises(UserError, match=r"2\.png"):
+        tiny(tmp_path / "run", *words)
+    tiny(tmp_path / "run", *words, "--on_bad_image", "skip")
+
+
 def test_divergence_stops_the_run_with_its_last_state_whole(tmp_path):
     with pytest.raises(UserError, match=r"the loss is (nan|inf).* lower lr"):
         tiny(tmp_path, "--lr", "1e18", "--max_grad_norm", "null", "--total_steps", "40", "--checkpoints.every", "1")
@@ -335,6 +454,15 @@ def test_a_full_disk_keeps_the_previous_state(tmp_path):
     tiny(tmp_path, "--total_steps", "4", "--resume", "latest")
 
 
+def test_the_script_runs_without_a_launcher_and_shows_its_progress(tmp_path):
+    words = [*TINY, "--output_dir", str(tmp_path), "--total_steps", "3"]
+    process = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    shown = process.stderr.split("\r")[-1]
+    assert re.search(r"3/3 .*<.*loss=[\d.]+", shown), shown  # steps, the time left, the loss
+    assert re.search(r"images_per_s=\d+", shown), shown
+
+
 def test_the_script_says_a_mistake_without_a_traceback(tmp_path):
     process = launch(tmp_path / "run", "--lrr", "1")
     assert process.returncode != 0
@@ -343,7 +471,6 @@ def test_the_script_says_a_mistake_without_a_traceback(tmp_path):
 
 
 def test_facts_are_json(tmp_path):
-    assert facts.__doc__
     checkpoint = tiny(tmp_path, "--total_steps", "1")
     known = json.loads((checkpoint / "training.json").read_text())
     assert known["metrics"] == []
