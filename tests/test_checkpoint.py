@@ -112,6 +112,13 @@ def test_a_folder_that_is_no_checkpoint(tmp_path):
         load_pipeline(str(tmp_path))
 
 
+def test_a_kill_between_two_renames_loses_nothing(checkpoint):
+    """The older folder stands aside and the new one is not in place: opening it puts the older one back."""
+    checkpoint.rename(checkpoint.with_name(".checkpoint.old"))
+    load_pipeline(str(checkpoint))
+    assert (checkpoint / "model_index.json").is_file()
+
+
 def test_a_run_folder_points_to_its_checkpoint(checkpoint):
     with pytest.raises(UserError, match=r"did you mean .*checkpoint"):
         load_pipeline(str(checkpoint.parent))

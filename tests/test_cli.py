@@ -43,6 +43,12 @@ def test_seed_and_eta_change_the_images(checkpoint, tmp_path):
     assert not np.array_equal(grids[0], grids[2])
 
 
+def test_the_folder_one_stands_in(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(checkpoint)
+    main(["sample", ".", "--steps", "2", "-n", "1", "--out", str(tmp_path / "one.png")])
+    assert Image.open(tmp_path / "one.png").size == (8, 8)
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -57,6 +63,7 @@ def test_seed_and_eta_change_the_images(checkpoint, tmp_path):
         (["sampel"], "invalid choice: 'sampel'"),
         ([], "COMMAND"),
         (["sample", "{checkpoint}", "--steps", "2", "-n", "1", "--out", "/dev/null/x.png"], "could not be written"),
+        (["sample", "{checkpoint}", "--steps", "2", "--device", "gpu"], "--device gpu: "),
         (["train", "--preset", "nothing"], "tiny"),
         (["train", "--recipe", "nothing"], "no recipe 'nothing'"),
     ],

@@ -54,6 +54,13 @@ def replace_folder(new: Path, final: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def recover(final: Path) -> None:
+    """Put back the older folder, if a kill between the two renames of `replace_folder` left it aside."""
+    aside = final.with_name(f".{final.name}.old")
+    if aside.exists() and not final.exists():
+        aside.rename(final)
+
+
 def save_checkpoint(pipeline: HFDDPMPipeline, folder: Path, facts: dict[str, Any], samples: "Image") -> None:
     """Write a pipeline, a grid of its samples, the measured facts (training.json) and the card rendered from them.
 
@@ -78,7 +85,7 @@ def writing(target: Path) -> Iterator[None]:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{target} could not be written ({reason}); what was saved before is untouched: "
-            "make room or choose another folder, then continue with --resume latest"
+            "make room or choose another place; a training run goes on with --resume latest"
         ) from error
 
 
@@ -89,6 +96,7 @@ def load_pipeline(source: str, **kwargs: Any) -> HFDDPMPipeline:
         UserError: nothing at the path, a folder that is no checkpoint, files that are missing, corrupt or cut short.
     """
     folder = Path(source).expanduser()
+    recover(folder.resolve())
     if not folder.is_dir():
         if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
             raise UserError(
@@ -99,7 +107,7 @@ def load_pipeline(source: str, **kwargs: Any) -> HFDDPMPipeline:
         hint = f"did you mean {inside[0]}?" if inside else "a checkpoint folder holds a model_index.json"
         raise UserError(f"{source!r} is not a checkpoint: {hint}")
     try:
-        return HFDDPMPipeline.from_pretrained(source, **kwargs)
+        return HFDDPMPipeline.from_pretrained(folder if folder.is_dir() else source, **kwargs)
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the checkpoint {source!r} cannot be opened: {reason[:300]}") from error

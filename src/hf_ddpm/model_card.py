@@ -8,7 +8,7 @@ def render_card(facts: dict[str, Any]) -> str:
     """The card's Markdown, with the header that the Hub reads.
 
     Args:
-        facts: what `training.train.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
+        facts: what `training.saving.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
             and `metrics`, a list of {"name", "value", "how"}. A fact that is missing, at any depth, is named as not
             measured, never invented.
     """

@@ -70,10 +70,10 @@ def _local_files(source: str) -> tuple[str | None, list[str]]:
             )
         return builders.pop(), [str(file) for file in files]
     if _looks_like_a_path(source):
-        neighbours = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
             f"the data path {source!r} does not exist: give an existing folder or file, the name of a data set on the "
-            f"Hub, or {DIGITS!r}{did_you_mean(str(path), neighbours)}"
+            f"Hub, or {DIGITS!r}{did_you_mean(path.name, neighbours)}"
         )
     return None, []
 

@@ -69,19 +69,20 @@ def check_divisors(config: Mapping[str, Any]) -> None:
     attended = {width for width, block in levels if "Attn" in block}
     if config["mid_block_type"] is not None and config["add_attention"]:
         attended.add(channels[-1])
-    _check_divides("norm_num_groups", config["norm_num_groups"], channels)
+    t_before_norm = config["resnet_time_scale_shift"] == "default"
+    _check_divides("norm_num_groups", config["norm_num_groups"], channels, refused=channels if t_before_norm else ())
     if config["attn_norm_num_groups"] is not None:
         _check_divides("attn_norm_num_groups", config["attn_norm_num_groups"], channels[-1:])
     if attended and config["attention_head_dim"] is not None:
         _check_divides("attention_head_dim", config["attention_head_dim"], sorted(attended))
-    if config["resnet_time_scale_shift"] == "default":
+    if t_before_norm:
         _check_time_survives(config["norm_num_groups"], channels)
 
 
-def _check_divides(key: str, divisor: Any, widths: Sequence[int]) -> None:
+def _check_divides(key: str, divisor: Any, widths: Sequence[int], refused: Sequence[int] = ()) -> None:
     if isinstance(divisor, int) and divisor > 0 and all(width % divisor == 0 for width in widths):
         return
-    allowed = [d for d in range(1, min(widths) + 1) if all(width % d == 0 for width in widths)]
+    allowed = [d for d in range(1, min(widths) + 1) if d not in refused and all(width % d == 0 for width in widths)]
     raise UserError(
         f"{key}={divisor} does not divide the channels {', '.join(map(str, widths))} of block_out_channels; "
         f"use one of {', '.join(map(str, allowed))}, or other channels"
