@@ -53,7 +53,6 @@ class DiffusersExample:
         lr: of AdamW; the other settings are the example's defaults.
         batch_size: of one step.
         pad: bring small images to the model's size with a border instead of resizing them.
-        mixed_precision: as Accelerate names it.
     """
 
     def __init__(
@@ -65,7 +64,6 @@ class DiffusersExample:
         lr: float = LR,
         batch_size: int = BATCH_SIZE,
         pad: bool = False,
-        mixed_precision: str = "no",
     ) -> None:
         channels, size = model.config["in_channels"], model.config["sample_size"]
         size = size if isinstance(size, int) else size[0]
@@ -73,7 +71,7 @@ class DiffusersExample:
         def transform(examples: dict[str, list[Image.Image]]) -> dict[str, list[Tensor]]:
             return {"input": [to_tensor(image, channels, size, pad) for image in examples["image"]]}
 
-        self.accelerator = Accelerator(mixed_precision=mixed_precision)
+        self.accelerator = Accelerator(mixed_precision="no")
         self.scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")
         self.ema = EMAModel(
             model.parameters(),

@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+QUICK_OUT = Path("runs/quick-benchmarks")
 
 
 @dataclass(frozen=True)
@@ -29,18 +32,28 @@ class Options:
 
 def parse(argv: Sequence[str], names: Sequence[str]) -> tuple[Options, list[str]]:
     """The options of a command line, and which of the benchmarks `names` to run."""
-    default = Options()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=names, default=list(names), help="run these benchmarks")
+    parser.add_argument("--only", nargs="+", choices=names, help="run these benchmarks")
     parser.add_argument("--data", type=Path, help="folder with train.parquet and test.parquet of digits")
-    parser.add_argument("--out", type=Path, default=default.out, help="folder of README.md and results/")
-    parser.add_argument("--seconds", type=float, default=default.seconds, help="training time in time_to_quality")
-    parser.add_argument("--seeds", type=int, nargs="+", default=default.seeds, help="seeds in time_to_quality")
-    parser.add_argument("--quick", action="store_true", help="tiny budgets: does everything run?")
-    given = parser.parse_args(argv)
-    if given.data is not None and not all((given.data / f"{split}.parquet").is_file() for split in ("train", "test")):
-        parser.error(f"--data {given.data} must be a folder with train.parquet and test.parquet")
-    hidden = {str(given.data): "<folder>", str(given.out): "<out>"}
-    command = " ".join(["python -m benchmarks.run", *(hidden.get(word, word) for word in argv)])
-    options = Options(given.data, given.out, given.seconds, tuple(given.seeds), given.quick, command)
-    return options, given.only
+    parser.add_argument("--out", type=Path, help="folder of README.md and results/")
+    parser.add_argument("--seconds", type=float, help="training time in time_to_quality")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds in time_to_quality")
+    parser.add_argument("--quick", action="store_true", help=f"tiny budgets, into {QUICK_OUT}: does everything run?")
+    given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None and v is not False}
+    data = given.get("data")
+    if data is not None and not all((data / f"{split}.parquet").is_file() for split in ("train", "test")):
+        parser.error(f"--data {data} must be a folder with train.parquet and test.parquet")
+    if given.get("seconds", 1.0) <= 0:
+        parser.error(f"--seconds {given['seconds']} must be positive")
+    command = " ".join(["python -m benchmarks.run", *(_shown(name, value) for name, value in given.items())])
+    only = given.pop("only", list(names))
+    quick = {"seconds": 1.0, "out": QUICK_OUT} if given.get("quick") else {}
+    return Options(**{**quick, **given, "seeds": tuple(given.get("seeds", Options.seeds)), "command": command}), only
+
+
+def _shown(name: str, value: Any) -> str:
+    """An option as the results tell it, without paths of this machine."""
+    if isinstance(value, Path):
+        return f"--{name} <{'folder' if name == 'data' else name}>"
+    values = [] if value is True else value if isinstance(value, list) else [value]
+    return " ".join([f"--{name}", *(f"{v:g}" if isinstance(v, float) else str(v) for v in values)])

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from benchmarks import scheduler_speed, startup, throughput, time_to_quality
+from benchmarks import scheduler_speed, startup, throughput, time_to_quality, unet_ablation
 from benchmarks.options import Options, parse
 from benchmarks.report import machine, section, write_json
 
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "scheduler_speed": scheduler_speed,
     "startup": startup,
     "throughput": throughput,
+    "unet_ablation": unet_ablation,
     "time_to_quality": time_to_quality,
 }
 

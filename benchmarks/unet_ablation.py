@@ -1,38 +1,50 @@
 """What the skips and the time embedding are worth: the `mnist` UNet trained whole, without skips, and without t.
 
-    python benchmarks/unet_ablation.py --steps 2000 --seed 0 --out benchmarks/results/unet_ablation
-
-trains on the embedded digits (4,500 for training, 500 held out), or with `--data FOLDER` on its train split, held out
-against its test split. The three arms share initial weights, batches, times and noise; what is off becomes zeros,
-so the number of weights stays the same. Writes `unet_ablation.json` (losses, settings, machine) and `unet_ablation.png`
-(samples of the three arms side by side, from the same x_T) into `--out`.
-
-The loss is L_simple of the v-prediction on held-out digits, in thirds of the T noise levels. See docs/unet.md.
+See docs/unet.md.
 """
 
-import argparse
-import json
 import math
-import platform
+import sys
 import time
-from collections.abc import Callable, Iterator
-from datetime import date
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import UNet2DModel
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.options import Options
+from benchmarks.ours import recipe_with
+from benchmarks.quality_cell import digits
+from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
-from hf_ddpm.data import ImageData, to_uint8
+from hf_ddpm.data import ImageData
 from hf_ddpm.objectives import SimpleObjective
+from hf_ddpm.sampling import image_grid, sample_images
+from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.settings import Optimization
 
-LR, BETAS, WARMUP, BATCH_SIZE = 2e-3, (0.9, 0.99), 50, 32
-HELD_OUT, REPEATS, GRID, SAMPLING_STEPS = 500, 4, 6, 50
+TITLE = "The UNet without its skips, and without t"
+ABOUT = """The `mnist` recipe, without its averaging of weights, trained three times from the same weights on the same
+batches, t and noise: as it is; with zeros in place of every skip; with zeros in place of the time embedding. The number
+of weights stays the same. The figures are L_simple of the v-prediction on held-out digits, the same draws of t and
+noise for every arm, in thirds of the 1,000 noise levels. A grid from each, from the same x_T, is in
+`results/unet_ablation.png`."""
+STEPS = 2000
+HELD_OUT, REPEATS, GRID, SAMPLING_STEPS = 500, 4, 36, 50
 THIRDS = ("low noise", "middle", "high noise")
+
+
+def measure(options: Options) -> Result:
+    steps, held_out = (2, 8) if options.quick else (STEPS, HELD_OUT)
+    source = {"split": "train[:4500]"} if options.data is None else {"source": str(options.data), "split": "train"}
+    recipe = recipe_with("mnist", {"data": source, "training": {"seed": options.seeds[0]}})
+    x_0 = digits(options.data, "test", held_out)
+    arms = {name: run_arm(name, recipe, x_0, steps) for name in ARMS}
+    save_strip(options.out / "results" / "unet_ablation.png", [grid for _, grid in arms.values()])
+    return {"steps": steps, "seed": options.seeds[0], "arms": {name: row for name, (row, _) in arms.items()}}
 
 
 def full(model: UNet2DModel) -> None:
@@ -58,33 +70,21 @@ def time_off(model: UNet2DModel) -> None:
 ARMS: dict[str, Callable[[UNet2DModel], None]] = {"full": full, "skips off": skips_off, "time embedding off": time_off}
 
 
-def digits(data: ImageData, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """x_0 (B, 1, 28, 28) in [-1, 1], without end."""
-    return (batch.x_0 for batch in data.batches(batch_size=batch_size, seed=seed))
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero, as a factor of LR."""
-    warmup = min(WARMUP, steps // 4)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(steps - warmup, 1))
-
-
-def train(model: UNet2DModel, objective: SimpleObjective, data: ImageData, steps: int, seed: int) -> None:
-    """AdamW on L_simple; batches, t and noise depend on the seed and the step only."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=0.0)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, steps))
+def train(model: UNet2DModel, recipe: Recipe, steps: int) -> None:
+    """As the recipe trains, without averaging; batches, t and noise depend on the seed and the step only."""
+    objective = SimpleObjective(HFDDPMScheduler(**recipe["scheduler"]), **recipe["objective"])
+    optimization = Optimization(**recipe["optimization"])
+    optimizer = optimization.build(model)
+    batch_size, seed = recipe["training"]["batch_size"], recipe["training"]["seed"]
     generator = torch.Generator().manual_seed(seed)
-    for step, x_0 in zip(range(1, steps + 1), digits(data, BATCH_SIZE, seed), strict=False):
-        loss = objective(model, x_0, *objective.draw(x_0.shape, generator))
-        optimizer.zero_grad(set_to_none=True)
+    batches = ImageData(**recipe["data"]).batches(batch_size=batch_size, seed=seed)
+    for step, batch in zip(range(steps), batches, strict=False):
+        optimization.set_learning_rate(optimizer, step, steps)
+        loss = objective(model, batch.x_0, *objective.draw(batch.x_0.shape, generator))
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(model.parameters(), optimization.max_grad_norm or math.inf)
         optimizer.step()
-        rates.step()
-        if step % max(steps // 20, 1) == 0:
-            print(f"  step {step}/{steps}  loss {loss.item():.4f}", flush=True)
+        optimizer.zero_grad()
 
 
 @torch.no_grad()
@@ -102,74 +102,47 @@ def evaluate(model: UNet2DModel, objective: SimpleObjective, x_0: Tensor) -> dic
     return {**result, "all": sum(result.values()) / len(THIRDS)}
 
 
-def sample(model: UNet2DModel, scheduler: HFDDPMScheduler) -> Tensor:
-    """DDIM from one fixed x_T: a grid (GRID * 28, GRID * 28) uint8."""
-    x_T = torch.randn(GRID**2, 1, 28, 28, generator=torch.Generator().manual_seed(7))
+def sample(model: UNet2DModel, scheduler: HFDDPMScheduler) -> Image.Image:
+    """A grid by DDIM; image i starts from the same x_T in every arm."""
     pipeline = HFDDPMPipeline(model, scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(GRID**2, SAMPLING_STEPS, eta=0.0, latents=x_T, output_type="pt", return_dict=False)[0]
-    tiles = to_uint8(images * 2 - 1).view(GRID, GRID, 28, 28)
-    return tiles.permute(0, 2, 1, 3).reshape(GRID * 28, GRID * 28)
+    images = sample_images(pipeline, range(GRID), seed=7, batch_size=GRID, num_inference_steps=SAMPLING_STEPS, eta=0.0)
+    return image_grid(images)
 
 
-def run_arm(name: str, data: ImageData, held_out: Tensor, steps: int, seed: int) -> tuple[dict[str, Any], Tensor]:
-    """Train one arm from the seed; its losses and its grid."""
-    print(name, flush=True)
-    torch.manual_seed(seed)
+def run_arm(name: str, recipe: Recipe, held_out: Tensor, steps: int) -> tuple[dict[str, Any], Image.Image]:
+    """Train one arm; its losses and its grid."""
+    torch.manual_seed(recipe["training"]["seed"])
     model = unet_preset("mnist")
     ARMS[name](model)
-    scheduler = HFDDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
-    )
-    objective = SimpleObjective(scheduler)
-    start = time.perf_counter()
-    train(model, objective, data, steps, seed)
-    seconds = time.perf_counter() - start
+    started = time.perf_counter()
+    train(model, recipe, steps)
+    seconds = time.perf_counter() - started
     model.eval()
-    row = {"loss": evaluate(model, objective, held_out), "seconds": round(seconds, 1)}
-    print(f"  held out: {row['loss']}", flush=True)
-    return row, sample(model, scheduler)
+    scheduler = HFDDPMScheduler(**recipe["scheduler"])
+    losses = evaluate(model, SimpleObjective(scheduler), held_out)
+    return {"loss": losses, "seconds": round(seconds, 1)}, sample(model, scheduler)
 
 
-def machine() -> dict[str, Any]:
-    return {
-        "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {platform.system()}, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-    }
+def save_strip(path: Path, grids: list[Image.Image]) -> None:
+    """The grids side by side."""
+    gap = 14
+    strip = Image.new("L", (len(grids) * (grids[0].width + gap) - gap, grids[0].height), "white")
+    for i, grid in enumerate(grids):
+        strip.paste(grid, (i * (grid.width + gap), 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip.save(path)
 
 
-def save(folder: Path, report: dict[str, Any], grids: list[Tensor]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "unet_ablation.json").write_text(json.dumps(report, indent=2) + "\n")
-    gap = torch.full((grids[0].shape[0], 14), 255, dtype=torch.uint8)
-    strip = torch.cat([part for picture in grids for part in (picture, gap)][:-1], dim=1)
-    Image.fromarray(strip.numpy()).save(folder / "unet_ablation.png")
-    print(f"wrote {folder / 'unet_ablation.json'} and {folder / 'unet_ablation.png'}")
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", help="folder with the splits train and test; default: the embedded digits")
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("runs/unet_ablation"))
-    return parser.parse_args()
-
-
-def main(data: str | None, steps: int, seed: int, out: Path) -> None:
-    if data is None:
-        training, held = ImageData("digits", split="train[:4500]"), ImageData("digits", split="train[4500:]")
-    else:
-        training, held = ImageData(data, split="train"), ImageData(data, split="test")
-    held_out = next(digits(held, HELD_OUT, seed=0))
-    results = {name: run_arm(name, training, held_out, steps, seed) for name in ARMS}
-    settings = {"data": "given" if data else "digits", "steps": steps, "seed": seed, "batch_size": BATCH_SIZE, "lr": LR}
-    report = {**machine(), **settings, "arms": {name: row for name, (row, _) in results.items()}}
-    save(out, report, [picture for _, picture in results.values()])
+def render(result: Result) -> str:
+    losses = {name: row["loss"] for name, row in result["arms"].items()}
+    rows = [[name, *loss.values(), loss["all"] / losses["full"]["all"]] for name, loss in losses.items()]
+    header = ["L_simple, held out", *THIRDS, "all", "times that of full"]
+    settings = f"{result['steps']:,} steps, seed {result['seed']}."
+    return settings + "\n\n" + table(header, rows)
 
 
 if __name__ == "__main__":
-    options = parse()
-    main(options.data, options.steps, options.seed, options.out)
+    from benchmarks.run import main
+
+    main(["--only", "unet_ablation", *sys.argv[1:]])
