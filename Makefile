@@ -44,7 +44,7 @@ clean:
 $(VENV)/.train: EXTRA := train
 $(VENV)/.dev: EXTRA := dev
 $(VENV)/.train $(VENV)/.dev: $(DESCRIPTION)
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("hf_ddpm needs Python 3.10 or newer: make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the pinned packages need Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'
 	@touch $@
