@@ -157,6 +157,12 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
         raise UserError(f"training: {' '.join(str(error).split())}") from error
     if tracker != "none" and not accelerator.log_with:
         raise UserError(f"tracker={tracker!r} is not installed: pip install {tracker}, or take tensorboard or none")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:  # each would believe to be alone and write into the same folder
+        raise UserError(
+            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: its config asks "
+            "for a kind of parallelism that this device does not have"
+        )
     training.local_batch_size(accelerator.num_processes)
     if accelerator.device.type == "cpu":
         use_cpu_well(training.cpu_threads)

@@ -4,6 +4,9 @@ import diffusers.training_utils
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from hf_ddpm.training.ema import EMA
 
@@ -53,6 +56,25 @@ def test_the_average_is_frozen_and_in_eval_mode():
 def test_impossible_averages(keywords):
     with pytest.raises(ValueError, match="must lie in"):
         EMA(filled(0.0), **keywords)
+
+
+def test_sharded_weights_are_averaged_whole():
+    """FSDP2 turns weights into DTensors; here over a group of one process."""
+    torch.distributed.init_process_group("gloo", rank=0, world_size=1, store=torch.distributed.HashStore())
+    try:
+        plain, sharded = filled(1.0), filled(1.0)
+        averages = EMA(plain), EMA(sharded)
+        fully_shard(sharded, mesh=init_device_mesh("cpu", (1,)))
+        assert isinstance(sharded.weight, DTensor)
+        with torch.no_grad():
+            for model in (plain, sharded):
+                model.weight.mul_(3)
+        for average, model in zip(averages, (plain, sharded), strict=True):
+            average.update(model, 4)
+        assert torch.equal(averages[0].model.weight, averages[1].model.weight)
+        assert not torch.equal(averages[0].model.weight, filled(1.0).weight)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_update_is_one_lerp():

@@ -185,6 +185,13 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
     assert Image.open(tmp_path / "parts" / "samples" / "final.png").size == (16, 16)
 
 
+def test_processes_that_do_not_find_each_other_are_refused(tmp_path, monkeypatch):
+    """`distributed_type: FSDP` on a CPU starts two processes that each believe to be alone."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="started 2 processes and Accelerate joins 1"):
+        tiny(tmp_path)
+
+
 def test_the_seed_decides(tmp_path):
     tiny(tmp_path / "a")
     tiny(tmp_path / "b")
