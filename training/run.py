@@ -160,8 +160,8 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:  # each would believe to be alone and write into the same folder
         raise UserError(
-            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: its config asks "
-            "for a kind of parallelism that this device does not have"
+            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: its config "
+            "asks for a kind of parallelism that this device does not have"
         )
     training.local_batch_size(accelerator.num_processes)
     if accelerator.device.type == "cpu":
