@@ -190,7 +190,7 @@ def train_for(step: Callable[[], Any], replan: Callable[[int], None], seconds: f
     """
     losses: list[Any] = []
     started, elapsed = time.perf_counter(), 0.0
-    while elapsed < seconds:
+    while not losses or elapsed < seconds:
         losses.append(step())
         elapsed = time.perf_counter() - started
         replan(max(len(losses), round(len(losses) * seconds / elapsed)))

@@ -15,7 +15,10 @@ TITLE = "Start-up"
 ABOUT = """Seconds of a fresh process, medians, the commands taking turns. The diffusers imports are the public
 names that hf_ddpm builds on."""
 ROOT = Path(__file__).resolve().parent.parent
-DIFFUSERS = "from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin, UNet2DModel"
+DIFFUSERS = (
+    "from diffusers import DDIMScheduler, DDPMParallelScheduler, DDPMScheduler, DiffusionPipeline, SchedulerMixin, "
+    "UNet2DModel"
+)
 LAUNCH = ["accelerate.commands.launch", "--num_processes=1", "--num_machines=1", "--mixed_precision=no"]
 LATE = ("datasets", "matplotlib", "tensorboard", "scipy")  # to be imported where they are used, not before
 TELL = f"; import sys, json; print(json.dumps([m for m in {LATE!r} if m in sys.modules]))"

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "src" / "hf_ddpm"
 NEEDED_FROM_DIFFUSERS = (
     "from diffusers.pipelines.pipeline_utils import DiffusionPipeline\n"
     "from diffusers.models.unets.unet_2d import UNet2DModel\n"
-    "from diffusers import DDPMScheduler, DDIMScheduler\n"
+    "from diffusers import DDPMParallelScheduler, DDPMScheduler, DDIMScheduler\n"
     "from diffusers.utils.torch_utils import randn_tensor\n"
 )
 
