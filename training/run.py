@@ -1,9 +1,10 @@
 """A training run and how it is built from a recipe."""
 
 import ctypes
+import math
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, is_tensorboard_available
 from torch import Tensor, nn
 
-from hf_ddpm import UNET_PRESETS, HFDDPMScheduler, unet_preset
+from hf_ddpm import HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
+from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError
 from hf_ddpm.objectives import SimpleObjective
 from hf_ddpm.training.ema import EMA
@@ -75,12 +77,12 @@ def build_run(recipe: Recipe) -> Run:
             f"sampling.num_inference_steps={sampling.num_inference_steps} must be at most T={len(scheduler)}"
         )
     _built("sampling", scheduler.set_timesteps, sampling.num_inference_steps)
-    check_model(recipe)
+    network = check_model(recipe)
     accelerator = make_accelerator(training, folder)
     data = ImageData(**recipe["data"])
-    check_data(recipe, data)
+    check_classes(network, data)
     torch.manual_seed(training.seed)
-    model = build_model(recipe["model"], data)
+    model = build_model(recipe["model"], data.image_size, data.channels, data.num_classes)
     ema = _built("ema", EMA, model, **recipe["ema"])
     ema.model.to(accelerator.device)
     if training.channels_last:
@@ -104,40 +106,44 @@ def build_run(recipe: Recipe) -> Run:
     )
 
 
-def check_model(recipe: Recipe) -> None:
-    """Build the network and its average without memory, before data are opened: a mistake costs no download."""
+def check_model(recipe: Recipe) -> Mapping[str, Any]:
+    """Build the network and its average without memory, before data are opened: a mistake costs no download.
+
+    Returns:
+        Mapping: the network's configuration.
+    """
     size, channels = (recipe["data"].get(key, block_keys("data")[key].default) for key in ("image_size", "channels"))
     if not 1 <= channels <= 4:
         raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
-    keywords = {"sample_size": size, "in_channels": channels} | recipe["model"]
     with torch.device("meta"):
-        model = _built("model", unet_preset, keywords.pop("preset"), **keywords)
+        model: Any = build_model(recipe["model"], size, channels)
         _built("ema", EMA, model, **recipe["ema"])
     inputs, outputs = model.config["in_channels"], model.config["out_channels"]
     if (inputs, outputs) != (channels, channels):
         raise UserError(
             f"model: {inputs} input and {outputs} output channels do not fit images of {channels}, as L_simple needs: "
-            f"give --out_channels {channels}"
+            f"leave in_channels to the data and give --out_channels {channels}"
         )
+    return model.config
 
 
-def check_data(recipe: Recipe, data: ImageData) -> None:
-    """Refuse a class-conditional preset without labels."""
-    preset = UNET_PRESETS[recipe["model"]["preset"]].config
-    classes = recipe["model"].get("num_class_embeds", preset.get("num_class_embeds"))
-    if classes is not None and data.num_classes is None:
+def check_classes(network: Mapping[str, Any], data: ImageData) -> None:
+    """Refuse a class-conditional network without labels."""
+    if network["num_class_embeds"] is not None and data.num_classes is None:
         raise UserError(
-            f"model: the network has {classes} classes and the data no labels: give --label_column auto, or "
-            "--num_class_embeds null"
+            f"model: the network has {network['num_class_embeds']} classes and the data no labels: give --label_column "
+            "auto, or --num_class_embeds null"
         )
 
 
-def build_model(block: dict[str, Any], data: ImageData) -> nn.Module:
-    """The recipe's preset; image size, channels and classes come from the data unless the recipe says otherwise."""
-    keywords: dict[str, Any] = {"sample_size": data.image_size, "in_channels": data.channels}
-    if data.num_classes is not None:
-        keywords["num_class_embeds"] = data.num_classes
-    return _built("model", unet_preset, block["preset"], **keywords | {k: v for k, v in block.items() if k != "preset"})
+def build_model(
+    block: Mapping[str, Any], image_size: int | Sequence[int], channels: int, num_classes: int | None = None
+) -> nn.Module:
+    """The recipe's preset; image size, channels and classes are the data's unless the recipe says otherwise."""
+    keywords = {"sample_size": size_of(image_size), "in_channels": channels}
+    keywords |= {} if num_classes is None else {"num_class_embeds": num_classes}
+    keywords |= block
+    return _built("model", unet_preset, keywords.pop("preset"), **keywords)
 
 
 def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
@@ -203,6 +209,21 @@ def start_trackers(run: Run) -> None:
         flat = {f"{b}.{k}": str(v) for b, block in run.recipe.items() for k, v in block.items()}
         in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # whose folder bears the project's name
         run.accelerator.init_trackers("tensorboard" if in_tensorboard else "hf_ddpm", config=flat)
+
+
+def mean_loss(run: Run) -> float:
+    """The mean loss since the last line of the log, over all processes.
+
+    Raises:
+        UserError: it is not finite. Every save asks first: a run that has diverged replaces no good state.
+    """
+    loss = run.accelerator.reduce(torch.stack(run.losses).mean(), reduction="mean").item()
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at step {run.step}: lower lr, or turn mixed_precision off; "
+            "the last saved state is untouched"
+        )
+    return loss
 
 
 def _built(block: str, constructor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

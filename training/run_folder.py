@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_ddpm.checkpoint import writing
+from hf_ddpm.checkpoint import unfinished, writing
 from hf_ddpm.errors import UserError
 from hf_ddpm.training.recipe import Recipe
 
@@ -99,7 +99,7 @@ class RunFolder:
         if self.log.exists():
             kept = [line for line in self.log.read_text().splitlines() if _step_of(line) <= step]
             with writing(self.log):
-                new = self.log.with_suffix(".unfinished")
+                new = unfinished(self.log)
                 new.write_text("".join(f"{line}\n" for line in kept))
                 new.replace(self.log)
 

@@ -22,7 +22,7 @@ from hf_ddpm.checkpoint import new_folder, save_checkpoint, unfinished, writing
 from hf_ddpm.errors import UserError
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import image_grid, sample_images
-from hf_ddpm.training.run import Run
+from hf_ddpm.training.run import Run, mean_loss
 
 
 def sample(run: Run) -> list[Image.Image]:
@@ -47,6 +47,8 @@ def save_samples(run: Run, name: str) -> None:
 
 def save_state(run: Run) -> None:
     """Everything a resumed run needs, in a folder that appears when it is complete."""
+    if run.losses:
+        mean_loss(run)
     final = run.folder.states / f"step_{run.step:08d}"
     on_main = run.accelerator.is_main_process
     with writing(final), contextlib.ExitStack() as stack:

@@ -6,7 +6,6 @@ batch and cut into the processes' parts, so a resumed run, or one on other proce
 """
 
 import contextlib
-import math
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from hf_ddpm.data import Batch
 from hf_ddpm.errors import UserError
 from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.training.recipe import Recipe, parse_command_line
-from hf_ddpm.training.run import Run, build_run, introduce, open_folder, start_trackers
+from hf_ddpm.training.run import Run, build_run, introduce, mean_loss, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, load_state, save_samples, save_state
 
 
@@ -68,9 +67,7 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
             if _due(run, run.sampling.every):
                 save_samples(run, f"step_{run.step:08d}.png")
             if _due(run, run.checkpoints.every):
-                mean_loss(run)
                 save_state(run)
-    mean_loss(run)
     return finish(run)
 
 
@@ -111,25 +108,8 @@ def prepare(recipe: Recipe, resume: str | None) -> Run:
     return run
 
 
-def mean_loss(run: Run) -> float:
-    """The mean loss since the last line of the log, over all processes.
-
-    Raises:
-        UserError: it is not finite. Every save asks first, so a run that has diverged replaces no good state.
-    """
-    if not run.losses:
-        return 0.0
-    loss = run.accelerator.reduce(torch.stack(run.losses).mean(), reduction="mean").item()
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {run.step}: lower lr, or turn mixed_precision off; "
-            "the last saved state is untouched"
-        )
-    return loss
-
-
 def log_losses(run: Run, progress: tqdm) -> None:
-    """Write a line."""
+    """Write a line of the log, and show it beside the bar."""
     loss = mean_loss(run)
     run.losses.clear()
     speed = run.step * run.training.batch_size / run.seconds

@@ -25,6 +25,11 @@ def unfinished(final: Path) -> Path:
     return final.with_name(f".{final.name}.unfinished")
 
 
+def aside(final: Path) -> Path:
+    """Where an older `final` waits until the new one is in place."""
+    return final.with_name(f".{final.name}.old")
+
+
 @contextlib.contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
     """A temporary folder that becomes `final` when the block ends well, and vanishes when it fails.
@@ -45,20 +50,19 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 def replace_folder(new: Path, final: Path) -> None:
     """Rename `new` to `final`; an older `final` steps aside and is removed only when the new one is in place."""
-    aside = final.with_name(f".{final.name}.old")
-    shutil.rmtree(aside, ignore_errors=True)
+    older = aside(final)
+    shutil.rmtree(older, ignore_errors=True)
     if final.exists():
-        final.rename(aside)
+        final.rename(older)
     new.rename(final)
     _sync_one(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(older, ignore_errors=True)
 
 
 def recover(final: Path) -> None:
     """Put back the older folder, if a kill between the two renames of `replace_folder` left it aside."""
-    aside = final.with_name(f".{final.name}.old")
-    if aside.exists() and not final.exists():
-        aside.rename(final)
+    if aside(final).exists() and not final.exists():
+        aside(final).rename(final)
 
 
 def save_checkpoint(pipeline: HFDDPMPipeline, folder: Path, facts: dict[str, Any], samples: "Image") -> None:

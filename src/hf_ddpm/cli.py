@@ -63,11 +63,12 @@ def sample(options: argparse.Namespace) -> None:
     from hf_ddpm.sampling import best_device, image_grid, sample_images
 
     pipeline = load_pipeline(options.checkpoint)
+    device = options.device or best_device()
     try:
-        pipeline.to(options.device or best_device())
+        pipeline.to(device)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {options.device}: {reason}; the best there is: {best_device()}") from error
+        raise UserError(f"--device {device}: {reason}; the best there is: {best_device()}") from error
     try:
         images = sample_images(
             pipeline,
