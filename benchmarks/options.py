@@ -18,6 +18,7 @@ class Options:
         out: where README.md and results/ are written.
         seconds: wall clock of each training in time_to_quality.
         seeds: trainings of each arm in time_to_quality.
+        checkpoint: of the benchmarks that look at a trained model.
         quick: tiny budgets, to see that everything runs; the figures mean nothing.
         command: the command line as the results tell it, without paths of this machine.
     """
@@ -26,6 +27,7 @@ class Options:
     out: Path = Path("benchmarks")
     seconds: float = 300.0
     seeds: tuple[int, ...] = (0, 1, 2)
+    checkpoint: Path | None = None
     quick: bool = False
     command: str = "python -m benchmarks.run"
 
@@ -38,6 +40,7 @@ def parse(argv: Sequence[str], names: Sequence[str]) -> tuple[Options, list[str]
     parser.add_argument("--out", type=Path, help="folder of README.md and results/")
     parser.add_argument("--seconds", type=float, help="training time in time_to_quality")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds in time_to_quality")
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint folder of the mnist recipe, for sampling_grid")
     parser.add_argument("--quick", action="store_true", help=f"tiny budgets, into {QUICK_OUT}: does everything run?")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None and v is not False}
     data = given.get("data")

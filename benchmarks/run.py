@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from benchmarks import scheduler_speed, startup, throughput, time_to_quality, unet_ablation
+from benchmarks import sampling_grid, scheduler_speed, startup, throughput, time_to_quality, unet_ablation
 from benchmarks.options import Options, parse
 from benchmarks.report import machine, section, write_json
 
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "startup": startup,
     "throughput": throughput,
     "unet_ablation": unet_ablation,
+    "sampling_grid": sampling_grid,
     "time_to_quality": time_to_quality,
 }
 

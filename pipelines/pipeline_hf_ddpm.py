@@ -18,11 +18,16 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hf_ddpm.pipelines.doors import open_stock_door, stock_samples_the_same, write_code
+from hf_ddpm.pipelines.editing import Generators, ImageEditing
+from hf_ddpm.pipelines.image_inputs import Images, to_x_0
 from hf_ddpm.schedulers.beta_schedules import make_betas
+from hf_ddpm.schedulers.chain_tables import chain_tables
+from hf_ddpm.schedulers.clipping import clip_
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
-from hf_ddpm.schedulers.timestep_spacing import spaced_timesteps
+from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS, spaced_timesteps
+from hf_ddpm.schedulers.training_chain import TrainingChain
 from hf_ddpm.schedulers.transition import mean_coefficients
 
 # One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
@@ -30,21 +35,25 @@ from hf_ddpm.schedulers.transition import mean_coefficients
 SIBLINGS = (
     HFDDPMScheduler,
     CoefficientTables,
+    ImageEditing,
     ReverseWalk,
+    TrainingChain,
+    chain_tables,
+    clip_,
     make_betas,
-    spaced_timesteps,
     mean_coefficients,
+    spaced_timesteps,
+    to_x_0,
     write_code,
 )
 
 # An index may name the scheduler by its module in the package; where the package is missing, the sibling stands for it.
 sys.modules.setdefault("hf_ddpm.schedulers.scheduling_hf_ddpm", sys.modules[HFDDPMScheduler.__module__])
 
-Generators = torch.Generator | list[torch.Generator] | None
 StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
-class HFDDPMPipeline(DiffusionPipeline):
+class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
     """Sample images from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
 
     Args:
@@ -78,12 +87,16 @@ class HFDDPMPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
         timesteps: Sequence[int] | None = None,
+        timestep_spacing: str | None = None,
+        start_timestep: int | None = None,
+        corrector_steps: int = 0,
+        corrector_snr: float = 0.16,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw x_T and walk the scheduler's timesteps down to x_0.
 
         Args:
             batch_size: number of images.
-            num_inference_steps: number of network calls, all T training steps when neither this nor `timesteps` says.
+            num_inference_steps: number of network calls, all T training steps when nothing else says.
             eta: 0 (DDIM) to 1; None takes `default_eta`, and if that is None too, Algorithm 2.
             generator: one generator, drawn from as diffusers draws; or one for each image, which fixes image i whatever
                 the batch around it.
@@ -91,9 +104,14 @@ class HFDDPMPipeline(DiffusionPipeline):
             latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
             return_dict: `ImagePipelineOutput`, or a tuple of the images.
-            callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; a returned dict
-                may replace the latents.
+            callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; our
+                scheduler adds `"pred_original_sample"`, the x_0 seen there. A returned dict may replace the latents.
             timesteps: a descending list of timesteps of your own, for schedulers that take one.
+            timestep_spacing: another spacing than the config's, or sections (see `HFDDPMScheduler.set_timesteps`).
+            start_timestep: `latents` is x_t of this t, and the walk begins there.
+            corrector_steps: steps of Langevin dynamics at each level on the way, each a network call more
+                (predictor-corrector sampling, Song et al. 2021, arXiv 2011.13456, Algorithm 1).
+            corrector_snr: of `HFDDPMScheduler.step_langevin`.
 
         Raises:
             ValueError: a batch, labels, latents, steps or eta that do not fit, said in one sentence.
@@ -101,21 +119,37 @@ class HFDDPMPipeline(DiffusionPipeline):
         self._check_inputs(batch_size, generator, output_type)
         labels = self._labels(class_labels, batch_size)
         step_kwargs = self._step_kwargs(eta, generator)
-        self._set_timesteps(num_inference_steps, timesteps)
+        self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+        if start_timestep is not None:
+            self._start_at(start_timestep, latents)
+        if corrector_steps:
+            self._needs_own_scheduler("corrector_steps")
         x_t = self._x_T(batch_size, latents, generator)
         # The scheduler reads t on the host and the network on its device: nothing waits for the device.
-        device_timesteps = self.scheduler.timesteps.to(x_t.device)
+        host_timesteps, device_timesteps = self.scheduler.timesteps.cpu(), self.scheduler.timesteps.to(x_t.device)
         with self.progress_bar(total=len(device_timesteps)) as bar:
-            for i, t in enumerate(self.scheduler.timesteps):
+            for i, t in enumerate(host_timesteps):
                 x_in = self.scheduler.scale_model_input(x_t, t)
                 output = self.unet(x_in, device_timesteps[i], class_labels=labels).sample
-                x_t = self.scheduler.step(self._prediction(output, x_t), t, x_t, return_dict=False, **step_kwargs)[0]
+                stepped = self.scheduler.step(self._prediction(output, x_t), t, x_t, return_dict=False, **step_kwargs)
+                x_t = stepped[0]
+                for _ in range(corrector_steps if i + 1 < len(host_timesteps) else 0):
+                    output = self.unet(x_t, device_timesteps[i + 1], class_labels=labels).sample
+                    x_t = self.scheduler.step_langevin(output, host_timesteps[i + 1], x_t, generator, snr=corrector_snr)
                 if callback_on_step_end is not None:
-                    x_t = (callback_on_step_end(self, i, t, {"latents": x_t}) or {}).get("latents", x_t)
+                    seen = dict(zip(("latents", "pred_original_sample"), (x_t, *stepped[1:]), strict=False))
+                    x_t = (callback_on_step_end(self, i, t, seen) or {}).get("latents", x_t)
                 bar.update()
         images = self._to_images(x_t, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    @torch.no_grad()
+    def score(self, x_t: Tensor, timestep: int, class_labels: int | Sequence[int] | Tensor | None = None) -> Tensor:
+        """grad log q(x_t) as the network sees it, -eps / sqrt(1 - alpha_bar_t), shaped as `x_t` (B, C, H, W)."""
+        self._needs_own_scheduler("score")
+        output = self.unet(x_t, timestep, class_labels=self._labels(class_labels, len(x_t))).sample
+        return self.scheduler.score(output[:, : x_t.shape[1]], x_t, timestep)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write model_index.json, for stock classes where they sample the same, and the code files of door 3.
@@ -169,19 +203,30 @@ class HFDDPMPipeline(DiffusionPipeline):
         given = {"generator": generator} | ({} if eta is None else {"eta": eta})
         return {name: value for name, value in given.items() if name in accepted}
 
-    def _set_timesteps(self, num_inference_steps: int | None, timesteps: Sequence[int] | None) -> None:
+    def _set_timesteps(
+        self, num_inference_steps: int | None, timesteps: Sequence[int] | None, timestep_spacing: str | None
+    ) -> None:
+        """Have the scheduler choose; one number, one spacing or one list."""
+        if timestep_spacing is not None and not isinstance(self.scheduler, HFDDPMScheduler):
+            raise ValueError(
+                f"timestep_spacing={timestep_spacing!r} has no meaning for {type(self.scheduler).__name__}: "
+                "set the one of its config"
+            )
         if timesteps is not None:
-            if num_inference_steps is not None:
-                raise ValueError("give num_inference_steps or timesteps, not both")
+            if num_inference_steps is not None or timestep_spacing is not None:
+                raise ValueError("give timesteps alone, not both them and num_inference_steps or timestep_spacing")
             self.scheduler.set_timesteps(timesteps=timesteps)
             return
         num_train = self.scheduler.config["num_train_timesteps"]
-        steps = num_train if num_inference_steps is None else num_inference_steps
-        if not 1 <= steps <= num_train:
+        respaced = timestep_spacing is not None and timestep_spacing not in EVEN_SPACINGS
+        steps = num_train if num_inference_steps is None and not respaced else num_inference_steps
+        if steps is not None and not 1 <= steps <= num_train:
             raise ValueError(
                 f"num_inference_steps={steps} must be from 1 to {num_train}, the steps it was trained with"
             )
-        self.scheduler.set_timesteps(steps)
+        self.scheduler.set_timesteps(
+            steps, **({} if timestep_spacing is None else {"timestep_spacing": timestep_spacing})
+        )
 
     def _x_T(self, batch_size: int, latents: Tensor | None, generator: Generators) -> Tensor:
         size = self.unet.config["sample_size"]
@@ -197,6 +242,27 @@ class HFDDPMPipeline(DiffusionPipeline):
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents of shape {tuple(latents.shape)} must have shape {shape}")
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
+
+    def _start_at(self, t: int, latents: Tensor | None) -> None:
+        """Begin the walk at `t`, and go on with the chosen timesteps below it."""
+        self._needs_own_scheduler("start_timestep")
+        if latents is None:
+            raise ValueError(
+                f"start_timestep={t} needs latents, x_t of that level: vary(images, {t}) makes them of images"
+            )
+        self.scheduler.set_timesteps(timesteps=[t, *(s for s in self.scheduler.timesteps.tolist() if s < t)])
+
+    def _needs_own_scheduler(self, what: str) -> None:
+        if not isinstance(self.scheduler, HFDDPMScheduler):
+            raise ValueError(
+                f"{what} needs an HFDDPMScheduler, not {type(self.scheduler).__name__}: "
+                "pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
+            )
+
+    def _x_0(self, images: Images) -> Tensor:
+        size = self.unet.config["sample_size"]
+        x_0 = to_x_0(images, self.unet.config["in_channels"], (size, size) if isinstance(size, int) else tuple(size))
+        return x_0.to(self._execution_device, self.unet.dtype)
 
     def _prediction(self, output: Tensor, x_t: Tensor) -> Tensor:
         """The network's output as the scheduler wants it: all of 2C where it reads variances, else the first half."""

@@ -21,7 +21,7 @@ def sample(checkpoint, out, *words):
 def test_a_grid(checkpoint, tmp_path, capsys):
     sample(checkpoint, tmp_path / "deep" / "grid.png", "-n", "6")
     assert Image.open(tmp_path / "deep" / "grid.png").size == (3 * 8, 2 * 8)
-    assert "6 images: " in capsys.readouterr().out
+    assert "6 images, 3 network calls each: " in capsys.readouterr().out
 
 
 def test_a_folder_of_images_does_not_depend_on_the_batch(checkpoint, tmp_path):

@@ -33,6 +33,7 @@ def sample_images(
     seed: int,
     batch_size: int = 64,
     num_inference_steps: int | None = None,
+    timestep_spacing: str | None = None,
     eta: float | None = None,
     class_label: int | None = None,
 ) -> "list[Image]":
@@ -52,6 +53,7 @@ def sample_images(
         (part_images,) = pipeline(
             len(part),
             num_inference_steps,
+            timestep_spacing=timestep_spacing,
             eta=eta,
             generator=[image_generator(seed, i) for i in part],
             class_labels=labels,

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 
 import diffusers
 import numpy as np
@@ -219,18 +220,37 @@ def test_other_schedulers_stay_what_they_are(make_pipeline, tmp_path):
 def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
     import hf_ddpm.pipelines.doors as doors
+    import hf_ddpm.pipelines.editing as editing
+    import hf_ddpm.pipelines.image_inputs as inputs
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
     import hf_ddpm.schedulers.beta_schedules as betas
+    import hf_ddpm.schedulers.chain_tables as chain_tables
+    import hf_ddpm.schedulers.clipping as clipping
     import hf_ddpm.schedulers.coefficient_tables as tables
     import hf_ddpm.schedulers.reverse_walk as walk
     import hf_ddpm.schedulers.scheduling_hf_ddpm as scheduling
     import hf_ddpm.schedulers.timestep_spacing as spacing
+    import hf_ddpm.schedulers.training_chain as chain
     import hf_ddpm.schedulers.transition as transition
 
+    siblings = (
+        doors,
+        editing,
+        inputs,
+        betas,
+        chain_tables,
+        clipping,
+        tables,
+        walk,
+        scheduling,
+        spacing,
+        chain,
+        transition,
+    )
     files = {p.name for p in tmp_path.glob("*.py")}
     assert files == {
         "pipeline.py",
-        *(f"{m.__name__.split('.')[-1]}.py" for m in (doors, betas, tables, walk, scheduling, spacing, transition)),
+        *(f"{m.__name__.split('.')[-1]}.py" for m in siblings),
     }
     for module, name in (
         (pipeline, "pipeline"),
@@ -255,7 +275,7 @@ def test_saved_files_import_only_torch_diffusers_and_themselves(make_pipeline, t
                 pipeline_imports |= {node.module} if path.name == "pipeline.py" else set()
             elif isinstance(node, ast.ImportFrom):
                 root = node.module.split(".")[0]
-                assert root in {"torch", "diffusers", "collections", "typing", "pathlib", "itertools"}, node.module
+                assert root in set(sys.stdlib_module_names) | {"torch", "diffusers"}, node.module
     # diffusers copies first-level imports of pipeline.py alone
     assert pipeline_imports == {p.stem for p in tmp_path.glob("*.py")} - {"pipeline"}
 

@@ -178,12 +178,15 @@ def test_fixed_log_variance_takes_the_second_posterior_variance_at_the_end(varia
     small = torch.tensor([0.44082, 0.44082, 0.88420, 0.98406])
     large = torch.cat([small[:1], scheduler.betas[1:].float()])
     expected = (large if "large" in variance else small)[t]
-    assert torch.allclose(scheduler.fixed_log_variance(t).exp(), expected, atol=1e-4)
+    got = scheduler.reverse_log_variance(None, torch.zeros(5, 1), t)
+    assert torch.allclose(got.exp().squeeze(), expected, atol=1e-4)
 
 
-def test_a_learned_variance_is_not_fixed():
-    with pytest.raises(ValueError, match="'learned_range' is the network's to say"):
-        HFDDPMScheduler(variance_type="learned_range").fixed_log_variance(torch.tensor([1]))
+@pytest.mark.parametrize(("variance", "word"), [("learned_range", "a"), ("learned", "a"), ("fixed_small", "no")])
+def test_a_variance_output_is_for_learned_variances(variance, word):
+    output = None if word == "a" else images()
+    with pytest.raises(ValueError, match=f"variance_type='{variance}' takes {word} variance_output"):
+        HFDDPMScheduler(variance_type=variance).reverse_log_variance(output, images(), 5)
 
 
 def test_learned_is_a_log_variance_and_learned_range_interpolates():

@@ -41,6 +41,7 @@ class ReverseWalk:
     def __init__(self, steps: list[int], alphas_cumprod: Tensor, prediction: Tensor, variance_type: str) -> None:
         self.steps = steps
         self._previous = dict(zip(steps, [*steps[1:], -1], strict=True))
+        self._following = {previous: t for t, previous in self._previous.items()}
         self._alphas_cumprod, self._prediction, self._variance_type = alphas_cumprod, prediction, variance_type
         self._tables = CoefficientTables(len(alphas_cumprod))  # one for each eta in use
         self._coefficients: dict[tuple[float | None, int, torch.device, torch.dtype, int], StepCoefficients] = {}
@@ -48,6 +49,16 @@ class ReverseWalk:
     def previous(self, timestep: int | Tensor) -> int:
         """The timestep that a step goes to, -1 after the last."""
         return self._previous[self._visit(timestep)]
+
+    def following(self, timestep: int | Tensor) -> int:
+        """The timestep whose step goes to `timestep`, which may be -1."""
+        t = operator.index(timestep)
+        if t not in self._following:
+            raise ValueError(
+                f"timestep {t} has no noisier one among the {len(self.steps)} that set_timesteps chose: take those of "
+                "inverse_timesteps"
+            )
+        return self._following[t]
 
     def coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
         """Of the step from `timestep`, shaped for `sample`. A sampler comes back to a timestep with every batch."""

@@ -1,14 +1,10 @@
-"""The noise process of DDPM (Ho et al. 2020, arXiv 2006.11239) and DDIM (Song et al. 2021, arXiv 2010.02502).
-
-All tables are float64 on the CPU. Coefficients are gathered by t from copies cached per device in float32 (float64 for
-float64 images), so half precision images never meet a half precision alpha_bar, and nothing synchronises with a GPU.
-"""
+"""The samplers of DDPM (Ho et al. 2020, arXiv 2006.11239) and DDIM (Song et al. 2021, arXiv 2010.02502)."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -23,16 +19,18 @@ from hf_ddpm.schedulers.beta_schedules import (
     rescale_zero_terminal_snr,
     user_betas,
 )
-from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
+from hf_ddpm.schedulers.chain_tables import chain_tables
+from hf_ddpm.schedulers.clipping import check_clipping, clip_
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk, StepCoefficients, on_host
-from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, spaced_timesteps
-from hf_ddpm.schedulers.transition import log_variance_bounds
+from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, select_timesteps
+from hf_ddpm.schedulers.training_chain import TrainingChain
+from hf_ddpm.schedulers.transition import between_bounds
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "mean"]
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 
-class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree on config_name
+class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # the mixins disagree on config_name
     """q(x_t | x_0), q(x_{t-1} | x_t, x_0) and p(x_{t-1} | x_t), drop-in for `DDPMScheduler` and `DDIMScheduler`.
 
     Args:
@@ -80,7 +78,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         check_choice("variance_type", variance_type, get_args(VarianceType))
         check_choice("prediction_type", prediction_type, get_args(PredictionType))
         check_choice("timestep_spacing", timestep_spacing, get_args(TimestepSpacing))
-        self._check_thresholds()
+        check_clipping(self.config)
         self.betas = self._make_betas()
         # `from_config` drops keys listed here, positional arguments included: say that every value counts, as on disk
         self.register_to_config(_use_default_values=[])
@@ -89,79 +87,9 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self._check_terminal_snr()
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
-        self._tables = self._chain_tables()
+        self._tables = chain_tables(self.betas, prediction_type, variance_type)
         self._walk = self._new_walk(list(range(num_train_timesteps - 1, -1, -1)))
         self.timesteps = torch.tensor(self._walk.steps)
-
-    # --- forward process q ---------------------------------------------------------------------------------------
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4).
-
-        Args:
-            original_samples: x_0, (B, ...), any floating dtype.
-            noise: eps, of the same shape.
-            timesteps: integers in [0, T-1], (B,) or one.
-
-        Returns:
-            Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
-        """
-        signal, sigma = self._tables.rows("forward", timesteps, original_samples)
-        return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
-        signal, sigma = self._tables.rows("forward", timesteps, sample)
-        return (signal * noise).addcmul_(sigma, sample, value=-1).to(sample.dtype)
-
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """alpha_bar_t / (1 - alpha_bar_t), float32, shaped and placed as `timesteps`."""
-        return self._tables.column("snr", timesteps)
-
-    # --- posterior q(x_{t-1} | x_t, x_0) of the training chain ------------------------------------------------------
-
-    def posterior_mean(self, x_0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """mu-tilde_t(x_t, x_0) = sqrt(abar') beta / (1 - abar) x_0 + sqrt(alpha) (1 - abar') / (1 - abar) x_t.
-
-        DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0`, `x_t` (B, ...), `timesteps` (B,) or one; equals x_0 at t = 0.
-        """
-        from_x_0, from_x_t = self._tables.rows("posterior", timesteps, x_t)
-        return (from_x_0 * x_0).addcmul_(from_x_t, x_t).to(x_t.dtype)
-
-    @property
-    def posterior_variance(self) -> Tensor:
-        """beta-tilde_t = (1 - abar_{t-1}) / (1 - abar_t) beta_t (DDPM, eq. 7), (T,) float64; 0 at t = 0."""
-        return self._tables["posterior variance"][:, 0]
-
-    @property
-    def posterior_log_variance(self) -> Tensor:
-        """log beta-tilde_t, (T,) float64, with the value of t = 1 at t = 0, where the variance is 0."""
-        return self._tables["posterior log variance"][:, 0]
-
-    def fixed_log_variance(self, timesteps: Tensor) -> Tensor:
-        """log sigma_t^2 of p(x_{t-1} | x_t) of the training chain, float32, shaped and placed as `timesteps`.
-
-        log beta-tilde_t for `fixed_small`, log beta_t for `fixed_large`. At t = 0, where Algorithm 2 adds no noise but
-        a likelihood needs a width, both are log beta-tilde_1, which gives the better L_0 (DDPM's choice).
-
-        Raises:
-            ValueError: the `variance_type` is learned.
-        """
-        if self._learns_variance:
-            raise ValueError(f"variance_type={self.config['variance_type']!r} is the network's to say: it is not fixed")
-        return self._tables.column("fixed log variance", timesteps)
-
-    # --- what a prediction says --------------------------------------------------------------------------------------
-
-    def predict_x_0(self, model_output: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """The unclipped x_0 that a network output (C channels) of `prediction_type` stands for, shaped as `x_t`."""
-        from_x_t, from_output = self._tables.rows("prediction", timesteps, x_t)
-        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
-
-    def predict_epsilon(self, x_0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), the inverse of `add_noise`."""
-        signal, sigma = self._tables.rows("forward", timesteps, x_t)
-        return (torch.addcmul(x_t, -signal, x_0) / sigma).to(x_t.dtype)
 
     # --- reverse process p -------------------------------------------------------------------------------------------
 
@@ -170,18 +98,38 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
         timesteps: Sequence[int] | None = None,
+        *,
+        timestep_spacing: str | None = None,
     ) -> None:
-        """Choose the sub-sequence that `step` walks: S spaced steps, or your own descending list.
+        """Choose the sub-sequence that `step` walks: S spaced steps, sections, or your own descending list.
 
         The alpha_bar before each step is read from this list, whatever its spacing; after the last one it is 1.
+        `num_inference_steps` of the scheduler is then the true number of network calls.
+
+        Args:
+            num_inference_steps: S.
+            device: of `timesteps`.
+            timesteps: the list itself.
+            timestep_spacing: leading, trailing, linspace or quadratic with S (default: the config's); without S
+                sections such as "10,15,20", or "ddim25" (see timestep_spacing.py).
         """
         config = self.config
-        if timesteps is not None and num_inference_steps is None:
+        if timesteps is None:
+            if num_inference_steps is None and timestep_spacing is None:
+                raise ValueError(
+                    "set_timesteps takes exactly one of num_inference_steps, timesteps, and a spacing such as 'ddim25'"
+                )
+            spacing = timestep_spacing or config["timestep_spacing"]
+            steps = select_timesteps(num_inference_steps, spacing, len(self), config["steps_offset"])
+            if self.alphas_cumprod[-1] == 0 and steps[0] != len(self) - 1:
+                raise ValueError(
+                    f"timestep_spacing={spacing!r} starts at t = {steps[0]}, and a schedule that ends at alpha_bar = 0 "
+                    f"must start at {len(self) - 1}: choose 'trailing'"
+                )
+        elif num_inference_steps is None and timestep_spacing is None:
             steps = check_timesteps(timesteps, len(self))
-        elif timesteps is None and num_inference_steps is not None:
-            steps = spaced_timesteps(config["timestep_spacing"], num_inference_steps, len(self), config["steps_offset"])
         else:
-            raise ValueError("set_timesteps takes either num_inference_steps or timesteps, and exactly one of them")
+            raise ValueError("set_timesteps takes timesteps alone: give exactly one of them and num_inference_steps")
         self.num_inference_steps = len(steps)
         self.timesteps = torch.tensor(steps, device=device)
         if steps != self._walk.steps:  # the next batch of the same sampler keeps its tables
@@ -225,12 +173,12 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         Returns:
             `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`.
         """
-        output, variance_output = self._split(model_output, sample, eta)
+        output, variance_output = self._prediction_and_variance(model_output, sample, eta)
         c = self._walk.coefficients(eta, timestep, sample)
         # Products are new tensors, everything after works in place: at small batches memory costs more than arithmetic.
         predicted_x_0 = (c.x_0_from_x_t * sample).addcmul_(c.x_0_from_output, output)
         keeps_eps = eta is not None and not use_clipped_model_output
-        x_0 = self._clip_(predicted_x_0.clone() if keeps_eps else predicted_x_0)
+        x_0 = clip_(predicted_x_0.clone() if keeps_eps else predicted_x_0, self.config)
         prev = (c.from_x_0 * x_0).addcmul_(c.from_x_t, sample)
         if keeps_eps:  # DDIM's direction term with the network's own eps, not the one that the clipped x_0 implies
             prev.addcmul_(c.sqrt_alpha_bar_prev - c.from_x_0, x_0 - predicted_x_0)
@@ -242,20 +190,79 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             prev, x_0 = prev.to(sample.dtype), x_0.to(sample.dtype)
         return DDPMSchedulerOutput(prev_sample=prev, pred_original_sample=x_0) if return_dict else (prev, x_0)
 
-    def __len__(self) -> int:
-        return self.config["num_train_timesteps"]
+    @property
+    def inverse_timesteps(self) -> list[int]:
+        """The levels that `step_inverse` starts from, in its order: -1, the image itself, then `timesteps` upwards.
+
+        The noisiest timestep is where the last of these steps arrives, so it is not among them.
+        """
+        return [-1, *self._walk.steps[:0:-1]]
+
+    def step_inverse(
+        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+        """x_t -> the next noisier x along `timesteps`: DDIM's step (eq. 12, eta = 0) walked upwards (sec. 4.3).
+
+        Euler's step of the ODE of eq. 14: eps at the level where the sample is stands for eps at the level where it
+        goes, so `step` leads back up to an error that falls with the number of steps. Nothing is clipped.
+
+        Args:
+            model_output: of the network at (sample, max(timestep, 0)), (B, C, H, W) or (B, 2C, H, W).
+            timestep: where the sample is, one of `inverse_timesteps`; -1 is the image itself.
+            sample: x_t, (B, C, H, W).
+
+        Returns:
+            `DDPMSchedulerOutput` (or a tuple) whose `prev_sample` is the noisier x, and the x_0 prediction.
+
+        Raises:
+            ValueError: a timestep that is none of `inverse_timesteps`.
+        """
+        reached = self._walk.following(timestep)
+        level = max(int(timestep), 0)  # the image itself is seen as the cleanest level that the network knows
+        output, _ = self._prediction_and_variance(model_output, sample, eta=0.0)
+        x_0 = self.predict_x_0(output, sample, level)
+        epsilon = self.predict_epsilon(x_0, sample, level)
+        if timestep < 0:
+            x_0 = sample
+        noisier = self.add_noise(x_0, epsilon, reached)
+        return DDPMSchedulerOutput(prev_sample=noisier, pred_original_sample=x_0) if return_dict else (noisier, x_0)
+
+    def step_langevin(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        *,
+        snr: float = 0.16,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """x_t + delta score + sqrt(2 delta) z: a step of Langevin dynamics that stays at the level t.
+
+        The corrector of Song et al. 2021 (arXiv 2011.13456, Algorithm 5), delta = 2 (snr |z| / |score|)^2, with the
+        norms replaced by what they are on average: delta = 2 snr^2 (1 - alpha_bar_t), the annealed step size of Song &
+        Ermon 2019 (Algorithm 1). So images do not depend on their batch. Its stationary distribution is q(x_t) up to an
+        error of the order of snr^2.
+
+        Args:
+            model_output: of the network at (sample, timestep), (B, C, H, W) or (B, 2C, H, W).
+            timestep: in [0, T-1], one or (B,).
+            sample: x_t.
+            generator: draws z.
+            snr: size of a step against its noise.
+            noise: z itself, instead of a draw.
+        """
+        if snr <= 0:
+            raise ValueError(f"snr={snr} must be positive")
+        output, _ = self._prediction_and_variance(model_output, sample, eta=0.0)
+        if noise is None:
+            noise = randn_tensor(output.shape, generator=generator, device=output.device, dtype=output.dtype)
+        sigma = self._tables.rows("forward", timestep, sample)[1]
+        delta = 2 * (snr * sigma) ** 2
+        score = self.score(output, sample, timestep)
+        return (sample + delta * score + (2 * delta).sqrt() * noise).to(sample.dtype)
 
     # --- construction --------------------------------------------------------------------------------------------
-
-    def _check_thresholds(self) -> None:
-        config = self.config
-        if config["clip_sample_range"] <= 0 or config["sample_max_value"] < 1:
-            raise ValueError(
-                f"clip_sample_range={config['clip_sample_range']} must be positive and "
-                f"sample_max_value={config['sample_max_value']} at least 1"
-            )
-        if not 0 < config["dynamic_thresholding_ratio"] <= 1:
-            raise ValueError(f"dynamic_thresholding_ratio={config['dynamic_thresholding_ratio']} must lie in (0, 1]")
 
     def _make_betas(self) -> Tensor:
         config = self.config
@@ -294,68 +301,17 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
                 "schedule that ends at alpha_bar = 0 must start: choose 'trailing'"
             )
 
-    def _chain_tables(self) -> CoefficientTables:
-        """The tables of the training chain."""
-        abar, beta, alpha = self.alphas_cumprod, self.betas, self.alphas
-        abar_prev = torch.cat([torch.ones(1, dtype=torch.float64), abar[:-1]])
-        from_x_0 = abar_prev.sqrt() * beta / (1 - abar)
-        from_x_t = alpha.sqrt() * (1 - abar_prev) / (1 - abar)
-        x_0_from_x_t_and_output = {
-            "epsilon": (1 / abar.sqrt(), -((1 - abar) / abar).sqrt()),
-            "sample": (torch.zeros_like(abar), torch.ones_like(abar)),
-            "v_prediction": (abar.sqrt(), -(1 - abar).sqrt()),
-            "mean": (-from_x_t / from_x_0, 1 / from_x_0),
-        }
-        tables = CoefficientTables(len(abar))
-        tables.add("forward", [abar.sqrt(), (1 - abar).sqrt()])
-        tables.add("snr", [abar / (1 - abar)])
-        tables.add("posterior", [from_x_0, from_x_t])
-        tables.add("posterior variance", [(1 - abar_prev) / (1 - abar) * beta])
-        log_posterior, log_beta = (bound.flip(0) for bound in log_variance_bounds(abar.flip(0), abar_prev.flip(0)))
-        log_large = torch.cat([log_posterior[:1], log_beta[1:]])
-        is_large = self.config["variance_type"].startswith("fixed_large")
-        tables.add("posterior log variance", [log_posterior])
-        tables.add("fixed log variance", [log_large if is_large else log_posterior])
-        tables.add("prediction", x_0_from_x_t_and_output[self.config["prediction_type"]])
-        return tables
-
     def _new_walk(self, steps: list[int]) -> ReverseWalk:
         return ReverseWalk(steps, self.alphas_cumprod, self._tables["prediction"], self.config["variance_type"])
 
     # --- parts of a step ---------------------------------------------------------------------------------------------
 
-    @property
-    def _learns_variance(self) -> bool:
-        return self.config["variance_type"].startswith("learned")
-
-    def _split(self, model_output: Tensor, sample: Tensor, eta: float | None) -> tuple[Tensor, Tensor | None]:
-        """The prediction and, of a 2C-channel output, the variance half."""
-        channels, out_channels = sample.shape[1], model_output.shape[1]
-        if out_channels == 2 * channels:
-            output, variance = model_output.chunk(2, dim=1)
-            return output, variance
-        if out_channels != channels or (eta is None and self._learns_variance):
-            raise ValueError(
-                f"model_output has {out_channels} channels for a sample of {channels}; "
-                f"variance_type={self.config['variance_type']!r} needs "
-                f"{2 * channels if self._learns_variance else f'{channels} or {2 * channels}'}"
-            )
-        return model_output, None
-
-    def _clip_(self, x_0: Tensor) -> Tensor:
-        """Clip or threshold `x_0`, overwriting it."""
-        if self.config["thresholding"]:
-            return self._dynamic_threshold(x_0)
-        if self.config["clip_sample"]:
-            return x_0.clamp_(-self.config["clip_sample_range"], self.config["clip_sample_range"])
-        return x_0
-
-    def _dynamic_threshold(self, x_0: Tensor) -> Tensor:
-        """Clip to the s-th quantile of |x_0| of each image, then divide by it (Imagen, arXiv 2205.11487, sec. 2.3)."""
-        config = self.config
-        limit = torch.quantile(x_0.flatten(1).abs(), config["dynamic_thresholding_ratio"], dim=1)
-        limit = limit.clamp(1, config["sample_max_value"]).view(-1, *[1] * (x_0.ndim - 1))
-        return torch.clamp(x_0, -limit, limit) / limit
+    def _prediction_and_variance(
+        self, model_output: Tensor, sample: Tensor, eta: float | None
+    ) -> tuple[Tensor, Tensor | None]:
+        if eta is not None and model_output.shape[1] == sample.shape[1]:  # DDIM reads no variance
+            return model_output, None
+        return self.split_output(model_output, sample)
 
     def _draws(self, eta: float | None, timestep: int | Tensor) -> bool:
         """Whether this step draws noise: the same calls of the generator as DDPMScheduler's and DDIMScheduler's."""
@@ -368,7 +324,6 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         if c.min_log_variance is None or c.max_log_variance is None or variance_output is None:
             return c.std
         log_variance = variance_output.to(c.std.dtype)
-        if self.config["variance_type"] == "learned_range":  # iDDPM, eq. 15, with the output in [-1, 1]
-            share = (log_variance + 1) / 2
-            log_variance = share * c.max_log_variance + (1 - share) * c.min_log_variance
+        if self.config["variance_type"] == "learned_range":
+            log_variance = between_bounds(log_variance, c.min_log_variance, c.max_log_variance)
         return c.std * torch.exp(0.5 * log_variance)

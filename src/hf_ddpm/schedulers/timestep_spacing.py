@@ -2,25 +2,48 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
-TimestepSpacing = Literal["leading", "trailing", "linspace"]
+TimestepSpacing = Literal["leading", "trailing", "linspace"]  # what a saved config may name: diffusers knows these
+EvenSpacing = Literal["leading", "trailing", "linspace", "quadratic"]
+EVEN_SPACINGS: tuple[str, ...] = get_args(EvenSpacing)
 
 
-def spaced_timesteps(spacing: TimestepSpacing, num_steps: int, num_train: int, offset: int = 0) -> list[int]:
-    """S timesteps out of T, the highest first (the three spacings of arXiv 2305.08891, Table 2).
-
-    `leading` takes every (T // S)-th step from 0 (shifted by `offset`) and never reaches T-1 unless S = T;
-    `trailing` counts down from T-1; `linspace` contains both 0 and T-1.
+def select_timesteps(num_steps: int | None, spacing: str, num_train: int, offset: int = 0) -> list[int]:
+    """The timesteps of S steps in an `EvenSpacing`, or of a respacing that says S itself, "10,15,20" or "ddim25".
 
     Raises:
-        ValueError: S outside [1, T], or an offset that leaves [0, T-1].
+        ValueError: an unknown spacing, S missing, or S beside a respacing.
     """
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not 1 <= num_steps <= num_train:
+    if spacing in EVEN_SPACINGS:
+        if num_steps is None:
+            raise ValueError(f"timestep_spacing={spacing!r} needs num_inference_steps")
+        return spaced_timesteps(spacing, num_steps, num_train, offset)  # type: ignore[arg-type]  # just checked
+    if num_steps is not None:
         raise ValueError(
-            f"num_inference_steps={num_steps} must be a whole number from 1 to {num_train}, "
+            f"timestep_spacing={spacing!r} beside num_inference_steps={num_steps}: with a number it is one of "
+            f"{', '.join(EVEN_SPACINGS)}; sections such as '10,15,20' and 'ddim25' stand alone"
+        )
+    return ddim_timesteps(spacing, num_train) if spacing.startswith("ddim") else sectioned_timesteps(spacing, num_train)
+
+
+def spaced_timesteps(spacing: EvenSpacing, num_steps: int, num_train: int, offset: int = 0) -> list[int]:
+    """S timesteps out of T, the highest first.
+
+    The first three are those of arXiv 2305.08891, Table 2: `leading` takes every (T // S)-th step from 0 (shifted by
+    `offset`) and never reaches T-1 unless S = T; `trailing` counts down from T-1; `linspace` contains both 0 and T-1.
+    `quadratic` is DDIM's for CIFAR-10 (appendix D.2), dense at low noise: the integer parts of S squares from 0 to
+    0.8 T. Squares that fall on the same step are one step, so there the list may be shorter than S.
+
+    Raises:
+        ValueError: S outside [1, T] (from 2 for `quadratic`), or an offset that leaves [0, T-1].
+    """
+    lowest = 2 if spacing == "quadratic" else 1
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not lowest <= num_steps <= num_train:
+        raise ValueError(
+            f"num_inference_steps={num_steps} must be a whole number from {lowest} to {num_train}, "
             "the number of steps the model was trained with"
         )
     if spacing == "leading":
@@ -29,7 +52,57 @@ def spaced_timesteps(spacing: TimestepSpacing, num_steps: int, num_train: int, o
     if spacing == "trailing":
         stride = num_train / num_steps
         return [round(num_train - i * stride) - 1 for i in range(num_steps)]
-    return torch.linspace(0, num_train - 1, num_steps, dtype=torch.float64).round().long().tolist()[::-1]
+    if spacing == "linspace":
+        return _evenly(0, num_train - 1, num_steps)[::-1]
+    squares = [0.8 * num_train * (i / (num_steps - 1)) ** 2 for i in range(num_steps)]
+    return sorted({int(square + 1e-9) for square in squares}, reverse=True)  # 0.8 T itself may come out a hair smaller
+
+
+def sectioned_timesteps(sections: str, num_train: int) -> list[int]:
+    """ "10,15,20": T cut into as many equal sections, lowest noise first, with 10, 15 and 20 steps spread evenly.
+
+    The first and the last step of each section are among them (Improved DDPM's code; one number is `linspace`).
+
+    Raises:
+        ValueError: not a list of whole numbers, or a section with fewer steps than it should give.
+    """
+    try:
+        counts = [int(count) for count in sections.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"timestep_spacing={sections!r} is not known: allowed are {', '.join(EVEN_SPACINGS)} with "
+            "num_inference_steps, counts of sections such as '10,15,20', and 'ddim25'"
+        ) from error
+    size, extra = divmod(num_train, len(counts))
+    steps: list[int] = []
+    start = 0
+    for i, count in enumerate(counts):
+        width = size + (i < extra)
+        if not 1 <= count <= width:
+            raise ValueError(
+                f"timestep_spacing={sections!r}: {count} of the {width} timesteps of section {i + 1}: take 1 to {width}"
+            )
+        steps += _evenly(start, start + width - 1, count)
+        start += width
+    return steps[::-1]
+
+
+def ddim_timesteps(name: str, num_train: int) -> list[int]:
+    """ "ddim25": every k-th step from 0, with the whole number k that gives exactly 25 of them.
+
+    Raises:
+        ValueError: there is no such k; the nearest counts that have one are named.
+    """
+    digits = name.removeprefix("ddim")
+    wanted = int(digits) if digits.isdecimal() else 0
+    possible = {len(range(0, num_train, k)): k for k in range(num_train, 0, -1)}
+    if wanted not in possible:
+        nearest = sorted(sorted(possible, key=lambda count: abs(count - wanted))[:2])
+        raise ValueError(
+            f"timestep_spacing={name!r}: no whole stride through {num_train} steps gives that number, "
+            f"the nearest that exist are {' and '.join(f'ddim{count}' for count in nearest)}"
+        )
+    return list(range(0, num_train, possible[wanted]))[::-1]
 
 
 def check_timesteps(timesteps: Sequence[int], num_train: int) -> list[int]:
@@ -40,3 +113,8 @@ def check_timesteps(timesteps: Sequence[int], num_train: int) -> list[int]:
         shown = f"{steps[:3]}...{steps[-1:]}" if len(steps) > 4 else steps
         raise ValueError(f"timesteps {shown} must be a non-empty, strictly descending list within 0..{num_train - 1}")
     return steps
+
+
+def _evenly(first: int, last: int, count: int) -> list[int]:
+    """`count` whole numbers from `first` to `last`, both included; one is `first`."""
+    return torch.linspace(first, last, count, dtype=torch.float64).round().long().tolist()

@@ -40,6 +40,12 @@ def log_variance_bounds(alpha_bar: Tensor, alpha_bar_prev: Tensor) -> tuple[Tens
     return torch.cat([variance[:-1], before_last]).log(), beta.log()
 
 
+def between_bounds(output: Tensor, log_beta_tilde: Tensor, log_beta: Tensor) -> Tensor:
+    """exp(s log beta + (1 - s) log beta-tilde) as a logarithm, s = (output + 1) / 2 (iDDPM, eq. 15)."""
+    share = (output + 1) / 2
+    return share * log_beta + (1 - share) * log_beta_tilde
+
+
 def fixed_large_std(alpha_bar: Tensor, alpha_bar_prev: Tensor) -> Tensor:
     """sqrt(beta), and 0 at the last step, which returns its mean. On a sub-sequence this is DDIM's sigma-hat."""
     return (1 - alpha_bar / alpha_bar_prev).sqrt() * (alpha_bar_prev < 1)

@@ -1,0 +1,243 @@
+"""What a trained model does with real images: encode, vary, interpolate, repaint."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from hf_ddpm.pipelines.image_inputs import Images, to_mask
+
+Generators = torch.Generator | list[torch.Generator] | None
+
+
+class ImageEditing:
+    """The methods of `HFDDPMPipeline` that take images."""
+
+    __call__: Callable[..., Any]  # these are the pipeline's own
+    unet: Any
+    scheduler: Any
+    progress_bar: Callable[..., Any]
+    maybe_free_model_hooks: Callable[[], None]
+    _check_inputs: Callable[..., None]
+    _labels: Callable[..., Tensor | None]
+    _needs_own_scheduler: Callable[[str], None]
+    _set_timesteps: Callable[..., None]
+    _step_kwargs: Callable[..., dict[str, Any]]
+    _to_images: Callable[..., Any]
+    _x_0: Callable[[Images], Tensor]
+
+    def vary(
+        self, images: Images, start_timestep: int, *, generator: Generators = None, **sampling: Any
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Noise images to level `start_timestep` and sample from there: the higher, the less of them stays.
+
+        Args:
+            images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
+            start_timestep: t in [0, T-1].
+            generator: draws the noise of both directions.
+            sampling: further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
+        """
+        x_0 = self._x_0(images)
+        noise = randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+        x_t = self.scheduler.add_noise(x_0, noise, torch.tensor([start_timestep]))
+        return self(len(x_0), latents=x_t, start_timestep=start_timestep, generator=generator, **sampling)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        images: Images,
+        num_inference_steps: int | None = None,
+        *,
+        timesteps: Sequence[int] | None = None,
+        timestep_spacing: str | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+    ) -> Tensor:
+        """Encode images: the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
+
+        Args:
+            images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
+            num_inference_steps, timesteps, timestep_spacing, class_labels: as in a call; S steps are S network calls.
+
+        Returns:
+            Tensor: (B, C, H, W), the `latents` of a call with the same steps.
+        """
+        self._needs_own_scheduler("invert")
+        x_0 = self._x_0(images)
+        labels = self._labels(class_labels, len(x_0))
+        self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+        x_t = x_0
+        for t in self.scheduler.inverse_timesteps:
+            # the network is asked at the level where the sample is; the image itself at t = 0, the cleanest it knows
+            output = self.unet(x_t, max(t, 0), class_labels=labels).sample
+            x_t = self.scheduler.step_inverse(output, t, x_t).prev_sample
+        return x_t
+
+    def reconstruct(
+        self,
+        images: Images,
+        num_inference_steps: int | None = None,
+        *,
+        timesteps: Sequence[int] | None = None,
+        timestep_spacing: str | None = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        **sampling: Any,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """`invert`, and back with eta 0: how much of an image S steps keep (DDIM, Table 2). 2 S network calls."""
+        steps: dict[str, Any] = {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
+        steps |= {"num_inference_steps": num_inference_steps, "class_labels": class_labels}
+        latents = self.invert(images, **steps)
+        return self(len(latents), latents=latents, eta=0.0, **steps, **sampling)
+
+    def interpolate(
+        self,
+        first: Images,
+        second: Images,
+        weights: Sequence[float],
+        start_timestep: int,
+        *,
+        generator: Generators = None,
+        **sampling: Any,
+    ) -> list[Any]:
+        """Mix two images at level `start_timestep` and sample from there (DDPM, sec. 4.3 and Fig. 8).
+
+        Both get the same noise, and so do all weights: x_t of the mix is the mix of both x_t, and its variance is that
+        of the level. For DDIM's interpolation in x_T: `invert` both, `slerp`, and a call with eta 0.
+
+        Args:
+            first, second: images as in `vary`, equally many.
+            weights: of `second`, for each its own walk.
+            start_timestep: t in [0, T-1].
+            generator: draws the noise, the same for each weight.
+            sampling: further arguments of a call.
+
+        Returns:
+            list: the images of each weight, as a call returns them.
+        """
+        x_0, y_0 = self._x_0(first), self._x_0(second)
+        if x_0.shape != y_0.shape:
+            raise ValueError(f"{len(x_0)} first and {len(y_0)} second images make no pairs: give equally many")
+        generator = torch.Generator().manual_seed(torch.seed()) if generator is None else generator
+        mixed = []
+        for weight in weights:
+            with same_noise(generator):
+                # one noise for both, so mixing before or after it is the same
+                output = self.vary(
+                    (1 - weight) * x_0 + weight * y_0,
+                    start_timestep,
+                    generator=generator,
+                    **{**sampling, "return_dict": False},
+                )
+            mixed.append(output[0])
+        return mixed
+
+    @torch.no_grad()
+    def inpaint(
+        self,
+        images: Images,
+        mask: Tensor,
+        num_inference_steps: int | None = None,
+        *,
+        jump_length: int = 10,
+        num_resamples: int = 10,
+        eta: float | None = None,
+        generator: Generators = None,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        timesteps: Sequence[int] | None = None,
+        timestep_spacing: str | None = None,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Paint the masked part anew so that it fits the rest, which stays as it is (RePaint, arXiv 2201.09865).
+
+        Args:
+            images: as in `vary`.
+            mask: 1 where it is painted anew, 0 where the image is kept; a shape that broadcasts to (B, C, H, W).
+            jump_length, num_resamples: how far and how often the walk goes back up to resample; num_resamples=1 never.
+            num_inference_steps, eta, generator, class_labels, timesteps, timestep_spacing, output_type, return_dict:
+                as in a call; the network calls are those of the steps times about `num_resamples`.
+        """
+        self._needs_own_scheduler("inpaint")
+        x_0 = self._x_0(images)
+        self._check_inputs(len(x_0), generator, output_type)
+        labels, step_kwargs = self._labels(class_labels, len(x_0)), self._step_kwargs(eta, generator)
+        self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+        path = repaint_path(len(self.scheduler.timesteps), jump_length, num_resamples)
+        mask = to_mask(mask, x_0)
+        levels = [-1, *self.scheduler.timesteps.tolist()[::-1]]  # the timestep with so many steps left
+
+        def draw() -> Tensor:
+            return randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+
+        x_t = draw()
+        with self.progress_bar(total=sum(there < here for here, there in pairwise(path))) as bar:
+            for here, there in pairwise(path):
+                if there > here:  # back up, so that the new pixels and the known ones grow together
+                    x_t = self.scheduler.diffuse(x_t, draw(), levels[here], levels[there])
+                    continue
+                output = self.unet(x_t, levels[here], class_labels=labels).sample
+                x_t = self.scheduler.step(output, levels[here], x_t, return_dict=False, **step_kwargs)[0]
+                known = x_0 if there == 0 else self.scheduler.add_noise(x_0, draw(), levels[there])
+                x_t = mask * x_t + (1 - mask) * known
+                bar.update()
+        painted = self._to_images(x_t, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=painted) if return_dict else (painted,)
+
+
+def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Spherical interpolation of latents, each image by itself (DDIM, eq. 67): sin-weighted, so the norm is kept.
+
+    Args:
+        first, second: (B, ...), as x_T of a sampler.
+        weight: 0 is `first`, 1 is `second`.
+
+    Returns:
+        Tensor: shaped as `first`. Latents that are nearly parallel are mixed linearly, which is the limit there.
+    """
+    a, b = first.flatten(1).double(), second.flatten(1).double()
+    cosine = (a * b).sum(dim=1, keepdim=True) / (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True))
+    theta = cosine.clamp(-1, 1).acos()  # (B, 1)
+    parallel = theta.sin() < 1e-6
+    sine = torch.where(parallel, 1, theta.sin())
+    from_a = torch.where(parallel, 1 - weight, ((1 - weight) * theta).sin() / sine)
+    from_b = torch.where(parallel, weight, (weight * theta).sin() / sine)
+    return (from_a * a + from_b * b).to(first.dtype).view(first.shape)
+
+
+def repaint_path(num_steps: int, jump_length: int, num_resamples: int) -> list[int]:
+    """How many steps are left after each move: down by one, and `num_resamples` - 1 times up again by `jump_length`.
+
+    The jumps start with 1, 1 + jump_length, 1 + 2 jump_length, ... steps left (RePaint, appendix B).
+
+    Raises:
+        ValueError: a jump longer than the walk, or numbers below 1.
+    """
+    if not 1 <= jump_length < max(num_steps, 2) or num_resamples < 1:
+        raise ValueError(
+            f"jump_length={jump_length} must be from 1 to {num_steps - 1}, fewer than the {num_steps} steps, and "
+            f"num_resamples={num_resamples} at least 1"
+        )
+    jumps = {left: num_resamples - 1 for left in range(1, num_steps - jump_length + 1, jump_length)}
+    path = [num_steps]
+    while path[-1] > 0:
+        left = path[-1]
+        if jumps.get(left, 0) > 0:
+            jumps[left] -= 1
+            path.append(left + jump_length)
+        path.append(path[-1] - 1)
+    return path
+
+
+@contextmanager
+def same_noise(generator: Generators) -> Iterator[None]:
+    """Rewind the generators at the end of the block: the next one draws the same numbers."""
+    generators = generator if isinstance(generator, list) else [generator] if generator is not None else []
+    states = [one.get_state() for one in generators]
+    yield
+    for one, state in zip(generators, states, strict=True):
+        one.set_state(state)

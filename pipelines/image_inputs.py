@@ -1,0 +1,74 @@
+"""Images that users hand to a pipeline, as the x_0 that the noise process starts from."""
+
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import torch
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor, is_valid_image
+from torch import Tensor
+
+Images = PipelineImageInput  # of which PIL images and tensors are taken
+
+
+def to_x_0(images: Images, channels: int, size: tuple[int, int]) -> Tensor:
+    """Images as float32 (B, C, H, W) in [-1, 1] on their own device.
+
+    Args:
+        images: a PIL image or a list of them, or a tensor (B, C, H, W): uint8, or floating in [-1, 1].
+        channels, size: C and (H, W) of the network.
+
+    Raises:
+        ValueError: another type, mode, shape or range, said in one sentence.
+    """
+    x_0 = images if isinstance(images, Tensor) else _from_pil(images, channels)
+    if x_0.ndim != 4 or tuple(x_0.shape[1:]) != (channels, *size) or len(x_0) == 0:
+        raise ValueError(
+            f"images of shape {tuple(x_0.shape)} must have shape (B, {channels}, {size[0]}, {size[1]}): "
+            "resize and convert them first"
+        )
+    if x_0.dtype == torch.uint8:
+        return x_0.float() / 127.5 - 1
+    if not x_0.is_floating_point():
+        raise ValueError(f"images of dtype {x_0.dtype} must be uint8, or floating in [-1, 1]")
+    low, high = x_0.min().item(), x_0.max().item()
+    if not (low >= -1.001 and high <= 1.001):  # NaN fails too
+        raise ValueError(
+            f"images with values from {low:g} to {high:g} must lie in [-1, 1]: x / 127.5 - 1 maps 0..255 there"
+        )
+    return x_0.float()
+
+
+def to_mask(mask: Tensor, x_0: Tensor) -> Tensor:
+    """A mask of 0 and 1 that broadcasts to `x_0`, as its dtype; 1 marks what is painted anew.
+
+    Raises:
+        ValueError: other values, or a shape that does not fit.
+    """
+    values = mask.to(x_0.device, x_0.dtype)
+    if not ((values == 0) | (values == 1)).all():
+        raise ValueError("mask must hold 0 (keep) and 1 (paint anew) only")
+    try:
+        return values.broadcast_to(x_0.shape)
+    except RuntimeError as error:
+        raise ValueError(f"mask of shape {tuple(mask.shape)} must broadcast to {tuple(x_0.shape)}") from error
+
+
+def _from_pil(images: Any, channels: int) -> Tensor:
+    """float32 (B, C, H, W) in [-1, 1]."""
+    items: list[Any] = list(images) if isinstance(images, Sequence) else [images]
+    # a PIL image is the only valid one without a length
+    if not items or not all(is_valid_image(item) and not isinstance(item, Sized) for item in items):
+        raise ValueError(
+            f"images of type {type(images).__name__} are not known: "
+            "give PIL images, or a tensor (B, C, H, W) in [-1, 1]"
+        )
+    for image in items:
+        if len(image.getbands()) != channels:
+            raise ValueError(
+                f"an image of mode {image.mode} does not fit a network of {channels} channels: "
+                "image.convert('L') makes one channel, 'RGB' three"
+            )
+    if len({image.size for image in items}) > 1:
+        raise ValueError("images of different sizes make no batch: resize them to the network's size first")
+    arrays = torch.from_numpy(VaeImageProcessor.pil_to_numpy(items))  # (B, H, W) or (B, H, W, C) in [0, 1]
+    return arrays.reshape(*arrays.shape[:3], channels).permute(0, 3, 1, 2) * 2 - 1

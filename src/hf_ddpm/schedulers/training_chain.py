@@ -1,0 +1,162 @@
+"""q and p of DDPM (Ho et al. 2020, arXiv 2006.11239) on all T steps: what training and likelihoods ask.
+
+All tables are float64 on the CPU. Coefficients are gathered by t from copies cached per device in float32 (float64 for
+float64 images), so half precision images never meet a half precision alpha_bar, and nothing synchronises with a GPU.
+"""
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from torch import Tensor
+
+from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
+from hf_ddpm.schedulers.transition import between_bounds
+
+
+class TrainingChain(ConfigMixin):
+    """The T steps that a model is trained on; `HFDDPMScheduler` adds the walks down them."""
+
+    alphas_cumprod: Tensor  # alpha_bar, (T,) float64
+    _tables: CoefficientTables  # of chain_tables.py
+
+    # --- forward process q ---------------------------------------------------------------------------------------
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4).
+
+        Args:
+            original_samples: x_0, (B, ...), any floating dtype.
+            noise: eps, of the same shape.
+            timesteps: integers in [0, T-1], (B,) or one.
+
+        Returns:
+            Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
+        """
+        signal, sigma = self._tables.rows("forward", timesteps, original_samples)
+        return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
+
+    def diffuse(self, sample: Tensor, noise: Tensor, from_timestep: int, to_timestep: int) -> Tensor:
+        """x_t = sqrt(abar_t / abar_s) x_s + sqrt(1 - abar_t / abar_s) eps: from level s to a noisier t (DDPM, eq. 2).
+
+        Args:
+            sample: x_s, (B, ...); with `from_timestep` -1 the images themselves.
+            noise: eps, of the same shape.
+            from_timestep, to_timestep: s and t, whole numbers with -1 <= s <= t < T.
+        """
+        if not -1 <= from_timestep <= to_timestep < len(self):
+            raise ValueError(f"from_timestep={from_timestep} must lie in [-1, to_timestep={to_timestep}]")
+        before = self.alphas_cumprod[from_timestep] if from_timestep >= 0 else 1.0
+        kept = float(self.alphas_cumprod[to_timestep] / before)
+        return kept**0.5 * sample + (1 - kept) ** 0.5 * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
+        signal, sigma = self._tables.rows("forward", timesteps, sample)
+        return (signal * noise).addcmul_(sigma, sample, value=-1).to(sample.dtype)
+
+    def snr(self, timesteps: Tensor) -> Tensor:
+        """alpha_bar_t / (1 - alpha_bar_t), float32, shaped and placed as `timesteps`."""
+        return self._tables.column("snr", timesteps)
+
+    # --- posterior q(x_{t-1} | x_t, x_0) of the training chain ------------------------------------------------------
+
+    def posterior_mean(self, x_0: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+        """mu-tilde_t(x_t, x_0) = sqrt(abar') beta / (1 - abar) x_0 + sqrt(alpha) (1 - abar') / (1 - abar) x_t.
+
+        DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0`, `x_t` (B, ...), `timesteps` (B,) or one; equals x_0 at t = 0.
+        """
+        from_x_0, from_x_t = self._tables.rows("posterior", timesteps, x_t)
+        return (from_x_0 * x_0).addcmul_(from_x_t, x_t).to(x_t.dtype)
+
+    @property
+    def posterior_variance(self) -> Tensor:
+        """beta-tilde_t = (1 - abar_{t-1}) / (1 - abar_t) beta_t (DDPM, eq. 7), (T,) float64; 0 at t = 0."""
+        return self._tables["posterior variance"][:, 0]
+
+    @property
+    def posterior_log_variance(self) -> Tensor:
+        """log beta-tilde_t, (T,) float64, with the value of t = 1 at t = 0, where the variance is 0."""
+        return self._tables["posterior log variance"][:, 0]
+
+    def posterior_log_variance_at(self, timesteps: int | Tensor, like: Tensor) -> Tensor:
+        """`posterior_log_variance` of `timesteps`, (B or 1, 1, ..., 1), in the precision and place of `like`."""
+        return self._tables.rows("posterior log variance", timesteps, like)[0]
+
+    # --- what a prediction says --------------------------------------------------------------------------------------
+
+    def predict_x_0(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+        """The unclipped x_0 that a network output (C channels) of `prediction_type` stands for, shaped as `x_t`."""
+        from_x_t, from_output = self._tables.rows("prediction", timesteps, x_t)
+        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
+
+    def predict_epsilon(self, x_0: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+        """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), the inverse of `add_noise`."""
+        signal, sigma = self._tables.rows("forward", timesteps, x_t)
+        return (torch.addcmul(x_t, -signal, x_0) / sigma).to(x_t.dtype)
+
+    def score(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+        """grad_{x_t} log q(x_t) = -eps / sqrt(1 - alpha_bar_t) as the network sees it (Song et al. 2021, sec. 4).
+
+        `model_output` has C channels; shapes as `predict_x_0`. L_simple with epsilon is denoising score matching with
+        the weight 1 - alpha_bar_t.
+        """
+        from_x_t, from_output = self._tables.rows("score", timesteps, x_t)
+        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
+
+    def reverse_mean(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+        """mu_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, x_0 not clipped (DDPM, eq. 11 for epsilon).
+
+        `model_output` has C channels; shapes as `predict_x_0`. With `mean` prediction it is the output itself.
+        """
+        from_x_t, from_output = self._tables.rows("reverse mean", timesteps, x_t)
+        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
+
+    def reverse_log_variance(self, variance_output: Tensor | None, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+        """log Sigma_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, of a shape that broadcasts to `x_t`.
+
+        log beta-tilde_t for `fixed_small`, log beta_t for `fixed_large`; `variance_output` for `learned`, a mix of the
+        two bounds for `learned_range` (iDDPM, eq. 15). At t = 0, where Algorithm 2 adds no noise but a likelihood needs
+        a width, beta-tilde stands for beta-tilde_1, and so does `fixed_large`, for the better L_0 (DDPM's choice).
+
+        Args:
+            variance_output: the second half of a 2C-channel output, None for fixed variances.
+            x_t, timesteps: as `predict_x_0`.
+
+        Raises:
+            ValueError: a learned variance without an output, or the other way round.
+        """
+        if (variance_output is None) == self.learns_variance:
+            raise ValueError(
+                f"variance_type={self.config['variance_type']!r} takes "
+                f"{'a' if self.learns_variance else 'no'} variance_output"
+            )
+        if variance_output is None:
+            return self._tables.rows("log variance", timesteps, x_t)[0]
+        if self.config["variance_type"] == "learned":
+            return variance_output
+        return between_bounds(variance_output, *self._tables.rows("log variance", timesteps, x_t))
+
+    def split_output(self, model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A network's output as its prediction (C channels) and, of 2C channels, the variance half.
+
+        Raises:
+            ValueError: neither C nor 2C channels, or C for a `variance_type` that is learned.
+        """
+        channels, out_channels = sample.shape[1], model_output.shape[1]
+        if out_channels == 2 * channels:
+            output, variance = model_output.chunk(2, dim=1)
+            return output, variance
+        if out_channels != channels or self.learns_variance:
+            raise ValueError(
+                f"model_output has {out_channels} channels for a sample of {channels}; "
+                f"variance_type={self.config['variance_type']!r} needs "
+                f"{2 * channels if self.learns_variance else f'{channels} or {2 * channels}'}"
+            )
+        return model_output, None
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the `variance_type` reads the second half of a 2C-channel output."""
+        return self.config["variance_type"].startswith("learned")
+
+    def __len__(self) -> int:
+        return self.config["num_train_timesteps"]

@@ -1,0 +1,135 @@
+"""The terms of DDPM's variational bound (Ho et al. 2020, eq. 5): what L_vlb trains and what bits/dim sum up.
+
+Every function returns nats a dimension; `/ math.log(2)` makes them bits. They compute in the dtype of the images:
+float64 images, as likelihoods take them, get float64 coefficients, whatever the network's own dtype.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from hf_ddpm.schedulers import HFDDPMScheduler
+
+_TAIL = -1.0  # below it log Phi goes through erfcx; log_ndtr's own gradient cancels there, and explodes in float32
+
+
+def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_variance2: Tensor) -> Tensor:
+    """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) of each element, in nats."""
+    ratio = log_variance1 - log_variance2
+    return 0.5 * (ratio.exp() - 1 - ratio + (mean1 - mean2).square() * torch.exp(-log_variance2))
+
+
+def discretized_gaussian_log_likelihood(
+    x_0: Tensor, mean: Tensor, log_variance: Tensor, *, bit_depth: int = 8
+) -> Tensor:
+    """log of the mass that N(mean, exp(log_variance)) gives to the grey level of each element (DDPM, eq. 13).
+
+    The levels are 2 k / (2^b - 1) - 1; a level's bin reaches half way to its neighbours, and to infinity at the ends.
+    Values and gradients stay finite in float32 a hundred thousand standard deviations away.
+
+    Args:
+        x_0: images on the grid of levels in [-1, 1], (B, ...).
+        mean, log_variance: of the decoder p(x_0 | x_1), shapes that broadcast to `x_0`.
+        bit_depth: b.
+
+    Returns:
+        Tensor: nats, shaped as `x_0`, at most 0.
+    """
+    half_bin = 1 / (2**bit_depth - 1)
+    precision = torch.exp(-0.5 * log_variance)
+    distance, half_width = (x_0 - mean) * precision, half_bin * precision
+    log_mass = _log_mass(-distance.abs(), half_width)
+    open_below, open_above = log_cdf(distance + half_width), log_cdf(half_width - distance)
+    at_bottom, at_top = x_0 < -1 + half_bin, x_0 > 1 - half_bin
+    return torch.where(at_bottom, open_below, torch.where(at_top, open_above, log_mass))
+
+
+def log_cdf(z: Tensor) -> Tensor:
+    """log Phi(z) of the standard normal distribution, in nats, with a gradient that is finite wherever z^2 is."""
+    return torch.where(z < _TAIL, _log_scaled_cdf(z) - z.square() / 2, torch.special.log_ndtr(z.clamp(min=_TAIL)))
+
+
+def prior_term(scheduler: HFDDPMScheduler, x_0: Tensor) -> Tensor:
+    """L_T = KL(q(x_T | x_0) || N(0, I)) of each image, (B,) in nats a dimension."""
+    abar = scheduler.alphas_cumprod[-1].to(x_0.device, x_0.dtype)
+    zero = torch.zeros((), device=x_0.device, dtype=x_0.dtype)
+    if abar == 0:
+        return zero.expand(len(x_0))
+    return _mean_per_image(gaussian_kl(abar.sqrt() * x_0, torch.log1p(-abar), zero, zero))
+
+
+def reverse_moments(
+    scheduler: HFDDPMScheduler, model_output: Tensor, x_t: Tensor, t: Tensor, *, clip: bool
+) -> tuple[Tensor, Tensor]:
+    """The mean and log-variance of p(x_{t-1} | x_t), each shaped as `x_t`; arguments as `bound_term`."""
+    prediction, variance_output = scheduler.split_output(model_output.to(x_t.dtype), x_t)
+    log_variance = scheduler.reverse_log_variance(variance_output, x_t, t).expand_as(x_t)
+    if clip:
+        x_0 = scheduler.predict_x_0(prediction, x_t, t).clamp(-1, 1)
+        return scheduler.posterior_mean(x_0, x_t, t), log_variance
+    return scheduler.reverse_mean(prediction, x_t, t), log_variance
+
+
+def kl_term(
+    scheduler: HFDDPMScheduler, x_0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_variance: Tensor
+) -> Tensor:
+    """KL(q(x_{t-1} | x_t, x_0) || N(mean, exp(log_variance))) of each image, (B,) in nats a dimension; for t >= 1."""
+    posterior_mean = scheduler.posterior_mean(x_0, x_t, t)
+    posterior_log_variance = scheduler.posterior_log_variance_at(t, x_t)
+    return _mean_per_image(gaussian_kl(posterior_mean, posterior_log_variance, mean, log_variance))
+
+
+def decoder_term(x_0: Tensor, mean: Tensor, log_variance: Tensor, *, bit_depth: int = 8) -> Tensor:
+    """L_0 = -log p(x_0 | x_1) of each image, (B,) in nats a dimension."""
+    return -_mean_per_image(discretized_gaussian_log_likelihood(x_0, mean, log_variance, bit_depth=bit_depth))
+
+
+def bound_term(
+    scheduler: HFDDPMScheduler,
+    model_output: Tensor,
+    x_0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    *,
+    clip: bool = False,
+    bit_depth: int = 8,
+) -> Tensor:
+    """L_t of each image, (B,) in nats a dimension: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or L_0 at t = 0.
+
+    The sum of all T of them and of the prior term bounds -log p(x_0) (DDPM, eq. 5; its t counts from 1).
+
+    Args:
+        model_output: of the network at (x_t, t), C or 2C channels as the scheduler's `variance_type` wants.
+        x_0: images on the grid of levels in [-1, 1], (B, C, H, W).
+        x_t: `add_noise(x_0, noise, t)`.
+        t: integers in [0, T-1], (B,).
+        clip: whether the predicted x_0 is clipped to [-1, 1] first: yes for reported figures, no in training.
+        bit_depth: of the images.
+    """
+    mean, log_variance = reverse_moments(scheduler, model_output, x_t, t, clip=clip)
+    kl = kl_term(scheduler, x_0, x_t, t, mean, log_variance)
+    return torch.where(t == 0, decoder_term(x_0, mean, log_variance, bit_depth=bit_depth), kl)
+
+
+def _log_mass(middle: Tensor, half_width: Tensor) -> Tensor:
+    """log(Phi(middle + half_width) - Phi(middle - half_width)) for middle <= 0, so that neither Phi is rounded to 1.
+
+    = log Phi(high) + log(1 - exp(d)) with d = log Phi(low) - log Phi(high). The squares in the two logarithms are
+    subtracted as a product, (low^2 - high^2) / 2 = -2 half_width middle: far out they are all that there is.
+    """
+    low, high = middle - half_width, middle + half_width
+    d = _log_scaled_cdf(low) - _log_scaled_cdf(high) + 2 * half_width * middle
+    smallest = torch.finfo(d.dtype).tiny  # a bin too narrow for its dtype has no mass of its own, not -inf
+    return log_cdf(high) + torch.log(-torch.expm1(d.clamp(max=-smallest)))
+
+
+def _log_scaled_cdf(z: Tensor) -> Tensor:
+    """log Phi(z) + z^2 / 2, which varies slowly where z is far below 0."""
+    tail = torch.log(torch.special.erfcx(z.clamp(max=_TAIL) * -math.sqrt(0.5)) / 2)
+    near = z.clamp(min=_TAIL)
+    return torch.where(z < _TAIL, tail, torch.special.log_ndtr(near) + near.square() / 2)
+
+
+def _mean_per_image(values: Tensor) -> Tensor:
+    return values.flatten(1).mean(dim=1)
