@@ -451,3 +451,123 @@ def test_another_list_is_another_step():
 def test_learned_variance_needs_the_second_half():
     with pytest.raises(ValueError, match="needs 6"):
         HFDDPMScheduler(variance_type="learned").step(images(), 5, images())
+
+
+# --- where diffusers is wrong --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spacing", "num_steps"), [("linspace", 10), ("trailing", 30)])
+def test_ddim_lands_on_the_level_that_the_list_says_where_stock_misses_it(spacing, num_steps):
+    """With the true noise, a step from t must land on sqrt(abar') x_0 + sqrt(1 - abar') eps of the list's next t'."""
+    stock = diffusers.DDIMScheduler(timestep_spacing=spacing, clip_sample=False)
+    ours = HFDDPMScheduler.from_config(stock.config)
+    stock.set_timesteps(num_steps)
+    ours.set_timesteps(num_steps)
+    x_0, noise = images(1), images(1, seed=1)
+    errors = {"ours": 0.0, "stock": 0.0}
+    for t, prev in zip(ours.timesteps.tolist(), ours.timesteps.tolist()[1:], strict=False):
+        x_t, expected = (ours.add_noise(x_0, noise, torch.tensor([level])) for level in (t, prev))
+        for name, scheduler in (("ours", ours), ("stock", stock)):
+            error = (scheduler.step(noise, t, x_t, eta=0.0).prev_sample - expected).abs().max().item()
+            errors[name] = max(errors[name], error)
+    assert errors["ours"] < 1e-9
+    assert errors["stock"] > 1e-3
+
+
+def test_fixed_large_log_is_beta_where_stock_is_nan():
+    stock = diffusers.DDPMScheduler(variance_type="fixed_large_log")
+    zero = torch.zeros(1, 1, 1, 1)
+    assert stock.step(zero, 500, zero, generator=torch.Generator().manual_seed(0)).prev_sample.isnan().all()
+    ours = HFDDPMScheduler.from_config(stock.config)
+    noise_part = ours.step(zero, 500, zero, variance_noise=zero + 1).prev_sample
+    assert noise_part.item() ** 2 == pytest.approx(ours.betas[500].item(), rel=1e-6)
+
+
+def test_learned_is_a_log_variance_where_stock_takes_its_root():
+    """DDPM and iDDPM call the logarithm LEARNED: an output of log(0.04) is noise of 0.2, which stock makes NaN."""
+    stock = diffusers.DDPMScheduler(variance_type="learned")
+    zero = torch.zeros(1, 1, 1, 1)
+    output = torch.cat([zero, zero + math.log(0.04)], dim=1)
+    assert stock.step(output, 500, zero, generator=torch.Generator().manual_seed(0)).prev_sample.isnan().all()
+    ours = HFDDPMScheduler(variance_type="learned")
+    assert ours.step(output, 500, zero, variance_noise=zero + 1).prev_sample.item() == pytest.approx(0.2)
+
+
+def test_networks_with_variances_walk_ddim_where_stock_breaks():
+    zero = torch.zeros(1, 3, 4, 4)
+    stock = diffusers.DDIMScheduler()
+    stock.set_timesteps(10)
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        stock.step(torch.zeros(1, 6, 4, 4), 500, zero)
+    for variance in ("learned", "learned_range"):
+        scheduler = HFDDPMScheduler(variance_type=variance)
+        x, both = images(1)[..., :4, :4], torch.cat([images(1)[..., :4, :4], images(1, seed=1)[..., :4, :4]], dim=1)
+        for eta in (0.0, 0.5, 1.0):
+            z = images(1, seed=2)[..., :4, :4]
+            moved = scheduler.step(both, 500, x, eta=eta, variance_noise=z).prev_sample
+            assert torch.equal(moved, scheduler.step(both[:, :3], 500, x, eta=eta, variance_noise=z).prev_sample)
+
+
+# --- upwards -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "quadratic"])
+def test_step_inverse_undoes_step_for_the_same_epsilon(spacing):
+    scheduler = HFDDPMScheduler(clip_sample=False)
+    scheduler.set_timesteps(20, timestep_spacing=spacing)
+    x, eps = images(2), images(2, seed=1)
+    for t in scheduler.timesteps.tolist():
+        down = scheduler.step(eps, t, x, eta=0.0).prev_sample
+        up = scheduler.step_inverse(eps, scheduler.previous_timestep(t), down).prev_sample
+        assert torch.allclose(up, x, atol=1e-9), t
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_step_inverse_follows_the_marginals_of_a_perfect_network(prediction):
+    scheduler = HFDDPMScheduler(prediction_type=prediction, beta_schedule="cosine")
+    scheduler.set_timesteps(10)
+    x_0, noise = images(2).clamp(-1, 1), images(2, seed=1)
+    assert scheduler.inverse_timesteps == [-1, *range(0, 900, 100)]
+    for t in scheduler.inverse_timesteps[1:]:
+        level = torch.tensor([t])
+        x_t = scheduler.add_noise(x_0, noise, level)
+        out = scheduler.step_inverse(prediction_of(scheduler, x_0, noise, level), t, x_t)
+        expected = scheduler.add_noise(x_0, noise, torch.tensor([t + 100]))
+        assert torch.allclose(out.prev_sample, expected, atol=1e-6), t
+        assert torch.allclose(out.pred_original_sample, x_0, atol=1e-6)
+
+
+def test_the_first_step_upwards_starts_at_the_image_itself():
+    scheduler = HFDDPMScheduler()
+    scheduler.set_timesteps(10, timestep_spacing="trailing")
+    x_0, noise = images(1), images(1, seed=1)
+    out = scheduler.step_inverse(noise, -1, x_0)
+    assert torch.allclose(out.prev_sample, scheduler.add_noise(x_0, noise, torch.tensor([99])), atol=1e-9)
+    assert torch.equal(out.pred_original_sample, x_0)
+
+
+def test_inversion_of_gaussian_data_is_the_normalising_flow_and_its_error_falls_with_S():
+    """The exact denoiser of N(m, s^2): x_0 = m + s z must be encoded as z, up to Euler's error of order 1 / S."""
+    m, s = 0.3, 0.2
+    z = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    errors = []
+    for num_steps in (50, 100, 200):
+        scheduler = HFDDPMScheduler(timestep_spacing="trailing", beta_schedule="cosine")
+        scheduler.set_timesteps(num_steps)
+        x = m + s * z
+        for t in scheduler.inverse_timesteps:
+            a = scheduler.alphas_cumprod[max(t, 0)]
+            eps = (1 - a).sqrt() * (x - a.sqrt() * m) / (a * s**2 + 1 - a)
+            x = scheduler.step_inverse(eps, t, x).prev_sample
+        errors.append((x - z).abs().max().item())
+    assert errors[0] < 0.4
+    assert errors[1] / errors[0] == pytest.approx(0.5, abs=0.15)
+    assert errors[2] / errors[1] == pytest.approx(0.5, abs=0.15)
+
+
+@pytest.mark.parametrize("timestep", [900, 5, -2])
+def test_what_is_no_step_upwards(timestep):
+    scheduler = HFDDPMScheduler()
+    scheduler.set_timesteps(10)
+    with pytest.raises(ValueError, match=f"timestep {timestep} has no noisier one .* inverse_timesteps"):
+        scheduler.step_inverse(images(), timestep, images())

@@ -1,11 +1,12 @@
 """The lists of timesteps against diffusers' and their stated properties."""
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 
 from hf_ddpm import HFDDPMScheduler
-from hf_ddpm.schedulers.timestep_spacing import spaced_timesteps
+from hf_ddpm.schedulers.timestep_spacing import ddim_timesteps, sectioned_timesteps, spaced_timesteps
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -55,3 +56,81 @@ def test_offset_that_leaves_the_chain():
 def test_steps_and_list_exclude_each_other(arguments):
     with pytest.raises(ValueError, match="exactly one"):
         HFDDPMScheduler().set_timesteps(**arguments)
+
+
+@pytest.mark.parametrize(("num_steps", "unique"), [(10, 10), (20, 20), (50, 49), (100, 96), (200, 187)])
+def test_quadratic_is_ddims_without_its_repeats(num_steps, unique):
+    """The list of DDIM's code, and how many of its steps are different (the others would be calls for nothing)."""
+    papers = [int(s) for s in np.linspace(0, np.sqrt(1000 * 0.8), num_steps) ** 2]
+    scheduler = HFDDPMScheduler()
+    scheduler.set_timesteps(num_steps, timestep_spacing="quadratic")
+    assert scheduler.timesteps.tolist() == sorted(set(papers), reverse=True)
+    assert scheduler.num_inference_steps == len(scheduler.timesteps) == unique
+
+
+def test_quadratic_reaches_four_fifths_of_every_chain():
+    for num_train in (10, 50, 100, 1000, 4000):
+        steps = spaced_timesteps("quadratic", 5, num_train)
+        assert (steps[0], steps[-1]) == (num_train * 4 // 5, 0)
+
+
+def test_sections():
+    """Each section's first and last step are taken, low noise first; remainders go to the first sections."""
+    assert sectioned_timesteps("2,3", 10) == [9, 7, 5, 4, 0]
+    assert sectioned_timesteps("1,1,1", 10) == [7, 4, 0]
+    assert sectioned_timesteps("50", 1000) == spaced_timesteps("linspace", 50, 1000)
+    steps = sectioned_timesteps("10,15,20", 300)
+    assert [sum(low <= t < low + 100 for t in steps) for low in (0, 100, 200)] == [10, 15, 20]
+    assert len(steps) == 45
+
+
+def test_ddim_n_is_the_stride_with_exactly_n_steps():
+    assert ddim_timesteps("ddim25", 1000) == list(range(960, -1, -40))
+    assert ddim_timesteps("ddim100", 4000) == list(range(3960, -1, -40))
+    assert ddim_timesteps("ddim1000", 1000) == list(range(999, -1, -1))
+    assert len(ddim_timesteps("ddim84", 1000)) == 84  # stride 12: 0, 12, ..., 996
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "spacing", "sentence"),
+    [
+        (None, "ddim300", "nearest that exist are ddim250 and ddim334"),
+        (None, "ddimx", "nearest that exist are ddim1 and ddim2"),
+        (None, "500,600", "600 of the 500 timesteps of section 2: take 1 to 500"),
+        (None, "10,0", "0 of the 500 timesteps of section 2"),
+        (None, "cubic", "allowed are leading, trailing, linspace, quadratic with num_inference_steps, counts"),
+        (None, "quadratic", "needs num_inference_steps"),
+        (50, "10,15", "'10,15' beside num_inference_steps=50"),
+        (50, "cubic", "'cubic' beside num_inference_steps=50: with a number it is one of leading, trailing"),
+        (1, "quadratic", "num_inference_steps=1 must be a whole number from 2 to 1000"),
+        (1001, "quadratic", "num_inference_steps=1001 must be"),
+    ],
+)
+def test_impossible_spacings(num_steps, spacing, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        HFDDPMScheduler().set_timesteps(num_steps, timestep_spacing=spacing)
+
+
+def test_a_spacing_beside_a_list_is_refused():
+    with pytest.raises(ValueError, match="exactly one"):
+        HFDDPMScheduler().set_timesteps(timesteps=[5, 1], timestep_spacing="leading")
+
+
+def test_zero_terminal_snr_starts_at_its_end():
+    scheduler = HFDDPMScheduler(
+        rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"
+    )
+    scheduler.set_timesteps(10, timestep_spacing="linspace")
+    assert scheduler.timesteps[0] == 999
+    for spacing in ("leading", "quadratic"):
+        with pytest.raises(ValueError, match="must start at 999: choose 'trailing'"):
+            scheduler.set_timesteps(10, timestep_spacing=spacing)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "quadratic"])
+def test_a_call_overrides_the_configs_spacing(spacing):
+    scheduler = HFDDPMScheduler(timestep_spacing="trailing")
+    scheduler.set_timesteps(7, timestep_spacing=spacing)
+    assert scheduler.timesteps.tolist() == spaced_timesteps(spacing, 7, 1000)
+    scheduler.set_timesteps(7)
+    assert scheduler.timesteps.tolist() == spaced_timesteps("trailing", 7, 1000)

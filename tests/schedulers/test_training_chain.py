@@ -1,0 +1,162 @@
+"""The score, the reverse mean and variance, and single forward steps, against closed forms in float64."""
+
+import math
+
+import pytest
+import torch
+
+from hf_ddpm import HFDDPMScheduler
+
+PREDICTIONS = ["epsilon", "sample", "v_prediction", "mean"]
+T = torch.tensor([0, 1, 400, 999])
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def output_for(scheduler: HFDDPMScheduler, x_0, noise, t) -> torch.Tensor:
+    """What a network of the scheduler's prediction type says when it sees `x_0` and `noise` in x_t."""
+    x_t = scheduler.add_noise(x_0, noise, t)
+    return {
+        "epsilon": lambda: noise,
+        "sample": lambda: x_0,
+        "v_prediction": lambda: scheduler.get_velocity(x_0, noise, t),
+        "mean": lambda: scheduler.posterior_mean(x_0, x_t, t),
+    }[scheduler.config.prediction_type]()
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_score_is_minus_epsilon_over_sigma(prediction):
+    scheduler = HFDDPMScheduler(prediction_type=prediction)
+    x_0, noise = draw(4, 1, 3, 3), draw(4, 1, 3, 3, seed=1)
+    x_t = scheduler.add_noise(x_0, noise, T)
+    sigma = (1 - scheduler.alphas_cumprod[T]).sqrt().view(-1, 1, 1, 1)
+    score = scheduler.score(output_for(scheduler, x_0, noise, T), x_t, T)
+    torch.testing.assert_close(score, -noise / sigma, rtol=1e-6, atol=1e-6)
+
+
+def test_the_score_of_gaussian_data_is_that_of_its_marginal():
+    """For x_0 ~ N(m, s^2), q(x_t) is Gaussian: its log density differentiated by autograd."""
+    m, s = 0.3, 0.5
+    scheduler = HFDDPMScheduler()
+    for t in T.tolist():
+        a = scheduler.alphas_cumprod[t]
+        x_t = draw(5, 1).requires_grad_()
+        density = torch.distributions.Normal(a.sqrt() * m, (a * s**2 + 1 - a).sqrt())
+        (expected,) = torch.autograd.grad(density.log_prob(x_t).sum(), x_t)
+        eps = (1 - a).sqrt() * (x_t - a.sqrt() * m) / (a * s**2 + 1 - a)  # E[eps | x_t], the best network
+        torch.testing.assert_close(scheduler.score(eps, x_t, t), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_L_simple_is_denoising_score_matching_with_weight_one_minus_alpha_bar():
+    """||eps - eps_theta||^2 = (1 - abar) ||grad log q(x_t | x_0) - score_theta||^2 (Vincent 2011; DDPM, sec. 3.2)."""
+    scheduler = HFDDPMScheduler()
+    x_0, noise, output = draw(4, 1, 3, 3), draw(4, 1, 3, 3, seed=1), draw(4, 1, 3, 3, seed=2)
+    x_t = scheduler.add_noise(x_0, noise, T).requires_grad_()
+    abar = scheduler.alphas_cumprod[T].view(-1, 1, 1, 1)
+    log_q = torch.distributions.Normal(abar.sqrt() * x_0, (1 - abar).sqrt()).log_prob(x_t).sum()
+    (target,) = torch.autograd.grad(log_q, x_t)
+    L_simple = (noise - output).square()
+    score_matching = (target - scheduler.score(output, x_t, T)).square()
+    torch.testing.assert_close(L_simple, ((1 - abar) * score_matching).detach(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_reverse_mean_is_the_posterior_of_the_predicted_x_0(prediction):
+    scheduler = HFDDPMScheduler(prediction_type=prediction, beta_schedule="cosine")
+    x_t, output = draw(4, 1, 3, 3), draw(4, 1, 3, 3, seed=1)
+    expected = scheduler.posterior_mean(scheduler.predict_x_0(output, x_t, T), x_t, T)
+    torch.testing.assert_close(scheduler.reverse_mean(output, x_t, T), expected, rtol=1e-6, atol=1e-6)
+    if prediction == "mean":
+        torch.testing.assert_close(scheduler.reverse_mean(output, x_t, T), output, rtol=1e-9, atol=1e-9)
+
+
+def test_the_reverse_mean_is_equation_11_in_float32_at_the_noisiest_step():
+    """x_0 of a cosine schedule's last step is 20,000 times the network's error; the mean never goes through it."""
+    scheduler = HFDDPMScheduler(beta_schedule="cosine")
+    x_t, eps = draw(1, 1, 8, 8), draw(1, 1, 8, 8, seed=1)
+    beta, abar = scheduler.betas[999], scheduler.alphas_cumprod[999]
+    exact = (x_t - beta / (1 - abar).sqrt() * eps) / (1 - beta).sqrt()
+    in_float32 = scheduler.reverse_mean(eps.float(), x_t.float(), 999).double()
+    assert (in_float32 - exact).abs().max() < 1e-5
+
+
+def test_the_reverse_log_variance_of_learned_networks():
+    output, x_t = draw(3, 1, 2, 2), draw(3, 1, 2, 2, seed=1)
+    assert torch.equal(HFDDPMScheduler(variance_type="learned").reverse_log_variance(output, x_t, 7), output)
+    scheduler = HFDDPMScheduler(variance_type="learned_range")
+    one = torch.ones_like(x_t)
+    for t in (0, 1, 999):
+        bounds = scheduler.posterior_log_variance[t], scheduler.betas[t].log()
+        for v, expected in ((-one, bounds[0]), (one, bounds[1]), (0 * one, sum(bounds) / 2)):
+            got = scheduler.reverse_log_variance(v, x_t, t)
+            torch.testing.assert_close(got, expected.expand_as(x_t), rtol=1e-12, atol=1e-12)
+
+
+def test_diffuse_is_the_markov_chain_in_one_go():
+    """Level by level, mean and variance multiply up to those of add_noise, and q(x_t | x_s) q(x_s | x_0) too."""
+    scheduler = HFDDPMScheduler(beta_schedule="cosine")
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for s, t in ((-1, 0), (-1, 700), (3, 4), (10, 999), (5, 5)):
+        signal, std = scheduler.diffuse(one, zero, s, t), scheduler.diffuse(zero, one, s, t)
+        before = scheduler.alphas_cumprod[s] if s >= 0 else one
+        torch.testing.assert_close(signal * before.sqrt(), scheduler.alphas_cumprod[t].sqrt()[None].view(1))
+        torch.testing.assert_close(
+            std**2 + signal**2 * (1 - before), (1 - scheduler.alphas_cumprod[t]).view(1), rtol=1e-9, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize(("s", "t"), [(5, 4), (-2, 3), (0, 1000)])
+def test_diffusing_backwards_is_refused(s, t):
+    with pytest.raises(ValueError, match=f"from_timestep={s} must lie in"):
+        HFDDPMScheduler().diffuse(draw(1), draw(1), s, t)
+
+
+def test_langevin_steps_keep_the_marginal_and_forget_where_they_began():
+    """From far away to q(x_t) of Gaussian data, whose variance comes out too large by what Euler's step does."""
+    m, s, t, snr = 0.3, 0.5, 300, 0.2
+    scheduler = HFDDPMScheduler()
+    a = scheduler.alphas_cumprod[t]
+    mean, variance = float(a.sqrt() * m), float(a * s**2 + 1 - a)
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + torch.randn(100_000, 1, generator=generator, dtype=torch.float64)
+    for _ in range(300):
+        eps = (1 - a).sqrt() * (x - mean) / variance
+        x = scheduler.step_langevin(eps, t, x, generator, snr=snr)
+    delta = 2 * snr**2 * (1 - float(a))
+    stationary = variance / (1 - delta / (2 * variance))
+    assert x.mean().item() == pytest.approx(mean, abs=4 * math.sqrt(variance / 100_000))
+    assert x.var().item() == pytest.approx(stationary, rel=4 * math.sqrt(2 / 100_000))
+
+
+def test_annealed_langevin_dynamics_alone_converges_to_correlated_data():
+    """Song & Ermon 2019, Algorithm 1: no reverse step at all, only the score at every level, from high to low."""
+    scheduler = HFDDPMScheduler(100, beta_schedule="cosine")
+    truth = torch.tensor([[0.25, 0.15], [0.15, 0.16]], dtype=torch.float64)
+    mean = torch.tensor([0.4, -0.2], dtype=torch.float64)
+
+    def error(steps_a_level: int) -> float:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(10_000, 2, generator=generator, dtype=torch.float64)
+        for t in range(99, -1, -1):
+            a = scheduler.alphas_cumprod[t]
+            precision = torch.linalg.inv(a * truth + (1 - a) * torch.eye(2, dtype=torch.float64))
+            for _ in range(steps_a_level):
+                eps = (1 - a).sqrt() * (x - a.sqrt() * mean) @ precision
+                x = scheduler.step_langevin(eps, t, x, generator, snr=0.2)
+        return max((x.T.cov() - truth).abs().max().item(), (x.mean(dim=0) - mean).abs().max().item())
+
+    errors = [error(steps) for steps in (1, 4, 16)]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+    assert errors[2] < 0.03
+
+
+def test_langevin_takes_noise_and_refuses_a_step_of_no_size():
+    scheduler, x, out, z = HFDDPMScheduler(), draw(2, 1, 2, 2), draw(2, 1, 2, 2, seed=1), draw(2, 1, 2, 2, seed=2)
+    moved = scheduler.step_langevin(out, 500, x, noise=z, snr=0.1)
+    sigma = (1 - scheduler.alphas_cumprod[500]).sqrt()
+    torch.testing.assert_close(moved, x - 0.02 * sigma * out + 0.2 * sigma * z)
+    assert torch.equal(scheduler.step_langevin(torch.cat([out, z], dim=1), 500, x, noise=z, snr=0.1), moved)
+    with pytest.raises(ValueError, match="snr=0 must be positive"):
+        scheduler.step_langevin(out, 500, x, snr=0)
