@@ -21,7 +21,7 @@ from benchmarks.quality_cell import digits
 from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
-from hf_ddpm.objectives import SimpleObjective
+from hf_ddpm.objectives import Objective, make_objective
 from hf_ddpm.sampling import image_grid, sample_images
 from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.settings import Optimization
@@ -72,7 +72,7 @@ ARMS: dict[str, Callable[[UNet2DModel], None]] = {"full": full, "skips off": ski
 
 def train(model: UNet2DModel, recipe: Recipe, steps: int) -> None:
     """As the recipe trains, without averaging; batches, t and noise depend on the seed and the step only."""
-    objective = SimpleObjective(HFDDPMScheduler(**recipe["scheduler"]), **recipe["objective"])
+    objective = make_objective(HFDDPMScheduler(**recipe["scheduler"]), **recipe["objective"])
     optimization = Optimization(**recipe["optimization"])
     optimizer = optimization.build(model)
     batch_size, seed = recipe["training"]["batch_size"], recipe["training"]["seed"]
@@ -80,15 +80,15 @@ def train(model: UNet2DModel, recipe: Recipe, steps: int) -> None:
     batches = ImageData(**recipe["data"]).batches(batch_size=batch_size, seed=seed)
     for step, batch in zip(range(steps), batches, strict=False):
         optimization.set_learning_rate(optimizer, step, steps)
-        loss = objective(model, batch.x_0, *objective.draw(batch.x_0.shape, generator))
-        loss.backward()
+        t, noise, weight = objective.draw(batch.x_0.shape, generator)
+        (weight * objective(model, batch.x_0, t, noise)).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), optimization.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()
 
 
 @torch.no_grad()
-def evaluate(model: UNet2DModel, objective: SimpleObjective, x_0: Tensor) -> dict[str, float]:
+def evaluate(model: UNet2DModel, objective: Objective, x_0: Tensor) -> dict[str, float]:
     """Held-out L_simple in thirds of the levels: t uniform in each, the same draws for every arm."""
     generator = torch.Generator().manual_seed(2_024)
     third = len(objective.scheduler) / len(THIRDS)
@@ -97,7 +97,7 @@ def evaluate(model: UNet2DModel, objective: SimpleObjective, x_0: Tensor) -> dic
         total = 0.0
         for _ in range(REPEATS):
             t = (third * (i + torch.rand(len(x_0), generator=generator))).long()
-            total += objective(model, x_0, t, torch.randn(x_0.shape, generator=generator)).item()
+            total += objective(model, x_0, t, torch.randn(x_0.shape, generator=generator)).mean().item()
         result[name] = total / REPEATS
     return {**result, "all": sum(result.values()) / len(THIRDS)}
 
@@ -120,7 +120,7 @@ def run_arm(name: str, recipe: Recipe, held_out: Tensor, steps: int) -> tuple[di
     seconds = time.perf_counter() - started
     model.eval()
     scheduler = HFDDPMScheduler(**recipe["scheduler"])
-    losses = evaluate(model, SimpleObjective(scheduler), held_out)
+    losses = evaluate(model, make_objective(scheduler), held_out)
     return {"loss": losses, "seconds": round(seconds, 1)}, sample(model, scheduler)
 
 

@@ -18,7 +18,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.objectives import SimpleObjective
+from hf_ddpm.objectives import make_objective
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
@@ -28,7 +28,7 @@ BLOCKS: Mapping[str, Callable[..., Any]] = {
     "data": ImageData,
     "model": UNet2DModel,
     "scheduler": HFDDPMScheduler,
-    "objective": SimpleObjective,
+    "objective": make_objective,
     "optimization": Optimization,
     "ema": EMA,
     "training": Training,
@@ -102,9 +102,9 @@ def check_recipe(recipe: Mapping[str, Mapping[str, Any]]) -> Recipe:
 
 @functools.cache
 def block_keys(block: str) -> dict[str, inspect.Parameter]:
-    """The keys of a block: the constructor's parameters, annotations resolved. `model` adds `preset`."""
-    constructor = inspect.unwrap(BLOCKS[block])
-    init = inspect.unwrap(constructor.__init__)
+    """The keys of a block: the parameters of its class or function, annotations resolved. `model` adds `preset`."""
+    constructor = BLOCKS[block]
+    init = inspect.unwrap(constructor.__init__ if inspect.isclass(constructor) else constructor)
     hints = get_type_hints(init)
     parameters = inspect.signature(init).parameters.values()
     keys = {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in parameters if p.name not in SUPPLIED}

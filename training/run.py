@@ -19,7 +19,7 @@ from hf_ddpm import HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError
-from hf_ddpm.objectives import SimpleObjective
+from hf_ddpm.objectives import Objective, make_objective
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.recipe import Recipe, block_keys
 from hf_ddpm.training.run_folder import RunFolder
@@ -40,7 +40,7 @@ class Run:
     folder: RunFolder
     accelerator: Accelerator
     data: ImageData
-    objective: SimpleObjective
+    objective: Objective
     model: nn.Module
     ema: EMA
     optimizer: torch.optim.Optimizer
@@ -71,18 +71,18 @@ def build_run(recipe: Recipe) -> Run:
     optimization, checkpoints = Optimization(**recipe["optimization"]), Checkpoints(**recipe["checkpoints"])
     folder = RunFolder(training.output_dir)
     scheduler = _built("scheduler", HFDDPMScheduler, **recipe["scheduler"])
-    objective = _built("objective", SimpleObjective, scheduler, **recipe["objective"])
+    objective = _built("objective", make_objective, scheduler, **recipe["objective"])
     if sampling.num_inference_steps > len(scheduler):
         raise UserError(
             f"sampling.num_inference_steps={sampling.num_inference_steps} must be at most T={len(scheduler)}"
         )
     _built("sampling", scheduler.set_timesteps, sampling.num_inference_steps)
-    network = check_model(recipe)
+    network = check_model(recipe, scheduler)
     accelerator = make_accelerator(training, folder)
     data = ImageData(**recipe["data"])
     check_classes(network, data)
     torch.manual_seed(training.seed)
-    model = build_model(recipe["model"], data.image_size, data.channels, data.num_classes)
+    model = build_model(recipe["model"], scheduler, data.image_size, data.channels, data.num_classes)
     ema = _built("ema", EMA, model, **recipe["ema"])
     ema.model.to(accelerator.device)
     if training.channels_last:
@@ -106,7 +106,7 @@ def build_run(recipe: Recipe) -> Run:
     )
 
 
-def check_model(recipe: Recipe) -> Mapping[str, Any]:
+def check_model(recipe: Recipe, scheduler: HFDDPMScheduler) -> Mapping[str, Any]:
     """Build the network and its average without memory, before data are opened: a mistake costs no download.
 
     Returns:
@@ -116,13 +116,14 @@ def check_model(recipe: Recipe) -> Mapping[str, Any]:
     if not 1 <= channels <= 4:
         raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
     with torch.device("meta"):
-        model: Any = build_model(recipe["model"], size, channels)
+        model: Any = build_model(recipe["model"], scheduler, size, channels)
         _built("ema", EMA, model, **recipe["ema"])
-    inputs, outputs = model.config["in_channels"], model.config["out_channels"]
-    if (inputs, outputs) != (channels, channels):
+    inputs, outputs, fit = model.config["in_channels"], model.config["out_channels"], outputs_of(scheduler, channels)
+    if (inputs, outputs) != (channels, fit):
         raise UserError(
-            f"model: {inputs} input and {outputs} output channels do not fit images of {channels}, as L_simple needs: "
-            f"leave in_channels to the data and give --out_channels {channels}"
+            f"model: {inputs} input and {outputs} output channels do not fit images of {channels} and "
+            f"variance_type={scheduler.config['variance_type']!r}: leave in_channels to the data and give "
+            f"--out_channels {fit}"
         )
     return model.config
 
@@ -136,11 +137,24 @@ def check_classes(network: Mapping[str, Any], data: ImageData) -> None:
         )
 
 
+def outputs_of(scheduler: HFDDPMScheduler, channels: int) -> int:
+    """Channels of a network's output: the prediction's, and as many again where the variance is learned."""
+    return 2 * channels if scheduler.learns_variance else channels
+
+
 def build_model(
-    block: Mapping[str, Any], image_size: int | Sequence[int], channels: int, num_classes: int | None = None
+    block: Mapping[str, Any],
+    scheduler: HFDDPMScheduler,
+    image_size: int | Sequence[int],
+    channels: int,
+    num_classes: int | None = None,
 ) -> nn.Module:
-    """The recipe's preset; image size, channels and classes are the data's unless the recipe says otherwise."""
-    keywords = {"sample_size": size_of(image_size), "in_channels": channels}
+    """The recipe's preset; image size, channels and classes are the data's unless the recipe says otherwise.
+
+    So are the output channels, which the scheduler's variance decides too.
+    """
+    keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
+    keywords["out_channels"] = outputs_of(scheduler, channels)
     keywords |= {} if num_classes is None else {"num_class_embeds": num_classes}
     keywords |= block
     return _built("model", unet_preset, keywords.pop("preset"), **keywords)

@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from diffusers.models.unets.unet_2d import UNet2DModel
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.checkpoint import new_folder, save_checkpoint, unfinished, writing
@@ -23,6 +24,8 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import image_grid, sample_images
 from hf_ddpm.training.run import Run, mean_loss
+
+COUNTERS, LOSS_HISTORY = "counters.json", "loss_history.safetensors"  # of a saved state
 
 
 def sample(run: Run) -> list[Image.Image]:
@@ -58,8 +61,10 @@ def save_state(run: Run) -> None:
         run.accelerator.save_state(str(unfinished(final)))
         if on_main:
             run.ema.model.save_pretrained(unfinished(final) / "ema")
+            if run.objective.sampler.history is not None:
+                save_file(run.objective.sampler.history.arrays(), unfinished(final) / LOSS_HISTORY)
             counters = {"step": run.step, "seconds": run.seconds}
-            (unfinished(final) / "counters.json").write_text(json.dumps(counters) + "\n")
+            (unfinished(final) / COUNTERS).write_text(json.dumps(counters) + "\n")
         run.accelerator.wait_for_everyone()
     if on_main:
         run.folder.remove_old_states(run.checkpoints.keep)
@@ -67,11 +72,16 @@ def save_state(run: Run) -> None:
 
 
 def load_state(run: Run, state: Path) -> None:
-    """Continue from a saved state: weights, optimizer, average and counters. Everything else follows from the step."""
+    """Continue from a saved state: weights, optimizer, average, losses that t is drawn by, and counters.
+
+    Everything else follows from the step.
+    """
     try:
         run.accelerator.load_state(str(state))
         run.ema.model.load_state_dict(UNet2DModel.from_pretrained(state / "ema").state_dict())
-        counters = json.loads((state / "counters.json").read_text())
+        if run.objective.sampler.history is not None:
+            run.objective.sampler.history.load(load_file(state / LOSS_HISTORY))
+        counters = json.loads((state / COUNTERS).read_text())
     except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(

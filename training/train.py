@@ -1,8 +1,8 @@
 """Train a diffusion model: `accelerate launch training/train.py --recipe mnist`.
 
-The recipe's data yields x_0; the objective draws t and noise and returns the loss; this loop, and only it, turns the
-loss into backward, step, EMA and checkpoints. What is random in step k is a function of (seed, k), drawn for the whole
-batch and cut into the processes' parts, so a resumed run, or one on other processes, walks the same path.
+The recipe's data yields x_0; the objective draws t and noise and returns each image's loss; this loop, and only it,
+turns losses into backward, step, EMA and checkpoints. What is random in step k is a function of (seed, k), drawn for
+the whole batch and cut into the processes' parts, so a resumed run, or one on other processes, walks the same path.
 """
 
 import contextlib
@@ -75,8 +75,8 @@ def optimizer_step(run: Run, batch: Batch) -> Tensor:
     """One update of the weights and their average from one global batch; the mean loss of this process's part."""
     rank, size = run.accelerator.process_index, len(batch.x_0)
     generator = step_generator(run.training.seed, run.step, run.accelerator.device)
-    t, noise = run.objective.draw((run.training.batch_size, *batch.x_0.shape[1:]), generator)
-    t, noise = t[rank * size : (rank + 1) * size], noise[rank * size : (rank + 1) * size]
+    drawn = run.objective.draw((run.training.batch_size, *batch.x_0.shape[1:]), generator)
+    t, noise, weight = (values[rank * size : (rank + 1) * size] for values in drawn)
     torch.manual_seed(mixed_seed(run.training.seed, run.step, 1 + rank))  # dropout
     run.optimization.set_learning_rate(run.optimizer, run.step, run.training.total_steps)
 
@@ -87,7 +87,7 @@ def optimizer_step(run: Run, batch: Batch) -> Tensor:
         labels = None if batch.labels is None else batch.labels[cut]
         with run.accelerator.accumulate(run.model):
             loss = run.objective(run.model, batch.x_0[cut], t[cut], noise[cut], labels)
-            run.accelerator.backward(loss)
+            run.accelerator.backward((weight[cut] * loss).mean())
             if run.accelerator.sync_gradients and run.optimization.max_grad_norm is not None:
                 run.accelerator.clip_grad_norm_(run.model.parameters(), run.optimization.max_grad_norm)
             run.optimizer.step()
@@ -95,7 +95,18 @@ def optimizer_step(run: Run, batch: Batch) -> Tensor:
         losses.append(loss.detach())
     if not run.accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
         run.ema.update(run.accelerator.unwrap_model(run.model), run.step + 1)
-    return torch.stack(losses).mean()
+        record_losses(run, drawn[0], torch.cat(losses))
+    return (weight * torch.cat(losses)).mean()
+
+
+def record_losses(run: Run, t: Tensor, losses: Tensor) -> None:
+    """Tell a sampler of t that learns from losses those of the whole batch, on every process in the same order.
+
+    `t` (B,) is the whole batch's already; `losses` are this process's part.
+    """
+    history = run.objective.sampler.history
+    if history is not None:
+        history.record(t, run.accelerator.gather(losses))
 
 
 def prepare(recipe: Recipe, resume: str | None) -> Run:

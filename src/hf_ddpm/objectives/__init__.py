@@ -1,5 +1,8 @@
 """What a model is trained to minimise: each file reads like its paper's algorithm box."""
 
+from hf_ddpm.objectives.hybrid import HybridObjective
+from hf_ddpm.objectives.objective import Objective, make_objective
 from hf_ddpm.objectives.simple import SimpleObjective
+from hf_ddpm.objectives.vlb import VLBObjective
 
-__all__ = ["SimpleObjective"]
+__all__ = ["HybridObjective", "Objective", "SimpleObjective", "VLBObjective", "make_objective"]
