@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
@@ -26,10 +27,12 @@ SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
 TINY += ["--num_images", "4", "--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "null"]
 TINY += ["--tracker", "none", "--max_images", "64", "--cpu_threads", "1"]
-TWO_PROCESSES = {  # as `accelerate config` writes it
+IMPORTANCE = ["--loss", "vlb", "--timestep_sampling", "loss_second_moment", "--scheduler.num_train_timesteps", "4"]
+IMPORTANCE += ["--variance_type", "learned_range"]
+TWO_PROCESSES = {  # as `accelerate config` writes it for two GPUs; `launch_script` says why not for two CPUs
     "compute_environment": "LOCAL_MACHINE",
-    "distributed_type": "MULTI_CPU",
-    "use_cpu": True,
+    "distributed_type": "MULTI_GPU",
+    "use_cpu": False,
     "num_machines": 1,
     "num_processes": 2,
     "machine_rank": 0,
@@ -51,14 +54,21 @@ def tiny(folder, *words):
 
 def launch(folder, *words, processes=1, config_file=None):
     """Train as a user does, in `processes` processes or as an `accelerate config` file says."""
+    words = [*TINY, "--output_dir", str(folder), "--total_steps", "6", *words]
+    return launch_script(SCRIPT, *words, processes=processes, config_file=config_file)
+
+
+def launch_script(script, *words, processes=1, config_file=None):
+    """`accelerate launch`. Without MPI its `--cpu` and MULTI_CPU start a single process, whatever `--num_processes`
+    says, so two are asked for as two GPUs are, and the environment sends them to the CPU."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "-q"]
     if config_file is None:
-        command += ["--cpu", "--num_processes", str(processes), "--num_machines", "1"]
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(SCRIPT)]
+        command += ["--cpu"] if processes == 1 else ["--multi_gpu"]
+        command += ["--num_processes", str(processes), "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
     else:
-        command += ["--config_file", str(config_file), str(SCRIPT)]
-    words = [*TINY, "--output_dir", str(folder), "--total_steps", "6", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        command += ["--config_file", str(config_file), str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
 
 
@@ -68,6 +78,10 @@ def weights(folder):
 
 def raw_weights(folder, step=6):
     return load_file(Path(folder) / "states" / f"step_{step:08d}" / "model.safetensors")
+
+
+def loss_history(folder, step):
+    return load_file(Path(folder) / "states" / f"step_{step:08d}" / "loss_history.safetensors")
 
 
 def same(one, two):
@@ -159,6 +173,78 @@ def test_more_steps_later_is_one_long_run(tmp_path):
     assert same(weights(tmp_path / "long"), weights(tmp_path / "short"))
 
 
+def test_importance_sampling_resumes_bit_for_bit(tmp_path):
+    """The history of losses decides t: it is full, and p_t no longer uniform, when the run is cut."""
+    words = [*IMPORTANCE, "--total_steps", "14", "--checkpoints.every", "9", "--decay", "constant"]
+    tiny(tmp_path / "whole", *words)
+    tiny(tmp_path / "parts", *words, "--total_steps", "9")
+    at_cut = loss_history(tmp_path / "parts", 9)
+    assert at_cut["counts"].min() >= 10 and at_cut["losses"].std() > 0
+    tiny(tmp_path / "parts", *words, "--resume", "latest")
+    assert same(raw_weights(tmp_path / "parts", 14), raw_weights(tmp_path / "whole", 14))
+    assert same(loss_history(tmp_path / "parts", 14), loss_history(tmp_path / "whole", 14))
+    state = tmp_path / "whole" / "states" / "step_00000009"
+    (state / "loss_history.safetensors").unlink()
+    with pytest.raises(UserError, match="step_00000009 cannot be read"):
+        tiny(tmp_path / "whole", *words, "--resume", str(state))
+
+
+def test_a_state_without_importance_sampling_has_no_history(tmp_path):
+    tiny(tmp_path, "--total_steps", "1")
+    assert not list(tmp_path.rglob("loss_history*"))
+
+
+def walk(*words, rank=0, processes=1):
+    """The history of losses and the weights after 20 steps."""
+    run = prepare(*parse_command_line([*TINY, *IMPORTANCE, "--total_steps", "20", *words]))
+    batches = run.data.batches(batch_size=8, seed=0, rank=rank, world_size=processes)
+    for run.step in range(20):
+        optimizer_step(run, next(batches))
+    history = {name: torch.from_numpy(array) for name, array in run.objective.sampler.history.arrays().items()}
+    return history, run.accelerator.unwrap_model(run.model).state_dict()
+
+
+WALK_ON_TWO_PROCESSES = """
+import os, runpy, sys
+from safetensors.torch import save_file
+tests, folder = sys.argv[1:]
+rank = int(os.environ["RANK"])
+history, weights = runpy.run_path(tests)["walk"]("--output_dir", folder + "/run", rank=rank, processes=2)
+save_file(history, f"{folder}/history{rank}.safetensors")
+save_file(weights, f"{folder}/weights{rank}.safetensors")
+"""
+
+
+def test_importance_sampling_is_the_same_on_every_process_and_in_parts(tmp_path):
+    """Each process writes the history that it holds; one process, whole or in 4 parts, walks the same path to 1e-4."""
+    (tmp_path / "walk.py").write_text(WALK_ON_TWO_PROCESSES)
+    process = launch_script(tmp_path / "walk.py", __file__, str(tmp_path), processes=2)
+    assert process.returncode == 0, process.stderr
+    histories, (two, _) = (
+        [load_file(tmp_path / f"{what}{rank}.safetensors") for rank in (0, 1)] for what in ("history", "weights")
+    )
+    assert same(*histories)
+    assert histories[0]["counts"].sum() == 160 and histories[0]["counts"].min() >= 10
+    for parts in ("1", "4"):
+        history, one = walk("--output_dir", str(tmp_path / parts), "--gradient_accumulation_steps", parts)
+        assert torch.equal(history["counts"], histories[0]["counts"])
+        assert torch.allclose(history["losses"], histories[0]["losses"], rtol=1e-3)
+        assert difference(one, two) < 1e-4
+
+
+def test_a_skipped_step_leaves_no_losses(tmp_path, monkeypatch):
+    """As fp16 skips a step whose gradients overflow: its losses are not those of the weights that go on."""
+    words = [*TINY, *IMPORTANCE, "--output_dir", str(tmp_path), "--total_steps", "2"]
+    run = prepare(*parse_command_line(words))
+    batches = run.data.batches(batch_size=8, seed=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "optimizer_step_was_skipped", True)
+        optimizer_step(run, next(batches))
+    assert run.objective.sampler.history.counts.sum() == 0
+    optimizer_step(run, next(batches))
+    assert run.objective.sampler.history.counts.sum() == 8
+
+
 @pytest.mark.parametrize("steps", [20])
 def test_accumulation_and_processes_walk_the_same_path(steps, tmp_path):
     """1x8, 4 accumulated parts of 2, and 2 processes of 4 agree to 1e-4 after 20 steps, without dropout."""
@@ -167,6 +253,7 @@ def test_accumulation_and_processes_walk_the_same_path(steps, tmp_path):
     tiny(tmp_path / "accumulated", *words, "--gradient_accumulation_steps", "4")
     process = launch(tmp_path / "two", *words, processes=2)
     assert process.returncode == 0, process.stderr
+    assert "on 2 process(es)" in process.stdout
     assert difference(weights(tmp_path / "one"), weights(tmp_path / "accumulated")) < 1e-4
     assert difference(weights(tmp_path / "one"), weights(tmp_path / "two")) < 1e-4
     start = load_pipeline(str(tiny(tmp_path / "start", "--total_steps", "1"))).unet.state_dict()
@@ -181,6 +268,7 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
     file.write_text(yaml.safe_dump(TWO_PROCESSES))
     process = launch(tmp_path / "parts", *words, "--resume", "latest", config_file=file)
     assert process.returncode == 0, process.stderr
+    assert "on 2 process(es)" in process.stdout
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     assert Image.open(tmp_path / "parts" / "samples" / "final.png").size == (16, 16)
 
@@ -254,14 +342,21 @@ def mixed_folder(tmp_path):
     return folder
 
 
+RECIPES = ["mnist", "mnist-hybrid", "cifar10", "cifar10-iddpm", "lsun-256", "celebahq-256", "celeba-64"]
 SHRUNKEN = {
     "ddpm-cifar10": {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4, "layers_per_block": 1},
     "ddpm-256": {"block_out_channels": [8, 8, 8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
+    "iddpm-cifar10": {
+        "block_out_channels": [8, 8, 8, 16],
+        "norm_num_groups": 4,
+        "layers_per_block": 1,
+        "attention_head_dim": 8,
+    },
     "ddim-celeba64": {"block_out_channels": [8, 8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
 }
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "lsun-256", "celebahq-256", "celeba-64"])
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_a_shrunken_copy(name, mixed_folder, tmp_path):
     recipe = read_recipe(name)
     recipe["data"] |= {
@@ -283,6 +378,35 @@ def test_every_recipe_trains_a_shrunken_copy(name, mixed_folder, tmp_path):
     checkpoint = train(check_recipe(recipe))
     pipeline = HFDDPMPipeline.from_pretrained(checkpoint)
     assert pipeline.unet.config["in_channels"] == recipe["data"]["channels"]
+
+
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+@pytest.mark.parametrize("loss", ["hybrid", "vlb"])
+def test_a_learned_variance_trains_saves_and_samples(loss, variance_type, tmp_path):
+    checkpoint = tiny(tmp_path, "--loss", loss, "--variance_type", variance_type, "--lr", "1e-2")
+    pipeline = load_pipeline(str(checkpoint))
+    assert pipeline.unet.config["out_channels"] == 2
+    assert pipeline.scheduler.config["variance_type"] == variance_type
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    assert index["_class_name"] == "HFDDPMPipeline"  # stock classes would not split the output
+    start = load_pipeline(
+        str(tiny(tmp_path / "start", "--loss", loss, "--variance_type", variance_type, "--lr", "1e-9"))
+    )
+    head, at_start = (unet.conv_out.weight for unet in (pipeline.unet, start.unet))
+    assert ((head - at_start).abs().amax(dim=(1, 2, 3)) > 1e-3).all()  # the variance's half has learned too
+    images = {}
+    for eta in (None, 0.0, 1.0):
+        generator = torch.Generator().manual_seed(0)
+        images[eta] = pipeline(4, 3, eta=eta, generator=generator, output_type="np").images
+        assert images[eta].shape == (4, 8, 8, 1) and np.isfinite(images[eta]).all()
+    assert not np.allclose(images[None], images[1.0])  # Algorithm 2 reads the learned variance, eta does not
+
+
+def test_the_outputs_follow_the_variance_of_the_scheduler(tmp_path):
+    """A preset of 2C outputs has C of them for a fixed variance, unless the recipe says otherwise."""
+    small = [f"--model.{key}={value}" for key, value in SHRUNKEN["iddpm-cifar10"].items()]
+    checkpoint = tiny(tmp_path, "--preset", "iddpm-cifar10", *small, "--total_steps", "1")
+    assert load_pipeline(str(checkpoint)).unet.config["out_channels"] == 1
 
 
 def test_a_folder_of_mixed_modes_trains(mixed_folder, tmp_path):
@@ -317,7 +441,9 @@ def test_classes_train_and_sample(tmp_path):
         (["--preset", "tinny"], "tiny"),
         (["--num_inference_steps", "2000"], "at most T=1000"),
         (["--batch_size", "9", "--gradient_accumulation_steps", "2"], "multiple of 2"),
-        (["--variance_type", "learned"], "no gradient in L_simple"),
+        (["--variance_type", "learned"], "objective: .*no gradient in L_simple: choose loss='hybrid' or 'vlb'"),
+        (["--loss", "hybrid"], "objective: .*'fixed_small' is fixed.*choose variance_type='learned_range'"),
+        ([*IMPORTANCE, "--model.out_channels", "1"], "variance_type='learned_range': .* give --out_channels 2"),
         (["--eta", "2"], r"eta=2\.0 must lie in \[0, 1\]"),
         (["--training.seed", "-1"], "seed=-1 must not be negative"),
         (["--optimization.betas", "[0.9, 1.5]"], r"betas=\[0\.9, 1\.5\] must lie in"),
