@@ -1,0 +1,148 @@
+"""`hf-ddpm likelihood`: measure how probable a checkpoint finds images, in bits/dim."""
+
+import argparse
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive
+from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from hf_ddpm.data import ImageData
+    from hf_ddpm.pipelines import HFDDPMPipeline
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add_checkpoint(parser)
+    parser.add_argument("--data", required=True, help="what data.source of a recipe takes: a folder, files, a Hub name")
+    parser.add_argument("--split", default="train", help="of the data (default: train, which plain files are too)")
+    parser.add_argument("--label-column", default="auto", help="of a class-conditional network (default: guessed)")
+    parser.add_argument("-n", "--num-images", type=int, default=256, help="256, the default, or more")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images and of all noise (default: 0)")
+    parser.add_argument("--batch-size", type=int, default=64, help="network calls at a time (default: 64)")
+    add_device(parser)
+    parser.add_argument("--method", choices=("bound", "ode", "both"), default="both", help="(default: both)")
+    parser.add_argument("--no-clip", action="store_true", help="leave x_0 predictions beyond [-1, 1] in the bound")
+    parser.add_argument("--ode-steps", type=int, default=50, help="of four network calls each (default: 50)")
+    parser.add_argument("--probes", type=int, default=1, help="of the ODE's trace, a backward pass each (default: 1)")
+    parser.add_argument("--out", default="likelihood.json", help="the file; a PNG of the bound goes beside it")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a table; write a JSON file and, with the bound, a PNG."""
+    _check(options)
+
+    from accelerate import Accelerator
+
+    from hf_ddpm.checkpoint import load_pipeline
+    from hf_ddpm.likelihood import Network, draw_images, evaluate
+    from hf_ddpm.likelihood.report import report, table
+
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    _check_processes(accelerator)
+    pipeline = load_pipeline(options.checkpoint)
+    Network(pipeline.unet, pipeline.scheduler)  # a scheduler that cannot be measured is said before data are opened
+    several = accelerator.num_processes > 1
+    pipeline = on_device(pipeline, str(accelerator.device) if several else options.device)
+    with accelerator.main_process_first():  # which may have to download
+        data = _open(options, pipeline)
+    images = draw_images(data, options.num_images, options.seed)
+    likelihood = evaluate(
+        pipeline.unet,
+        pipeline.scheduler,
+        images,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        method=options.method,
+        clip=not options.no_clip,
+        ode_steps=options.ode_steps,
+        num_probes=options.probes,
+        accelerator=accelerator,
+    )
+    if accelerator.is_main_process:
+        about = {"checkpoint": options.checkpoint, "data": data.description, **_machine(accelerator, options)}
+        found = report(likelihood, pipeline.unet, pipeline.scheduler, **about)
+        print(f"{data.description}\n{table(found)}")
+        _write(found, Path(options.out))
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what needs no checkpoint to be seen as wrong."""
+    require_positive(options, "batch_size", "ode_steps", "probes")
+    if Path(options.out).suffix != ".json":
+        raise UserError(f"--out {options.out} must be a .json file")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed} must be 0 or more")
+    wanted = {"matplotlib": options.method != "ode", "torchdiffeq": options.method != "bound"}
+    for package in (name for name, needed in wanted.items() if needed and find_spec(name) is None):
+        raise UserError(f"--method {options.method} needs {package}: pip install 'hf_ddpm[measure]'")
+
+    from hf_ddpm.likelihood.evaluate import check_number_of_images
+
+    check_number_of_images(options.num_images)
+
+
+def _check_processes(accelerator: "Accelerator") -> None:
+    """Refuse processes that do not find each other: each would measure all images and write the same file."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: launch with "
+            "--cpu, or with as many GPUs as processes"
+        )
+
+
+def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
+    """The data in the network's size and channels, cut and resized as in training."""
+    from hf_ddpm.data import ImageData
+
+    config = pipeline.unet.config
+    if config["sample_size"] is None:
+        raise UserError(
+            f"the network of {options.checkpoint!r} has no sample_size, so the size of images is unknown: "
+            "write it into unet/config.json"
+        )
+    return ImageData(
+        options.data,
+        split=options.split,
+        image_size=config["sample_size"],
+        channels=config["in_channels"],
+        label_column=None if config["num_class_embeds"] is None else options.label_column,
+        num_classes=config["num_class_embeds"],
+        cache="none",
+        **_cut_of_training(options.checkpoint),
+    )
+
+
+def _cut_of_training(checkpoint: str) -> dict[str, Any]:
+    """`crop_box` and `resize` of the recipe, where the folder of a checkpoint still tells; random crops are centred."""
+    from hf_ddpm.checkpoint import FACTS_FILE
+
+    file = Path(checkpoint).expanduser() / FACTS_FILE
+    facts = json.loads(file.read_text()) if file.is_file() else {}
+    block = facts.get("recipe", {}).get("data", {})
+    cut = {key: block[key] for key in ("crop_box", "resize") if block.get(key) is not None}
+    return cut | ({"resize": "crop"} if cut.get("resize") == "random_crop" else {})
+
+
+def _machine(accelerator: "Accelerator", options: argparse.Namespace) -> dict[str, Any]:
+    return {"processes": accelerator.num_processes, "batch_size": options.batch_size}
+
+
+def _write(found: dict[str, Any], out: Path) -> None:
+    from hf_ddpm.checkpoint import writing
+    from hf_ddpm.likelihood.picture import draw
+
+    picture = out.with_suffix(".png")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=2) + "\n")
+        if "bound" in found:
+            draw(found, picture)
+    print(f"written: {out}" + (f", {picture}" if "bound" in found else ""))

@@ -1,0 +1,103 @@
+"""Bits/dim by the variational bound: every term of DDPM's eq. 5, for every image (Ho et al. 2020)."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_ddpm.likelihood.images import GridImages, Stream, stacked
+from hf_ddpm.likelihood.network import Network
+from hf_ddpm.variational_bound import decoder_term, kl_term, prior_term, reverse_moments
+
+Progress = Callable[[int], object]  # told how many network calls are done
+
+
+class BoundTerms(NamedTuple):
+    """The bound of some images, float64 on the CPU; bits are bits a dimension.
+
+    rows: int64 (n,), which images. prior, rate, decoder: bits (n,), L_T, the sum of L_t over t >= 1, and L_0 of each
+    image. bits, x_0_error, epsilon_error: (T,), sums over the images of L_t and of the mean squared errors, a
+    dimension, of the x_0 prediction as it is used (clipped, if asked) and of the epsilon that it implies.
+    """
+
+    rows: Tensor
+    prior: Tensor
+    rate: Tensor
+    decoder: Tensor
+    bits: Tensor
+    x_0_error: Tensor
+    epsilon_error: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The bound of each image, bits (n,)."""
+        return self.prior + self.rate + self.decoder
+
+    @classmethod
+    def merged(cls, parts: "Sequence[BoundTerms]") -> "BoundTerms":
+        """The terms of all images from those of several processes, in the order of the images."""
+        order = torch.cat([part.rows for part in parts]).argsort()
+        of_images = [torch.cat([part[i] for part in parts])[order] for i in range(4)]
+        of_steps = [torch.stack([part[i] for part in parts]).sum(dim=0) for i in range(4, 7)]
+        return cls(*of_images, *of_steps)
+
+
+@torch.no_grad()
+def bound_terms(
+    network: Network,
+    images: GridImages,
+    rows: Tensor,
+    *,
+    seed: int,
+    batch_size: int = 64,
+    clip: bool = True,
+    progress: Progress = lambda calls: None,
+) -> BoundTerms:
+    """All T + 1 terms of the bound of the images in `rows`, T network calls an image.
+
+    Batches are of (image, t) pairs. The noise of a pair is drawn for it alone, from (seed, image index, t): nothing
+    depends on which other pairs share its batch, but the rounding of the network.
+
+    Args:
+        rows: int64 (n,), which of the images.
+        batch_size: pairs at a time.
+        clip: whether the x_0 prediction is clipped to [-1, 1], as in the papers' figures.
+        progress: called after each batch with its number of pairs.
+    """
+    steps = len(network.scheduler)
+    of_pairs = torch.zeros(len(rows) * steps, 3, dtype=torch.float64)
+    for start in range(0, len(of_pairs), batch_size):
+        pairs = torch.arange(start, min(start + batch_size, len(of_pairs)))
+        of_pairs[pairs] = _pair_terms(network, images, rows[pairs // steps], pairs % steps, seed, clip).cpu()
+        progress(len(pairs))
+    table = of_pairs.view(len(rows), steps, 3)
+    bits = table[:, :, 0]
+    prior = [prior_term(network.scheduler, images.x_0(row[None])) / math.log(2) for row in rows]
+    return BoundTerms(
+        rows, torch.cat([torch.empty(0, dtype=torch.float64), *prior]), bits[:, 1:].sum(dim=1), bits[:, 0].clone(),
+        *table.sum(dim=0).unbind(dim=1),
+    )  # fmt: skip
+
+
+def _pair_terms(network: Network, images: GridImages, rows: Tensor, t: Tensor, seed: int, clip: bool) -> Tensor:
+    """L_t in bits, and the squared errors of x_0 and epsilon, of each pair, (B, 3) float64."""
+    scheduler, device = network.scheduler, network.formulas
+    x_0 = images.x_0(rows)
+    pairs = zip(rows.tolist(), t.tolist(), strict=True)
+    noise = stacked([images.generator(seed, row, Stream.NOISE, step) for row, step in pairs], x_0.shape[1:])
+    x_0, noise, t_there = x_0.to(device), noise.to(device), t.to(device)
+    x_t = scheduler.add_noise(x_0, noise, t_there)
+    output = network(x_t, t_there, images.labels_of(rows))
+
+    mean, log_variance = reverse_moments(scheduler, output, x_t, t_there, clip=clip)
+    nats = kl_term(scheduler, x_0, x_t, t_there, mean, log_variance)
+    first = (t == 0).nonzero().flatten().to(device)  # of which there are few, and their logarithms are dear
+    nats[first] = decoder_term(x_0[first], mean[first], log_variance[first], bit_depth=images.bit_depth)
+
+    predicted = scheduler.predict_x_0(scheduler.split_output(output, x_t)[0], x_t, t_there)
+    predicted = predicted.clamp(-1, 1) if clip else predicted
+    x_0_error = (predicted - x_0).square().flatten(1).mean(dim=1)
+    epsilon_error = (scheduler.predict_epsilon(predicted, x_t, t_there) - noise).square().flatten(1).mean(dim=1)
+    return torch.stack([nats / math.log(2), x_0_error, epsilon_error], dim=1)

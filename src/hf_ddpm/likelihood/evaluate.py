@@ -1,0 +1,145 @@
+"""A likelihood worth reporting: enough images, every process at work on its share, a standard error beside it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+from tqdm import tqdm
+
+from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
+from hf_ddpm.likelihood.flow import CALLS_A_STEP, FlowTerms, flow_terms
+from hf_ddpm.likelihood.images import GridImages, share
+from hf_ddpm.likelihood.network import Network
+
+LEAST_IMAGES = 256  # below, the standard error itself is hardly known
+HALVED_IMAGES = 16  # on so many the ODE is solved again with half the steps
+
+Method = Literal["bound", "ode", "both"]
+Terms = TypeVar("Terms")
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What was measured on a set of images, and how; `report.py` makes a table, a file and a picture of it.
+
+    bound, flow: of the images in their order, None if not asked for. halved: the flow of the first `HALVED_IMAGES`
+    images with half the steps. seconds: for each method, on the slowest process.
+    """
+
+    images: GridImages
+    seed: int
+    clip: bool
+    ode_steps: int
+    num_probes: int
+    bound: BoundTerms | None
+    flow: FlowTerms | None
+    halved: FlowTerms | None
+    seconds: dict[str, float]
+
+
+def evaluate(
+    module: nn.Module,
+    scheduler: object,
+    images: GridImages,
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+    method: Method = "both",
+    clip: bool = True,
+    ode_steps: int = 50,
+    num_probes: int = 1,
+    accelerator: Accelerator | None = None,
+) -> Likelihood:
+    """Bits/dim of a network on at least 256 images, by the variational bound, the probability-flow ODE, or both.
+
+    The images are shared out to the processes of `accelerator`; every one of them returns the whole result. Neither
+    their number nor `batch_size` changes it beyond the rounding of the network (1e-6 of the mean).
+
+    Args:
+        module, scheduler: of a pipeline, such as `pipeline.unet` and `pipeline.scheduler`; see `Network`.
+        images: from `draw_images` or `grid_images`.
+        seed: of all noise.
+        batch_size: (image, t) pairs, or images for the ODE, at a time.
+        clip: whether the bound clips the x_0 prediction to [-1, 1], as the papers do; the ODE never does.
+        ode_steps, num_probes: see `flow_terms`.
+
+    Raises:
+        UserError: fewer images, another method, images or labels that do not fit the network.
+    """
+    _check(images, batch_size, method, ode_steps, num_probes)
+    network = Network(module, scheduler)
+    network.check(images)
+    accelerator = accelerator or Accelerator(cpu=network.device.type == "cpu")
+    rows = share(len(images.levels), accelerator.process_index, accelerator.num_processes)
+    bound = flow = halved = None
+    seconds = {}
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would make the batch size visible
+        if method != "ode":
+            with _Bar("bound", len(rows) * len(network.scheduler), accelerator) as bar:
+                own = bound_terms(
+                    network, images, rows, seed=seed, batch_size=batch_size, clip=clip, progress=bar.update
+                )
+            bound, seconds["bound"] = _gathered(own, BoundTerms.merged, bar.seconds)
+        if method != "bound":
+            first = rows[rows < HALVED_IMAGES]
+            settings: dict[str, Any] = {"seed": seed, "num_probes": num_probes, "batch_size": batch_size}
+            half = max(1, ode_steps // 2)
+            calls = CALLS_A_STEP * (ode_steps * len(rows) + half * len(first))
+            with _Bar("ode", calls, accelerator) as bar:
+                own_flow = flow_terms(network, images, rows, steps=ode_steps, progress=bar.update, **settings)
+                own_half = flow_terms(network, images, first, steps=half, progress=bar.update, **settings)
+            flow, seconds["ode"] = _gathered(own_flow, FlowTerms.merged, bar.seconds)
+            halved, _ = _gathered(own_half, FlowTerms.merged, 0.0)
+    return Likelihood(images, seed, clip, ode_steps, num_probes, bound, flow, halved, seconds)
+
+
+def _check(images: GridImages, batch_size: int, method: Method, ode_steps: int, num_probes: int) -> None:
+    check_number_of_images(len(images.levels))
+    if method not in get_args(Method):
+        allowed = ", ".join(get_args(Method))
+        raise UserError(
+            f"method={method!r} is not known, allowed are {allowed}{did_you_mean(method, get_args(Method))}"
+        )
+    for name, value in (("batch_size", batch_size), ("ode_steps", ode_steps), ("num_probes", num_probes)):
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+
+
+def check_number_of_images(num_images: int) -> None:
+    """Refuse a figure from fewer than `LEAST_IMAGES`."""
+    if num_images < LEAST_IMAGES:
+        raise UserError(
+            f"{num_images} images are too few for a likelihood that is reported: take at least {LEAST_IMAGES}, "
+            "or call bound_terms and flow_terms for a first look"
+        )
+
+
+def _gathered(own: Terms, merged: Callable[[list[Terms]], Terms], seconds: float) -> tuple[Terms, float]:
+    """The terms of all processes, and the time of the slowest."""
+    parts = gather_object([(own, seconds)])
+    return merged([part for part, _ in parts]), max(taken for _, taken in parts)
+
+
+class _Bar:
+    """A progress bar of network calls on the main process, and the time that passed under it."""
+
+    def __init__(self, name: str, total: int, accelerator: Accelerator) -> None:
+        self._bar = tqdm(total=total, desc=name, unit="call", disable=not accelerator.is_main_process, leave=False)
+        self.seconds = 0.0
+
+    def update(self, calls: int) -> None:
+        self._bar.update(calls)
+
+    def __enter__(self) -> "_Bar":
+        self._start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        self._bar.close()

@@ -1,0 +1,50 @@
+"""The bound as two graphs: its terms by t, and rate against distortion."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Write a PNG of a report that holds a bound.
+
+    Args:
+        found: from `report`.
+        path: ends in .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and pyplot's state stays untouched
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _terms(left, found["bound"])
+    _rate_distortion(right, found["bound"])
+    total = found["bound"]["bits_per_dim"]
+    figure.suptitle(f"{total['mean']:.3f} ± {total['standard_error']:.3f} bits/dim of {found['n']} images")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _terms(axes: "Axes", bound: dict[str, Any]) -> None:
+    axes.plot(bound["per_t"]["t"], bound["per_t"]["bits_per_dim"], linewidth=1)
+    axes.plot([0], [bound["decoder"]["mean"]], "o", markersize=4, label="$L_0$, the decoder")
+    axes.set_yscale("log")
+    axes.set_xlabel("t (0 is one step of noise)")
+    axes.set_ylabel("$L_t$ in bits/dim")
+    axes.set_title("Terms of the variational bound")
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _rate_distortion(axes: "Axes", bound: dict[str, Any]) -> None:
+    curve, split = bound["rate_distortion"], bound["codelength"]
+    axes.plot(curve["rate"], curve["rmse"], linewidth=1)
+    axes.plot([split["rate"]], [split["rmse"]], "o", markersize=4, label="all but $L_0$ received")
+    axes.set_xlabel("rate in bits/dim")
+    axes.set_ylabel("RMSE of the $x_0$ prediction, of 255")
+    axes.set_ylim(bottom=0)
+    axes.set_title("Rate and distortion (DDPM, Fig. 5)")
+    axes.grid(alpha=0.3)
+    axes.legend()

@@ -1,0 +1,145 @@
+"""What a likelihood says, as numbers: a dictionary for JSON, a table for the terminal."""
+
+import hashlib
+import platform
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_ddpm.likelihood.bound import BoundTerms
+from hf_ddpm.likelihood.evaluate import Likelihood
+from hf_ddpm.likelihood.flow import CALLS_A_STEP
+from hf_ddpm.schedulers import HFDDPMScheduler
+
+GREY_STEP = 127.5  # grey levels of an 8-bit scale in one unit of x
+DENSITY = (
+    "log p_0(sqrt(alpha_bar_0) x) + D log sqrt(alpha_bar_0), p_0 the flow's density at t = 0, x the image plus noise "
+    "uniform in the bin of each grey level; bits/dim = -log2 p / D - log2(bin width)"
+)
+
+
+def report(likelihood: Likelihood, module: nn.Module, scheduler: HFDDPMScheduler, **about: Any) -> dict[str, Any]:
+    """Everything that was measured and what it was measured on, ready for JSON; bits are bits a dimension.
+
+    Args:
+        likelihood: from `evaluate`, with the same network and scheduler.
+        about: further facts, such as the checkpoint's name; they come first.
+    """
+    images, config = likelihood.images, scheduler.config
+    found: dict[str, Any] = {
+        **about,
+        "weights_sha256": weights_sha256(module),
+        "T": len(scheduler),
+        **{key: config[key] for key in ("variance_type", "prediction_type", "beta_schedule")},
+        "n": len(images.levels),
+        "shape": list(images.levels.shape[1:]),
+        "bit_depth": images.bit_depth,
+        "seed": likelihood.seed,
+        "clip": likelihood.clip,
+        "seconds": {name: round(seconds, 1) for name, seconds in likelihood.seconds.items()},
+        "versions": _versions(),
+    }
+    if likelihood.bound is not None:
+        found["bound"] = _bound(likelihood.bound)
+    if likelihood.flow is not None and likelihood.halved is not None:
+        found["ode"] = _flow(likelihood, likelihood.flow.bits, likelihood.halved.bits)
+    return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """A few lines for the terminal: value, standard error and number of images."""
+    rows: list[tuple[str, dict[str, float]]] = []
+    if "bound" in found:
+        bound = found["bound"]
+        rows += [("variational bound", bound["bits_per_dim"]), ("  prior, L_T", bound["prior"])]
+        rows += [("  rate, L_1 .. L_{T-1}", bound["kl"]), ("  decoder, L_0", bound["decoder"])]
+    if "ode" in found:
+        rows.append(("probability-flow ODE", found["ode"]["bits_per_dim"]))
+    lines = [f"{'bits/dim':<26}{'mean':>9}   standard error   n"]
+    lines += [
+        f"{name:<26}{value['mean']:>9.4f} ± {value['standard_error']:<14.4f} {found['n']}" for name, value in rows
+    ]
+    if "bound" in found:
+        split = found["bound"]["codelength"]
+        lines.append(
+            f"codelength: rate {split['rate']:.4f} + distortion {split['distortion']:.4f} bits/dim, "
+            f"RMSE {split['rmse']:.3f} of 255"
+        )
+    if "ode" in found:
+        halving = found["ode"]["halving"]
+        lines.append(
+            f"ODE with half of its {found['ode']['steps']} steps, {halving['n']} images: "
+            f"{halving['mean_difference']:+.1e} bits/dim, at most {halving['largest_difference']:.1e} an image"
+        )
+    return "\n".join(lines)
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 of the safetensors file that `save_pretrained` writes for the network in one piece."""
+    from safetensors.torch import save
+
+    weights = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    return hashlib.sha256(save(weights, metadata={"format": "pt"})).hexdigest()
+
+
+def mean_and_error(values: Tensor) -> dict[str, float]:
+    """The mean of values (n,) and its standard error, s / sqrt(n) with n - 1 in s."""
+    error = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(torch.nan)
+    return {"mean": float(values.mean()), "standard_error": float(error)}
+
+
+def _bound(terms: BoundTerms) -> dict[str, Any]:
+    """The bound's parts; rate and RMSE by t as in DDPM's Fig. 5, the split as in its sec. 4.3.
+
+    Whoever has received x_t, the prior and the terms above t, knows the x_0 prediction made from it. Written in the
+    code's t, where index 0 is one step of noise: rate_t = L_T + sum of L_s over s > t.
+    """
+    n = len(terms.rows)
+    bits, x_0_error, epsilon_error = terms.bits / n, terms.x_0_error / n, terms.epsilon_error / n
+    received = float(terms.prior.mean()) + bits.flip(0).cumsum(dim=0).flip(0) - bits
+    rmse = GREY_STEP * x_0_error.sqrt()
+    return {
+        "bits_per_dim": mean_and_error(terms.total),
+        "prior": mean_and_error(terms.prior),
+        "kl": mean_and_error(terms.rate),
+        "decoder": mean_and_error(terms.decoder),
+        "codelength": {"rate": float(received[0]), "distortion": float(bits[0]), "rmse": float(rmse[0])},
+        "per_t": {
+            "t": list(range(len(bits))),
+            "bits_per_dim": bits.tolist(),
+            "x_0_mse": x_0_error.tolist(),
+            "epsilon_mse": epsilon_error.tolist(),
+        },
+        "rate_distortion": {"t": list(range(len(bits))), "rate": received.tolist(), "rmse": rmse.tolist()},
+    }
+
+
+def _flow(likelihood: Likelihood, bits: Tensor, halved: Tensor) -> dict[str, Any]:
+    difference = halved - bits[: len(halved)]
+    return {
+        "bits_per_dim": mean_and_error(bits),
+        "density": DENSITY,
+        "method": "rk4",
+        "steps": likelihood.ode_steps,
+        "network_calls": CALLS_A_STEP * likelihood.ode_steps,
+        "probes": likelihood.num_probes,
+        "halving": {
+            "n": len(halved),
+            "mean_difference": float(difference.mean()),
+            "largest_difference": float(difference.abs().max()),
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    import diffusers
+
+    from hf_ddpm.version import __version__
+
+    return {
+        "hf_ddpm": __version__,
+        "torch": str(torch.__version__),
+        "diffusers": diffusers.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,170 @@
+"""`hf-ddpm likelihood` as a user types it, and `evaluate` behind it."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+from hf_ddpm.checkpoint import save_checkpoint
+from hf_ddpm.cli import main
+from hf_ddpm.errors import UserError
+from hf_ddpm.likelihood import bound_terms, evaluate
+from hf_ddpm.likelihood.network import Network
+from hf_ddpm.likelihood.report import report, weights_sha256
+
+T = 8
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps one state a process; each test starts as a new process would."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def checkpoint(make_pipeline, tmp_path):
+    pipeline = make_pipeline({"num_train_timesteps": T, "beta_schedule": "cosine"}, num_class_embeds=10)
+    save_checkpoint(pipeline, tmp_path / "checkpoint", {"name": "one"}, Image.new("L", (8, 8)))
+    return tmp_path / "checkpoint"
+
+
+def words(checkpoint, out, *more):
+    return [
+        "likelihood",
+        str(checkpoint),
+        "--data",
+        "digits",
+        "--ode-steps",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        *more,
+    ]
+
+
+def two_processes(command):
+    """Without MPI `accelerate launch --cpu` starts one process, so two are asked for as GPUs and sent to the CPU."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "-q", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_ddpm.cli"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run([*launch, *command], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_one_process_and_two_say_the_same(checkpoint, tmp_path, capsys):
+    """Classes, both methods, another batch size: the same numbers to a millionth, in the file of the main process."""
+    main(words(checkpoint, tmp_path / "deep" / "one.json", "--batch-size", "100"))
+    shown = capsys.readouterr().out
+    done = two_processes(words(checkpoint, tmp_path / "two.json", "--batch-size", "64"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("variational bound") == 1
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("deep/one.json", "two.json"))
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for method in ("bound", "ode"):
+        for key in ("mean", "standard_error"):
+            values = [found[method]["bits_per_dim"][key] for found in (one, two)]
+            assert values[0] == pytest.approx(values[1], rel=1e-6)
+            assert f"{values[0]:.4f}" in shown
+    for key in ("bits_per_dim", "x_0_mse", "epsilon_mse"):
+        np.testing.assert_allclose(one["bound"]["per_t"][key], two["bound"]["per_t"][key], rtol=1e-5)
+    with Image.open(tmp_path / "deep" / "one.png") as picture:
+        assert picture.width > 600 and len(set(picture.convert("L").getdata())) > 20
+
+
+def test_the_report_adds_up(make_pipeline, random_images, tmp_path):
+    pipeline = make_pipeline({"num_train_timesteps": T, "prediction_type": "v_prediction"})
+    images = random_images(256)
+    found = report(
+        evaluate(pipeline.unet, pipeline.scheduler, images, seed=5, ode_steps=2, clip=False),
+        pipeline.unet,
+        pipeline.scheduler,
+        checkpoint="one",
+    )
+    assert next(iter(found)) == "checkpoint"
+    expected = {"T": T, "variance_type": "fixed_small", "prediction_type": "v_prediction", "n": 256, "seed": 5}
+    assert expected.items() <= found.items()
+    assert (found["bit_depth"], found["shape"], found["clip"]) == (8, [1, 8, 8], False)
+    assert set(found["versions"]) == {"hf_ddpm", "torch", "diffusers", "python"}
+    assert found["seconds"].keys() == {"bound", "ode"}
+
+    terms = bound_terms(Network(pipeline.unet, pipeline.scheduler), images, torch.arange(256), seed=5, clip=False)
+    bound, per_t = found["bound"], found["bound"]["per_t"]
+    mean, error = bound["bits_per_dim"]["mean"], bound["bits_per_dim"]["standard_error"]
+    assert mean == pytest.approx(terms.total.mean().item(), rel=1e-6)
+    assert error == pytest.approx(np.std(terms.total.numpy(), ddof=1) / 16, rel=1e-6)
+    assert mean == pytest.approx(bound["prior"]["mean"] + sum(per_t["bits_per_dim"]), rel=1e-9)
+    assert bound["kl"]["mean"] == pytest.approx(sum(per_t["bits_per_dim"][1:]), rel=1e-9)
+
+    split, curve = bound["codelength"], bound["rate_distortion"]
+    assert split["rate"] + split["distortion"] == pytest.approx(mean, rel=1e-9)
+    assert curve["rate"][-1] == pytest.approx(bound["prior"]["mean"])
+    assert curve["rate"][2] - curve["rate"][3] == pytest.approx(per_t["bits_per_dim"][3])
+    assert curve["rate"][0] == split["rate"] and curve["rmse"][0] == split["rmse"]
+    assert curve["rmse"][4] == pytest.approx(127.5 * math.sqrt(per_t["x_0_mse"][4]))
+    assert found["ode"]["network_calls"] == 8 and found["ode"]["halving"]["n"] == 16
+    json.dumps(found, allow_nan=False)
+
+    pipeline.save_pretrained(tmp_path)
+    file = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    assert found["weights_sha256"] == weights_sha256(pipeline.unet) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_too_few_images_are_no_figure(make_pipeline, random_images):
+    pipeline = make_pipeline({"num_train_timesteps": T})
+    with pytest.raises(UserError, match=r"255 images are too few .* at least 256"):
+        evaluate(pipeline.unet, pipeline.scheduler, random_images(255))
+    with pytest.raises(UserError, match=r"method='bond' is not known.*did you mean bound"):
+        evaluate(pipeline.unet, pipeline.scheduler, random_images(256), method="bond")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["-n", "255"], "255 images are too few"),
+        (["-n", "6000"], "6000 images are asked for and 'digits', split 'train', has 5,000"),
+        (["--split", "test"], "there is no split 'test' in 'digits'; available: train"),
+        (["--data", "./nowhere"], "the data path './nowhere' does not exist"),
+        (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
+        (["--ode-steps", "-1"], "--ode-steps -1 must be at least 1"),
+        (["--seed", "-1"], "--seed -1 must be 0 or more"),
+        (["--method", "elbo"], "invalid choice: 'elbo'"),
+        (["--out", "likelihood.txt"], "--out likelihood.txt must be a .json file"),
+        (["--out", "/dev/null/x.json", "--method", "ode", "--ode-steps", "1"], "could not be written"),
+        (["--label-column", "names"], "label_column is 'names', but the columns are"),
+        (["--device", "gpu"], "--device gpu: "),
+    ],
+)
+def test_mistakes_are_one_sentence(more, sentence, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(words(checkpoint, tmp_path / "x.json", *more))
+    assert str(stop.value.code).startswith("error: ")
+    assert sentence in str(stop.value.code)
+    assert "\n" not in str(stop.value.code)
+
+
+def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypatch):
+    from hf_ddpm.commands import likelihood
+
+    monkeypatch.setattr(likelihood, "find_spec", lambda name: None)
+    for method, package in (("bound", "matplotlib"), ("ode", "torchdiffeq")):
+        with pytest.raises(SystemExit, match=rf"needs {package}: pip install 'hf_ddpm\[measure\]'"):
+            main(words(checkpoint, tmp_path / "x.json", "--method", method))
+
+
+def test_images_are_cut_as_in_training(make_pipeline, tmp_path):
+    from hf_ddpm.commands.likelihood import _cut_of_training
+
+    block = {"source": "photos", "crop_box": [0, 40, 178, 218], "resize": "random_crop", "horizontal_flip": True}
+    save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "x", "recipe": {"data": block}}, Image.new("L", (8, 8)))
+    assert _cut_of_training(str(tmp_path / "c")) == {"crop_box": [0, 40, 178, 218], "resize": "crop"}
+    assert _cut_of_training("google/ddpm") == {}
