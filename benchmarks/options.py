@@ -20,6 +20,7 @@ class Options:
         seeds: trainings of each arm in time_to_quality.
         checkpoint: of the benchmarks that look at a trained model.
         quick: tiny budgets, to see that everything runs; the figures mean nothing.
+        kept: measure nothing, make the tables of trained cells that are on disk.
         command: the command line as the results tell it, without paths of this machine.
     """
 
@@ -27,8 +28,9 @@ class Options:
     out: Path = Path("benchmarks")
     seconds: float = 300.0
     seeds: tuple[int, ...] = (0, 1, 2)
-    checkpoint: Path | None = None
+    checkpoint: Path = Path("runs/mnist/checkpoint")
     quick: bool = False
+    kept: bool = False
     command: str = "python -m benchmarks.run"
 
 
@@ -42,14 +44,19 @@ def parse(argv: Sequence[str], names: Sequence[str]) -> tuple[Options, list[str]
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds in time_to_quality")
     parser.add_argument("--checkpoint", type=Path, help="checkpoint folder of the mnist recipe, for sampling_grid")
     parser.add_argument("--quick", action="store_true", help=f"tiny budgets, into {QUICK_OUT}: does everything run?")
+    parser.add_argument("--kept", action="store_true", help="tables of the trained cells on disk, nothing new")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None and v is not False}
     data = given.get("data")
     if data is not None and not all((data / f"{split}.parquet").is_file() for split in ("train", "test")):
         parser.error(f"--data {data} must be a folder with train.parquet and test.parquet")
     if given.get("seconds", 1.0) <= 0:
         parser.error(f"--seconds {given['seconds']} must be positive")
+    only = given.get("only", list(names))
+    checkpoint = given.get("checkpoint", Options.checkpoint)
+    if "sampling_grid" in only and not given.get("quick") and not (checkpoint / "model_index.json").is_file():
+        parser.error(f"--checkpoint {checkpoint} is no checkpoint: `make train` leaves one in {Options.checkpoint}")
     command = " ".join(["python -m benchmarks.run", *(_shown(name, value) for name, value in given.items())])
-    only = given.pop("only", list(names))
+    given.pop("only", None)
     quick = {"seconds": 1.0, "out": QUICK_OUT} if given.get("quick") else {}
     return Options(**{**quick, **given, "seeds": tuple(given.get("seeds", Options.seeds)), "command": command}), only
 

@@ -10,7 +10,17 @@ import json
 import sys
 from collections.abc import Sequence
 
-from benchmarks import sampling_grid, scheduler_speed, startup, throughput, time_to_quality, unet_ablation
+from benchmarks import (
+    bits_per_dim,
+    objectives,
+    pipeline_overhead,
+    sampling_grid,
+    scheduler_speed,
+    startup,
+    throughput,
+    time_to_quality,
+    unet_ablation,
+)
 from benchmarks.options import Options, parse
 from benchmarks.report import machine, section, write_json
 
@@ -18,7 +28,10 @@ BENCHMARKS = {
     "scheduler_speed": scheduler_speed,
     "startup": startup,
     "throughput": throughput,
+    "pipeline_overhead": pipeline_overhead,
     "unet_ablation": unet_ablation,
+    "objectives": objectives,
+    "bits_per_dim": bits_per_dim,
     "sampling_grid": sampling_grid,
     "time_to_quality": time_to_quality,
 }

@@ -1,0 +1,79 @@
+"""What is predicted, what is minimised, which variance: DDPM's Table 2 in small, failures included."""
+
+import itertools
+from typing import Any
+
+from benchmarks.options import Options
+from benchmarks.quality_cell import about_data, reference
+from benchmarks.report import Result, table
+from benchmarks.trained_cells import Overrides, bits, complete, distance, test_images, train
+
+TITLE = "Predictions, objectives and variances (DDPM, Table 2 in small)"
+ABOUT = """The `mnist` network and optimizer, but with DDPM's linear schedule cut to T = 100 (betas times 10), t
+uniform, the same number of steps for every cell, one seed. Distance: digit distance of 500 samples by Algorithm 2 with
+all 100 steps (500 samples have a larger distance than 1,000: figures compare within this table only). Bits/dim: the
+bound on 256 test digits, every t, x_0 clipped. L_simple has no gradient for a learned variance: there it stands for
+L_hybrid. `failed`: the loss or the samples were not finite."""
+PREDICTIONS = ("mean", "sample", "epsilon", "v_prediction")
+VARIANCES = ("fixed_large", "learned", "learned_range")
+LOSSES = ("vlb", "simple")
+STEPS, SAMPLES, IMAGES, SEED = 600, 500, 256, 0
+SCHEDULER = {"beta_schedule": "linear_rescaled", "timestep_spacing": "leading"}
+
+
+def measure(options: Options) -> Result:
+    steps, samples = (2, 16) if options.quick else (STEPS, SAMPLES)
+    source = {"split": "train[:4500]"} if options.data is None else {"source": str(options.data), "split": "train"}
+    images, against = test_images(options.data, IMAGES), reference(options.data)
+    cells = []
+    table_cells = list(itertools.product(PREDICTIONS, LOSSES, VARIANCES))
+    for prediction, loss, variance in table_cells[-2:] if options.quick else table_cells:
+        overrides = recipe_keys(prediction, loss, variance, num_train_timesteps=4 if options.quick else 100)
+
+        def run(overrides: Overrides = overrides) -> Result:
+            trained = train({**overrides, "data": source, "training": {"seed": SEED}}, steps)
+            result = {"last_loss": trained.last_loss, "seconds": trained.seconds}
+            if trained.last_loss != trained.last_loss:
+                return {**result, "distance": None, "share": None, "bits": None, "standard_error": None}
+            return {**result, **distance(trained, samples, against), **bits(trained, images, SEED)}
+
+        settings = {**overrides, "steps": steps, "samples": samples, "seed": SEED, "data": about_data(options.data)}
+        name = f"{prediction}-{loss}-{variance}"
+        cell = complete(options.out / "results" / "objectives", name, settings, run, options.kept)
+        if cell is not None:
+            labels = {"prediction": prediction, "loss": overrides["objective"]["loss"], "variance": variance}
+            cells.append({**{k: v for k, v in cell.items() if k != "settings"}, **labels})
+    return {"steps": steps, "data": about_data(options.data), "cells": cells}
+
+
+def recipe_keys(prediction: str, loss: str, variance: str, num_train_timesteps: int) -> dict[str, dict[str, Any]]:
+    """What a cell changes in the recipe."""
+    learned = variance != "fixed_large"
+    objective = {"loss": "hybrid" if learned and loss == "simple" else loss, "timestep_sampling": "uniform"}
+    return {
+        "scheduler": {**SCHEDULER, "prediction_type": prediction, "variance_type": variance},
+        "objective": objective,
+    }
+
+
+def render(result: Result) -> str:
+    header = ["prediction", "loss", "variance", "distance", "share", "bits/dim", "standard error", "last loss"]
+    rows = [
+        [
+            *(cell[key] for key in ("prediction", "loss", "variance")),
+            *("failed" if cell[key] is None else cell[key] for key in ("distance", "share", "bits", "standard_error")),
+            cell["last_loss"],
+        ]
+        for cell in result["cells"]
+    ]
+    missing = len(PREDICTIONS) * len(LOSSES) * len(VARIANCES) - len(rows)
+    note = f" {missing} cells are not measured yet." if missing else ""
+    return f"{result['steps']:,} steps a cell, {result['data']}.{note}\n\n" + table(header, rows)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from benchmarks.run import main
+
+    main(["--only", "objectives", *sys.argv[1:]])

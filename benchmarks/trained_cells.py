@@ -1,0 +1,95 @@
+"""Cells of a table whose entries are trainings: each is trained once, measured, and kept as JSON."""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.ours import recipe_with, start
+from benchmarks.quality_cell import SAMPLING_BATCH
+from benchmarks.report import Result, write_json
+from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
+from hf_ddpm.data import ImageData
+from hf_ddpm.likelihood import GridImages, draw_images, evaluate
+from hf_ddpm.metrics import DigitStatistics, digit_score
+from hf_ddpm.sampling import image_generator
+
+Overrides = Mapping[str, Mapping[str, Any]]
+LIKELIHOOD_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An averaged network after its steps; `last_loss` is the mean of the last 50."""
+
+    model: nn.Module
+    scheduler: HFDDPMScheduler
+    last_loss: float
+    seconds: float
+
+
+def complete(folder: Path, name: str, settings: Result, measure: Callable[[], Result], kept: bool) -> Result | None:
+    """The result of a cell: from disk if it was made with these settings, else measured and written; None if `kept`."""
+    path = folder / f"{name}.json"
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        result = json.loads(path.read_text())
+        if result["settings"] == settings:
+            return result
+    if kept:
+        return None
+    result = {"name": name, **measure(), "settings": settings}
+    write_json(path, result)
+    print(name, {key: value for key, value in result.items() if key not in ("name", "settings")}, flush=True)
+    return result
+
+
+def train(overrides: Overrides, steps: int) -> Trained:
+    """The `mnist` recipe with some keys replaced, through the real training step; a loss that is not finite ends it."""
+    recipe = recipe_with("mnist", overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        run, step = start(recipe, Path(folder) / "run", steps)
+        losses: list[Tensor] = []
+        while len(losses) < steps and (not losses or losses[-1].isfinite()):
+            losses.append(step())
+        seconds = time.perf_counter() - started
+    return Trained(run.ema.model, run.objective.scheduler, torch.stack(losses[-50:]).mean().item(), round(seconds, 1))
+
+
+def distance(trained: Trained, num_samples: int, against: DigitStatistics) -> Result:
+    """The digit distance of samples by Algorithm 2 with every step, and the share of sure ones; None if any is NaN."""
+    pipeline = HFDDPMPipeline(trained.model, trained.scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    batches = []
+    for first in range(0, num_samples, SAMPLING_BATCH):
+        generators = [image_generator(0, i) for i in range(first, min(first + SAMPLING_BATCH, num_samples))]
+        batches.append(pipeline(len(generators), generator=generators, output_type="pt").images * 2 - 1)
+    samples = torch.cat(batches)
+    if not samples.isfinite().all():
+        return {"distance": None, "share": None}
+    score = digit_score(samples, against)
+    return {"distance": score.distance, "share": score.share}
+
+
+def test_images(folder: Path | None, count: int) -> GridImages:
+    """The digits whose likelihood is taken: always the same ones."""
+    data = ImageData("digits", split="train[4500:]") if folder is None else ImageData(str(folder), split="test")
+    return draw_images(data, count, seed=0)
+
+
+def bits(trained: Trained, images: GridImages, seed: int) -> Result:
+    """Bits/dim by the bound with its standard error over the images, and the parts of it."""
+    found = evaluate(
+        trained.model, trained.scheduler, images, seed=seed, method="bound", batch_size=LIKELIHOOD_BATCH
+    ).bound
+    assert found is not None
+    total = found.total
+    parts = {key: getattr(found, key).mean().item() for key in ("prior", "rate", "decoder")}
+    return {"bits": total.mean().item(), "standard_error": (total.std() / len(total) ** 0.5).item(), **parts}
