@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 
-from hf_ddpm import HFDDPMScheduler, unet_preset
+from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.errors import UserError
+from hf_ddpm.objectives import make_objective
 from hf_ddpm.training.recipe import BLOCKS, block_keys, check_recipe, parse_command_line, read_recipe
+from hf_ddpm.training.run import build_model
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Optimization, Training
 
@@ -23,7 +25,8 @@ def text_of(name: str) -> str:
 
 
 def test_the_recipes_that_were_promised_are_there():
-    assert {"mnist", "cifar10", "lsun-256", "celebahq-256", "celeba-64"} <= set(RECIPES)
+    promised = {"mnist", "mnist-hybrid", "cifar10", "cifar10-iddpm", "lsun-256", "celebahq-256", "celeba-64"}
+    assert promised <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -39,15 +42,11 @@ def test_first_comment_states_command_weights_seed_hardware_and_figure(name):
 def test_every_recipe_builds_with_the_weights_it_states(name):
     recipe = check_recipe(read_recipe(name))
     stated = int(re.search(r"([\d,]{7,}) weights", text_of(name)).group(1).replace(",", ""))
-    keywords = {k: v for k, v in recipe["model"].items() if k != "preset"}
-    data = recipe["data"]
+    data, scheduler = recipe["data"], HFDDPMScheduler(**recipe["scheduler"])
     with torch.device("meta"):
-        model = unet_preset(
-            recipe["model"]["preset"],
-            **{"sample_size": data["image_size"], "in_channels": data["channels"]} | keywords,
-        )
+        model = build_model(recipe["model"], scheduler, data["image_size"], data["channels"])
     assert sum(p.numel() for p in model.parameters()) == stated
-    HFDDPMScheduler(**recipe["scheduler"])
+    make_objective(scheduler, **recipe["objective"])
     Training(**recipe["training"])
     Optimization(**recipe["optimization"])
 
@@ -102,6 +101,8 @@ def test_a_saved_recipe_reads_back(tmp_path):
         (["--horizontal_flip", "1"], r"data\.horizontal_flip=1 must be bool"),
         (["--beta_schedule", "cosin"], r"scheduler\.beta_schedule='cosin' must be one of .*did you mean cosine"),
         (["--betas", "[0.9]"], r"optimization\.betas=\[0\.9\] must be a list of float"),
+        (["--loss", "hybird"], r"objective\.loss='hybird' must be one of simple, vlb, hybrid; did you mean hybrid"),
+        (["--rescaled", "1"], r"objective\.rescaled=1 must be bool"),
         (["--recipe", "minst"], r"no recipe 'minst'.*mnist"),
         (["--lr"], r"expected one argument"),
     ],
@@ -153,3 +154,7 @@ def test_help_shows_every_key(capsys):
         for key in block_keys(block):
             assert f"--{block}.{key}" in shown
     assert "peak learning rate" in shown
+    assert "objective: keywords of make_objective" in shown
+    flat = " ".join(shown.split())
+    assert "or L_simple + 0.001 L_vlb for learned variances" in flat  # of a function's docstring too
+    assert "how t is drawn, see docs/training.md [one of uniform, " in flat
