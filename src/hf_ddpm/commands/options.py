@@ -1,11 +1,14 @@
 """What several commands take."""
 
 import argparse
-from typing import TYPE_CHECKING
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    from hf_ddpm.data import ImageData
     from hf_ddpm.pipelines import HFDDPMPipeline
 
 
@@ -40,3 +43,38 @@ def on_device(pipeline: "HFDDPMPipeline", name: str | None) -> "HFDDPMPipeline":
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have
         reason = str(error).splitlines()[0]
         raise UserError(f"--device {device}: {reason}; the best there is: {best_device()}") from error
+
+
+def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: str, **labels: Any) -> "ImageData":
+    """Images in the network's size and channels, cut and resized as in training where the checkpoint still tells.
+
+    Args:
+        source, split: see `ImageData`.
+        checkpoint: where the pipeline came from.
+        labels: label_column and num_classes of `ImageData`, for those that want labels.
+
+    Raises:
+        UserError: what cannot be opened, or a network that names no size.
+    """
+    from hf_ddpm.data import ImageData
+
+    config = pipeline.unet.config
+    if config["sample_size"] is None:
+        raise UserError(
+            f"the network of {checkpoint!r} has no sample_size, so the size of images is unknown: "
+            "write it into unet/config.json"
+        )
+    cut = _cut_of_training(Path(checkpoint).expanduser())
+    return ImageData(
+        source, split=split, image_size=config["sample_size"], channels=config["in_channels"], **cut, **labels
+    )
+
+
+def _cut_of_training(folder: Path) -> dict[str, Any]:
+    """`crop_box` and `resize` of the recipe that a checkpoint's folder tells; random crops are centred."""
+    from hf_ddpm.checkpoint import FACTS_FILE
+
+    facts = json.loads((folder / FACTS_FILE).read_text()) if (folder / FACTS_FILE).is_file() else {}
+    block = facts.get("recipe", {}).get("data", {})
+    cut = {key: block[key] for key in ("crop_box", "resize") if block.get(key) is not None}
+    return cut | ({"resize": "crop"} if cut.get("resize") == "random_crop" else {})

@@ -1,0 +1,206 @@
+"""`hf-ddpm figure`: draw a figure of the DDPM and DDIM papers from a checkpoint."""
+
+import argparse
+import inspect
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hf_ddpm.commands.options import add_device, on_device, open_data, require_positive
+from hf_ddpm.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hf_ddpm.data import ImageData
+    from hf_ddpm.pipelines import HFDDPMPipeline
+
+
+class Kind(NamedTuple):
+    """A figure's line in the help, and how many images of --data it shows unless --num-images says."""
+
+    summary: str
+    images: int = 0
+
+
+KINDS = {
+    "forward": Kind("the forward process q(x_t | x_0) of real images (PNG, GIF)", 8),
+    "progressive": Kind("x_0 predictions as t falls, DDPM Fig. 6 (PNG, GIF)"),
+    "shared-latents": Kind("samples from the same x_t, DDPM Fig. 7"),
+    "interpolation": Kind("real images mixed at half the noise, DDPM Fig. 8", 8),
+    "coarse-to-fine": Kind("two real images mixed at nine levels, DDPM Fig. 9", 2),
+    "ddim-interpolation": Kind("slerp between two x_T, DDIM Fig. 6 (PNG, GIF)"),
+    "x0-distance": Kind("how far x_0 predictions are from the sample, and from real digits, DDPM Fig. 10"),
+    "rate-distortion": Kind("rate and distortion over reverse time, DDPM Fig. 5", 256),
+    "reverse-gaussian": Kind("why small reverse steps are Gaussian and large ones are not; no checkpoint"),
+    "nearest-neighbours": Kind("samples beside their nearest training images, DDPM Fig. 15"),
+    "ddim-consistency": Kind("one x_T in 5 to T steps, DDIM Fig. 5"),
+    "reconstruction": Kind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16),
+}
+
+# What the functions of hf_ddpm.figures call each option: their signatures are the only list of who takes what.
+PARAMETERS = {
+    "checkpoint": ("pipeline",),
+    "data": ("images", "training_images"),
+    "split": ("images", "training_images"),
+    "likelihood": ("likelihood",),
+    "num_images": ("num_images", "images"),
+    "steps": ("steps",),
+    "spacing": ("spacing",),
+    "eta": ("eta",),
+    "class_label": ("class_label",),
+}
+NEEDED = {
+    "checkpoint": "a checkpoint: name the folder that training saved, or a Hub name",
+    "data": "real images: add --data with a folder, files, digits or a Hub name",
+}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "names:\n" + "\n".join(f"  {name:<20}{kind.summary}" for name, kind in KINDS.items())
+    parser.add_argument("name", help="see below")
+    parser.add_argument("checkpoint", nargs="?", help="a folder that training saved, or a Hub name")
+    parser.add_argument("--data", help="real images: a folder, files, digits, a Hub name; what data.source takes")
+    parser.add_argument("--split", help="of the data (default: train, which plain files are too)")
+    parser.add_argument("--likelihood", help="for rate-distortion: the JSON of hf-ddpm likelihood, instead of --data")
+    parser.add_argument("-n", "--num-images", type=int, help="images or samples to draw")
+    parser.add_argument("--seed", type=int, default=0, help="of images and noise (default: 0)")
+    parser.add_argument("--steps", type=int, help="network calls a walk (default: all of training's; DDIM's: 50)")
+    parser.add_argument("--spacing", help="leading, trailing, linspace or quadratic timesteps")
+    parser.add_argument("--eta", type=float, help="0 is DDIM, 1 DDPM (default: the checkpoint's, else Algorithm 2)")
+    parser.add_argument("--class", type=int, dest="class_label", help="of all images (samples: else each in turn)")
+    add_device(parser)
+    parser.add_argument("--out", help="a .png, or a .gif where there is motion (default: NAME.png)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the figure, and a JSON of its numbers where it measures; print one line."""
+    if options.name not in KINDS:
+        hint = did_you_mean(options.name, KINDS)
+        raise UserError(f"there is no figure {options.name!r}; there are {', '.join(KINDS)}{hint}")
+    out = Path(options.out or f"{options.name}.png")
+
+    from hf_ddpm.figures import FIGURES, save_figure
+
+    parameters = inspect.signature(FIGURES[options.name]).parameters
+    _check(options, parameters, out)
+    keywords: dict[str, Any] = {"seed": options.seed, "motion": out.suffix == ".gif"}
+    keywords |= {name: getattr(options, name) for name in ("num_images", "steps", "spacing", "eta", "class_label")}
+    if options.checkpoint is not None:
+        from hf_ddpm.checkpoint import load_pipeline
+
+        keywords["pipeline"] = on_device(load_pipeline(options.checkpoint), options.device)
+        keywords |= _files(options, parameters, keywords["pipeline"])
+    origin = _origin(options, keywords.get("pipeline"))
+    try:
+        figure = FIGURES[options.name](**{k: v for k, v in keywords.items() if k in parameters and v is not None})
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    written = ", ".join(map(str, save_figure(figure, out, origin)))
+    print(
+        "; ".join(
+            filter(None, [written, *(f"{k} {v[:12]}" for k, v in origin.items() if k != "command"), figure.sentence])
+        )
+    )
+
+
+def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], out: Path) -> None:
+    """Refuse what needs no checkpoint to be seen as wrong."""
+    name = options.name
+    for option, aliases in PARAMETERS.items():
+        there = [parameters[alias] for alias in aliases if alias in parameters]
+        given = getattr(options, option)
+        if given is not None and not there:
+            raise UserError(f"{name} takes no {_flag(option)}: leave {given} out")
+        if given is None and option in NEEDED and any(parameter.default is parameter.empty for parameter in there):
+            raise UserError(f"{name} needs {NEEDED[option]}")
+    if options.seed < 0:
+        raise UserError(f"--seed {options.seed} must be 0 or more")
+    if options.num_images is not None:
+        require_positive(options, "num_images")
+    if out.suffix == ".gif" and "motion" not in parameters:
+        raise UserError(f"--out {out}: {name} has no motion, give a .png")
+    if out.suffix not in (".png", ".gif"):
+        raise UserError(f"--out {out} must be a .png" + (" or a .gif" if "motion" in parameters else ""))
+
+
+def _files(
+    options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], pipeline: "HFDDPMPipeline"
+) -> dict[str, Any]:
+    """The real images, or the likelihood, that the options name."""
+    found: dict[str, Any] = {}
+    if options.likelihood is not None:
+        found["likelihood"] = _read_json(options.likelihood)
+    if options.data is not None:
+        data = open_data(options.data, options.split or "train", pipeline, options.checkpoint)
+        if "images" in parameters:
+            found["images"] = _first_images(data, options.num_images or KINDS[options.name].images, options.seed)
+        else:
+            found["training_images"] = _all_images(data)
+    return found
+
+
+def _read_json(path: str) -> Any:
+    try:
+        return json.loads(Path(path).expanduser().read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--likelihood {path} cannot be read ({error}): give the JSON of hf-ddpm likelihood") from error
+
+
+def _first_images(data: "ImageData", count: int, seed: int) -> "Tensor":
+    """The first `count` images in the order that `seed` gives, float (count, C, H, W) in [-1, 1]."""
+    if count > _number_of(data):
+        raise UserError(
+            f"{count} images are asked for and {data.source!r} has {_number_of(data):,}: lower --num-images"
+        )
+    batches = data.batches(batch_size=count, seed=seed)
+    batch = next(batches)
+    batches.close()
+    return batch.x_0
+
+
+def _all_images(data: "ImageData") -> "Tensor":
+    """Every image in the order of the data set, uint8 (N, C, H, W)."""
+    import torch
+
+    from hf_ddpm.data import to_uint8
+
+    count, size = _number_of(data), min(_number_of(data), 256)
+    images: dict[int, Tensor] = {}
+    batches = data.batches(batch_size=size, seed=0)
+    for batch in batches:
+        images.update(zip(batch.indices.tolist(), to_uint8(batch.x_0), strict=True))
+        if len(images) == count - data.skipped:
+            break
+    batches.close()
+    return torch.stack([images[row] for row in sorted(images)])
+
+
+def _number_of(data: "ImageData") -> int:
+    if data.num_images is None:
+        raise UserError(f"{data.source!r} is a stream, and figures need a data set of known length")
+    return data.num_images
+
+
+def _origin(options: argparse.Namespace, pipeline: "HFDDPMPipeline | None") -> dict[str, str]:
+    """What the written file says of itself; the command without where it wrote and on what device."""
+    from hf_ddpm.likelihood.report import weights_sha256
+
+    words = ["hf-ddpm", "figure", options.name, *([] if pipeline is None else [options.checkpoint])]
+    for option in (*PARAMETERS, "seed"):
+        value = getattr(options, option)
+        if option != "checkpoint" and value is not None:
+            words += [_flag(option), str(value)]
+    origin = {"command": shlex.join(words), "seed": str(options.seed)}
+    return origin if pipeline is None else {**origin, "weights_sha256": weights_sha256(pipeline.unet)}
+
+
+def _flag(option: str) -> str:
+    """An option as it is typed."""
+    if option == "checkpoint":
+        return option
+    return {"class_label": "--class"}.get(option, f"--{option.replace('_', '-')}")

@@ -1,0 +1,185 @@
+"""Figures that measure: DDPM's Figure 10, DDIM's Figure 5 and Table 2, each as images, numbers and a curve."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hf_ddpm.figures.figure import Figure
+from hf_ddpm.figures.grid import labelled_grid, stacked, tiles, transposed
+from hf_ddpm.figures.plots import curve, plot, require_matplotlib
+from hf_ddpm.figures.walks import (
+    checked,
+    classes_in_turn,
+    decode,
+    evenly,
+    generators,
+    grey_levels,
+    levels,
+    nearest_visited,
+    noise_of,
+    parts,
+    scheduler_of,
+    trajectory,
+    visited,
+)
+from hf_ddpm.metrics import digit_score, digit_statistics
+from hf_ddpm.pipelines import HFDDPMPipeline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CONSISTENCY_STEPS = (5, 10, 20, 50, 100)  # and T
+RECONSTRUCTION_STEPS = (10, 20, 50, 100, 200, 500, 1000)
+# DDIM, Table 2: CIFAR-10 test set, mean squared error of a dimension, images in [0, 1], rounded to 1e-4
+PAPER_ERRORS = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
+MOMENTS = 21  # of a walk, at which x0-distance looks
+SHOWN = 6  # images of a reconstruction
+
+
+def x0_distance(
+    pipeline: HFDDPMPipeline,
+    training_images: Tensor | None = None,
+    *,
+    seed: int = 0,
+    num_images: int = 64,
+    steps: int | None = None,
+    eta: float | None = None,
+    class_label: int | None = None,
+) -> Figure:
+    """How the image emerges: the x_0 predicted at t against the reverse step T - t (DDPM, Fig. 10 and 6).
+
+    Its distance to the final sample, RMSE on 0..255; and for 28x28 digits with real ones beside them the digit
+    distance of the predictions, as the paper gives their FID.
+
+    Args:
+        training_images: real digits (N, 1, 28, 28), or None. Other images are an error of the digit distance.
+        num_images: samples; 1,000 for digit distances that others can compare with.
+
+    Returns:
+        Figure: tensors t (K,), rmse (K,), final (num_images, C, H, W); numbers: t, rmse and, with training images,
+        digit_distance.
+    """
+    require_matplotlib()
+    moments = nearest_visited(visited(pipeline, steps), levels(pipeline, evenly(MOMENTS)))
+    reference = None if training_images is None else digit_statistics(training_images)
+    squared, seen_x_0, final = torch.zeros(len(moments)), [], []
+    for part in parts(num_images):
+        rows = range(num_images)[part]
+        sampling: dict[str, Any] = {"steps": steps, "keep": moments, "eta": eta, "class_label": class_label}
+        seen = trajectory(pipeline, rows, seed, **sampling)
+        squared += (seen.x_0.clamp(-1, 1) - seen.sample).square().flatten(2).mean(dim=2).sum(dim=1)
+        seen_x_0.append(seen.x_0 if reference is not None else seen.x_0[:0])
+        final.append(seen.sample)
+    rmse = grey_levels(squared / num_images)
+    numbers: dict[str, Any] = {"t": seen.t, "rmse": rmse.tolist(), "num_images": num_images}
+    if reference is not None:
+        numbers["digit_distance"] = [digit_score(x_0, reference).distance for x_0 in torch.cat(seen_x_0, dim=1)]
+    sentence = ", ".join(f"RMSE {rmse[k]:.1f} at t = {seen.t[k]}" for k in (0, len(moments) // 2, -1))
+    found = {"t": torch.tensor(seen.t), "rmse": rmse, "final": torch.cat(final)}
+    return Figure(_emergence(numbers, len(scheduler_of(pipeline))), found, numbers, sentence)
+
+
+def ddim_consistency(
+    pipeline: HFDDPMPipeline,
+    *,
+    seed: int = 0,
+    num_images: int = 6,
+    spacing: str = "trailing",
+    class_label: int | None = None,
+) -> Figure:
+    """One x_T, other numbers of steps, eta = 0: the same image in other detail (DDIM, Fig. 5).
+
+    Args:
+        seed: row i begins with the noise of image i of `hf-ddpm sample` with this seed.
+        spacing: of the timesteps. `trailing` begins at T - 1, the level that x_T stands for, with any number of them.
+
+    Returns:
+        Figure: tensors images (K, num_images, C, H, W); numbers: steps (K,), the last is T, and `rmse` to the image
+        of T steps on 0..255.
+    """
+    scheduler = scheduler_of(pipeline)
+    counts = [*(count for count in CONSISTENCY_STEPS if count < len(scheduler)), len(scheduler)]
+    x_T = noise_of(pipeline, generators(seed, range(num_images)))
+    labels = classes_in_turn(pipeline, range(num_images), class_label)
+    sampling: dict[str, Any] = {"timestep_spacing": spacing, "eta": 0.0, "class_labels": labels}
+    images = torch.stack([decode(pipeline, x_T, None, num_inference_steps=count, **sampling) for count in counts])
+    squared = (images - images[-1]).square().flatten(2).mean(dim=2)  # (K, num_images)
+    rmse = grey_levels(squared.mean(dim=1)).tolist()
+    picture = labelled_grid(
+        transposed([tiles(x) for x in images]),
+        column_labels=[f"S = {count}" for count in counts],
+        captions=[[f"{value:.1f}" for value in row] for row in grey_levels(squared).T.tolist()],
+    )
+    sentence = "RMSE " + ", ".join(f"{error:.1f} at S = {count}" for count, error in zip(counts, rmse, strict=True))
+    return Figure(picture, {"images": images}, {"steps": counts, "rmse": rmse}, sentence)
+
+
+def reconstruction(
+    pipeline: HFDDPMPipeline,
+    images: Tensor,
+    *,
+    spacing: str | None = None,
+    class_label: int | None = None,
+) -> Figure:
+    """Images encoded to x_T and decoded with eta = 0, in S steps each way: what is lost (DDIM, Table 2).
+
+    Decoding is measured twice. To undo `invert` step by step, `step` must not clip the x_0 prediction, because `invert`
+    does not; as the checkpoint's scheduler is, it may clip.
+
+    Args:
+        images: (B, C, H, W), uint8 or in [-1, 1].
+        spacing: of the timesteps, the checkpoint's unless given.
+
+    Returns:
+        Figure: tensors images (K, B, C, H, W), decoded without clipping; numbers: steps (K,), and the mean squared
+        error of a dimension for images in [0, 1], `mse` without and `mse_clipped` with the checkpoint's clipping.
+    """
+    require_matplotlib()
+    scheduler, x_0 = scheduler_of(pipeline), checked(pipeline, images)
+    free: Any = type(scheduler).from_config(scheduler.config, clip_sample=False, thresholding=False)
+    mirror = HFDDPMPipeline(pipeline.unet, free)
+    counts = [count for count in RECONSTRUCTION_STEPS if count <= len(scheduler)] or [len(scheduler)]
+    labels = None if class_label is None else [class_label] * len(x_0)
+    unclipped, clipped = [], []
+    for count in counts:
+        walk: dict[str, Any] = {"num_inference_steps": count, "timestep_spacing": spacing}
+        x_T = torch.cat([mirror.invert(x_0[part], class_labels=class_label, **walk) for part in parts(len(x_0))])
+        unclipped.append(decode(mirror, x_T, None, class_labels=labels, eta=0.0, **walk))
+        clipped.append(decode(pipeline, x_T, None, class_labels=labels, eta=0.0, **walk))
+    there = x_0.float().cpu()
+    numbers: dict[str, Any] = {"steps": counts, "num_images": len(there)}
+    for name, decoded in (("mse", unclipped), ("mse_clipped", clipped)):
+        numbers[name] = [float((back - there).square().mean() / 4) for back in decoded]
+    columns = [tiles(x[:SHOWN]) for x in (there, *unclipped)]
+    grid = labelled_grid(
+        transposed(columns), column_labels=["image", *(f"S = {count}" for count in counts)], wide_gaps=[1]
+    )
+    errors = zip(counts, numbers["mse"], strict=True)
+    sentence = "error " + ", ".join(f"{error:.4f} at S = {count}" for count, error in errors)
+    picture = stacked(grid, plot([_errors(numbers)], width=5.5))
+    return Figure(picture, {"images": torch.stack(unclipped)}, numbers, sentence)
+
+
+def _emergence(numbers: dict[str, Any], num_train: int) -> Image.Image:
+    """The panels of `x0_distance`."""
+    reverse_steps = [num_train - t for t in numbers["t"]]
+    axis: dict[str, Any] = {"x": reverse_steps, "x_label": "reverse step T - t", "marker": "."}
+    panels = [curve(y=numbers["rmse"], title="x_0 prediction to final sample", y_label="RMSE, 0..255", **axis)]
+    if "digit_distance" in numbers:
+        title = f"x_0 predictions to real digits, n = {numbers['num_images']}"
+        panels.append(curve(y=numbers["digit_distance"], title=title, y_label="digit distance", log="y", **axis))
+    return plot(panels)
+
+
+def _errors(numbers: dict[str, Any]) -> "Callable[[Axes], None]":
+    """The panel of `reconstruction`."""
+    known = {"as the checkpoint clips": (numbers["steps"], numbers["mse_clipped"])}
+    known["CIFAR-10 in the paper"] = (list(PAPER_ERRORS), list(PAPER_ERRORS.values()))
+    return curve(
+        numbers["steps"], numbers["mse"], label="x_0 not clipped", also=[(name, *xy) for name, xy in known.items()],
+        title=f"Reconstruction, {numbers['num_images']} images", x_label="S", y_label="MSE a dimension, [0, 1]",
+        log="xy", marker=".",
+    )  # fmt: skip

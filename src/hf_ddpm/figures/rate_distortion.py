@@ -1,0 +1,84 @@
+"""Rate and distortion over reverse time (DDPM, Fig. 5): what a receiver of x_T, x_{T-1}, ... knows of the image."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_ddpm.errors import UserError
+from hf_ddpm.figures.figure import Figure
+from hf_ddpm.figures.plots import curve, plot, require_matplotlib
+from hf_ddpm.figures.walks import checked, scheduler_of
+from hf_ddpm.likelihood import evaluate, grid_images
+from hf_ddpm.likelihood.report import report, weights_sha256
+from hf_ddpm.pipelines import HFDDPMPipeline
+
+
+def rate_distortion(
+    pipeline: HFDDPMPipeline,
+    images: Tensor | None = None,
+    *,
+    likelihood: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    class_label: int | None = None,
+) -> Figure:
+    """Distortion and rate against the reverse step, and one against the other.
+
+    The distortion at t is the RMSE of the x_0 prediction on 0..255, the rate the bits a dimension sent until then: the
+    terms of the variational bound above t.
+
+    Args:
+        images: (B, C, H, W) of 8 bits, uint8 or in [-1, 1], at least 256: T network calls for each.
+        likelihood: the JSON of `hf-ddpm likelihood` for this checkpoint, instead of images.
+        seed: of the noise.
+        class_label: of all images, for a network with classes.
+
+    Returns:
+        Figure: tensors rate, rmse (T,), from t = 1 upwards; numbers: the codelength split at t = 1.
+
+    Raises:
+        UserError: neither or both of images and likelihood, or one that is of another checkpoint or has no bound.
+    """
+    require_matplotlib()
+    if (images is None) == (likelihood is None):
+        raise UserError(
+            "rate-distortion takes images or the JSON of hf-ddpm likelihood, one of them: --data or --likelihood"
+        )
+    found = likelihood if images is None else _measured(pipeline, images, seed, class_label)
+    weights = weights_sha256(pipeline.unet)
+    if found is None or "bound" not in found:
+        raise UserError("the likelihood file holds no variational bound: run hf-ddpm likelihood with --method bound")
+    if found["weights_sha256"] != weights:
+        raise UserError(
+            f"the likelihood file is of the weights {found['weights_sha256'][:12]}, the checkpoint's are "
+            f"{weights[:12]}: run hf-ddpm likelihood on this checkpoint"
+        )
+    return _drawn(found, len(scheduler_of(pipeline)))
+
+
+def _measured(pipeline: HFDDPMPipeline, images: Tensor, seed: int, class_label: int | None) -> dict[str, Any]:
+    """The report of a bound measured now."""
+    x_0 = checked(pipeline, images).cpu()
+    labels = None if class_label is None else torch.full((len(x_0),), class_label)
+    scheduler = scheduler_of(pipeline)
+    grid = grid_images(x_0, labels=labels)
+    return report(evaluate(pipeline.unet, scheduler, grid, seed=seed, method="bound"), pipeline.unet, scheduler)
+
+
+def _drawn(found: Mapping[str, Any], num_train: int) -> Figure:
+    known, split = found["bound"]["rate_distortion"], found["bound"]["codelength"]
+    rate, rmse = known["rate"], known["rmse"]
+    axis: dict[str, Any] = {"x": [num_train - 1 - t for t in known["t"]], "x_label": "reverse step T - t"}
+    picture = plot(
+        [
+            curve(y=rmse, title="Distortion", y_label="RMSE, 0..255", **axis),
+            curve(y=rate, title="Rate", y_label="bits/dim", **axis),
+            curve(rate, rmse, title=f"n = {found['n']}", x_label="rate, bits/dim", y_label="RMSE, 0..255"),
+        ],
+        width=3.6,
+    )
+    sentence = "rate {rate:.3f} + distortion {distortion:.3f} bits/dim, RMSE {rmse:.2f} of 255".format(**split)
+    return Figure(
+        picture, {"rate": torch.tensor(rate), "rmse": torch.tensor(rmse)}, {"n": found["n"], **split}, sentence
+    )

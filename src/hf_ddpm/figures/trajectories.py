@@ -1,0 +1,145 @@
+"""Walks seen on the way: the forward process, and DDPM's Figures 6 and 7 (Ho et al. 2020, arXiv 2006.11239)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_ddpm.errors import UserError
+from hf_ddpm.figures.figure import Figure
+from hf_ddpm.figures.grid import labelled_grid, tiles, transposed
+from hf_ddpm.figures.walks import (
+    BATCH_SIZE,
+    checked,
+    classes_in_turn,
+    decode,
+    evenly,
+    generators,
+    grey_levels,
+    levels,
+    nearest_visited,
+    noise_of,
+    scheduler_of,
+    trajectory,
+    visited,
+)
+from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.sampling import mixed_seed
+
+FORWARD_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # of T
+SHARED_SHARES = (1, 0.75, 0.5, 0.25)  # DDPM's Figure 7: t = 1000, 750, 500, 250
+COLUMNS, FRAMES = 11, 32
+
+
+def forward(pipeline: HFDDPMPipeline, images: Tensor, *, seed: int = 0, motion: bool = False) -> Figure:
+    """The forward process: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps of real images (DDPM, eq. 4).
+
+    Each image keeps its eps over all t, so that along a row only the two coefficients change.
+
+    Args:
+        pipeline: only its scheduler is used.
+        images: x_0, (B, C, H, W), uint8 or in [-1, 1].
+        seed: of eps.
+        motion: also draw the frames.
+
+    Returns:
+        Figure: tensors t (K,), as the papers count, and x_t (K, B, C, H, W).
+    """
+    x_0 = checked(pipeline, images)
+    noise = noise_of(pipeline, generators(seed, range(len(x_0))))
+    ts = levels(pipeline, FORWARD_SHARES)
+    x_t = torch.stack([_noised(pipeline, x_0, noise, t) for t in ts])
+    picture = labelled_grid(transposed([tiles(x) for x in x_t]), column_labels=[f"t = {t}" for t in ts])
+    frames = []
+    if motion:
+        for t in levels(pipeline, evenly(FRAMES)[::-1]):
+            frames.append(labelled_grid([tiles(_noised(pipeline, x_0, noise, t))], title=f"q(x_t | x_0), t = {t}"))
+    return Figure(picture, {"t": torch.tensor(ts), "x_t": x_t}, frames=tuple(frames))
+
+
+def progressive(
+    pipeline: HFDDPMPipeline,
+    *,
+    seed: int = 0,
+    num_images: int = 8,
+    steps: int | None = None,
+    eta: float | None = None,
+    class_label: int | None = None,
+    motion: bool = False,
+) -> Figure:
+    """Progressive generation (DDPM, Fig. 6): the x_0 predicted from x_t as t falls, a sample a row.
+
+    Args:
+        seed: row i is image i of `hf-ddpm sample` with this seed.
+        num_images: at most 64.
+        steps, eta, class_label: of the walk, as in a call of the pipeline; classes in turn unless one is given.
+        motion: also draw the frames, x_t above and its x_0 prediction below.
+
+    Returns:
+        Figure: tensors t (K,), x_t and x_0 (K, B, C, H, W), sample (B, C, H, W), which is the last x_0.
+    """
+    if num_images > BATCH_SIZE:
+        raise UserError(f"{num_images} samples make no readable figure: take at most {BATCH_SIZE}")
+    walk = visited(pipeline, steps)
+    columns, moments = (nearest_visited(walk, levels(pipeline, evenly(count))) for count in (COLUMNS, FRAMES))
+    seen = trajectory(
+        pipeline, range(num_images), seed,
+        steps=steps, keep={*columns, *(moments if motion else ())}, eta=eta, class_label=class_label,
+    )  # fmt: skip
+    shown = [k for k, t in enumerate(seen.t) if t - 1 in columns]
+    picture = labelled_grid(
+        transposed([tiles(seen.x_0[k]) for k in shown]), column_labels=[f"t = {seen.t[k]}" for k in shown]
+    )
+    frames = [
+        labelled_grid([tiles(seen.x_t[k]), tiles(seen.x_0[k])], row_labels=["x_t", "x_0 seen"], title=f"t = {t}")
+        for k, t in enumerate(seen.t)
+        if motion and t - 1 in moments
+    ]
+    found = {"t": torch.tensor(seen.t), "x_t": seen.x_t, "x_0": seen.x_0, "sample": seen.sample}
+    return Figure(picture, found, frames=tuple(frames))
+
+
+def shared_latents(
+    pipeline: HFDDPMPipeline,
+    *,
+    seed: int = 0,
+    num_images: int = 9,
+    steps: int | None = None,
+    class_label: int | None = None,
+) -> Figure:
+    """Samples of p(x_0 | x_t) from the same x_t, for four levels of one walk (DDPM, Fig. 7).
+
+    One image is sampled by Algorithm 2; from its x_t at t = T, 3/4 T, T/2 and T/4 (the nearest that `steps` visits)
+    `num_images` walks go on, each with its own noise. The lower t, the more they have in common.
+
+    Returns:
+        Figure: tensors t (4,), x_t (4, C, H, W), samples (4, num_images, C, H, W); numbers: `spread`, the standard
+        deviation of a pixel over the samples of a level on the scale 0..255, RMS over pixels.
+    """
+    # A checkpoint may make DDIM its default, which draws no noise: all samples of a level would be one.
+    eta = None if pipeline.config["default_eta"] is None else 1.0
+    walk = visited(pipeline, steps)
+    wanted = nearest_visited(walk, levels(pipeline, SHARED_SHARES))
+    seen = trajectory(pipeline, [0], seed, steps=steps, keep=wanted, eta=eta, class_label=class_label)
+    labels = classes_in_turn(pipeline, [0] * num_images, class_label)
+    samples = []
+    for k, t in enumerate(wanted):
+        own = generators(mixed_seed(seed, t), range(num_images))  # unrelated to the noise of any sample
+        x_t = seen.x_t[k].to(pipeline.device, pipeline.unet.dtype).repeat(num_images, 1, 1, 1)
+        sampling: dict[str, Any] = {"start_timestep": t, "num_inference_steps": steps, "eta": eta}
+        samples.append(decode(pipeline, x_t, own, class_labels=labels, **sampling))
+    spread = [float(grey_levels(x.var(dim=0, unbiased=False).mean())) for x in samples]
+    picture = labelled_grid(
+        [tiles(seen.x_t[k]) + tiles(x) for k, x in enumerate(samples)],
+        row_labels=[f"t = {t}" for t in seen.t],
+        column_labels=["x_t", *[""] * (num_images // 2), "samples of p(x_0 | x_t)"],
+        wide_gaps=[1],
+    )
+    found = {"t": torch.tensor(seen.t), "x_t": seen.x_t[:, 0], "samples": torch.stack(samples)}
+    sentence = "spread " + ", ".join(f"{s:.1f} at t = {t}" for s, t in zip(spread, seen.t, strict=True))
+    return Figure(picture, found, {"t": seen.t, "spread": spread}, sentence)
+
+
+def _noised(pipeline: HFDDPMPipeline, x_0: Tensor, noise: Tensor, t: int) -> Tensor:
+    """x_t after t steps of noise, (B, C, H, W) on the CPU; x_0 itself at t = 0."""
+    return (scheduler_of(pipeline).add_noise(x_0, noise, t - 1) if t else x_0).float().cpu()

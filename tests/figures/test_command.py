@@ -1,0 +1,151 @@
+"""`hf-ddpm figure` as a user types it: every name, what the files say of themselves, mistakes in one sentence."""
+
+import hashlib
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_ddpm.checkpoint import save_checkpoint
+from hf_ddpm.cli import main
+from hf_ddpm.commands.figure import KINDS
+from hf_ddpm.figures import FIGURES
+
+STEPS = 10
+NEEDS_DATA = ("forward", "interpolation", "coarse-to-fine", "nearest-neighbours", "reconstruction", "rate-distortion")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with photos."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "photos").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 8, 8), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / "photos" / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture
+def checkpoint(make_pipeline, place):
+    folder = place / "checkpoint"
+    if not folder.exists():
+        pipeline = make_pipeline({"num_train_timesteps": STEPS})
+        save_checkpoint(pipeline, folder, {"name": "one"}, Image.new("L", (8, 8)))
+    return folder
+
+
+@pytest.fixture
+def draw(checkpoint, place, tmp_path, monkeypatch):
+    """Run the command in a folder of its own; {checkpoint} and {photos} stand for theirs."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        main(["figure", *(w.format(checkpoint=checkpoint, photos=place / "photos") for w in words), "--device", "cpu"])
+
+    return run
+
+
+def test_the_help_and_the_functions_know_the_same_names():
+    assert KINDS.keys() == FIGURES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_every_figure_is_drawn(name, draw, tmp_path, capsys, checkpoint):
+    words = [] if name == "reverse-gaussian" else ["{checkpoint}"]
+    if name in NEEDS_DATA:
+        words += ["--data", "digits", "--split", "train[:300]"] if name == "rate-distortion" else ["--data", "{photos}"]
+    draw(name, *words)
+    with Image.open(tmp_path / f"{name}.png") as picture:
+        told = dict(picture.text)
+        assert picture.width > 100
+    assert told["command"].startswith(f"hf-ddpm figure {name}") and told["seed"] == "0"
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert printed[-1].startswith(f"{name}.png") and "seed 0" in printed[-1]
+    if name != "reverse-gaussian":
+        file = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+        assert told["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+        assert told["weights_sha256"][:12] in printed[-1]
+    table = tmp_path / f"{name}.json"
+    if table.exists():
+        assert json.loads(table.read_text()).items() >= told.items()
+
+
+@pytest.mark.parametrize("name", ["forward", "progressive", "ddim-interpolation"])
+def test_figures_that_move(name, draw, tmp_path):
+    data = ["--data", "{photos}"] if name == "forward" else []
+    steps = [] if name == "forward" else ["--steps", "10"]
+    draw(name, "{checkpoint}", *data, *steps, "--out", "deep/moving.gif")
+    with Image.open(tmp_path / "deep" / "moving.gif") as film:
+        assert film.n_frames >= 10
+        assert f"hf-ddpm figure {name}" in film.info["comment"].decode()
+
+
+def test_the_seed_decides_everything(draw, tmp_path):
+    for file, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(5)  # whatever else draws in between
+        draw("interpolation", "{checkpoint}", "--data", "{photos}", "--seed", str(seed), "--out", f"{file}.png")
+    a, b, c = ((tmp_path / f"{file}.png").read_bytes() for file in "abc")
+    assert a == b != c
+
+
+def test_rate_and_distortion_from_the_file_of_hf_ddpm_likelihood(draw, checkpoint, tmp_path):
+    data = ["--data", "digits", "--split", "train[:256]", "--device", "cpu"]
+    main(["likelihood", str(checkpoint), *data, "--method", "bound", "--out", "l.json"])
+    draw("rate-distortion", "{checkpoint}", "--likelihood", "l.json")
+    found = json.loads((tmp_path / "l.json").read_text())["bound"]
+    drawn = json.loads((tmp_path / "rate-distortion.json").read_text())
+    assert {key: drawn[key] for key in found["codelength"]} == found["codelength"]
+    (tmp_path / "l.json").write_text(json.dumps({"bound": found, "weights_sha256": "0" * 64}))
+    with pytest.raises(SystemExit, match="is of the weights 000000000000, the checkpoint's are"):
+        draw("rate-distortion", "{checkpoint}", "--likelihood", "l.json")
+
+
+@pytest.mark.parametrize("name", ["reverse-gaussian", "x0-distance"])
+def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match=r"pip install 'hf_ddpm\[measure\]'"):
+        draw(name, *([] if name == "reverse-gaussian" else ["{checkpoint}"]))
+    draw("progressive", "{checkpoint}", "--steps", "3")
+    assert (tmp_path / "progressive.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["progresive", "{checkpoint}"], "reconstruction; did you mean progressive?"),
+        (["progressive"], "progressive needs a checkpoint"),
+        (["forward", "{checkpoint}"], "forward needs real images: add --data"),
+        (["nearest-neighbours", "{checkpoint}"], "nearest-neighbours needs real images"),
+        (["rate-distortion", "{checkpoint}"], "--data or --likelihood"),
+        (["rate-distortion", "{checkpoint}", "--likelihood", "{photos}"], "cannot be read"),
+        (["reverse-gaussian", "{checkpoint}"], "reverse-gaussian takes no checkpoint"),
+        (["progressive", "{checkpoint}", "--data", "{photos}"], "progressive takes no --data"),
+        (["forward", "{checkpoint}", "--data", "{photos}", "--steps", "3"], "forward takes no --steps: leave 3 out"),
+        (["progressive", "{checkpoint}", "--out", "a.jpg"], "--out a.jpg must be a .png or a .gif"),
+        (["shared-latents", "{checkpoint}", "--out", "a.gif"], "shared-latents has no motion, give a .png"),
+        (["progressive", "{checkpoint}", "--steps", "11"], "steps=11 must be from 1 to 10"),
+        (["interpolation", "{checkpoint}", "--data", "{photos}", "--steps", "0"], "num_inference_steps=0 must be from"),
+        (["progressive", "{checkpoint}", "--eta", "2"], "eta=2.0 must lie in"),
+        (["progressive", "{checkpoint}", "-n", "0"], "--num-images 0 must be at least 1"),
+        (["progressive", "{checkpoint}", "--seed", "-1"], "--seed -1 must be 0 or more"),
+        (["progressive", "{checkpoint}", "--class", "3"], "without classes"),
+        (["forward", "{checkpoint}", "--data", "{photos}", "-n", "17"], "17 images are asked for"),
+        (["interpolation", "{checkpoint}", "--data", "{photos}", "-n", "3"], "3 images make no pairs"),
+        (["rate-distortion", "{checkpoint}", "--data", "{photos}", "-n", "16"], "16 images are too few"),
+        (["forward", "{checkpoint}", "--data", "./nowhere"], "nowhere"),
+        (["x0-distance", "{checkpoint}", "--data", "{photos}"], "have no digit distance"),
+        (["ddim-consistency", "{checkpoint}", "--spacing", "odd"], "timestep_spacing='odd'"),
+        (["progressive", "./nowhere"], "there is no checkpoint folder at './nowhere'"),
+        (["progressive", "{checkpoint}", "--out", "/dev/null/a.png", "--steps", "2"], "could not be written"),
+    ],
+)
+def test_mistakes_are_one_sentence(words, sentence, draw):
+    with pytest.raises(SystemExit) as stop:
+        draw(*words)
+    assert str(stop.value.code).startswith("error: ")
+    assert sentence in str(stop.value.code)
+    assert "\n" not in str(stop.value.code)

@@ -1,0 +1,66 @@
+"""Interpolations end in what `vary` makes of the ends, and are coarser the more noise they pass through."""
+
+import pytest
+import torch
+
+from hf_ddpm.errors import UserError
+from hf_ddpm.figures import coarse_to_fine, ddim_interpolation, interpolation
+from hf_ddpm.sampling import image_generator
+
+
+def own(count):
+    return [image_generator(0, i) for i in range(count)]
+
+
+def test_the_ends_are_vary_of_the_ends_and_between_is_interpolate(make_pipeline, pictures):
+    pipeline, images = make_pipeline({"num_train_timesteps": 40}), pictures(4)
+    shown = interpolation(pipeline, images, steps=20).tensors["images"]
+    for end, sources in ((0, images[::2]), (-1, images[1::2])):
+        varied = pipeline.vary(sources, 19, generator=own(2), num_inference_steps=20, output_type="pt").images
+        torch.testing.assert_close(shown[end], varied * 2 - 1, atol=1e-4, rtol=0)
+    weights = [i / 10 for i in range(11)]
+    sampling = {"generator": own(2), "num_inference_steps": 20, "output_type": "pt"}
+    expected = torch.stack(pipeline.interpolate(images[::2], images[1::2], weights, 19, **sampling))
+    torch.testing.assert_close(shown, expected * 2 - 1, atol=1e-4, rtol=0)
+    assert (shown[0] - shown[-1]).abs().max() > 0.01
+
+
+def test_less_noise_keeps_more_of_what_the_ends_differ_in(gaussian, pictures):
+    figure = coarse_to_fine(gaussian(), pictures(2))
+    t, images = figure.tensors["t"].tolist(), figure.tensors["images"]
+    assert t == [100, 88, 75, 62, 50, 38, 25, 12, 0]
+    differ = (images[:, 0] - images[:, -1]).square().mean(dim=(1, 2, 3)).tolist()
+    assert differ == sorted(differ)
+    assert differ[0] < 1e-3 * differ[-1]
+
+
+def test_at_t_0_the_images_themselves_are_mixed(gaussian, pictures):
+    images = pictures(2)
+    shown = coarse_to_fine(gaussian(), images).tensors["images"][-1]
+    torch.testing.assert_close(shown[3], 0.7 * images[0] + 0.3 * images[1])
+
+
+def test_ddim_interpolation_runs_between_two_samples_on_the_sphere(make_pipeline):
+    pipeline = make_pipeline({"num_train_timesteps": 40})
+    figure = ddim_interpolation(pipeline, num_images=2, steps=10)
+    shown, x_T = figure.tensors["images"], figure.tensors["x_T"]
+    samples = pipeline(4, 10, eta=0.0, generator=own(4), output_type="pt").images * 2 - 1
+    torch.testing.assert_close(shown[0], samples[::2], atol=1e-5, rtol=0)
+    torch.testing.assert_close(shown[-1], samples[1::2], atol=1e-5, rtol=0)
+    norms = x_T.flatten(2).norm(dim=2)  # (11, 2): between those of the ends, which a straight line would leave
+    assert (norms > norms[[0, -1]].amin(dim=0) * 0.95).all()
+    assert not torch.allclose(shown[5], shown[0], atol=1e-2)
+
+
+def test_the_motion_goes_there_and_back(make_pipeline):
+    figure = ddim_interpolation(make_pipeline({"num_train_timesteps": 40}), num_images=1, steps=3, motion=True)
+    frames = [frame.tobytes() for frame in figure.frames]
+    assert len(frames) == 60
+    assert frames[1:30] == frames[:30:-1] and frames[0] != frames[30]
+
+
+def test_images_without_a_partner(make_pipeline, pictures):
+    pipeline = make_pipeline({"num_train_timesteps": 20})
+    for count in (1, 3):
+        with pytest.raises(UserError, match=f"{count} images make no pairs"):
+            interpolation(pipeline, pictures(count))
