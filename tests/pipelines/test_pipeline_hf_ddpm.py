@@ -255,3 +255,25 @@ def test_stock_schedulers_become_ours_in_the_constructor(make_pipeline):
         pipeline = HFDDPMPipeline(unet, stock)
         assert type(pipeline.scheduler) is HFDDPMScheduler
         assert torch.allclose(pipeline.scheduler.alphas_cumprod, stock.alphas_cumprod.double(), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # numpy on the sigmas of diffusers' solvers
+@pytest.mark.parametrize("num_steps", [10, 20])
+@pytest.mark.parametrize(
+    "name",
+    ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "HeunDiscreteScheduler", "EulerDiscreteScheduler"],
+)
+def test_solvers_of_few_steps_map_noise_onto_gaussian_data(name, num_steps, gaussian_pipeline):
+    """The ODE's solution is x_0 = 0.3 + 0.2 x_T; solvers are there to undercut DDIM's error."""
+    x_T = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    exact = 0.3 + 0.2 * x_T
+
+    def error() -> float:
+        out = images(gaussian_pipeline, 16, latents=x_T, num_inference_steps=num_steps, **eta) * 2 - 1
+        return (out - exact).abs().mean().item()
+
+    eta = {"eta": 0.0}
+    ddim = error()
+    gaussian_pipeline.scheduler = getattr(diffusers, name).from_config(gaussian_pipeline.scheduler.config)
+    eta = {}
+    assert error() < (1.2 if name.startswith("Euler") else 0.9) * ddim < 0.05  # Euler in sigma is DDIM
