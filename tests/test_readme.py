@@ -18,7 +18,15 @@ from hf_ddpm.cli import main
 from hf_ddpm.training.recipe import parse_command_line
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["README.md", "docs/training.md", "docs/checkpoints.md", "docs/data.md", "docs/scheduler.md", "docs/unet.md"]
+PAGES = [
+    "README.md",
+    "docs/training.md",
+    "docs/checkpoints.md",
+    "docs/data.md",
+    "docs/scheduler.md",
+    "docs/unet.md",
+    "docs/likelihood.md",
+]
 SHORT = (
     "--preset tiny --image_size 8 --batch_size 4 --checkpoints.every 1 --sampling.every 2 --num_images 4 "
     "--sampling.num_inference_steps 2 --log_every 1 --tracker none"
