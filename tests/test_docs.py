@@ -1,0 +1,83 @@
+"""docs/ddpm.md and docs/ddim.md cannot lie: their programs run, and the code lines and numbers they quote are ours."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hf_ddpm.figures import FIGURES
+
+ROOT = Path(__file__).parent.parent
+PAGES = ["docs/ddpm.md", "docs/ddim.md"]
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text(page), re.S | re.M)
+
+
+def run(page: str) -> dict:
+    """The page's programs, in order, in one namespace."""
+    scope: dict = {}
+    for number, code in enumerate(blocks(page, "python"), start=1):
+        exec(compile(code, f"{page}, program {number}", "exec"), scope)
+    return scope
+
+
+def quotes(page: str) -> list[tuple[str, list[str]]]:
+    """(file, lines) of the `py` blocks: a comment names the file, the lines below are quoted, their comments ours."""
+    found: list[tuple[str, list[str]]] = []
+    for line in "".join(blocks(page, "py")).splitlines():
+        if line.startswith("# "):
+            found.append((line.removeprefix("# "), []))
+        else:
+            found[-1][1].append(line.split("  # ")[0].strip())
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_programs_of_ddim_md_run():
+    assert run("docs/ddim.md")["squares"]
+
+
+def test_the_programs_of_ddpm_md_run_and_its_table_is_what_they_compute():
+    left = run("docs/ddpm.md")["left"]
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d\S+) \| (\d\S+) \|$", text("docs/ddpm.md"), re.M)
+    assert len(rows) == 10
+    for schedule, num_steps, *printed in rows:
+        assert [f"{float(value):.1e}" for value in left(schedule, int(num_steps))] == printed, schedule
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_quoted_lines_stand_in_their_files_in_that_order(page):
+    assert len(quotes(page)) >= 5
+    for name, lines in quotes(page):
+        source = iter([line.split("  # ")[0].strip() for line in (ROOT / name).read_text().splitlines()])
+        missing = [line for line in lines if line not in source]  # `in` reads on from where the last one was found
+        assert not missing, f"{name} has not, or not in this order: {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere_and_pictures_are_figures_that_the_command_draws(page):
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text(page)):
+        target = (ROOT / page).parent / link
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+        if target.suffix == ".png":
+            assert target.stem in FIGURES, link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_have_as_many_cells_in_every_row(page):
+    """A | within a formula would cut it in two."""
+    for table in re.findall(r"(?:^\|.*\n)+", text(page), re.M):
+        cells = [line.count("|") for line in table.splitlines()]
+        assert len(set(cells)) == 1, table
