@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from hf_ddpm.errors import UserError, did_you_mean
@@ -77,26 +77,31 @@ def evaluate(
     network.check(images)
     accelerator = accelerator or Accelerator(cpu=network.device.type == "cpu")
     rows = share(len(images.levels), accelerator.process_index, accelerator.num_processes)
+    settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     bound = flow = halved = None
     seconds = {}
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would make the batch size visible
         if method != "ode":
             with _Bar("bound", len(rows) * len(network.scheduler), accelerator) as bar:
-                own = bound_terms(
-                    network, images, rows, seed=seed, batch_size=batch_size, clip=clip, progress=bar.update
-                )
+                own = bound_terms(network, images, rows, clip=clip, progress=bar.update, **settings)
             bound, seconds["bound"] = _gathered(own, BoundTerms.merged, bar.seconds)
         if method != "bound":
-            first = rows[rows < HALVED_IMAGES]
-            settings: dict[str, Any] = {"seed": seed, "num_probes": num_probes, "batch_size": batch_size}
-            half = max(1, ode_steps // 2)
-            calls = CALLS_A_STEP * (ode_steps * len(rows) + half * len(first))
-            with _Bar("ode", calls, accelerator) as bar:
-                own_flow = flow_terms(network, images, rows, steps=ode_steps, progress=bar.update, **settings)
-                own_half = flow_terms(network, images, first, steps=half, progress=bar.update, **settings)
-            flow, seconds["ode"] = _gathered(own_flow, FlowTerms.merged, bar.seconds)
-            halved, _ = _gathered(own_half, FlowTerms.merged, 0.0)
+            flow, halved, seconds["ode"] = _both_flows(
+                network, images, rows, ode_steps, accelerator, num_probes=num_probes, **settings
+            )
     return Likelihood(images, seed, clip, ode_steps, num_probes, bound, flow, halved, seconds)
+
+
+def _both_flows(
+    network: Network, images: GridImages, rows: Tensor, steps: int, accelerator: Accelerator, **settings: Any
+) -> tuple[FlowTerms, FlowTerms, float]:
+    """The ODE of all images, that of the first few with half the steps, and the seconds of both."""
+    first, half = rows[rows < HALVED_IMAGES], max(1, steps // 2)
+    with _Bar("ode", CALLS_A_STEP * (steps * len(rows) + half * len(first)), accelerator) as bar:
+        own = flow_terms(network, images, rows, steps=steps, progress=bar.update, **settings)
+        own_halved = flow_terms(network, images, first, steps=half, progress=bar.update, **settings)
+    flow, seconds = _gathered(own, FlowTerms.merged, bar.seconds)
+    return flow, _gathered(own_halved, FlowTerms.merged, 0.0)[0], seconds
 
 
 def _check(images: GridImages, batch_size: int, method: Method, ode_steps: int, num_probes: int) -> None:
