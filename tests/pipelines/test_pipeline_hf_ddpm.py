@@ -276,4 +276,4 @@ def test_solvers_of_few_steps_map_noise_onto_gaussian_data(name, num_steps, gaus
     ddim = error()
     gaussian_pipeline.scheduler = getattr(diffusers, name).from_config(gaussian_pipeline.scheduler.config)
     eta = {}
-    assert error() < (1.2 if name.startswith("Euler") else 0.9) * ddim < 0.05  # Euler in sigma is DDIM
+    assert error() < (1.2 if name.startswith("Euler") else 0.9) * ddim < 0.06  # Euler in sigma is DDIM
