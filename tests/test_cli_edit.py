@@ -37,7 +37,8 @@ def test_originals_stand_above_results(what, folder):
     grid = edit(what, "a.png", "b.png", "--steps", "5")
     assert grid.shape == (16, 16)
     assert np.array_equal(grid[:8], np.hstack([pixels("a"), pixels("b")]))
-    assert not np.array_equal(grid[8:], grid[:8])
+    change = np.abs(grid[8:].astype(int) - grid[:8]).mean()  # twenty small steps are encoded nearly without loss
+    assert change < 1 if what == "reconstruct" else change > 1
 
 
 @pytest.mark.parametrize("what", ["interpolate", "slerp"])

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from hf_ddpm.commands import figure, likelihood, sample
+from hf_ddpm.commands import edit, figure, likelihood, sample
 from hf_ddpm.errors import UserError
 
 
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hf-ddpm", description="The DDPM family in Hugging Face format.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     commands.add_parser("train", help="train from a recipe, as training/train.py does", add_help=False)
-    for name, command in {"sample": sample, "likelihood": likelihood, "figure": figure}.items():
+    for name, command in {"sample": sample, "edit": edit, "likelihood": likelihood, "figure": figure}.items():
         summary = (command.__doc__ or "").split(": ", 1)[1].rstrip(".\n")
         command_parser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")
         command.add_options(command_parser)
