@@ -35,7 +35,7 @@ KINDS = {
     "x0-distance": Kind("how far x_0 predictions are from the sample, and from real digits, DDPM Fig. 10"),
     "rate-distortion": Kind("rate and distortion over reverse time, DDPM Fig. 5", 256),
     "reverse-gaussian": Kind("why small reverse steps are Gaussian and large ones are not; no checkpoint"),
-    "nearest-neighbours": Kind("samples beside their nearest training images, DDPM Fig. 15"),
+    "nearest-neighbours": Kind("samples beside their nearest training images, DDPM appendix"),
     "ddim-consistency": Kind("one x_T in 5 to T steps, DDIM Fig. 5"),
     "reconstruction": Kind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16),
 }
@@ -82,10 +82,10 @@ def run(options: argparse.Namespace) -> None:
     if options.name not in KINDS:
         hint = did_you_mean(options.name, KINDS)
         raise UserError(f"there is no figure {options.name!r}; there are {', '.join(KINDS)}{hint}")
-    out = Path(options.out or f"{options.name}.png")
 
     from hf_ddpm.figures import FIGURES, save_figure
 
+    out = Path(options.out or f"{options.name}.png")
     parameters = inspect.signature(FIGURES[options.name]).parameters
     _check(options, parameters, out)
     keywords: dict[str, Any] = {"seed": options.seed, "motion": out.suffix == ".gif"}
@@ -100,12 +100,9 @@ def run(options: argparse.Namespace) -> None:
         figure = FIGURES[options.name](**{k: v for k, v in keywords.items() if k in parameters and v is not None})
     except ValueError as error:
         raise UserError(str(error)) from error
-    written = ", ".join(map(str, save_figure(figure, out, origin)))
-    print(
-        "; ".join(
-            filter(None, [written, *(f"{k} {v[:12]}" for k, v in origin.items() if k != "command"), figure.sentence])
-        )
-    )
+    told = [", ".join(map(str, save_figure(figure, out, origin))), f"seed {options.seed}"]
+    told += [f"weights {origin['weights_sha256'][:12]}"] if "weights_sha256" in origin else []
+    print("; ".join([*told, figure.sentence] if figure.sentence else told))
 
 
 def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], out: Path) -> None:

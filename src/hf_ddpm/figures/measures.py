@@ -142,24 +142,20 @@ def reconstruction(
     free: Any = type(scheduler).from_config(scheduler.config, clip_sample=False, thresholding=False)
     mirror = HFDDPMPipeline(pipeline.unet, free)
     counts = [count for count in RECONSTRUCTION_STEPS if count <= len(scheduler)] or [len(scheduler)]
-    labels = None if class_label is None else [class_label] * len(x_0)
     unclipped, clipped = [], []
     for count in counts:
         walk: dict[str, Any] = {"num_inference_steps": count, "timestep_spacing": spacing}
         x_T = torch.cat([mirror.invert(x_0[part], class_labels=class_label, **walk) for part in parts(len(x_0))])
-        unclipped.append(decode(mirror, x_T, None, class_labels=labels, eta=0.0, **walk))
-        clipped.append(decode(pipeline, x_T, None, class_labels=labels, eta=0.0, **walk))
+        walk |= {"eta": 0.0, "class_labels": None if class_label is None else [class_label] * len(x_0)}
+        unclipped.append(decode(mirror, x_T, None, **walk))
+        clipped.append(decode(pipeline, x_T, None, **walk))
     there = x_0.float().cpu()
     numbers: dict[str, Any] = {"steps": counts, "num_images": len(there)}
     for name, decoded in (("mse", unclipped), ("mse_clipped", clipped)):
         numbers[name] = [float((back - there).square().mean() / 4) for back in decoded]
-    columns = [tiles(x[:SHOWN]) for x in (there, *unclipped)]
-    grid = labelled_grid(
-        transposed(columns), column_labels=["image", *(f"S = {count}" for count in counts)], wide_gaps=[1]
-    )
     errors = zip(counts, numbers["mse"], strict=True)
-    sentence = "error " + ", ".join(f"{error:.4f} at S = {count}" for count, error in errors)
-    picture = stacked(grid, plot([_errors(numbers)], width=5.5))
+    sentence = "error " + ", ".join(f"{error:.2g} at S = {count}" for count, error in errors)
+    picture = _reconstructions(there, unclipped, numbers)
     return Figure(picture, {"images": torch.stack(unclipped)}, numbers, sentence)
 
 
@@ -172,6 +168,15 @@ def _emergence(numbers: dict[str, Any], num_train: int) -> Image.Image:
         title = f"x_0 predictions to real digits, n = {numbers['num_images']}"
         panels.append(curve(y=numbers["digit_distance"], title=title, y_label="digit distance", log="y", **axis))
     return plot(panels)
+
+
+def _reconstructions(there: Tensor, decoded: list[Tensor], numbers: dict[str, Any]) -> Image.Image:
+    """Some images beside their reconstructions, the errors below."""
+    columns = [tiles(x[:SHOWN]) for x in (there, *decoded)]
+    labels = ["image", *(f"S = {count}" for count in numbers["steps"])]
+    return stacked(
+        labelled_grid(transposed(columns), column_labels=labels, wide_gaps=[1]), plot([_errors(numbers)], width=5.5)
+    )
 
 
 def _errors(numbers: dict[str, Any]) -> "Callable[[Axes], None]":

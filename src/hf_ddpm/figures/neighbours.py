@@ -1,8 +1,9 @@
-"""Samples beside their nearest training images: has the model learned, or learned by heart? (DDPM, Fig. 12 and 15)"""
+"""Samples beside their nearest training images: has the model learned, or learned by heart? (DDPM, appendix)"""
 
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hf_ddpm.data import to_float
@@ -43,27 +44,19 @@ def nearest_neighbours(
         raise UserError(
             f"training images of shape {tuple(training_images.shape)} must be 2 or more of {shape_of(pipeline)}"
         )
-    own = generators(seed, range(num_images))
-    labels = classes_in_turn(pipeline, range(num_images), class_label)
-    sampling: dict[str, Any] = {"class_labels": labels, "num_inference_steps": steps, "eta": eta}
-    samples = decode(pipeline, noise_of(pipeline, own), own, **sampling)
+    samples = _samples(pipeline, num_images, seed, class_label, {"num_inference_steps": steps, "eta": eta})
     spaces = {"pixels (RMSE on 0..255)": pixels}
     if shape_of(pipeline) == (1, 28, 28):
         spaces["digit features"] = digit_features
-    found = [nearest(space(samples), space(training_images), NEIGHBOURS) for space in spaces.values()]
-    distances, indices = found[0]
-    rows, captions = _rows(samples, training_images, found)
-    width = distances.shape[1]
-    picture = labelled_grid(
-        rows, captions=captions, wide_gaps=range(1, 1 + len(found) * width, width),
-        column_labels=["sample", *(label for name in spaces for label in _middle(name, width))],
-    )  # fmt: skip
+    found = {name: nearest(space(samples), space(training_images), NEIGHBOURS) for name, space in spaces.items()}
+    distances, indices = next(iter(found.values()))
     numbers = {"nearest": float(distances[:, 0].mean()), "training_nearest": _own_nearest(training_images)}
     sentence = (
         f"samples are {numbers['nearest']:.1f} from their nearest training image, "
         f"training images {numbers['training_nearest']:.1f} from their nearest other"
     )
-    return Figure(picture, {"samples": samples, "distances": distances, "indices": indices}, numbers, sentence)
+    tensors = {"samples": samples, "distances": distances, "indices": indices}
+    return Figure(_drawn(samples, training_images, found), tensors, numbers, sentence)
 
 
 def nearest(points: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -100,16 +93,22 @@ def _own_nearest(training_images: Tensor) -> float:
     return float(distances[:, 1].mean())
 
 
-def _rows(samples: Tensor, training_images: Tensor, found: list[tuple[Tensor, Tensor]]) -> tuple[list, list]:
-    """The tiles of each sample and its neighbours, and the distances below them."""
-    rows, captions = [], []
+def _samples(
+    pipeline: HFDDPMPipeline, count: int, seed: int, class_label: int | None, sampling: dict[str, Any]
+) -> Tensor:
+    own, labels = generators(seed, range(count)), classes_in_turn(pipeline, range(count), class_label)
+    return decode(pipeline, noise_of(pipeline, own), own, class_labels=labels, **sampling)
+
+
+def _drawn(samples: Tensor, training_images: Tensor, found: dict[str, tuple[Tensor, Tensor]]) -> Image.Image:
+    """Each sample and its neighbours in every space, with the distances below them."""
+    rows, captions, labels, gaps = [], [], ["sample"], []
+    for name, (_, indices) in found.items():
+        width = indices.shape[1]
+        gaps.append(len(labels))
+        labels += [name if i == width // 2 else "" for i in range(width)]
     for i, sample in enumerate(samples):
-        there = torch.cat([indices[i] for _, indices in found])
+        there = torch.cat([indices[i] for _, indices in found.values()])
         rows.append(tiles(sample[None]) + tiles(_floats(training_images[there])))
-        captions.append(["", *(f"{d:.1f}" for distances, _ in found for d in distances[i].tolist())])
-    return rows, captions
-
-
-def _middle(name: str, width: int) -> list[str]:
-    """A label for the middle of `width` columns."""
-    return [name if i == width // 2 else "" for i in range(width)]
+        captions.append(["", *(f"{d:.1f}" for distances, _ in found.values() for d in distances[i].tolist())])
+    return labelled_grid(rows, captions=captions, column_labels=labels, wide_gaps=gaps)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hf_ddpm.errors import UserError
@@ -10,6 +11,7 @@ from hf_ddpm.figures.figure import Figure
 from hf_ddpm.figures.grid import labelled_grid, tiles, transposed
 from hf_ddpm.figures.walks import (
     BATCH_SIZE,
+    Trajectory,
     checked,
     classes_in_turn,
     decode,
@@ -87,16 +89,17 @@ def progressive(
         steps=steps, keep={*columns, *(moments if motion else ())}, eta=eta, class_label=class_label,
     )  # fmt: skip
     shown = [k for k, t in enumerate(seen.t) if t - 1 in columns]
-    picture = labelled_grid(
-        transposed([tiles(seen.x_0[k]) for k in shown]), column_labels=[f"t = {seen.t[k]}" for k in shown]
-    )
-    frames = [
-        labelled_grid([tiles(seen.x_t[k]), tiles(seen.x_0[k])], row_labels=["x_t", "x_0 seen"], title=f"t = {t}")
-        for k, t in enumerate(seen.t)
-        if motion and t - 1 in moments
-    ]
-    found = {"t": torch.tensor(seen.t), "x_t": seen.x_t, "x_0": seen.x_0, "sample": seen.sample}
-    return Figure(picture, found, frames=tuple(frames))
+    predictions = transposed([tiles(seen.x_0[k]) for k in shown])
+    picture = labelled_grid(predictions, column_labels=[f"t = {seen.t[k]}" for k in shown])
+    frames = [_moment(seen, k) for k, t in enumerate(seen.t) if motion and t - 1 in moments]
+    tensors = {"t": torch.tensor(seen.t), "x_t": seen.x_t, "x_0": seen.x_0, "sample": seen.sample}
+    return Figure(picture, tensors, frames=tuple(frames))
+
+
+def _moment(seen: Trajectory, k: int) -> Image.Image:
+    """A frame: x_t above, what is seen in it below."""
+    rows = [tiles(seen.x_t[k]), tiles(seen.x_0[k])]
+    return labelled_grid(rows, row_labels=["x_t", "x_0 seen"], title=f"t = {seen.t[k]}")
 
 
 def shared_latents(
@@ -121,23 +124,27 @@ def shared_latents(
     walk = visited(pipeline, steps)
     wanted = nearest_visited(walk, levels(pipeline, SHARED_SHARES))
     seen = trajectory(pipeline, [0], seed, steps=steps, keep=wanted, eta=eta, class_label=class_label)
-    labels = classes_in_turn(pipeline, [0] * num_images, class_label)
+    sampling: dict[str, Any] = {"num_inference_steps": steps, "eta": eta}
+    sampling["class_labels"] = classes_in_turn(pipeline, [0] * num_images, class_label)
     samples = []
-    for k, t in enumerate(wanted):
+    for t, x_t in zip(wanted, seen.x_t, strict=True):
         own = generators(mixed_seed(seed, t), range(num_images))  # unrelated to the noise of any sample
-        x_t = seen.x_t[k].to(pipeline.device, pipeline.unet.dtype).repeat(num_images, 1, 1, 1)
-        sampling: dict[str, Any] = {"start_timestep": t, "num_inference_steps": steps, "eta": eta}
-        samples.append(decode(pipeline, x_t, own, class_labels=labels, **sampling))
+        copies = x_t.to(pipeline.device, pipeline.unet.dtype).repeat(num_images, 1, 1, 1)
+        samples.append(decode(pipeline, copies, own, start_timestep=t, **sampling))
     spread = [float(grey_levels(x.var(dim=0, unbiased=False).mean())) for x in samples]
-    picture = labelled_grid(
-        [tiles(seen.x_t[k]) + tiles(x) for k, x in enumerate(samples)],
+    sentence = "spread " + ", ".join(f"{s:.1f} at t = {t}" for s, t in zip(spread, seen.t, strict=True))
+    tensors = {"t": torch.tensor(seen.t), "x_t": seen.x_t[:, 0], "samples": torch.stack(samples)}
+    return Figure(_shared(seen, samples), tensors, {"t": seen.t, "spread": spread}, sentence)
+
+
+def _shared(seen: Trajectory, samples: list[Tensor]) -> Image.Image:
+    """A row a level: x_t, and the samples from it."""
+    return labelled_grid(
+        [tiles(x_t) + tiles(x) for x_t, x in zip(seen.x_t, samples, strict=True)],
         row_labels=[f"t = {t}" for t in seen.t],
-        column_labels=["x_t", *[""] * (num_images // 2), "samples of p(x_0 | x_t)"],
+        column_labels=["x_t", *[""] * (len(samples[0]) // 2), "samples of p(x_0 | x_t)"],
         wide_gaps=[1],
     )
-    found = {"t": torch.tensor(seen.t), "x_t": seen.x_t[:, 0], "samples": torch.stack(samples)}
-    sentence = "spread " + ", ".join(f"{s:.1f} at t = {t}" for s, t in zip(spread, seen.t, strict=True))
-    return Figure(picture, found, {"t": seen.t, "spread": spread}, sentence)
 
 
 def _noised(pipeline: HFDDPMPipeline, x_0: Tensor, noise: Tensor, t: int) -> Tensor:
