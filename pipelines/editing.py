@@ -1,5 +1,6 @@
 """What a trained model does with real images: encode, vary, interpolate, repaint."""
 
+from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,8 +16,8 @@ from hf_ddpm.pipelines.image_inputs import Images, to_mask
 Generators = torch.Generator | list[torch.Generator] | None
 
 
-class ImageEditing:
-    """The methods of `HFDDPMPipeline` that take images."""
+class ImageEditing(ABC):
+    """The half of `HFDDPMPipeline` that takes images."""
 
     __call__: Callable[..., Any]  # these are the pipeline's own
     unet: Any

@@ -4,6 +4,8 @@ All tables are float64 on the CPU. Coefficients are gathered by t from copies ca
 float64 images), so half precision images never meet a half precision alpha_bar, and nothing synchronises with a GPU.
 """
 
+from abc import ABC
+
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor
@@ -12,8 +14,8 @@ from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
 from hf_ddpm.schedulers.transition import between_bounds
 
 
-class TrainingChain(ConfigMixin):
-    """The T steps that a model is trained on; `HFDDPMScheduler` adds the walks down them."""
+class TrainingChain(ConfigMixin, ABC):
+    """The T steps that a model is trained on: the half of `HFDDPMScheduler` that knows no sampler."""
 
     alphas_cumprod: Tensor  # alpha_bar, (T,) float64
     _tables: CoefficientTables  # of chain_tables.py
