@@ -206,7 +206,8 @@ def shipped_recipe(cell: Cell) -> Recipe:
 def our_network(cell: Cell) -> UNet2DModel:
     """The recipe's network with its initial weights."""
     recipe = shipped_recipe(cell)
-    scheduler = HFDDPMScheduler(**recipe["scheduler"])
+    with torch.device("cpu"):  # also where `settings` builds the network without memory
+        scheduler = HFDDPMScheduler(**recipe["scheduler"])
     model = build_model(recipe["model"], scheduler, recipe["data"]["image_size"], recipe["data"]["channels"])
     assert isinstance(model, UNet2DModel)
     return model
