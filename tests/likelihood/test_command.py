@@ -162,9 +162,9 @@ def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypat
 
 
 def test_images_are_cut_as_in_training(make_pipeline, tmp_path):
-    from hf_ddpm.commands.likelihood import _cut_of_training
+    from hf_ddpm.commands.options import cut_of_training
 
     block = {"source": "photos", "crop_box": [0, 40, 178, 218], "resize": "random_crop", "horizontal_flip": True}
     save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "x", "recipe": {"data": block}}, Image.new("L", (8, 8)))
-    assert _cut_of_training(str(tmp_path / "c")) == {"crop_box": [0, 40, 178, 218], "resize": "crop"}
-    assert _cut_of_training("google/ddpm") == {}
+    assert cut_of_training(str(tmp_path / "c")) == {"crop_box": [0, 40, 178, 218], "resize": "crop"}
+    assert cut_of_training("google/ddpm") == {}

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive
+from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, open_data, require_positive
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,35 +100,17 @@ def _check_processes(accelerator: "Accelerator") -> None:
 
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
     """The data in the network's size and channels, cut and resized as in training."""
-    from hf_ddpm.data import ImageData
-
-    config = pipeline.unet.config
-    if config["sample_size"] is None:
-        raise UserError(
-            f"the network of {options.checkpoint!r} has no sample_size, so the size of images is unknown: "
-            "write it into unet/config.json"
-        )
-    return ImageData(
+    num_classes = pipeline.unet.config["num_class_embeds"]
+    label_column = None if num_classes is None else options.label_column
+    return open_data(
         options.data,
-        split=options.split,
-        image_size=config["sample_size"],
-        channels=config["in_channels"],
-        label_column=None if config["num_class_embeds"] is None else options.label_column,
-        num_classes=config["num_class_embeds"],
+        options.split,
+        pipeline,
+        options.checkpoint,
+        label_column=label_column,
+        num_classes=num_classes,
         cache="none",
-        **_cut_of_training(options.checkpoint),
     )
-
-
-def _cut_of_training(checkpoint: str) -> dict[str, Any]:
-    """`crop_box` and `resize` of the recipe, where the folder of a checkpoint still tells; random crops are centred."""
-    from hf_ddpm.checkpoint import FACTS_FILE
-
-    file = Path(checkpoint).expanduser() / FACTS_FILE
-    facts = json.loads(file.read_text()) if file.is_file() else {}
-    block = facts.get("recipe", {}).get("data", {})
-    cut = {key: block[key] for key in ("crop_box", "resize") if block.get(key) is not None}
-    return cut | ({"resize": "crop"} if cut.get("resize") == "random_crop" else {})
 
 
 def _machine(accelerator: "Accelerator", options: argparse.Namespace) -> dict[str, Any]:

@@ -45,13 +45,13 @@ def on_device(pipeline: "HFDDPMPipeline", name: str | None) -> "HFDDPMPipeline":
         raise UserError(f"--device {device}: {reason}; the best there is: {best_device()}") from error
 
 
-def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: str, **labels: Any) -> "ImageData":
+def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: str, **more: Any) -> "ImageData":
     """Images in the network's size and channels, cut and resized as in training where the checkpoint still tells.
 
     Args:
         source, split: see `ImageData`.
         checkpoint: where the pipeline came from.
-        labels: label_column and num_classes of `ImageData`, for those that want labels.
+        more: of `ImageData`, such as label_column.
 
     Raises:
         UserError: what cannot be opened, or a network that names no size.
@@ -64,17 +64,16 @@ def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: s
             f"the network of {checkpoint!r} has no sample_size, so the size of images is unknown: "
             "write it into unet/config.json"
         )
-    cut = _cut_of_training(Path(checkpoint).expanduser())
-    return ImageData(
-        source, split=split, image_size=config["sample_size"], channels=config["in_channels"], **cut, **labels
-    )
+    size, channels = config["sample_size"], config["in_channels"]
+    return ImageData(source, split=split, image_size=size, channels=channels, **cut_of_training(checkpoint), **more)
 
 
-def _cut_of_training(folder: Path) -> dict[str, Any]:
-    """`crop_box` and `resize` of the recipe that a checkpoint's folder tells; random crops are centred."""
+def cut_of_training(checkpoint: str) -> dict[str, Any]:
+    """`crop_box` and `resize` of the recipe, where the folder of a checkpoint still tells; random crops are centred."""
     from hf_ddpm.checkpoint import FACTS_FILE
 
-    facts = json.loads((folder / FACTS_FILE).read_text()) if (folder / FACTS_FILE).is_file() else {}
+    file = Path(checkpoint).expanduser() / FACTS_FILE
+    facts = json.loads(file.read_text()) if file.is_file() else {}
     block = facts.get("recipe", {}).get("data", {})
     cut = {key: block[key] for key in ("crop_box", "resize") if block.get(key) is not None}
     return cut | ({"resize": "crop"} if cut.get("resize") == "random_crop" else {})
