@@ -1,0 +1,39 @@
+"""docs/figures.md and the pictures on it agree: the command above a picture is the one that the file says drew it."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hf_ddpm.commands.figure import KINDS
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = ROOT / "docs" / "images" / "figures"
+PAGE = (ROOT / "docs" / "figures.md").read_text()
+COMMANDS = {
+    Path(words[-1]).name: shlex.join(words[:-2])
+    for line in PAGE.splitlines()
+    if line.startswith("hf-ddpm figure ") and (words := shlex.split(line))[-2] == "--out"
+}
+FILES = sorted(path.name for path in FOLDER.iterdir() if path.suffix in (".png", ".gif"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_picture_was_drawn_by_the_command_above_it(file):
+    with Image.open(FOLDER / file) as picture:
+        comment = picture.info.get("comment", b"").decode()
+        told = dict(getattr(picture, "text", {})) or dict(part.split(": ", 1) for part in comment.split("; "))
+    assert told["command"] == COMMANDS[file]
+    assert told.get("weights_sha256", "")[:12] in PAGE
+    assert (FOLDER / file).stat().st_size < 300_000
+    assert f"](images/figures/{file})" in PAGE
+    numbers = FOLDER / f"{Path(file).stem}.json"
+    if numbers.exists() and file.endswith(".png"):
+        assert json.loads(numbers.read_text())["command"] == told["command"]
+
+
+def test_every_figure_is_on_the_page():
+    assert {Path(file).stem for file in FILES} == set(KINDS)
+    assert COMMANDS.keys() == set(FILES)
