@@ -51,8 +51,14 @@ def recipe_keys(prediction: str, loss: str, variance: str, num_train_timesteps: 
     learned = variance != "fixed_large"
     objective = {"loss": "hybrid" if learned and loss == "simple" else loss, "timestep_sampling": "uniform"}
     return {
-        "scheduler": {**SCHEDULER, "prediction_type": prediction, "variance_type": variance},
+        "scheduler": {
+            **SCHEDULER,
+            "num_train_timesteps": num_train_timesteps,
+            "prediction_type": prediction,
+            "variance_type": variance,
+        },
         "objective": objective,
+        "sampling": {"num_inference_steps": 1},  # no grids are drawn, and 50 steps would not fit a short chain
     }
 
 

@@ -52,7 +52,8 @@ def complete(folder: Path, name: str, settings: Result, measure: Callable[[], Re
 
 def train(overrides: Overrides, steps: int) -> Trained:
     """The `mnist` recipe with some keys replaced, through the real training step; a loss that is not finite ends it."""
-    recipe = recipe_with("mnist", overrides)
+    training = {"cpu_threads": torch.get_num_threads(), **overrides.get("training", {})}  # OMP_NUM_THREADS says
+    recipe = recipe_with("mnist", {**overrides, "training": training})
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         run, step = start(recipe, Path(folder) / "run", steps)
