@@ -88,11 +88,18 @@ class ImageEditing(ABC):
         class_labels: int | Sequence[int] | Tensor | None = None,
         **sampling: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """`invert`, and back with eta 0: how much of an image S steps keep (DDIM, Table 2). 2 S network calls."""
+        """`invert`, and back with eta 0: how much of an image S steps keep (DDIM, Table 2). 2 S network calls.
+
+        The way back clips nothing, as the way there does not: only so is each step undone.
+        """
         steps: dict[str, Any] = {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
         steps |= {"num_inference_steps": num_inference_steps, "class_labels": class_labels}
-        latents = self.invert(images, **steps)
-        return self(len(latents), latents=latents, eta=0.0, **steps, **sampling)
+        latents, scheduler = self.invert(images, **steps), self.scheduler
+        self.scheduler = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+        try:
+            return self(len(latents), latents=latents, eta=0.0, **steps, **sampling)
+        finally:
+            self.scheduler = scheduler
 
     def interpolate(
         self,

@@ -66,8 +66,18 @@ def test_reconstruction_error_falls_with_the_number_of_steps(gaussian):
 def test_reconstruct_is_invert_and_ddim_on_the_same_list(steps, make_pipeline):
     pipeline, x_0 = make_pipeline(), pictures()
     x_T = pipeline.invert(x_0, 7, **steps)
-    expected = pipeline(2, 7, latents=x_T, eta=0.0, output_type="pt", **steps).images
-    assert torch.equal(pipeline.reconstruct(x_0, 7, output_type="pt", **steps).images, expected)
+    back = pipeline.reconstruct(x_0, 7, output_type="pt", **steps).images
+    assert pipeline.scheduler.config.clip_sample  # of the pipeline; the way back did not clip
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, clip_sample=False)
+    assert torch.equal(back, pipeline(2, 7, latents=x_T, eta=0.0, output_type="pt", **steps).images)
+
+
+def test_a_reconstruction_that_fails_leaves_the_scheduler_as_it_was(make_pipeline):
+    pipeline = make_pipeline()
+    before = pipeline.scheduler
+    with pytest.raises(ValueError, match="output_type='jpeg'"):
+        pipeline.reconstruct(pictures(), 7, output_type="jpeg")
+    assert pipeline.scheduler is before
 
 
 def test_inverting_asks_the_network_at_the_level_of_the_sample(make_pipeline):
