@@ -29,6 +29,12 @@ def require_positive(options: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
 
 
+def require_seed(options: argparse.Namespace) -> None:
+    """Refuse a `--seed` outside 0 .. 2^63 - 1, which a torch generator does not take."""
+    if not 0 <= options.seed < 2**63:
+        raise UserError(f"--seed {options.seed} must be from 0 to {2**63 - 1}")
+
+
 def on_device(pipeline: "HFDDPMPipeline", name: str | None) -> "HFDDPMPipeline":
     """The pipeline on the device `name`, or on the best there is.
 
