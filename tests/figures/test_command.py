@@ -44,7 +44,8 @@ def draw(checkpoint, place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
-        main(["figure", *(w.format(checkpoint=checkpoint, photos=place / "photos") for w in words), "--device", "cpu"])
+        device = [] if words[0] == "reverse-gaussian" else ["--device", "cpu"]
+        main(["figure", *(w.format(checkpoint=checkpoint, photos=place / "photos") for w in words), *device])
 
     return run
 
@@ -62,10 +63,13 @@ def test_every_figure_is_drawn(name, draw, tmp_path, capsys, checkpoint):
     with Image.open(tmp_path / f"{name}.png") as picture:
         told = dict(picture.text)
         assert picture.width > 100
-    assert told["command"].startswith(f"hf-ddpm figure {name}") and told["seed"] == "0"
+    assert told["command"].startswith(f"hf-ddpm figure {name}")
     printed = capsys.readouterr().out.strip().splitlines()
-    assert printed[-1].startswith(f"{name}.png") and "seed 0" in printed[-1]
-    if name != "reverse-gaussian":
+    assert printed[-1].startswith(f"{name}.png")
+    if name == "reverse-gaussian":  # nothing is drawn: no seed, no weights
+        assert told == {"command": "hf-ddpm figure reverse-gaussian"} and "seed" not in printed[-1]
+    else:
+        assert told["seed"] == "0" and "seed 0" in printed[-1]
         file = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
         assert told["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert told["weights_sha256"][:12] in printed[-1]
@@ -82,6 +86,13 @@ def test_figures_that_move(name, draw, tmp_path):
     with Image.open(tmp_path / "deep" / "moving.gif") as film:
         assert film.n_frames >= 10
         assert f"hf-ddpm figure {name}" in film.info["comment"].decode()
+
+
+@pytest.mark.parametrize("ending", ["PNG", "GIF"])
+def test_an_ending_in_capitals_is_the_same_format(ending, draw, tmp_path):
+    draw("forward", "{checkpoint}", "--data", "{photos}", "--out", f"a.{ending}")
+    with Image.open(tmp_path / f"a.{ending}") as picture:
+        assert picture.format == ending and (getattr(picture, "n_frames", 1) >= 10) == (ending == "GIF")
 
 
 def test_the_seed_decides_everything(draw, tmp_path):
@@ -131,7 +142,9 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
         (["interpolation", "{checkpoint}", "--data", "{photos}", "--steps", "0"], "num_inference_steps=0 must be from"),
         (["progressive", "{checkpoint}", "--eta", "2"], "eta=2.0 must lie in"),
         (["progressive", "{checkpoint}", "-n", "0"], "--num-images 0 must be at least 1"),
-        (["progressive", "{checkpoint}", "--seed", "-1"], "--seed -1 must be 0 or more"),
+        (["progressive", "{checkpoint}", "--seed", "-1"], "--seed -1 must be from 0 to"),
+        (["reverse-gaussian", "--seed", "3"], "reverse-gaussian takes no --seed: leave 3 out"),
+        (["reverse-gaussian", "--device", "foo"], "reverse-gaussian takes no --device: leave foo out"),
         (["progressive", "{checkpoint}", "--class", "3"], "without classes"),
         (["forward", "{checkpoint}", "--data", "{photos}", "-n", "17"], "17 images are asked for"),
         (["interpolation", "{checkpoint}", "--data", "{photos}", "-n", "3"], "3 images make no pairs"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_ddpm.commands.options import add_device, on_device, open_data, require_positive
+from hf_ddpm.commands.options import add_device, on_device, open_data, require_positive, require_seed
 from hf_ddpm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ PARAMETERS = {
     "spacing": ("spacing",),
     "eta": ("eta",),
     "class_label": ("class_label",),
+    "seed": ("seed", "images"),  # it also chooses which of --data are shown
+    "device": ("pipeline",),
 }
 NEEDED = {
     "checkpoint": "a checkpoint: name the folder that training saved, or a Hub name",
@@ -68,7 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", help="of the data (default: train, which plain files are too)")
     parser.add_argument("--likelihood", help="for rate-distortion: the JSON of hf-ddpm likelihood, instead of --data")
     parser.add_argument("-n", "--num-images", type=int, help="images or samples to draw")
-    parser.add_argument("--seed", type=int, default=0, help="of images and noise (default: 0)")
+    parser.add_argument("--seed", type=int, help="of images and noise (default: 0)")
     parser.add_argument("--steps", type=int, help="network calls a walk (default: all of training's; DDIM's: 50)")
     parser.add_argument("--spacing", help="leading, trailing, linspace or quadratic timesteps")
     parser.add_argument("--eta", type=float, help="0 is DDIM, 1 DDPM (default: the checkpoint's, else Algorithm 2)")
@@ -88,8 +90,9 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out or f"{options.name}.png")
     parameters = inspect.signature(FIGURES[options.name]).parameters
     _check(options, parameters, out)
-    keywords: dict[str, Any] = {"seed": options.seed, "motion": out.suffix == ".gif"}
-    keywords |= {name: getattr(options, name) for name in ("num_images", "steps", "spacing", "eta", "class_label")}
+    keywords: dict[str, Any] = {"motion": out.suffix.lower() == ".gif"}
+    same = ("seed", "num_images", "steps", "spacing", "eta", "class_label")
+    keywords |= {name: getattr(options, name) for name in same}
     if options.checkpoint is not None:
         from hf_ddpm.checkpoint import load_pipeline
 
@@ -100,14 +103,15 @@ def run(options: argparse.Namespace) -> None:
         figure = FIGURES[options.name](**{k: v for k, v in keywords.items() if k in parameters and v is not None})
     except ValueError as error:
         raise UserError(str(error)) from error
-    told = [", ".join(map(str, save_figure(figure, out, origin))), f"seed {options.seed}"]
+    told = [", ".join(map(str, save_figure(figure, out, origin)))]
+    told += [f"seed {origin['seed']}"] if "seed" in origin else []
     told += [f"weights {origin['weights_sha256'][:12]}"] if "weights_sha256" in origin else []
     print("; ".join([*told, figure.sentence] if figure.sentence else told))
 
 
 def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], out: Path) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong."""
-    name = options.name
+    """Refuse what needs no checkpoint to be seen as wrong; a figure that draws something gets its seed, 0."""
+    name, suffix = options.name, out.suffix.lower()
     for option, aliases in PARAMETERS.items():
         there = [parameters[alias] for alias in aliases if alias in parameters]
         given = getattr(options, option)
@@ -115,13 +119,14 @@ def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Paramet
             raise UserError(f"{name} takes no {_flag(option)}: leave {given} out")
         if given is None and option in NEEDED and any(parameter.default is parameter.empty for parameter in there):
             raise UserError(f"{name} needs {NEEDED[option]}")
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed} must be 0 or more")
+    if any(alias in parameters for alias in PARAMETERS["seed"]):
+        options.seed = 0 if options.seed is None else options.seed
+        require_seed(options)
     if options.num_images is not None:
         require_positive(options, "num_images")
-    if out.suffix == ".gif" and "motion" not in parameters:
+    if suffix == ".gif" and "motion" not in parameters:
         raise UserError(f"--out {out}: {name} has no motion, give a .png")
-    if out.suffix not in (".png", ".gif"):
+    if suffix not in (".png", ".gif"):
         raise UserError(f"--out {out} must be a .png" + (" or a .gif" if "motion" in parameters else ""))
 
 
@@ -188,11 +193,11 @@ def _origin(options: argparse.Namespace, pipeline: "HFDDPMPipeline | None") -> d
     from hf_ddpm.likelihood.report import weights_sha256
 
     words = ["hf-ddpm", "figure", options.name, *([] if pipeline is None else [options.checkpoint])]
-    for option in (*PARAMETERS, "seed"):
+    for option in PARAMETERS:
         value = getattr(options, option)
-        if option != "checkpoint" and value is not None:
+        if option not in ("checkpoint", "device") and value is not None:
             words += [_flag(option), str(value)]
-    origin = {"command": shlex.join(words), "seed": str(options.seed)}
+    origin = {"command": shlex.join(words)} | ({} if options.seed is None else {"seed": str(options.seed)})
     return origin if pipeline is None else {**origin, "weights_sha256": weights_sha256(pipeline.unet)}
 
 

@@ -38,7 +38,7 @@ def save_figure(figure: Figure, out: Path, origin: "Mapping[str, str]") -> list[
 
     Args:
         figure: with frames if `out` is a .gif.
-        out: ends in .png or .gif.
+        out: ends in .png or .gif, in any case.
         origin: stands in the tEXt chunks of a PNG, in the comment of a GIF, and in the JSON.
 
     Returns:
@@ -49,7 +49,7 @@ def save_figure(figure: Figure, out: Path, origin: "Mapping[str, str]") -> list[
     """
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".gif":
+        if out.suffix.lower() == ".gif":
             _save_gif(figure.frames, out, "; ".join(f"{key}: {value}" for key, value in origin.items()))
         else:
             chunks = PngInfo()
