@@ -1,6 +1,7 @@
 """What is predicted, what is minimised, which variance: DDPM's Table 2 in small, failures included."""
 
 import itertools
+import math
 from typing import Any
 
 from benchmarks.options import Options
@@ -33,7 +34,7 @@ def measure(options: Options) -> Result:
         def run(overrides: Overrides = overrides) -> Result:
             trained = train({**overrides, "data": source, "training": {"seed": SEED}}, steps)
             result = {"last_loss": trained.last_loss, "seconds": trained.seconds}
-            if trained.last_loss != trained.last_loss:
+            if not math.isfinite(trained.last_loss):
                 return {**result, "distance": None, "share": None, "bits": None, "standard_error": None}
             return {**result, **distance(trained, samples, against), **bits(trained, images, SEED)}
 

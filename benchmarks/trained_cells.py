@@ -93,4 +93,6 @@ def bits(trained: Trained, images: GridImages, seed: int) -> Result:
     assert found is not None
     total = found.total
     parts = {key: getattr(found, key).mean().item() for key in ("prior", "rate", "decoder")}
+    if not total.isfinite().all():
+        return {"bits": None, "standard_error": None}
     return {"bits": total.mean().item(), "standard_error": (total.std() / len(total) ** 0.5).item(), **parts}

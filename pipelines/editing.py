@@ -25,6 +25,7 @@ class ImageEditing(ABC):
     progress_bar: Callable[..., Any]
     maybe_free_model_hooks: Callable[[], None]
     _check_inputs: Callable[..., None]
+    _check_start_at_noise: Callable[[], None]
     _labels: Callable[..., Tensor | None]
     _needs_own_scheduler: Callable[[str], None]
     _set_timesteps: Callable[..., None]
@@ -43,9 +44,10 @@ class ImageEditing(ABC):
             generator: draws the noise of both directions.
             sampling: further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
         """
+        self._needs_own_scheduler("vary")
         x_0 = self._x_0(images)
         noise = randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
-        x_t = self.scheduler.add_noise(x_0, noise, torch.tensor([start_timestep]))
+        x_t = self.scheduler.add_noise(x_0, noise, start_timestep)
         return self(len(x_0), latents=x_t, start_timestep=start_timestep, generator=generator, **sampling)
 
     @torch.no_grad()
@@ -86,16 +88,26 @@ class ImageEditing(ABC):
         timesteps: Sequence[int] | None = None,
         timestep_spacing: str | None = None,
         class_labels: int | Sequence[int] | Tensor | None = None,
+        clip: bool = True,
         **sampling: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
         """`invert`, and back with eta 0: how much of an image S steps keep (DDIM, Table 2). 2 S network calls.
 
-        The way back clips nothing, as the way there does not: only so is each step undone.
+        Args:
+            images, num_inference_steps, timesteps, timestep_spacing, class_labels: as in `invert`.
+            clip: whether the way back clips the predicted x_0 as the scheduler's config says; the way there never does.
+                Without clipping each step is undone, and the error goes on falling with S where it else stops at a
+                floor. But where a walk starts with nearly no signal (a cosine curve, from T-1) and the network predicts
+                epsilon, whose error in x_0 is then thousands of times as large, nothing comes back without clipping.
+            sampling: further arguments of a call.
         """
         steps: dict[str, Any] = {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
         steps |= {"num_inference_steps": num_inference_steps, "class_labels": class_labels}
+        if "eta" in sampling:
+            raise ValueError(f"eta={sampling['eta']}: the way back of reconstruct is deterministic, leave eta out")
         latents, scheduler = self.invert(images, **steps), self.scheduler
-        self.scheduler = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+        if not clip:
+            self.scheduler = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
         try:
             return self(len(latents), latents=latents, eta=0.0, **steps, **sampling)
         finally:
@@ -120,7 +132,7 @@ class ImageEditing(ABC):
             first, second: images as in `vary`, equally many.
             weights: of `second`, for each its own walk.
             start_timestep: t in [0, T-1].
-            generator: draws the noise, the same for each weight.
+            generator: draws the noise, the same for each weight: it is rewound after each, the last one too.
             sampling: further arguments of a call.
 
         Returns:
@@ -129,7 +141,7 @@ class ImageEditing(ABC):
         x_0, y_0 = self._x_0(first), self._x_0(second)
         if x_0.shape != y_0.shape:
             raise ValueError(f"{len(x_0)} first and {len(y_0)} second images make no pairs: give equally many")
-        generator = torch.Generator().manual_seed(torch.seed()) if generator is None else generator
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
         mixed = []
         for weight in weights:
             with same_noise(generator):
@@ -150,7 +162,7 @@ class ImageEditing(ABC):
         mask: Tensor,
         num_inference_steps: int | None = None,
         *,
-        jump_length: int = 10,
+        jump_length: int | None = None,
         num_resamples: int = 10,
         eta: float | None = None,
         generator: Generators = None,
@@ -165,7 +177,8 @@ class ImageEditing(ABC):
         Args:
             images: as in `vary`.
             mask: 1 where it is painted anew, 0 where the image is kept; a shape that broadcasts to (B, C, H, W).
-            jump_length, num_resamples: how far and how often the walk goes back up to resample; num_resamples=1 never.
+            jump_length, num_resamples: how far (10 steps, or what there is) and how often the walk goes back up to
+                resample; num_resamples=1 never does.
             num_inference_steps, eta, generator, class_labels, timesteps, timestep_spacing, output_type, return_dict:
                 as in a call; the network calls are those of the steps times about `num_resamples`.
         """
@@ -174,6 +187,7 @@ class ImageEditing(ABC):
         self._check_inputs(len(x_0), generator, output_type)
         labels, step_kwargs = self._labels(class_labels, len(x_0)), self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+        self._check_start_at_noise()
         path = repaint_path(len(self.scheduler.timesteps), jump_length, num_resamples)
         mask = to_mask(mask, x_0)
         levels = [-1, *self.scheduler.timesteps.tolist()[::-1]]  # the timestep with so many steps left
@@ -207,36 +221,41 @@ def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
     Returns:
         Tensor: shaped as `first`. Latents that are nearly parallel are mixed linearly, which is the limit there.
     """
-    a, b = first.flatten(1).double(), second.flatten(1).double()
+    a, b = first.flatten(1).cpu().double(), second.flatten(1).cpu().double()  # where there always is float64
     cosine = (a * b).sum(dim=1, keepdim=True) / (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True))
     theta = cosine.clamp(-1, 1).acos()  # (B, 1)
     parallel = theta.sin() < 1e-6
     sine = torch.where(parallel, 1, theta.sin())
     from_a = torch.where(parallel, 1 - weight, ((1 - weight) * theta).sin() / sine)
     from_b = torch.where(parallel, weight, (weight * theta).sin() / sine)
-    return (from_a * a + from_b * b).to(first.dtype).view(first.shape)
+    return (from_a * a + from_b * b).to(first).view(first.shape)
 
 
-def repaint_path(num_steps: int, jump_length: int, num_resamples: int) -> list[int]:
+def repaint_path(num_steps: int, jump_length: int | None, num_resamples: int) -> list[int]:
     """How many steps are left after each move: down by one, and `num_resamples` - 1 times up again by `jump_length`.
 
     The jumps start with 1, 1 + jump_length, 1 + 2 jump_length, ... steps left (RePaint, appendix B).
 
+    Args:
+        jump_length: the paper's 10 unless given, or what fits into a shorter walk.
+
     Raises:
         ValueError: a jump longer than the walk, or numbers below 1.
     """
-    if not 1 <= jump_length < max(num_steps, 2) or num_resamples < 1:
-        raise ValueError(
-            f"jump_length={jump_length} must be from 1 to {num_steps - 1}, fewer than the {num_steps} steps, and "
-            f"num_resamples={num_resamples} at least 1"
-        )
-    jumps = {left: num_resamples - 1 for left in range(1, num_steps - jump_length + 1, jump_length)}
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples={num_resamples} must be at least 1, which is no resampling")
+    if num_resamples == 1 or num_steps == 1:
+        return list(range(num_steps, -1, -1))
+    length = min(10, num_steps - 1) if jump_length is None else jump_length
+    if not 1 <= length < num_steps:
+        raise ValueError(f"jump_length={length} must be from 1 to {num_steps - 1}, less than the {num_steps} steps")
+    jumps = {left: num_resamples - 1 for left in range(1, num_steps - length + 1, length)}
     path = [num_steps]
     while path[-1] > 0:
         left = path[-1]
         if jumps.get(left, 0) > 0:
             jumps[left] -= 1
-            path.append(left + jump_length)
+            path.append(left + length)
         path.append(path[-1] - 1)
     return path
 

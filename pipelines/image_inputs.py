@@ -7,23 +7,25 @@ import torch
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor, is_valid_image
 from torch import Tensor
 
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of 8 bits a channel, by number of channels
 Images = PipelineImageInput  # of which PIL images and tensors are taken
 
 
-def to_x_0(images: Images, channels: int, size: tuple[int, int]) -> Tensor:
+def to_x_0(images: Images, channels: int, size: Sequence[int] | None) -> Tensor:
     """Images as float32 (B, C, H, W) in [-1, 1] on their own device.
 
     Args:
         images: a PIL image or a list of them, or a tensor (B, C, H, W): uint8, or floating in [-1, 1].
-        channels, size: C and (H, W) of the network.
+        channels, size: C and (H, W) of the network; a network without a size takes any.
 
     Raises:
         ValueError: another type, mode, shape or range, said in one sentence.
     """
     x_0 = images if isinstance(images, Tensor) else _from_pil(images, channels)
-    if x_0.ndim != 4 or tuple(x_0.shape[1:]) != (channels, *size) or len(x_0) == 0:
+    wanted = (channels, *(x_0.shape[2:] if size is None else size))
+    if x_0.ndim != 4 or tuple(x_0.shape[1:]) != wanted or len(x_0) == 0:
         raise ValueError(
-            f"images of shape {tuple(x_0.shape)} must have shape (B, {channels}, {size[0]}, {size[1]}): "
+            f"images of shape {tuple(x_0.shape)} must have shape (B, {', '.join(map(str, wanted))}): "
             "resize and convert them first"
         )
     if x_0.dtype == torch.uint8:
@@ -44,6 +46,8 @@ def to_mask(mask: Tensor, x_0: Tensor) -> Tensor:
     Raises:
         ValueError: other values, or a shape that does not fit.
     """
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"mask of type {type(mask).__name__} must be a tensor of 0 (keep) and 1 (paint anew)")
     values = mask.to(x_0.device, x_0.dtype)
     if not ((values == 0) | (values == 1)).all():
         raise ValueError("mask must hold 0 (keep) and 1 (paint anew) only")
@@ -63,10 +67,10 @@ def _from_pil(images: Any, channels: int) -> Tensor:
             "give PIL images, or a tensor (B, C, H, W) in [-1, 1]"
         )
     for image in items:
-        if len(image.getbands()) != channels:
+        if image.mode != MODES.get(channels):
             raise ValueError(
-                f"an image of mode {image.mode} does not fit a network of {channels} channels: "
-                "image.convert('L') makes one channel, 'RGB' three"
+                f"an image of mode {image.mode} does not fit a network of {channels} channels: image.convert() to "
+                f"{MODES.get(channels, 'no mode has that many; give a tensor')}"
             )
     if len({image.size for image in items}) > 1:
         raise ValueError("images of different sizes make no batch: resize them to the network's size first")

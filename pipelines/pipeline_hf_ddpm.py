@@ -120,10 +120,14 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         labels = self._labels(class_labels, batch_size)
         step_kwargs = self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        if start_timestep is not None:
+        if start_timestep is None:
+            self._check_start_at_noise()
+        else:
             self._start_at(start_timestep, latents)
         if corrector_steps:
             self._needs_own_scheduler("corrector_steps")
+        if corrector_steps < 0:
+            raise ValueError(f"corrector_steps={corrector_steps} must be 0 or more")
         x_t = self._x_T(batch_size, latents, generator)
         # The scheduler reads t on the host and the network on its device: nothing waits for the device.
         host_timesteps, device_timesteps = self.scheduler.timesteps.cpu(), self.scheduler.timesteps.to(x_t.device)
@@ -252,6 +256,17 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             )
         self.scheduler.set_timesteps(timesteps=[t, *(s for s in self.scheduler.timesteps.tolist() if s < t)])
 
+    def _check_start_at_noise(self) -> None:
+        """A walk that starts from pure noise starts where the schedule has no signal, if it has such a place."""
+        if not isinstance(self.scheduler, HFDDPMScheduler) or self.scheduler.alphas_cumprod[-1] > 0:
+            return
+        first, last = int(self.scheduler.timesteps[0]), len(self.scheduler) - 1
+        if first != last:
+            raise ValueError(
+                f"the walk starts at t = {first}, and a schedule that ends at alpha_bar = 0 has pure noise at {last} "
+                "only: choose timestep_spacing='trailing', or give latents of that level and start_timestep"
+            )
+
     def _needs_own_scheduler(self, what: str) -> None:
         if not isinstance(self.scheduler, HFDDPMScheduler):
             raise ValueError(
@@ -261,7 +276,8 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
 
     def _x_0(self, images: Images) -> Tensor:
         size = self.unet.config["sample_size"]
-        x_0 = to_x_0(images, self.unet.config["in_channels"], (size, size) if isinstance(size, int) else tuple(size))
+        size = (size, size) if isinstance(size, int) else size  # None: any
+        x_0 = to_x_0(images, self.unet.config["in_channels"], size)
         return x_0.to(self._execution_device, self.unet.dtype)
 
     def _prediction(self, output: Tensor, x_t: Tensor) -> Tensor:

@@ -66,18 +66,34 @@ def test_reconstruction_error_falls_with_the_number_of_steps(gaussian):
 def test_reconstruct_is_invert_and_ddim_on_the_same_list(steps, make_pipeline):
     pipeline, x_0 = make_pipeline(), pictures()
     x_T = pipeline.invert(x_0, 7, **steps)
-    back = pipeline.reconstruct(x_0, 7, output_type="pt", **steps).images
-    assert pipeline.scheduler.config.clip_sample  # of the pipeline; the way back did not clip
+    clipped, free = (
+        pipeline.reconstruct(x_0, 7, output_type="pt", clip=clip, **steps).images for clip in (True, False)
+    )
+    assert torch.equal(clipped, pipeline(2, 7, latents=x_T, eta=0.0, output_type="pt", **steps).images)
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, clip_sample=False)
-    assert torch.equal(back, pipeline(2, 7, latents=x_T, eta=0.0, output_type="pt", **steps).images)
+    assert torch.equal(free, pipeline(2, 7, latents=x_T, eta=0.0, output_type="pt", **steps).images)
+
+
+def test_only_clipping_brings_back_images_from_where_a_wrong_epsilon_is_all_there_is(gaussian):
+    """A network that is 1% wrong, cosine from T-1, where x_0 = (x - sigma eps) / 5e-5; see `reconstruct`."""
+    pipeline, x_0 = gaussian(timestep_spacing="trailing", clip_sample=True), pictures()
+    pipeline.unet.register_forward_hook(lambda module, inputs, output: setattr(output, "sample", 0.99 * output.sample))
+
+    def error(clip: bool) -> float:
+        return (pipeline.reconstruct(x_0, 100, output_type="pt", clip=clip).images * 2 - 1 - x_0).square().mean().item()
+
+    assert error(clip=True) < 1e-3
+    assert error(clip=False) > 10 * error(clip=True)
 
 
 def test_a_reconstruction_that_fails_leaves_the_scheduler_as_it_was(make_pipeline):
     pipeline = make_pipeline()
     before = pipeline.scheduler
     with pytest.raises(ValueError, match="output_type='jpeg'"):
-        pipeline.reconstruct(pictures(), 7, output_type="jpeg")
+        pipeline.reconstruct(pictures(), 7, output_type="jpeg", clip=False)
     assert pipeline.scheduler is before
+    with pytest.raises(ValueError, match=r"eta=1\.0: the way back of reconstruct is deterministic"):
+        pipeline.reconstruct(pictures(), 7, eta=1.0)
 
 
 def test_inverting_asks_the_network_at_the_level_of_the_sample(make_pipeline):
@@ -128,7 +144,11 @@ def test_colour_images_of_other_shapes(make_pipeline):
         ([np.zeros((8, 8))], "type list are not known"),
         ([], "type list are not known"),
         ("cat.png", "type str are not known"),
-        (Image.new("RGB", (8, 8)), r"mode RGB does not fit a network of 1 channels: image.convert\('L'\)"),
+        (Image.new("RGB", (8, 8)), r"mode RGB does not fit a network of 1 channels: image.convert\(\) to L"),
+        (Image.new("1", (8, 8), 1), "mode 1 does not fit"),
+        (Image.new("P", (8, 8), 1), "mode P does not fit"),
+        (Image.new("I;16", (8, 8), 500), "mode I;16 does not fit"),
+        (Image.new("F", (8, 8), 0.5), "mode F does not fit"),
         (Image.new("L", (9, 9)), r"shape \(1, 1, 9, 9\)"),
         ([Image.new("L", (8, 8)), Image.new("L", (4, 4))], "different sizes make no batch"),
     ],
@@ -212,6 +232,16 @@ def test_interpolating_at_the_lowest_level_mixes_the_pixels(gaussian):
     assert torch.allclose(mixed * 2 - 1, 0.75 * x_0 + 0.25 * y_0, atol=0.05)
 
 
+def test_interpolation_without_a_generator_follows_torchs_seed(make_pipeline):
+    pipeline, runs = make_pipeline(), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        mixed = pipeline.interpolate(pictures(), pictures(seed=1), [0.5], 500, num_inference_steps=5, output_type="pt")
+        runs.append((mixed[0], torch.rand(1)))
+    assert torch.equal(runs[0][0], runs[1][0]) and torch.equal(runs[0][1], runs[1][1])
+    assert not torch.equal(runs[0][0], runs[2][0])
+
+
 def test_interpolation_needs_pairs(make_pipeline):
     with pytest.raises(ValueError, match="2 first and 3 second images make no pairs"):
         make_pipeline().interpolate(pictures(2), pictures(3), [0.5], 500)
@@ -262,7 +292,10 @@ def test_resampling_makes_the_new_part_fit_the_known_one(make_pipeline):
 def test_repaint_path():
     assert repaint_path(4, 1, 1) == [4, 3, 2, 1, 0]
     assert repaint_path(4, 2, 2) == [4, 3, 2, 1, 3, 2, 1, 0]
-    path = repaint_path(250, 10, 10)
+    assert repaint_path(3, None, 1) == [3, 2, 1, 0]
+    assert repaint_path(1, None, 10) == [1, 0]
+    assert repaint_path(4, None, 2) == [4, 3, 2, 1, 4, 3, 2, 1, 0]
+    path = repaint_path(250, None, 10)
     assert (path[0], path[-1], min(path), max(path)) == (250, 0, 0, 250)
     ups = sum(there > here for here, there in pairwise(path))
     assert ups == 9 * len(range(1, 241, 10))
@@ -275,7 +308,8 @@ def test_repaint_path():
         ({"mask": torch.ones(3, 3)}, r"mask of shape \(3, 3\) must broadcast to \(2, 1, 8, 8\)"),
         ({"jump_length": 0}, "jump_length=0 must be from 1 to 19"),
         ({"jump_length": 20}, "jump_length=20 must be from 1 to 19"),
-        ({"num_resamples": 0}, "num_resamples=0 at least 1"),
+        ({"num_resamples": 0}, "num_resamples=0 must be at least 1"),
+        ({"mask": np.ones((8, 8))}, "mask of type ndarray must be a tensor"),
         ({"output_type": "jpeg"}, "'pil', 'np' and 'pt'"),
     ],
 )
@@ -323,6 +357,40 @@ def test_langevin_correctors_mend_what_few_steps_leave_wrong(gaussian):
     assert many < 0.4 * without
 
 
+def test_predictor_and_corrector_converge_to_mean_and_covariance(make_pipeline):
+    """Pairs of pixels with a mean and a correlation: few steps get the covariance wrong, correctors get it right."""
+    pipeline = make_pipeline({"clip_sample": False, "beta_schedule": "cosine", "num_train_timesteps": 100})
+    abar, mean = pipeline.scheduler.alphas_cumprod, torch.tensor([0.2, -0.1], dtype=torch.float64)
+    truth = torch.tensor([[0.04, 0.03], [0.03, 0.0625]], dtype=torch.float64)
+
+    class Exact(type(pipeline.unet)):
+        def forward(self, x, t, class_labels=None):
+            a = abar[int(t)]
+            precision = torch.linalg.inv(a * truth + (1 - a) * torch.eye(2, dtype=torch.float64))
+            eps = (1 - a).sqrt() * (x.double().view(len(x), -1, 2) - a.sqrt() * mean) @ precision
+            return type("Output", (), {"sample": eps.view(x.shape).to(x.dtype)})
+
+    pipeline.unet.__class__ = Exact
+
+    def errors(corrector_steps: int) -> tuple[float, float]:
+        images = pipeline(
+            500,
+            timesteps=[99, 60, 30, 10, 3, 0],
+            eta=0.0,
+            output_type="pt",
+            generator=generator(),
+            corrector_steps=corrector_steps,
+            corrector_snr=0.25,
+        ).images
+        out = images.double().view(-1, 2) * 2 - 1
+        return (out.mean(dim=0) - mean).abs().max().item(), (out.T.cov() - truth).abs().max().item()
+
+    covariance = {k: errors(k)[1] for k in (0, 10, 60)}
+    assert covariance[0] > 2 * covariance[10] > 4 * covariance[60]
+    assert covariance[60] < 0.006
+    assert max(errors(k)[0] for k in (0, 60)) < 0.01
+
+
 def test_what_needs_our_scheduler_says_so(make_pipeline):
     from diffusers import DPMSolverMultistepScheduler
 
@@ -335,11 +403,35 @@ def test_what_needs_our_scheduler_says_so(make_pipeline):
         "score": lambda: pipeline.score(x, 5),
         "start_timestep": lambda: pipeline(latents=x, start_timestep=5, num_inference_steps=5),
         "corrector_steps": lambda: pipeline(corrector_steps=1, num_inference_steps=5),
+        "vary": lambda: pipeline.vary(x, 5),
     }.items():
         with pytest.raises(ValueError, match=f"{what} needs an HFDDPMScheduler, not DPMSolverMultistepScheduler"):
             call()
     with pytest.raises(ValueError, match="timestep_spacing='ddim10' has no meaning for DPMSolver"):
         pipeline(timestep_spacing="ddim10")
+
+
+def test_zero_terminal_snr_starts_from_noise_at_its_end_only(make_pipeline):
+    zero_snr = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    pipeline = make_pipeline(zero_snr)
+    assert len(pipeline(num_inference_steps=5, timestep_spacing="linspace").images) == 1
+    for walk in ({"num_inference_steps": 5, "timestep_spacing": "quadratic"}, {"timesteps": [500, 0]}):
+        with pytest.raises(ValueError, match="has pure noise at 999 only: choose timestep_spacing='trailing', or give"):
+            pipeline(**walk)
+        assert len(pipeline.vary(pictures(1), 300, **walk).images) == 1
+
+
+@pytest.mark.parametrize(
+    ("t", "sentence"), [(1000, r"timestep 1000 must be .* within 0\.\.999"), (-1, "timestep -1 must")]
+)
+def test_varying_from_a_level_that_is_none(t, sentence, make_pipeline):
+    with pytest.raises(ValueError, match=sentence):
+        make_pipeline().vary(pictures(), t, num_inference_steps=5)
+
+
+def test_a_network_without_a_size_takes_images_of_any(make_pipeline):
+    pipeline = make_pipeline(sample_size=None)
+    assert pipeline.invert(torch.zeros(1, 1, 16, 8), 2).shape == (1, 1, 16, 8)
 
 
 def test_start_timestep_needs_latents(make_pipeline):

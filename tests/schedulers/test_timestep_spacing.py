@@ -47,6 +47,12 @@ def test_impossible_lists(timesteps):
         HFDDPMScheduler().set_timesteps(timesteps=timesteps)
 
 
+@pytest.mark.parametrize("timesteps", [[10.9, 5.2], ["a"], [None]])
+def test_lists_of_other_things_than_whole_numbers(timesteps):
+    with pytest.raises(ValueError, match="must be a list of whole numbers"):
+        HFDDPMScheduler().set_timesteps(timesteps=timesteps)
+
+
 def test_offset_that_leaves_the_chain():
     with pytest.raises(ValueError, match=r"within 0\.\.999"):
         HFDDPMScheduler(steps_offset=1).set_timesteps(1000)
@@ -100,6 +106,8 @@ def test_ddim_n_is_the_stride_with_exactly_n_steps():
         (None, "10,0", "0 of the 500 timesteps of section 2"),
         (None, "cubic", "allowed are leading, trailing, linspace, quadratic with num_inference_steps, counts"),
         (None, "quadratic", "needs num_inference_steps"),
+        (None, "", "timestep_spacing='' is not known"),
+        (10, 5, "timestep_spacing=5 must be a name"),
         (50, "10,15", "'10,15' beside num_inference_steps=50"),
         (50, "cubic", "'cubic' beside num_inference_steps=50: with a number it is one of leading, trailing"),
         (1, "quadratic", "num_inference_steps=1 must be a whole number from 2 to 1000"),
@@ -114,17 +122,6 @@ def test_impossible_spacings(num_steps, spacing, sentence):
 def test_a_spacing_beside_a_list_is_refused():
     with pytest.raises(ValueError, match="exactly one"):
         HFDDPMScheduler().set_timesteps(timesteps=[5, 1], timestep_spacing="leading")
-
-
-def test_zero_terminal_snr_starts_at_its_end():
-    scheduler = HFDDPMScheduler(
-        rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"
-    )
-    scheduler.set_timesteps(10, timestep_spacing="linspace")
-    assert scheduler.timesteps[0] == 999
-    for spacing in ("leading", "quadratic"):
-        with pytest.raises(ValueError, match="must start at 999: choose 'trailing'"):
-            scheduler.set_timesteps(10, timestep_spacing=spacing)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", "quadratic"])

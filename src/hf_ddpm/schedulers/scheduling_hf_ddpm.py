@@ -119,13 +119,8 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
                 raise ValueError(
                     "set_timesteps takes exactly one of num_inference_steps, timesteps, and a spacing such as 'ddim25'"
                 )
-            spacing = timestep_spacing or config["timestep_spacing"]
+            spacing = config["timestep_spacing"] if timestep_spacing is None else timestep_spacing
             steps = select_timesteps(num_inference_steps, spacing, len(self), config["steps_offset"])
-            if self.alphas_cumprod[-1] == 0 and steps[0] != len(self) - 1:
-                raise ValueError(
-                    f"timestep_spacing={spacing!r} starts at t = {steps[0]}, and a schedule that ends at alpha_bar = 0 "
-                    f"must start at {len(self) - 1}: choose 'trailing'"
-                )
         elif num_inference_steps is None and timestep_spacing is None:
             steps = check_timesteps(timesteps, len(self))
         else:

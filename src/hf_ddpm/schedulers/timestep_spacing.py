@@ -1,5 +1,6 @@
 """Which timesteps a sampler visits: strictly descending lists of integers in [0, T-1]."""
 
+import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, get_args
@@ -17,6 +18,8 @@ def select_timesteps(num_steps: int | None, spacing: str, num_train: int, offset
     Raises:
         ValueError: an unknown spacing, S missing, or S beside a respacing.
     """
+    if not isinstance(spacing, str):
+        raise ValueError(f"timestep_spacing={spacing!r} must be a name such as 'trailing', or sections '10,15,20'")
     if spacing in EVEN_SPACINGS:
         if num_steps is None:
             raise ValueError(f"timestep_spacing={spacing!r} needs num_inference_steps")
@@ -107,7 +110,10 @@ def ddim_timesteps(name: str, num_train: int) -> list[int]:
 
 def check_timesteps(timesteps: Sequence[int], num_train: int) -> list[int]:
     """`timesteps` as a list, or a `ValueError` unless it descends strictly within [0, T-1]."""
-    steps = [int(t) for t in timesteps]
+    try:
+        steps = [operator.index(t) for t in timesteps]
+    except TypeError as error:
+        raise ValueError(f"timesteps {timesteps} must be a list of whole numbers") from error
     descends = all(later < earlier for earlier, later in pairwise(steps))
     if not steps or not descends or steps[0] >= num_train or steps[-1] < 0:
         shown = f"{steps[:3]}...{steps[-1:]}" if len(steps) > 4 else steps
