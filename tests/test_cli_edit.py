@@ -25,7 +25,8 @@ def folder(make_pipeline, tmp_path, monkeypatch):
 
 def edit(what: str, *words: str) -> np.ndarray:
     main(["edit", what, "checkpoint", *words, "--device", "cpu"])
-    return np.asarray(Image.open("edited.png").convert("L"))
+    out = words[words.index("--out") + 1] if "--out" in words else "edited.png"
+    return np.asarray(Image.open(out).convert("L"))
 
 
 def pixels(name: str) -> np.ndarray:
@@ -65,6 +66,53 @@ def test_the_seed_fixes_the_noise(folder):
     assert not np.array_equal(first, other)
 
 
+def store_as(kind: str, grey: np.ndarray) -> Image.Image:
+    """The same grey picture, stored another way."""
+    picture = Image.fromarray(grey)
+    if kind == "sixteen bits":
+        return Image.fromarray(grey.astype(np.uint16) * 257)
+    if kind == "palette":
+        picture = Image.fromarray(255 - grey, "P")
+        picture.putpalette([255 - i // 3 for i in range(768)])
+        return picture
+    if kind == "transparency":
+        return Image.merge("LA", [Image.new("L", picture.size), Image.fromarray(255 - grey)])  # black over white
+    return {"mode 1": picture.convert("1"), "colour": picture.convert("RGB")}[kind]
+
+
+@pytest.mark.parametrize("kind", ["sixteen bits", "palette", "transparency", "mode 1", "colour"])
+def test_images_are_decoded_as_for_training(kind, folder):
+    """`Image.convert` would make every 16-bit pixel above 255 white, and see black behind transparency."""
+    grey = pixels("a") // 255 * 255 if kind == "mode 1" else pixels("a")
+    store_as(kind, grey).save("stored.png")
+    grid = edit("vary", "stored.png", "--steps", "2")
+    assert np.abs(grid[:8].astype(int) - grey).max() <= 1
+
+
+def test_a_mask_of_sixteen_bits_is_white_above_the_middle(folder):
+    Image.fromarray(np.where(pixels("mask") > 0, 40_000, 20_000).astype(np.uint16)).save("wide.png")
+    one, other = (edit("inpaint", "a.png", "--mask", mask, "--steps", "2") for mask in ("mask.png", "wide.png"))
+    assert np.array_equal(one, other)
+
+
+def test_what_a_conversion_changed_is_told(folder, capsys):
+    Image.open("a.png").convert("RGB").save("colour.png")
+    edit("vary", "colour.png", "--steps", "2", "--out", "grid.PNG")
+    assert capsys.readouterr().out == "colour.png: colours turned into luminance\nvary: grid.PNG\n"
+
+
+@pytest.mark.parametrize("words", [["--steps", "3"], ["--steps", "1"], ["--steps", "2", "--resamples", "1"]])
+def test_inpainting_in_few_steps_jumps_as_far_as_there_is(words, folder):
+    grid = edit("inpaint", "a.png", "--mask", "mask.png", *words)
+    assert np.array_equal(grid[8:, :4], pixels("a")[:, :4])
+
+
+def test_a_network_without_a_size(make_pipeline, folder):
+    make_pipeline({"num_train_timesteps": 20}, sample_size=None).save_pretrained("sizeless")
+    with pytest.raises(SystemExit, match="the network of 'sizeless' has no sample_size"):
+        main(["edit", "vary", "sizeless", "a.png"])
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -72,11 +120,19 @@ def test_the_seed_fixes_the_noise(folder):
         (["interpolate", "checkpoint", "a.png"], "interpolate needs two images, not 1"),
         (["slerp", "checkpoint", "a.png", "b.png", "--columns", "1"], "--columns 1 must be at least 2"),
         (["inpaint", "checkpoint", "a.png"], "inpaint needs --mask FILE"),
-        (["vary", "checkpoint", "a.png", "--mask", "mask.png"], "vary takes no --mask"),
+        (["vary", "checkpoint", "a.png", "--mask", "mask.png"], "vary takes no --mask: leave mask.png out"),
+        (["reconstruct", "checkpoint", "a.png", "--eta", "5"], "reconstruct takes no --eta: leave 5.0 out"),
+        (["reconstruct", "checkpoint", "a.png", "--seed", "0"], "reconstruct takes no --seed"),
+        (["slerp", "checkpoint", "a.png", "b.png", "--start-timestep", "1"], "slerp takes no --start-timestep"),
+        (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--columns", "3"], "inpaint takes no --columns"),
+        (["interpolate", "checkpoint", "a.png", "b.png", "--resamples", "2"], "interpolate takes no --resamples"),
+        (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--resamples", "0"], "--resamples 0 must be at"),
+        (["vary", "checkpoint", "a.png", "--seed", "9" * 23], "--seed 9+ must be from 0 to"),
+        (["vary", "checkpoint", "a.png", "--seed", "-1"], "--seed -1 must be from 0 to"),
         (["vary", "checkpoint", "large.png"], "large.png is 9x8 and the network takes 8x8: resize it"),
         (["vary", "checkpoint", "text.png"], "text.png cannot be read as an image"),
         (["vary", "checkpoint", "none.png"], "none.png cannot be read as an image"),
-        (["vary", "checkpoint", "a.png", "--start-timestep", "20"], "timesteps .20. must lie within 0..19"),
+        (["vary", "checkpoint", "a.png", "--start-timestep", "20"], "20.? must .* within 0..19"),
         (["vary", "checkpoint", "a.png", "--steps", "21"], "num_inference_steps=21 must be from 1 to 20"),
         (["vary", "checkpoint", "a.png", "--class", "1"], "without classes"),
         (["vary", "checkpoint", "a.png", "--out", "x.jpg"], "--out x.jpg must be a .png file"),

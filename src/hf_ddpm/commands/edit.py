@@ -2,30 +2,44 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive
+from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive, require_seed
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from torch import Tensor
 
     from hf_ddpm.pipelines import HFDDPMPipeline
 
+
+class Edit(NamedTuple):
+    """An edit's line in the help, and which of `ONLY_SOME_TAKE` it takes."""
+
+    summary: str
+    takes: tuple[str, ...] = ()
+
+
 EDITS = {
-    "reconstruct": "encode each image to x_T and decode it, 2 S network calls (DDIM, Table 2)",
-    "vary": "noise each image to --start-timestep and sample from there",
-    "interpolate": "two images, mixed at --start-timestep with shared noise (DDPM, Fig. 8)",
-    "slerp": "two images, encoded and mixed in x_T (DDIM, Fig. 6)",
-    "inpaint": "paint the white part of --mask anew (RePaint)",
+    "reconstruct": Edit("encode each image to x_T and decode it, 2 S network calls (DDIM, Table 2)"),
+    "vary": Edit("noise each image to --start-timestep and sample from there", ("eta", "start_timestep", "seed")),
+    "interpolate": Edit(
+        "two images, mixed at --start-timestep with shared noise (DDPM, Fig. 8)",
+        ("eta", "start_timestep", "columns", "seed"),
+    ),
+    "slerp": Edit("two images, encoded and mixed in x_T (DDIM, Fig. 6)", ("columns",)),
+    "inpaint": Edit(
+        "paint the white part of --mask anew (RePaint)", ("eta", "mask", "jump_length", "resamples", "seed")
+    ),
 }
+ONLY_SOME_TAKE = ("eta", "start_timestep", "columns", "mask", "jump_length", "resamples", "seed")
 MIXES = ("interpolate", "slerp")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "edits:\n" + "\n".join(f"  {name:<13}{summary}" for name, summary in EDITS.items())
+    parser.epilog = "edits:\n" + "\n".join(f"  {name:<13}{edit.summary}" for name, edit in EDITS.items())
     parser.add_argument("edit", choices=EDITS, metavar="edit", help=", ".join(EDITS))
     add_checkpoint(parser)
     parser.add_argument("images", nargs="+", help="files of the network's size; grey or colour is made to fit")
@@ -33,12 +47,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spacing", help="leading, trailing, linspace, quadratic; or, without --steps, '10,15,20'")
     parser.add_argument("--eta", type=float, help="of vary, interpolate, inpaint (default: as in hf-ddpm sample)")
     parser.add_argument("--start-timestep", type=int, help="t of vary and interpolate (default: half of training's)")
-    parser.add_argument("--columns", type=int, default=9, help="pictures from one image to the other (default: 9)")
+    parser.add_argument("--columns", type=int, help="of interpolate and slerp: pictures in the row (default: 9)")
     parser.add_argument("--mask", help="a picture of the network's size, white where inpaint paints")
-    parser.add_argument("--jump-length", type=int, default=10, help="of inpaint's resampling (default: 10)")
-    parser.add_argument("--resamples", type=int, default=10, help="of inpaint; 1 is none (default: 10)")
+    parser.add_argument("--jump-length", type=int, help="of inpaint's resampling (default: 10, or fewer that fit)")
+    parser.add_argument("--resamples", type=int, help="of inpaint; 1 is none (default: 10)")
     parser.add_argument("--class", type=int, dest="class_label", help="of a class-conditional network")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--seed", type=int, help="of the noise of vary, interpolate, inpaint (default: 0)")
     add_device(parser)
     parser.add_argument("--out", default="edited.png", help="a PNG: the images above, what became of them below")
 
@@ -53,13 +67,14 @@ def run(options: argparse.Namespace) -> None:
     from hf_ddpm.checkpoint import load_pipeline, writing
 
     pipeline = on_device(load_pipeline(options.checkpoint), options.device)
-    images = [_read(path, pipeline) for path in options.images]
-    generator = torch.Generator().manual_seed(options.seed)
+    size, channels = _shape(options.checkpoint, pipeline)
+    x_0 = torch.stack([_read(path, size, channels) for path in options.images])
     try:
-        results = _edit(options, pipeline, images, generator)
+        results = _edit(options, pipeline, x_0)
     except ValueError as error:
         raise UserError(str(error)) from error
-    rows = [results] if options.edit in MIXES else [images, results]
+    originals = pipeline.numpy_to_pil((x_0 / 2 + 0.5).permute(0, 2, 3, 1).numpy())
+    rows = [results] if options.edit in MIXES else [originals, results]
     out = Path(options.out)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,72 +83,96 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong."""
-    require_positive(options, "columns")
+    """Refuse what needs no checkpoint to be seen as wrong, and fill in what is not given."""
+    takes = EDITS[options.edit].takes
+    for option in ONLY_SOME_TAKE:
+        given = getattr(options, option)
+        if given is not None and option not in takes:
+            raise UserError(f"{options.edit} takes no --{option.replace('_', '-')}: leave {given} out")
     if options.edit in MIXES and len(options.images) != 2:
         raise UserError(f"{options.edit} needs two images, not {len(options.images)}")
-    if options.edit in MIXES and options.columns < 2:
-        raise UserError(f"--columns {options.columns} must be at least 2, the two images themselves")
-    if (options.edit == "inpaint") != (options.mask is not None):
-        raise UserError(f"{options.edit} {'needs --mask FILE' if options.mask is None else 'takes no --mask'}")
-    if Path(options.out).suffix != ".png":
+    if "mask" in takes and options.mask is None:
+        raise UserError(f"{options.edit} needs --mask FILE")
+    if Path(options.out).suffix.lower() != ".png":
         raise UserError(f"--out {options.out} must be a .png file")
+    for option, default in {"columns": 9, "resamples": 10, "seed": 0}.items():
+        if getattr(options, option) is None:
+            setattr(options, option, default)
+    if options.columns < 2:
+        raise UserError(f"--columns {options.columns} must be at least 2, the two images themselves")
+    require_positive(options, "resamples")
+    require_seed(options)
 
 
-def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", images: "list[Image]", generator: Any) -> Any:
-    """The results as PIL images."""
+def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor") -> Any:
+    """What becomes of `x_0` (B, C, H, W), as PIL images."""
+    import torch
+
     from hf_ddpm.pipelines import slerp
 
     walk: dict[str, Any] = {"num_inference_steps": options.steps, "timestep_spacing": options.spacing}
     walk["class_labels"] = options.class_label
+    drawn = {"eta": options.eta, "generator": torch.Generator().manual_seed(options.seed)}
     start = options.start_timestep
     if start is None:
         start = pipeline.scheduler.config["num_train_timesteps"] // 2
-    weights = [i / (options.columns - 1) for i in range(options.columns)] if options.columns > 1 else []
+    weights = [i / (options.columns - 1) for i in range(options.columns)]
     match options.edit:
         case "reconstruct":
-            return pipeline.reconstruct(images, **walk).images  # type: ignore[union-attr]
+            return pipeline.reconstruct(x_0, **walk).images  # type: ignore[union-attr]
         case "vary":
-            return pipeline.vary(images, start, eta=options.eta, generator=generator, **walk).images  # type: ignore[union-attr]
+            return pipeline.vary(x_0, start, **drawn, **walk).images  # type: ignore[union-attr]
         case "interpolate":
-            first, second = images
-            mixed = pipeline.interpolate(first, second, weights, start, eta=options.eta, generator=generator, **walk)
-            return [row[0] for row in mixed]
+            return [row[0] for row in pipeline.interpolate(x_0[:1], x_0[1:], weights, start, **drawn, **walk)]
         case "slerp":
-            ends = pipeline.invert(images, **walk)
+            ends = pipeline.invert(x_0, **walk)
             x_T = [slerp(ends[:1], ends[1:], weight) for weight in weights]
             return [pipeline(1, latents=x, eta=0.0, **walk).images[0] for x in x_T]  # type: ignore[union-attr]
         case _:
-            mask = _mask(options.mask, pipeline)
-            resampling = {"jump_length": options.jump_length, "num_resamples": options.resamples}
-            return pipeline.inpaint(images, mask, eta=options.eta, generator=generator, **resampling, **walk).images  # type: ignore[union-attr]
+            mask = (
+                _read(options.mask, (x_0.shape[2], x_0.shape[3]), 1) > 0
+            ).float()  # 1 where lighter than middle grey
+            jumps = {} if options.jump_length is None else {"jump_length": options.jump_length}
+            resampling = {"num_resamples": options.resamples, **jumps}
+            return pipeline.inpaint(x_0, mask, **resampling, **drawn, **walk).images  # type: ignore[union-attr]
 
 
-def _read(path: str, pipeline: "HFDDPMPipeline") -> "Image":
-    """An image file with the network's channels.
+def _shape(checkpoint: str, pipeline: "HFDDPMPipeline") -> tuple[tuple[int, int], int]:
+    """((H, W), C) of the network's images.
+
+    Raises:
+        UserError: its config says no size, or no image file has so many channels.
+    """
+    channels, size = pipeline.unet.config["in_channels"], pipeline.unet.config["sample_size"]
+    if channels > 4:
+        raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
+    if size is None:
+        raise UserError(
+            f"the network of {checkpoint!r} has no sample_size, so the size of images is unknown: "
+            "write it into unet/config.json"
+        )
+    return (size, size) if isinstance(size, int) else (size[0], size[1]), channels
+
+
+def _read(path: str, size: tuple[int, int], channels: int) -> "Tensor":
+    """An image file, decoded as for training, as x_0 (C, H, W) in [-1, 1]; what had to be converted is told.
 
     Raises:
         UserError: it cannot be read, or has another size.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    channels, size = pipeline.unet.config["in_channels"], pipeline.unet.config["sample_size"]
-    height, width = (size, size) if isinstance(size, int) else size
-    modes = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-    if channels not in modes:
-        raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
-    try:
-        image = Image.open(path).convert(modes[channels])
-    except (OSError, UnidentifiedImageError) as error:
-        raise UserError(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from error
-    if image.size != (width, height):
-        raise UserError(f"{path} is {image.width}x{image.height} and the network takes {width}x{height}: resize it")
-    return image
-
-
-def _mask(path: str, pipeline: "HFDDPMPipeline") -> Any:
-    """(1, 1, H, W), 1 where the picture is lighter than middle grey."""
-    import numpy as np
     import torch
 
-    return torch.from_numpy(np.array(_read(path, pipeline).convert("L")) > 127).float()[None, None]
+    from hf_ddpm.data import to_float
+    from hf_ddpm.data.decode import ImageDecoder, UndecodableError, open_image
+
+    try:
+        stored = Path(path).read_bytes()
+        pixels, notes = ImageDecoder(size, channels)(stored)
+    except (OSError, UndecodableError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}") from error
+    (width, height), wanted = open_image(stored)[0].size, f"{size[1]}x{size[0]}"
+    if (height, width) != size:
+        raise UserError(f"{path} is {width}x{height} and the network takes {wanted}: resize it")
+    for note in notes:
+        print(f"{path}: {note}")
+    return to_float(torch.tensor(pixels))
