@@ -16,10 +16,10 @@ class GaussianDenoiser(nn.Module):
     mean (D,), covariance (D, D) over the flattened dimensions of an image.
     """
 
-    def __init__(self, scheduler, mean, covariance):
+    def __init__(self, scheduler, mean, covariance, share=1.0):
         super().__init__()
         self.precise = nn.Parameter(torch.zeros((), dtype=torch.float64))  # the network's own dtype
-        self.scheduler, self.angle, self.mean = scheduler, NoiseAngle(scheduler), mean
+        self.scheduler, self.angle, self.mean, self.share = scheduler, NoiseAngle(scheduler), mean, share
         self.spectrum, self.axes = torch.linalg.eigh(covariance)
 
     def forward(self, x_t, t, class_labels=None):
@@ -38,7 +38,7 @@ class GaussianDenoiser(nn.Module):
             "sample": x_0,
             "v_prediction": alpha * epsilon - sigma * x_0,
             "mean": from_x_0 * x_0 + from_x_t * x,
-        }[self.scheduler.config["prediction_type"]].view_as(x_t)
+        }[self.scheduler.config["prediction_type"]].view_as(x_t) * self.share
         if not self.scheduler.learns_variance:
             return SimpleNamespace(sample=output)
         variance = exact_variances(self.scheduler, float(self.spectrum[0]))[1][t.long()]
@@ -57,14 +57,17 @@ def exact_variances(scheduler, variance):
 
 @pytest.fixture
 def gaussian():
-    """(scheduler keywords, mean, covariance) -> network; a number is that of independent dimensions, `size` of them."""
+    """(scheduler keywords, mean, covariance) -> network; a number is that of independent dimensions, `size` of them.
 
-    def make(mean=0.1, covariance=0.25, size=1, **scheduler):
+    It says `share` of what is true.
+    """
+
+    def make(mean=0.1, covariance=0.25, size=1, share=1.0, **scheduler):
         if isinstance(covariance, float):
             covariance = covariance * torch.eye(size, dtype=torch.float64)
         mean = torch.as_tensor(mean, dtype=torch.float64).expand(len(covariance))
         own = HFDDPMScheduler(clip_sample=False, **scheduler)
-        return Network(GaussianDenoiser(own, mean, covariance), own)
+        return Network(GaussianDenoiser(own, mean, covariance, share), own)
 
     return make
 

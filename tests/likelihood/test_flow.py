@@ -125,6 +125,32 @@ def test_the_error_falls_with_the_fourth_power_of_the_step(gaussian):
     assert (first - exact).abs().max() / (second - exact).abs().max() > 12
 
 
+def bits_apart(found, exact):
+    """The largest difference of log densities, in bits/dim of four dimensions."""
+    return (found - exact).abs().max().item() / (4 * math.log(2))
+
+
+def test_an_epsilon_network_that_is_1_percent_wrong_costs_little_where_alpha_is_nearly_0(gaussian):
+    """v divides its error by alpha = 5e-5 at the last t: steps that are long there count it a hundred times over."""
+    x = points(4, 1, 2, 2)
+    right, wrong = (gaussian(size=4, share=s, beta_schedule="cosine", prediction_type="epsilon") for s in (1, 0.99))
+    probes = torch.ones(1, *x.shape).double()
+    exact, coarse, found, fine = (
+        flow_log_density(network, x, None, probes, steps=steps)
+        for network, steps in ((right, 50), (wrong, 25), (wrong, 50), (wrong, 400))
+    )
+    assert bits_apart(coarse, fine) < 0.04 and bits_apart(found, fine) < 0.01
+    assert bits_apart(found.mean(), exact.mean()) < 0.05
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "cosine"])
+def test_fifty_steps_are_enough_for_v(beta_schedule, gaussian):
+    network, x = gaussian(size=4, beta_schedule=beta_schedule, prediction_type="v_prediction"), points(4, 1, 2, 2)
+    probes = torch.ones(1, *x.shape).double()
+    found, exact = (flow_log_density(network, x, None, probes, steps=steps) for steps in (50, 400))
+    assert bits_apart(found, exact) < 1e-5
+
+
 # --- images -------------------------------------------------------------------------------------------------------
 
 
@@ -161,6 +187,18 @@ def test_neither_batches_nor_processes_change_it(variance_type, make_pipeline, r
     assert all(weight.grad is None for weight in pipeline.unet.parameters())
     other = flow_terms(network, images, torch.arange(5), seed=1, steps=3, batch_size=5)
     assert (other.bits - whole.bits).abs().min() > 1e-6
+
+
+def test_a_network_in_bfloat16_is_asked_at_the_times_of_the_grid(make_pipeline, random_images):
+    pipeline = make_pipeline({"num_train_timesteps": 1000})
+    asked = {}
+    for dtype in (torch.float64, torch.bfloat16):
+        unet, seen = pipeline.unet.to(dtype), []
+        hook = unet.register_forward_pre_hook(lambda _, given, seen=seen: seen.append(given[1].double()))
+        flow_terms(Network(unet, pipeline.scheduler), random_images(1), torch.arange(1), seed=0, steps=5)
+        hook.remove()
+        asked[dtype] = torch.cat(seen)
+    torch.testing.assert_close(asked[torch.bfloat16], asked[torch.float64].float().double(), rtol=0, atol=0)
 
 
 def test_what_the_ode_cannot_do(make_pipeline, random_images):

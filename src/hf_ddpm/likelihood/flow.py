@@ -2,7 +2,8 @@
 
 DDIM's ODE (Song, Meng & Ermon 2021, eq. 14) is Song et al.'s probability flow (2021, arXiv 2011.13456, sec. 4.3). In
 the angle phi of `NoiseAngle` it reads dx/dphi = v(x, t) with v = cos(phi) eps - sin(phi) x_0, the velocity of Salimans
-& Ho (2022, appendix D), which stays finite where alpha_bar is 0. The density follows from the divergence of v:
+& Ho (2022, appendix D). It stays finite where alpha_bar is 0, though a network that predicts epsilon does not know it
+there: its v is (eps - sin(phi) x) / cos(phi). The density follows from the divergence of v:
 
     log p_0(x) = log N(x_T; 0, I) + integral of div v dphi     (arXiv 2011.13456, eq. 39, appendix D.2)
 
@@ -59,7 +60,7 @@ def flow_terms(
 
     Args:
         rows: int64 (n,), which of the images.
-        steps: of equal length in sqrt(t), `CALLS_A_STEP` network calls each.
+        steps: of equal length in u of t = (T - 1) (1 - cos(pi u)) / 2, `CALLS_A_STEP` network calls each.
         num_probes: of Hutchinson's trace, each one backward pass a network call.
         batch_size: images at a time.
         progress: called after each step of a batch with the network calls that it took.
@@ -93,7 +94,7 @@ def flow_log_density(
         x: continuous images, float64 (B, C, H, W).
         labels: classes, (B,), of a class-conditional network.
         probes: e with E[e e^T] = I, as signs, float64 (K, B, C, H, W): the divergence is the mean of e^T (dv/dx) e.
-        steps: of equal length in sqrt(t).
+        steps: of equal length in u of t = (T - 1) (1 - cos(pi u)) / 2, short at both ends.
         progress: called after each step with its network calls, B for each evaluation.
 
     Raises:
@@ -123,7 +124,12 @@ def flow_log_density(
 
 
 class _Flow:
-    """dx/du and the divergence along the path t = (T - 1) u^2, u in [0, 1], which is slow where little noise is."""
+    """dx/du and the divergence along t = (T - 1) (1 - cos(pi u)) / 2, u in [0, 1], which is slow at both ends.
+
+    At the clean end because phi begins like a square root of t. At the noisy end because a network that predicts
+    epsilon is divided by alpha there, which multiplies its error by 20,000 on the cosine schedule: where one step of
+    t matters so much, one step of the solver must not span many.
+    """
 
     def __init__(self, network: Network, labels: Tensor | None, probes: Tensor) -> None:
         config = getattr(network.module, "config", {})
@@ -137,8 +143,8 @@ class _Flow:
 
     def slopes(self, u: float, x: Tensor) -> tuple[Tensor, Tensor]:
         """dx/du, shaped as `x`, and the divergence a unit of u, (B,)."""
-        t = min(self.angle.last * u**2, self.angle.last)
-        dphi_du = self.angle.slope(t) * self.angle.last * 2 * u
+        t = self.angle.last * (1 - math.cos(math.pi * u)) / 2
+        dphi_du = self.angle.slope(t) * self.angle.last * math.pi / 2 * math.sin(math.pi * u)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             v = self._velocity(x, t)

@@ -37,7 +37,8 @@ class Network:
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """The output at (x_t, t), float64 on the formulas' device; `t` (B,) whole numbers or not."""
         given: dict[str, Any] = {} if labels is None else {"class_labels": labels.to(self.device)}
-        time = t.to(self.device, self.dtype) if t.is_floating_point() else t.to(self.device)
+        precise = torch.promote_types(self.dtype, torch.float32)  # bfloat16 has no 998.5: its neighbours are 996, 1000
+        time = t.to(self.device, precise if t.is_floating_point() else t.dtype)
         output: Tensor = self.module(x_t.to(self.device, self.dtype), time, **given).sample
         return output.to(x_t.device, x_t.dtype)
 
@@ -45,13 +46,15 @@ class Network:
         """Refuse images that this network was not made for.
 
         Raises:
-            UserError: other channels or another size, labels that are missing, too many, or out of range.
+            UserError: other channels or another size, labels that are missing, too many, or out of range; an output
+                without the variance that the scheduler reads, or with one that it does not.
         """
         config: dict[str, Any] = dict(getattr(self.module, "config", {}))
         _, channels, *size = images.levels.shape
         wanted = config.get("in_channels", channels)
         if channels != wanted:
             raise UserError(f"the images have {channels} channel(s) and the network takes {wanted}: convert them")
+        self._check_output(channels, config.get("out_channels"))
         side = config.get("sample_size") or size
         expected = [side, side] if isinstance(side, int) else list(side)
         if size != expected:
@@ -60,6 +63,15 @@ class Network:
                 "resize them as integers, as in training"
             )
         self._check_labels(images.labels, config.get("num_class_embeds"))
+
+    def _check_output(self, channels: int, given: int | None) -> None:
+        needed = channels * (2 if self.scheduler.learns_variance else 1)
+        if given not in (None, needed):
+            variance_type = self.scheduler.config["variance_type"]
+            raise UserError(
+                f"the network gives {given} channel(s) and variance_type={variance_type!r} reads {needed}: take the "
+                "scheduler that it was trained with, or correct variance_type in scheduler/scheduler_config.json"
+            )
 
     def _check_labels(self, labels: Tensor | None, num_classes: int | None) -> None:
         if num_classes is None:
