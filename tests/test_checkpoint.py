@@ -65,7 +65,7 @@ def test_a_checkpoint_holds_no_pickle(checkpoint):
 
 
 def test_failing_to_replace_a_checkpoint_is_a_sentence(checkpoint, make_pipeline):
-    with pytest.raises(UserError, match=r"could not be written .*untouched"):
+    with pytest.raises(UserError, match=r"could not be written .*untouched; .* --resume latest$"):
         save_checkpoint(make_pipeline(), checkpoint / "README.md" / "deeper", {}, Image.new("L", (8, 8)))
     assert load_pipeline(str(checkpoint))
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hf_ddpm import HFDDPMPipeline
-from hf_ddpm.checkpoint import new_folder, save_checkpoint, unfinished, writing
+from hf_ddpm.checkpoint import GO_ON, new_folder, save_checkpoint, unfinished, writing
 from hf_ddpm.errors import UserError
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import image_grid, sample_images
@@ -44,7 +44,7 @@ def save_samples(run: Run, name: str) -> None:
     """Write a grid into the run's folder."""
     images = sample(run)
     if run.accelerator.is_main_process:
-        with writing(run.folder.samples):
+        with writing(run.folder.samples, remedy=GO_ON):
             image_grid(images).save(run.folder.samples / name)
 
 
@@ -54,7 +54,7 @@ def save_state(run: Run) -> None:
         mean_loss(run)
     final = run.folder.states / f"step_{run.step:08d}"
     on_main = run.accelerator.is_main_process
-    with writing(final), contextlib.ExitStack() as stack:
+    with writing(final, remedy=GO_ON), contextlib.ExitStack() as stack:
         if on_main:
             stack.enter_context(new_folder(final))
         run.accelerator.wait_for_everyone()
@@ -105,7 +105,7 @@ def finish(run: Run) -> Path:
     checkpoint = run.folder.checkpoint
     if run.accelerator.is_main_process:
         samples = image_grid(images)
-        with writing(run.folder.samples):
+        with writing(run.folder.samples, remedy=GO_ON):
             samples.save(run.folder.samples / "final.png")
         pipeline = HFDDPMPipeline(run.ema.model, run.objective.scheduler)
         save_checkpoint(pipeline, checkpoint, facts(run), samples)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FACTS_FILE = "training.json"
+GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
 
 
 def unfinished(final: Path) -> Path:
@@ -71,7 +72,7 @@ def save_checkpoint(pipeline: HFDDPMPipeline, folder: Path, facts: dict[str, Any
     Raises:
         UserError: the disk is full or the folder cannot be written; an older checkpoint there stays as it was.
     """
-    with writing(folder), new_folder(folder) as temporary:
+    with writing(folder, remedy=GO_ON), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary)
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         samples.save(temporary / "samples.png")
@@ -79,18 +80,15 @@ def save_checkpoint(pipeline: HFDDPMPipeline, folder: Path, facts: dict[str, Any
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Turn the ways in which a write to `target` can fail into one sentence."""
+def writing(target: Path, *, remedy: str = "make room or choose another place") -> Iterator[None]:
+    """Turn the ways in which a write to `target` can fail into one sentence that ends with the remedy."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "writ" not in str(error):  # torch.save's own complaint, nothing else
             raise
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{target} could not be written ({reason}); what was saved before is untouched: "
-            "make room or choose another place; a training run goes on with --resume latest"
-        ) from error
+        raise UserError(f"{target} could not be written ({reason}): {remedy}") from error
 
 
 def load_pipeline(source: str, **kwargs: Any) -> HFDDPMPipeline:
