@@ -6,10 +6,12 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
@@ -17,6 +19,7 @@ from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood import bound_terms, evaluate
+from hf_ddpm.likelihood.evaluate import _Bar
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.report import report, weights_sha256
 
@@ -124,6 +127,8 @@ def test_too_few_images_are_no_figure(make_pipeline, random_images):
         evaluate(pipeline.unet, pipeline.scheduler, random_images(255))
     with pytest.raises(UserError, match=r"method='bond' is not known.*did you mean bound"):
         evaluate(pipeline.unet, pipeline.scheduler, random_images(256), method="bond")
+    with pytest.raises(UserError, match="ode_steps=1 must be at least 2"):  # half of which would be itself
+        evaluate(pipeline.unet, pipeline.scheduler, random_images(256), ode_steps=1)
 
 
 @pytest.mark.parametrize(
@@ -134,11 +139,12 @@ def test_too_few_images_are_no_figure(make_pipeline, random_images):
         (["--split", "test"], "there is no split 'test' in 'digits'; available: train"),
         (["--data", "./nowhere"], "the data path './nowhere' does not exist"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
-        (["--ode-steps", "-1"], "--ode-steps -1 must be at least 1"),
-        (["--seed", "-1"], "--seed -1 must be 0 or more"),
+        (["--ode-steps", "1"], "--ode-steps 1 must be at least 2"),
+        (["--seed", "-1"], "--seed -1 must be from 0 to 9223372036854775807"),
+        (["--seed", str(2**63)], "--seed 9223372036854775808 must be from 0 to 9223372036854775807"),
         (["--method", "elbo"], "invalid choice: 'elbo'"),
         (["--out", "likelihood.txt"], "--out likelihood.txt must be a .json file"),
-        (["--out", "/dev/null/x.json", "--method", "ode", "--ode-steps", "1"], "could not be written"),
+        (["--out", "/dev/null/x.json"], "): make room or choose another place"),
         (["--label-column", "names"], "label_column is 'names', but the columns are"),
         (["--device", "gpu"], "--device gpu: "),
     ],
@@ -150,6 +156,46 @@ def test_mistakes_are_one_sentence(more, sentence, checkpoint, tmp_path, monkeyp
     assert str(stop.value.code).startswith("error: ")
     assert sentence in str(stop.value.code)
     assert "\n" not in str(stop.value.code)
+
+
+def test_a_place_that_cannot_be_written_is_known_before_the_measuring(checkpoint, tmp_path, monkeypatch):
+    """The JSON or the picture; what is there is not touched, and nothing is left behind."""
+
+    def measured(*_, **__):
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr("hf_ddpm.likelihood.evaluate", measured)
+    for suffix in (".json", ".png"):
+        (tmp_path / suffix[1:] / "x").with_suffix(suffix).mkdir(parents=True)
+        with pytest.raises(SystemExit, match=rf"x\{suffix} could not be written"):
+            main(words(checkpoint, tmp_path / suffix[1:] / "x.json"))
+    (tmp_path / "old.json").write_text("old")
+    with pytest.raises(AssertionError, match="measured first"):
+        main(words(checkpoint, tmp_path / "old.json"))
+    assert (tmp_path / "old.json").read_text() == "old" and not (tmp_path / "old.png").exists()
+
+
+def test_a_checkpoint_whose_network_does_not_fit_its_scheduler(make_pipeline, tmp_path):
+    pipeline = make_pipeline({"num_train_timesteps": T, "variance_type": "learned_range"})
+    save_checkpoint(pipeline, tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
+    with pytest.raises(
+        SystemExit, match=r"gives 1 channel.* variance_type='learned_range' reads 2: take the scheduler"
+    ):
+        main(words(tmp_path / "c", tmp_path / "x.json"))
+
+
+def test_labels_for_a_network_without_classes(make_pipeline, tmp_path):
+    save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
+    with pytest.raises(SystemExit, match="--label-column label: the network was trained without classes"):
+        main(words(tmp_path / "c", tmp_path / "x.json", "--label-column", "label"))
+
+
+def test_the_bar_is_quiet_in_a_file(capsys):
+    with _Bar("bound", 50, Accelerator(cpu=True)) as bar:
+        for _ in range(50):
+            time.sleep(0.02)
+            bar.update(1)
+    assert 1 <= capsys.readouterr().err.count("bound:") <= 3
 
 
 def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypatch):

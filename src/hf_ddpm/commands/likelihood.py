@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, open_data, require_positive
+from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, open_data, require_positive, require_seed
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> None:
 
     accelerator = Accelerator(cpu=options.device == "cpu")
     _check_processes(accelerator)
+    if accelerator.is_main_process:
+        _check_out(options)
     pipeline = load_pipeline(options.checkpoint)
     Network(pipeline.unet, pipeline.scheduler)  # a scheduler that cannot be measured is said before data are opened
     several = accelerator.num_processes > 1
@@ -74,11 +76,12 @@ def run(options: argparse.Namespace) -> None:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what needs no checkpoint to be seen as wrong."""
-    require_positive(options, "batch_size", "ode_steps", "probes")
+    require_positive(options, "batch_size", "probes")
+    require_seed(options)
+    if options.ode_steps < 2:
+        raise UserError(f"--ode-steps {options.ode_steps} must be at least 2: half as many show whether they suffice")
     if Path(options.out).suffix != ".json":
         raise UserError(f"--out {options.out} must be a .json file")
-    if options.seed < 0:
-        raise UserError(f"--seed {options.seed} must be 0 or more")
     wanted = {"matplotlib": options.method != "ode", "torchdiffeq": options.method != "bound"}
     for package in (name for name, needed in wanted.items() if needed and find_spec(name) is None):
         raise UserError(f"--method {options.method} needs {package}: pip install 'hf_ddpm[measure]'")
@@ -98,9 +101,27 @@ def _check_processes(accelerator: "Accelerator") -> None:
         )
 
 
+def _check_out(options: argparse.Namespace) -> None:
+    """Refuse what cannot be written before the measuring, which takes long; a file that is there stays as it is."""
+    from hf_ddpm.checkpoint import writing
+
+    out = Path(options.out)
+    for file in [out] if options.method == "ode" else [out, out.with_suffix(".png")]:
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            there = file.exists()
+            file.open("a").close()
+            if not there:
+                file.unlink()
+
+
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
     """The data in the network's size and channels, cut and resized as in training."""
     num_classes = pipeline.unet.config["num_class_embeds"]
+    if num_classes is None and options.label_column != "auto":
+        raise UserError(
+            f"--label-column {options.label_column}: the network was trained without classes, leave the option out"
+        )
     label_column = None if num_classes is None else options.label_column
     return open_data(
         options.data,

@@ -1,5 +1,6 @@
 """A likelihood worth reporting: enough images, every process at work on its share, a standard error beside it."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def evaluate(
         seed: of all noise.
         batch_size: (image, t) pairs, or images for the ODE, at a time.
         clip: whether the bound clips the x_0 prediction to [-1, 1], as the papers do; the ODE never does.
-        ode_steps, num_probes: see `flow_terms`.
+        ode_steps: see `flow_terms`; at least 2, since half as many tell how far they are from enough.
+        num_probes: see `flow_terms`.
 
     Raises:
         UserError: fewer images, another method, images or labels that do not fit the network.
@@ -96,7 +98,7 @@ def _both_flows(
     network: Network, images: GridImages, rows: Tensor, steps: int, accelerator: Accelerator, **settings: Any
 ) -> tuple[FlowTerms, FlowTerms, float]:
     """The ODE of all images, that of the first few with half the steps, and the seconds of both."""
-    first, half = rows[rows < HALVED_IMAGES], max(1, steps // 2)
+    first, half = rows[rows < HALVED_IMAGES], steps // 2
     with _Bar("ode", CALLS_A_STEP * (steps * len(rows) + half * len(first)), accelerator) as bar:
         own = flow_terms(network, images, rows, steps=steps, progress=bar.update, **settings)
         own_halved = flow_terms(network, images, first, steps=half, progress=bar.update, **settings)
@@ -111,9 +113,13 @@ def _check(images: GridImages, batch_size: int, method: Method, ode_steps: int, 
         raise UserError(
             f"method={method!r} is not known, allowed are {allowed}{did_you_mean(method, get_args(Method))}"
         )
-    for name, value in (("batch_size", batch_size), ("ode_steps", ode_steps), ("num_probes", num_probes)):
-        if value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("ode_steps", ode_steps, 2),
+        ("num_probes", num_probes, 1),
+    ):
+        if value < least:
+            raise UserError(f"{name}={value} must be at least {least}")
 
 
 def check_number_of_images(num_images: int) -> None:
@@ -135,7 +141,9 @@ class _Bar:
     """A progress bar of network calls on the main process, and the time that passed under it."""
 
     def __init__(self, name: str, total: int, accelerator: Accelerator) -> None:
-        self._bar = tqdm(total=total, desc=name, unit="call", disable=not accelerator.is_main_process, leave=False)
+        every = 1 if sys.stderr.isatty() else 10  # seconds: in a file each is a line that stays
+        hidden = not accelerator.is_main_process
+        self._bar = tqdm(total=total, desc=name, unit="call", mininterval=every, disable=hidden, leave=False)
         self.seconds = 0.0
 
     def update(self, calls: int) -> None:
