@@ -115,6 +115,16 @@ def test_rate_and_distortion_from_the_file_of_hf_ddpm_likelihood(draw, checkpoin
         draw("rate-distortion", "{checkpoint}", "--likelihood", "l.json")
 
 
+def test_rate_and_distortion_of_16_bit_images(draw, tmp_path):
+    """Their levels are not those of 8 bits, on which they were looked for."""
+    pixels = np.random.default_rng(0).integers(0, 65536, (256, 8, 8), dtype=np.uint16)
+    (tmp_path / "fine").mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / "fine" / f"{i:03d}.png")
+    draw("rate-distortion", "{checkpoint}", "--data", "./fine")
+    assert json.loads((tmp_path / "rate-distortion.json").read_text())["distortion"] > 8  # the finer half of the bits
+
+
 @pytest.mark.parametrize("name", ["reverse-gaussian", "x0-distance"])
 def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)

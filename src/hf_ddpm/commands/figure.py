@@ -133,7 +133,7 @@ def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Paramet
 def _files(
     options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], pipeline: "HFDDPMPipeline"
 ) -> dict[str, Any]:
-    """The real images, or the likelihood, that the options name."""
+    """The real images and their bit depth, or the likelihood, that the options name."""
     found: dict[str, Any] = {}
     if options.likelihood is not None:
         found["likelihood"] = _read_json(options.likelihood)
@@ -141,6 +141,7 @@ def _files(
         data = open_data(options.data, options.split or "train", pipeline, options.checkpoint)
         if "images" in parameters:
             found["images"] = _first_images(data, options.num_images or KINDS[options.name].images, options.seed)
+            found["bit_depth"] = data.bit_depth  # known once the images are read
         else:
             found["training_images"] = _all_images(data)
     return found

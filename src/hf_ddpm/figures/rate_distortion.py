@@ -22,6 +22,7 @@ def rate_distortion(
     likelihood: Mapping[str, Any] | None = None,
     seed: int = 0,
     class_label: int | None = None,
+    bit_depth: int = 8,
 ) -> Figure:
     """Distortion and rate against the reverse step, and one against the other.
 
@@ -29,10 +30,11 @@ def rate_distortion(
     terms of the variational bound above t.
 
     Args:
-        images: (B, C, H, W) of 8 bits, uint8 or in [-1, 1], at least 256: T network calls for each.
+        images: (B, C, H, W), uint8 or in [-1, 1], at least 256: T network calls for each.
         likelihood: the JSON of `hf-ddpm likelihood` for this checkpoint, instead of images.
         seed: of the noise.
         class_label: of all images, for a network with classes.
+        bit_depth: of the images, whose values lie on its levels.
 
     Returns:
         Figure: tensors rate, rmse (T,), from t = 1 upwards; numbers: the codelength split at t = 1.
@@ -45,7 +47,7 @@ def rate_distortion(
         raise UserError(
             "rate-distortion takes images or the JSON of hf-ddpm likelihood, one of them: --data or --likelihood"
         )
-    found = likelihood if images is None else _measured(pipeline, images, seed, class_label)
+    found = likelihood if images is None else _measured(pipeline, images, seed, class_label, bit_depth)
     weights = weights_sha256(pipeline.unet)
     if found is None or "bound" not in found:
         raise UserError("the likelihood file holds no variational bound: run hf-ddpm likelihood with --method bound")
@@ -57,12 +59,14 @@ def rate_distortion(
     return _drawn(found, len(scheduler_of(pipeline)))
 
 
-def _measured(pipeline: HFDDPMPipeline, images: Tensor, seed: int, class_label: int | None) -> dict[str, Any]:
+def _measured(
+    pipeline: HFDDPMPipeline, images: Tensor, seed: int, class_label: int | None, bit_depth: int
+) -> dict[str, Any]:
     """The report of a bound measured now."""
     x_0 = checked(pipeline, images).cpu()
     labels = None if class_label is None else torch.full((len(x_0),), class_label)
     scheduler = scheduler_of(pipeline)
-    grid = grid_images(x_0, labels=labels)
+    grid = grid_images(x_0, bit_depth=bit_depth, labels=labels)
     return report(evaluate(pipeline.unet, scheduler, grid, seed=seed, method="bound"), pipeline.unet, scheduler)
 
 
