@@ -1,11 +1,14 @@
 """`hf-ddpm` as a user types it."""
 
+import diffusers
 import numpy as np
 import pytest
 from PIL import Image
 
-from hf_ddpm.checkpoint import save_checkpoint
+from hf_ddpm import HFDDPMScheduler
+from hf_ddpm.checkpoint import load_pipeline, save_checkpoint
 from hf_ddpm.cli import main
+from hf_ddpm.sampling import image_generator, image_grid, sample_images
 
 
 @pytest.fixture
@@ -43,6 +46,107 @@ def test_seed_and_eta_change_the_images(checkpoint, tmp_path):
     assert not np.array_equal(grids[0], grids[2])
 
 
+def drawn(checkpoint, tmp_path, *words):
+    sample(checkpoint, tmp_path / "drawn.png", "-n", "4", *words)
+    return np.asarray(Image.open(tmp_path / "drawn.png"), dtype=int)
+
+
+def grid(images):
+    return np.asarray(image_grid(images), dtype=int)
+
+
+def expected(pipeline, **sampling):
+    return grid(sample_images(pipeline, range(4), seed=0, num_inference_steps=3, **sampling))
+
+
+@pytest.fixture(params=["learned_range", "fixed_small"])
+def ddim_checkpoint(request, make_pipeline, tmp_path):
+    """A checkpoint that samples by DDIM unless told otherwise, with and without learned variances."""
+    learned = request.param == "learned_range"
+    pipeline = make_pipeline({"variance_type": request.param}, **({"out_channels": 2} if learned else {}))
+    pipeline.register_to_config(default_eta=0.0)
+    save_checkpoint(pipeline, tmp_path / "ddim", {"name": "one"}, Image.new("L", (8, 8)))
+    return tmp_path / "ddim"
+
+
+def test_algorithm_2_of_a_checkpoint_that_samples_by_ddim(ddim_checkpoint, tmp_path):
+    pipeline = load_pipeline(str(ddim_checkpoint))
+    assert np.abs(drawn(ddim_checkpoint, tmp_path) - expected(pipeline, eta=0.0)).max() <= 1
+    pipeline.register_to_config(default_eta=None)
+    algorithm_2 = expected(pipeline)
+    assert np.abs(drawn(ddim_checkpoint, tmp_path, "--eta", "none") - algorithm_2).max() <= 1
+    assert np.abs(algorithm_2 - expected(pipeline, eta=0.0)).max() > 10
+
+
+def test_sigma_hat_is_algorithm_2_with_the_larger_variance(ddim_checkpoint, tmp_path):
+    pipeline = load_pipeline(str(ddim_checkpoint))
+    pipeline.register_to_config(default_eta=None)
+    pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config, variance_type="fixed_large")
+    assert np.abs(drawn(ddim_checkpoint, tmp_path, "--eta", "sigma-hat") - expected(pipeline)).max() <= 1
+    assert np.abs(expected(pipeline) - expected(pipeline, eta=1.0)).max() > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "solver", "calls"),
+    [
+        ("dpm-solver++", diffusers.DPMSolverMultistepScheduler, 3),
+        ("unipc", diffusers.UniPCMultistepScheduler, 3),
+        ("heun", diffusers.HeunDiscreteScheduler, 5),  # two a step but for the last
+        ("euler", diffusers.EulerDiscreteScheduler, 3),
+    ],
+)
+def test_solvers_of_diffusers(name, solver, calls, ddim_checkpoint, tmp_path, capsys):
+    pipeline = load_pipeline(str(ddim_checkpoint))
+    changed = {"variance_type": None} if name == "dpm-solver++" else {}
+    for words, spacing in (([], "leading"), (["--spacing", "trailing"], "trailing")):
+        pipeline.scheduler = solver.from_config(pipeline.scheduler.config, timestep_spacing=spacing, **changed)
+        found = drawn(ddim_checkpoint, tmp_path, "--solver", name, "--batch-size", "3", *words)
+        assert np.abs(found - expected(pipeline)).max() <= 1
+        assert f"4 images, {calls} network calls each: " in capsys.readouterr().out
+
+
+def test_corrector_steps_are_network_calls(checkpoint, tmp_path, capsys):
+    found = drawn(checkpoint, tmp_path, "--corrector-steps", "2", "--batch-size", "3")
+    assert "4 images, 7 network calls each: " in capsys.readouterr().out  # 3, and 2 at each of the 2 levels between
+    generators = [image_generator(0, i) for i in range(4)]
+    pipeline = load_pipeline(str(checkpoint))
+    assert np.abs(found - grid(pipeline(4, 3, generator=generators, corrector_steps=2).images)).max() <= 1
+
+
+def test_an_ending_in_capitals_is_a_grid(checkpoint, tmp_path):
+    sample(checkpoint, tmp_path / "grid.PNG", "-n", "4")
+    assert Image.open(tmp_path / "grid.PNG").size == (16, 16)
+
+
+@pytest.mark.parametrize("words", [[], ["--steps", "20"], ["--steps", "0"]])
+def test_a_solver_needs_fewer_steps_than_training_had(words, make_pipeline, tmp_path):
+    """With all of them diffusers' leading spacing repeats a timestep, and DPM-Solver++ ends in an IndexError."""
+    make_pipeline({"num_train_timesteps": 20}).save_pretrained(tmp_path / "short")
+    with pytest.raises(SystemExit, match=r"--solver dpm-solver[+][+] needs --steps from 1 to 19, no"):
+        main(["sample", str(tmp_path / "short"), "--solver", "dpm-solver++", *words])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "unet", "words", "sentence"),
+    [
+        ({}, {"in_channels": 5, "out_channels": 5}, [], "the network has 5 channels, and a PNG 1 to 4"),
+        ({"prediction_type": "mean"}, {}, ["--solver", "euler"], "solver euler does not know .*'mean'"),
+        ({"prediction_type": "sample"}, {}, ["--solver", "heun"], "solver heun does not know .*'sample'"),
+        (
+            {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
+            {},
+            ["--solver", "heun"],
+            "solver heun does not know .* rescale_betas_zero_snr=True",
+        ),
+    ],
+)
+def test_checkpoints_that_cannot_be_sampled_so(scheduler, unet, words, sentence, make_pipeline, tmp_path):
+    make_pipeline(scheduler, **unet).save_pretrained(tmp_path / "odd")
+    with pytest.raises(SystemExit, match=sentence) as stop:
+        sample(tmp_path / "odd", tmp_path / "grid.png", *words)
+    assert "\n" not in str(stop.value.code)
+
+
 def test_the_folder_one_stands_in(checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(checkpoint)
     main(["sample", ".", "--steps", "2", "-n", "1", "--out", str(tmp_path / "one.png")])
@@ -56,6 +160,20 @@ def test_the_folder_one_stands_in(checkpoint, tmp_path, monkeypatch):
         (["sample", "{checkpoint}", "--steps", "-3"], "num_inference_steps=-3 must be from 1 to 1000"),
         (["sample", "{checkpoint}", "--steps", "5000"], "5000 must be from 1 to 1000"),
         (["sample", "{checkpoint}", "--eta", "7"], "eta=7.0 must lie in"),
+        (
+            ["sample", "{checkpoint}", "--eta", "x"],
+            "argument --eta: 'x' must be a number from 0 to 1, sigma-hat or none",
+        ),
+        (["sample", "{checkpoint}", "--eta", "1", "--solver", "heun"], "--eta 1.0 has no meaning for --solver heun"),
+        (["sample", "{checkpoint}", "--steps", "3", "--solver", "hein"], "unipc, heun, euler; did you mean heun?"),
+        (
+            ["sample", "{checkpoint}", "--steps", "3", "--solver", "heun", "--spacing", "quadratic"],
+            "'quadratic' is not known to the",
+        ),
+        (["sample", "{checkpoint}", "--solver", "heun", "--corrector-steps", "1"], "leave one of them out"),
+        (["sample", "{checkpoint}", "--corrector-steps", "-1"], "corrector_steps=-1 must be 0 or more"),
+        (["sample", "{checkpoint}", "--seed", "-1"], "--seed -1 must be from 0 to"),
+        (["sample", "{checkpoint}", "--seed", "9" * 23], "must be from 0 to"),
         (["sample", "{checkpoint}", "-n", "0"], "--num-images 0 must be at least 1"),
         (["sample", "{checkpoint}", "--class", "1", "--steps", "2"], "without classes"),
         (["sample", "{checkpoint}", "--out", "grid.gif"], "must be a .png file or a folder"),

@@ -1,16 +1,33 @@
 """Many images from a pipeline, each fixed by (seed, its index), whatever the batches and processes."""
 
+import inspect
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import torch
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from diffusers.utils import make_image_grid
 
+from hf_ddpm.errors import UserError, did_you_mean
 from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.schedulers import HFDDPMScheduler
+from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+SOLVERS: dict[str, Any] = {
+    "dpm-solver++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "heun": HeunDiscreteScheduler,
+    "euler": EulerDiscreteScheduler,
+}
 
 
 def mixed_seed(*numbers: int) -> int:
@@ -36,10 +53,12 @@ def sample_images(
     timestep_spacing: str | None = None,
     eta: float | None = None,
     class_label: int | None = None,
+    corrector_steps: int = 0,
 ) -> "list[Image]":
     """The images of `indices` as PIL images, in batches.
 
-    A class-conditional network gets `class_label`, or its classes in turn (index modulo their number).
+    A class-conditional network gets `class_label`, or its classes in turn (index modulo their number). Everything else
+    is as in a call of the pipeline.
     """
     num_classes = pipeline.unet.config["num_class_embeds"]
     images: list[Image] = []
@@ -57,10 +76,58 @@ def sample_images(
             eta=eta,
             generator=[image_generator(seed, i) for i in part],
             class_labels=labels,
+            corrector_steps=corrector_steps,
             return_dict=False,
         )
         images += part_images
     return images
+
+
+def use_algorithm_2(pipeline: HFDDPMPipeline, variance_type: str | None = None) -> None:
+    """From now on a call without eta is DDPM's Algorithm 2, whatever `default_eta` the checkpoint has.
+
+    Args:
+        variance_type: instead of the checkpoint's; `fixed_large` is DDIM's sigma-hat (Table 1).
+    """
+    pipeline.register_to_config(default_eta=None)
+    if variance_type is not None:
+        pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config, variance_type=variance_type)
+
+
+def use_solver(pipeline: HFDDPMPipeline, name: str, timestep_spacing: str | None = None) -> None:
+    """Put one of `SOLVERS` in the place of the pipeline's scheduler, over the same noise schedule.
+
+    Args:
+        timestep_spacing: leading, trailing or linspace, instead of the checkpoint's.
+
+    Raises:
+        UserError: an unknown solver or spacing, or a checkpoint that this solver would sample wrongly.
+    """
+    if name not in SOLVERS:
+        raise UserError(f"there is no solver {name!r}; there are {', '.join(SOLVERS)}{did_you_mean(name, SOLVERS)}")
+    if timestep_spacing not in (None, *get_args(TimestepSpacing)):
+        known = ", ".join(get_args(TimestepSpacing))
+        raise UserError(f"timestep_spacing={timestep_spacing!r} is not known to the solver {name}, which has {known}")
+    config = pipeline.scheduler.config
+    if config["prediction_type"] in (("mean", "sample") if name == "heun" else ("mean",)):
+        raise UserError(f"the solver {name} does not know this network's prediction_type={config['prediction_type']!r}")
+    if config.get("rescale_betas_zero_snr") and not _takes(SOLVERS[name], "rescale_betas_zero_snr"):
+        raise UserError(f"the solver {name} does not know this checkpoint's rescale_betas_zero_snr=True: take another")
+    changed: dict[str, Any] = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
+    if _takes(SOLVERS[name], "variance_type"):
+        changed["variance_type"] = None  # the pipeline hands over the prediction without the variances
+    pipeline.scheduler = SOLVERS[name].from_config(config, **changed)
+
+
+def _takes(solver: type, keyword: str) -> bool:
+    return keyword in inspect.signature(solver).parameters
+
+
+def count_calls(network: torch.nn.Module) -> list[int]:
+    """A list that grows by the size of the batch whenever `network` is called from now on."""
+    sizes: list[int] = []
+    network.register_forward_hook(lambda _network, arguments, _output: sizes.append(len(arguments[0])))
+    return sizes
 
 
 def image_grid(images: "Sequence[Image]") -> "Image":

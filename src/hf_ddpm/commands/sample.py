@@ -2,20 +2,35 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive
+from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive, require_seed
 from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from hf_ddpm.pipelines import HFDDPMPipeline
+
+SIGMA_HAT, ALGORITHM_2 = "sigma-hat", "none"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add_checkpoint(parser)
     parser.add_argument("-n", "--num-images", type=int, default=64)
-    parser.add_argument("--steps", type=int, help="network calls an image (default: all of training's)")
+    parser.add_argument("--steps", type=int, help="steps of the walk (default: all of training's)")
     parser.add_argument(
         "--spacing", help="leading, trailing, linspace, quadratic; or, without --steps, '10,15,20' or ddim25"
     )
-    parser.add_argument("--eta", type=float, help="0 is DDIM, 1 DDPM (default: the checkpoint's, else Algorithm 2)")
+    parser.add_argument(
+        "--eta",
+        type=_eta,
+        help="0 is DDIM, 1 DDPM; none is Algorithm 2 with the checkpoint's variance, sigma-hat with the larger one "
+        "(default: the checkpoint's, else none)",
+    )
+    parser.add_argument("--corrector-steps", type=int, default=0, help="Langevin steps at each level (default: 0)")
+    parser.add_argument("--solver", help="instead of eta: dpm-solver++, unipc, heun or euler, as diffusers has them")
     parser.add_argument("--seed", type=int, default=0, help="image i is fixed by the seed and i alone (default: 0)")
     parser.add_argument(
         "--class", type=int, dest="class_label", help="one class for all images (default: each in turn)"
@@ -27,15 +42,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write a grid, or one PNG an image."""
-    require_positive(options, "num_images", "batch_size")
-    out = Path(options.out)
-    if out.suffix not in ("", ".png"):
-        raise UserError(f"--out {options.out} must be a .png file or a folder")
+    _check(options)
 
-    from hf_ddpm.checkpoint import load_pipeline, writing
-    from hf_ddpm.sampling import image_grid, sample_images
+    from hf_ddpm.checkpoint import load_pipeline
+    from hf_ddpm.sampling import count_calls, sample_images
 
     pipeline = on_device(load_pipeline(options.checkpoint), options.device)
+    channels = pipeline.unet.config["in_channels"]
+    if channels > 4:
+        raise UserError(f"the network has {channels} channels, and a PNG 1 to 4: sample tensors in Python")
+    calls = count_calls(pipeline.unet)
     try:
         images = sample_images(
             pipeline,
@@ -43,18 +59,64 @@ def run(options: argparse.Namespace) -> None:
             seed=options.seed,
             batch_size=options.batch_size,
             num_inference_steps=options.steps,
-            timestep_spacing=options.spacing,
-            eta=options.eta,
             class_label=options.class_label,
+            corrector_steps=options.corrector_steps,
+            **_sampler(options, pipeline),
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+    _write(images, Path(options.out))
+    print(f"{len(images)} images, {sum(calls) // len(images)} network calls each: {options.out}")
+
+
+def _eta(word: str) -> float | str:
+    if word in (SIGMA_HAT, ALGORITHM_2):
+        return word
+    try:
+        return float(word)
+    except ValueError as error:
+        allowed = f"a number from 0 to 1, {SIGMA_HAT} or {ALGORITHM_2}"
+        raise argparse.ArgumentTypeError(f"{word!r} must be {allowed}") from error
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what needs no checkpoint to be seen as wrong."""
+    require_positive(options, "num_images", "batch_size")
+    require_seed(options)
+    if Path(options.out).suffix.lower() not in ("", ".png"):
+        raise UserError(f"--out {options.out} must be a .png file or a folder")
+    if options.solver is not None and options.eta is not None:
+        raise UserError(f"--eta {options.eta} has no meaning for --solver {options.solver}: leave one of them out")
+    if options.solver is not None and options.corrector_steps:
+        raise UserError(f"--corrector-steps do not go with --solver {options.solver}: leave one of them out")
+
+
+def _sampler(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
+    """What a call takes of eta and spacing, when the pipeline has been given the sampler that the options name."""
+    from hf_ddpm.sampling import use_algorithm_2, use_solver
+
+    if options.solver is not None:
+        most = pipeline.scheduler.config["num_train_timesteps"] - 1  # diffusers' tables end there
+        if not 1 <= (options.steps or 0) <= most:
+            given = "none are given" if options.steps is None else f"not {options.steps}"
+            raise UserError(f"--solver {options.solver} needs --steps from 1 to {most}, {given}: 20 are many for it")
+        use_solver(pipeline, options.solver, options.spacing)
+        return {}
+    if options.eta in (SIGMA_HAT, ALGORITHM_2):
+        use_algorithm_2(pipeline, "fixed_large" if options.eta == SIGMA_HAT else None)
+        return {"timestep_spacing": options.spacing}
+    return {"timestep_spacing": options.spacing, "eta": options.eta}
+
+
+def _write(images: "list[Image]", out: Path) -> None:
+    from hf_ddpm.checkpoint import writing
+    from hf_ddpm.sampling import image_grid
+
     with writing(out):
-        if out.suffix == ".png":
+        if out.suffix:
             out.parent.mkdir(parents=True, exist_ok=True)
             image_grid(images).save(out)
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-            for i, image in enumerate(images):
-                image.save(out / f"{i:06d}.png")
-    print(f"{len(images)} images, {len(pipeline.scheduler.timesteps)} network calls each: {out}")
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(images):
+            image.save(out / f"{i:06d}.png")
