@@ -36,6 +36,7 @@ TWO_PROCESSES = {  # as `accelerate config` writes it for two GPUs; `launch_scri
     "num_machines": 1,
     "num_processes": 2,
     "machine_rank": 0,
+    "main_process_port": 0,
     "mixed_precision": "no",
 }
 
@@ -64,7 +65,7 @@ def launch_script(script, *words, processes=1, config_file=None):
     command = [sys.executable, "-m", "accelerate.commands.launch", "-q"]
     if config_file is None:
         command += ["--cpu"] if processes == 1 else ["--multi_gpu"]
-        command += ["--num_processes", str(processes), "--num_machines", "1"]
+        command += ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]  # a free one
         command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
     else:
         command += ["--config_file", str(config_file), str(script)]
