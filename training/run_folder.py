@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_ddpm.checkpoint import unfinished, writing
+from hf_ddpm.checkpoint import GO_ON, unfinished, writing
 from hf_ddpm.errors import UserError
 from hf_ddpm.training.recipe import Recipe
 
@@ -88,7 +88,7 @@ class RunFolder:
             shutil.rmtree(state)
 
     def append_log(self, line: dict[str, Any]) -> None:
-        with writing(self.log), self.log.open("a") as file:
+        with writing(self.log, remedy=GO_ON), self.log.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int) -> None:
@@ -98,7 +98,7 @@ class RunFolder:
                 shutil.rmtree(state)
         if self.log.exists():
             kept = [line for line in self.log.read_text().splitlines() if _step_of(line) <= step]
-            with writing(self.log):
+            with writing(self.log, remedy=GO_ON):
                 new = unfinished(self.log)
                 new.write_text("".join(f"{line}\n" for line in kept))
                 new.replace(self.log)
