@@ -24,7 +24,7 @@ from benchmarks.report import Result, table, verdict, write_json
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.checkpoint import load_pipeline
 from hf_ddpm.metrics import digit_score
-from hf_ddpm.sampling import sample_images
+from hf_ddpm.sampling import count_calls, sample_images
 
 TITLE = "Samplers: steps, eta and spacing (DDIM, Table 1 in small)"
 ABOUT = """One checkpoint of the `mnist` recipe (`make train`: 5,000 embedded digits), sampled in every way; digit
@@ -100,7 +100,8 @@ def untrained_checkpoint(out: Path) -> Path:
 def draw(checkpoint: Path, cell: Cell, num_samples: int) -> tuple[torch.Tensor, int]:
     """uint8 samples (N, 1, 28, 28), and the network calls that each took."""
     pipeline = load_pipeline(str(checkpoint))
-    calls = count_calls(pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    sizes = count_calls(pipeline.unet)
     config: dict[str, Any] = {**pipeline.scheduler.config}
     if cell.solver is not None:
         pipeline.scheduler = getattr(diffusers, cell.solver).from_config(config, timestep_spacing=cell.spacing)
@@ -116,16 +117,7 @@ def draw(checkpoint: Path, cell: Cell, num_samples: int) -> tuple[torch.Tensor, 
         timestep_spacing=None if cell.solver else cell.spacing,
         eta=eta,
     )
-    batches = -(-num_samples // BATCH)
-    return torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None], calls[0] // batches
-
-
-def count_calls(pipeline: HFDDPMPipeline) -> list[int]:
-    """A counter of the pipeline's network calls; its progress bars off."""
-    calls = [0]
-    pipeline.unet.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-    pipeline.set_progress_bar_config(disable=True)
-    return calls
+    return torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None], sum(sizes) // num_samples
 
 
 def weights_hash(checkpoint: Path) -> str:
