@@ -78,7 +78,7 @@ def measure(options: Options) -> Result:
     results = known["cells"] if known.get("settings") == settings else {}
     against = reference(options.data)
     for cell in all_cells(options.quick):
-        if cell.name not in results:
+        if cell.name not in results and not options.kept:
             started = time.perf_counter()
             pixels, calls = draw(checkpoint, cell, num_samples)
             score = digit_score(pixels, against)
@@ -86,7 +86,7 @@ def measure(options: Options) -> Result:
             results[cell.name] = {**vars(cell), "network_calls": calls, **score._asdict(), "seconds": seconds}
             write_json(path, {"settings": settings, "cells": results})
             print(f"{cell.name}: {score.distance:.1f}, share {score.share:.2f}, {calls} calls", flush=True)
-    return {**settings, "cells": [results[cell.name] for cell in all_cells(options.quick)]}
+    return {**settings, "cells": [results[c.name] for c in all_cells(options.quick) if c.name in results]}
 
 
 def untrained_checkpoint(out: Path) -> Path:
@@ -139,6 +139,8 @@ def render(result: Result) -> str:
         table(["", *(f"S = {s}" for s in [*steps, 1000])], rows),
         calls_note(cells),
     ]
+    missing = len(all_cells(quick=False)) - len(cells)
+    parts += [f"{missing} cells are not measured yet."] if missing else []
     return "\n\n".join([*parts, *([targets(cells, ddpm["distance"])] if ddpm else [])])
 
 
