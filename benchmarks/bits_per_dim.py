@@ -32,7 +32,8 @@ class WithVariance(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.config = network, network.config
+        self.network = network
+        self.config = {**network.config, "out_channels": 2 * network.config["out_channels"]}
 
     def forward(self, x_t: Tensor, t: Tensor, class_labels: Tensor | None = None) -> Any:
         output = self.network(x_t, t, class_labels=class_labels)
