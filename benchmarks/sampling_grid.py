@@ -6,7 +6,6 @@ Cells are kept in results/sampling_grid/cells.json as they are finished: a run t
 and begins anew when the checkpoint, the data or the number of samples are others.
 """
 
-import hashlib
 import json
 import sys
 import time
@@ -23,8 +22,9 @@ from benchmarks.quality_cell import about_data, reference
 from benchmarks.report import Result, table, verdict, write_json
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.checkpoint import load_pipeline
+from hf_ddpm.likelihood.report import weights_sha256
 from hf_ddpm.metrics import digit_score
-from hf_ddpm.sampling import count_calls, sample_images
+from hf_ddpm.sampling import count_calls, sample_images, use_algorithm_2
 
 TITLE = "Samplers: steps, eta and spacing (DDIM, Table 1 in small)"
 ABOUT = """One checkpoint of the `mnist` recipe (`make train`: 5,000 embedded digits), sampled in every way; digit
@@ -68,7 +68,7 @@ def measure(options: Options) -> Result:
     num_samples = 16 if options.quick else 1000
     checkpoint = untrained_checkpoint(options.out) if options.quick else options.checkpoint
     settings = {
-        "checkpoint_sha256": weights_hash(checkpoint),
+        "checkpoint_sha256": weights_sha256(load_pipeline(str(checkpoint)).unet),
         "data": about_data(options.data),
         "num_samples": num_samples,
         "seed": SEED,
@@ -106,7 +106,7 @@ def draw(checkpoint: Path, cell: Cell, num_samples: int) -> tuple[torch.Tensor, 
     if cell.solver is not None:
         pipeline.scheduler = getattr(diffusers, cell.solver).from_config(config, timestep_spacing=cell.spacing)
     elif cell.eta == "sigma-hat":
-        pipeline.scheduler = HFDDPMScheduler.from_config(config, variance_type="fixed_large")
+        use_algorithm_2(pipeline, "fixed_large")
     eta = cell.eta if isinstance(cell.eta, float) else None
     images = sample_images(
         pipeline,
@@ -118,11 +118,6 @@ def draw(checkpoint: Path, cell: Cell, num_samples: int) -> tuple[torch.Tensor, 
         eta=eta,
     )
     return torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None], sum(sizes) // num_samples
-
-
-def weights_hash(checkpoint: Path) -> str:
-    """sha256 of the network's weights."""
-    return hashlib.sha256((checkpoint / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
 
 
 def render(result: Result) -> str:

@@ -17,6 +17,7 @@ from benchmarks.report import Result, write_json
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.data import ImageData
 from hf_ddpm.likelihood import GridImages, draw_images, evaluate
+from hf_ddpm.likelihood.report import mean_and_error
 from hf_ddpm.metrics import DigitStatistics, digit_score
 from hf_ddpm.sampling import image_generator
 
@@ -91,8 +92,8 @@ def bits(trained: Trained, images: GridImages, seed: int) -> Result:
         trained.model, trained.scheduler, images, seed=seed, method="bound", batch_size=LIKELIHOOD_BATCH
     ).bound
     assert found is not None
-    total = found.total
-    parts = {key: getattr(found, key).mean().item() for key in ("prior", "rate", "decoder")}
-    if not total.isfinite().all():
+    if not found.total.isfinite().all():
         return {"bits": None, "standard_error": None}
-    return {"bits": total.mean().item(), "standard_error": (total.std() / len(total) ** 0.5).item(), **parts}
+    total = mean_and_error(found.total)
+    parts = {key: getattr(found, key).mean().item() for key in ("prior", "rate", "decoder")}
+    return {"bits": total["mean"], "standard_error": total["standard_error"], **parts}

@@ -43,6 +43,14 @@ def image_generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed_seed(seed, index))
 
 
+def classes_in_turn(pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | None) -> list[int] | None:
+    """One class for all images, or the network's classes in turn; None for a network without classes."""
+    num_classes = pipeline.unet.config["num_class_embeds"]
+    if class_label is None and num_classes is None:
+        return None
+    return [i % num_classes if class_label is None else class_label for i in indices]
+
+
 def sample_images(
     pipeline: HFDDPMPipeline,
     indices: Sequence[int],
@@ -60,22 +68,16 @@ def sample_images(
     A class-conditional network gets `class_label`, or its classes in turn (index modulo their number). Everything else
     is as in a call of the pipeline.
     """
-    num_classes = pipeline.unet.config["num_class_embeds"]
     images: list[Image] = []
     for start in range(0, len(indices), batch_size):
         part = indices[start : start + batch_size]
-        labels = (
-            None
-            if num_classes is None and class_label is None
-            else [i % num_classes if class_label is None else class_label for i in part]
-        )
         (part_images,) = pipeline(
             len(part),
             num_inference_steps,
             timestep_spacing=timestep_spacing,
             eta=eta,
             generator=[image_generator(seed, i) for i in part],
-            class_labels=labels,
+            class_labels=classes_in_turn(pipeline, part, class_label),
             corrector_steps=corrector_steps,
             return_dict=False,
         )

@@ -4,7 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive, require_seed
+from hf_ddpm.commands.options import (
+    add_checkpoint,
+    add_device,
+    on_device,
+    require_positive,
+    require_seed,
+    size_of_network,
+)
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +74,10 @@ def run(options: argparse.Namespace) -> None:
     from hf_ddpm.checkpoint import load_pipeline, writing
 
     pipeline = on_device(load_pipeline(options.checkpoint), options.device)
-    size, channels = _shape(options.checkpoint, pipeline)
+    channels = pipeline.unet.config["in_channels"]
+    if channels > 4:
+        raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
+    size = size_of_network(pipeline, options.checkpoint)
     x_0 = torch.stack([_read(path, size, channels) for path in options.images])
     try:
         results = _edit(options, pipeline, x_0)
@@ -129,29 +139,11 @@ def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor"
             x_T = [slerp(ends[:1], ends[1:], weight) for weight in weights]
             return [pipeline(1, latents=x, eta=0.0, **walk).images[0] for x in x_T]  # type: ignore[union-attr]
         case _:
-            mask = (
-                _read(options.mask, (x_0.shape[2], x_0.shape[3]), 1) > 0
-            ).float()  # 1 where lighter than middle grey
+            grey = _read(options.mask, (x_0.shape[2], x_0.shape[3]), channels=1)
+            mask = (grey > 0).float()  # 1 where lighter than middle grey
             jumps = {} if options.jump_length is None else {"jump_length": options.jump_length}
             resampling = {"num_resamples": options.resamples, **jumps}
             return pipeline.inpaint(x_0, mask, **resampling, **drawn, **walk).images  # type: ignore[union-attr]
-
-
-def _shape(checkpoint: str, pipeline: "HFDDPMPipeline") -> tuple[tuple[int, int], int]:
-    """((H, W), C) of the network's images.
-
-    Raises:
-        UserError: its config says no size, or no image file has so many channels.
-    """
-    channels, size = pipeline.unet.config["in_channels"], pipeline.unet.config["sample_size"]
-    if channels > 4:
-        raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
-    if size is None:
-        raise UserError(
-            f"the network of {checkpoint!r} has no sample_size, so the size of images is unknown: "
-            "write it into unet/config.json"
-        )
-    return (size, size) if isinstance(size, int) else (size[0], size[1]), channels
 
 
 def _read(path: str, size: tuple[int, int], channels: int) -> "Tensor":

@@ -64,14 +64,23 @@ def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: s
     """
     from hf_ddpm.data import ImageData
 
-    config = pipeline.unet.config
-    if config["sample_size"] is None:
+    size, channels = size_of_network(pipeline, checkpoint), pipeline.unet.config["in_channels"]
+    return ImageData(source, split=split, image_size=size, channels=channels, **cut_of_training(checkpoint), **more)
+
+
+def size_of_network(pipeline: "HFDDPMPipeline", checkpoint: str) -> tuple[int, int]:
+    """(H, W) of the images that a checkpoint's network was made for.
+
+    Raises:
+        UserError: its config names no size.
+    """
+    size = pipeline.unet.config["sample_size"]
+    if size is None:
         raise UserError(
             f"the network of {checkpoint!r} has no sample_size, so the size of images is unknown: "
             "write it into unet/config.json"
         )
-    size, channels = config["sample_size"], config["in_channels"]
-    return ImageData(source, split=split, image_size=size, channels=channels, **cut_of_training(checkpoint), **more)
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def cut_of_training(checkpoint: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from hf_ddpm.figures.figure import Figure
 from hf_ddpm.figures.grid import labelled_grid, tiles, transposed
 from hf_ddpm.figures.walks import (
     checked,
-    classes_in_turn,
     decode,
     generators,
     levels,
@@ -19,6 +18,7 @@ from hf_ddpm.figures.walks import (
     scheduler_of,
 )
 from hf_ddpm.pipelines import HFDDPMPipeline, slerp
+from hf_ddpm.sampling import classes_in_turn
 
 WEIGHTS = tuple(i / 10 for i in range(11))  # lambda
 FINE_WEIGHTS = tuple(i / 30 for i in range(31))  # of a GIF

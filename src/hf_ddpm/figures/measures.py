@@ -12,7 +12,6 @@ from hf_ddpm.figures.grid import labelled_grid, stacked, tiles, transposed
 from hf_ddpm.figures.plots import curve, plot, require_matplotlib
 from hf_ddpm.figures.walks import (
     checked,
-    classes_in_turn,
     decode,
     evenly,
     generators,
@@ -27,6 +26,7 @@ from hf_ddpm.figures.walks import (
 )
 from hf_ddpm.metrics import digit_score, digit_statistics
 from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.sampling import classes_in_turn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,10 @@ from hf_ddpm.data import to_float
 from hf_ddpm.errors import UserError
 from hf_ddpm.figures.figure import Figure
 from hf_ddpm.figures.grid import labelled_grid, tiles
-from hf_ddpm.figures.walks import classes_in_turn, decode, generators, noise_of, scheduler_of, shape_of
+from hf_ddpm.figures.walks import decode, generators, noise_of, scheduler_of, shape_of
 from hf_ddpm.metrics import DigitFeatures
 from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.sampling import classes_in_turn
 
 NEIGHBOURS = 5
 COMPARED = 100  # training images whose own nearest neighbours set the scale

@@ -13,7 +13,6 @@ from hf_ddpm.figures.walks import (
     BATCH_SIZE,
     Trajectory,
     checked,
-    classes_in_turn,
     decode,
     evenly,
     generators,
@@ -26,7 +25,7 @@ from hf_ddpm.figures.walks import (
     visited,
 )
 from hf_ddpm.pipelines import HFDDPMPipeline
-from hf_ddpm.sampling import mixed_seed
+from hf_ddpm.sampling import classes_in_turn, mixed_seed
 
 FORWARD_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # of T
 SHARED_SHARES = (1, 0.75, 0.5, 0.25)  # DDPM's Figure 7: t = 1000, 750, 500, 250

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_ddpm.errors import UserError
 from hf_ddpm.pipelines import HFDDPMPipeline
 from hf_ddpm.pipelines.image_inputs import to_x_0
-from hf_ddpm.sampling import image_generator
+from hf_ddpm.sampling import classes_in_turn, image_generator
 from hf_ddpm.schedulers import HFDDPMScheduler
 
 BATCH_SIZE = 64  # images that the network sees at a time
@@ -94,14 +94,6 @@ def noise_of(pipeline: HFDDPMPipeline, own: Sequence[torch.Generator]) -> Tensor
     shape = shape_of(pipeline)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in own])
     return noise.to(pipeline.device, pipeline.unet.dtype)
-
-
-def classes_in_turn(pipeline: HFDDPMPipeline, rows: Sequence[int], class_label: int | None) -> list[int] | None:
-    """One class for all images, or the network's classes in turn; None for a network without classes."""
-    num_classes = pipeline.unet.config["num_class_embeds"]
-    if class_label is None and num_classes is None:
-        return None
-    return [row % num_classes if class_label is None else class_label for row in rows]
 
 
 def parts(count: int, size: int = BATCH_SIZE) -> Iterator[slice]:
