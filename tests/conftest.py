@@ -32,6 +32,30 @@ def make_pipeline():
 
 
 @pytest.fixture
+def make_gaussian_pipeline(make_pipeline):
+    """A pipeline whose network knows the truth for independent pixels N(mean, std^2), between the levels too.
+
+    (mean, std, scheduler keywords) -> pipeline.
+    """
+
+    def make(mean, std, **scheduler):
+        pipeline = make_pipeline({"clip_sample": False} | scheduler)
+        abar = pipeline.scheduler.alphas_cumprod
+
+        class Exact(type(pipeline.unet)):
+            def forward(self, x, t, class_labels=None):
+                position = torch.as_tensor(t, dtype=torch.float64).clamp(0, len(abar) - 1)
+                a = torch.lerp(abar[position.long()], abar[position.ceil().long()], position.frac())
+                eps = (1 - a).sqrt() * (x - a.sqrt() * mean) / (a * std**2 + 1 - a)
+                return type("Output", (), {"sample": eps.to(x.dtype)})
+
+        pipeline.unet.__class__ = Exact
+        return pipeline
+
+    return make
+
+
+@pytest.fixture
 def run_python(tmp_path):
     """Run code in a fresh process and return what it printed; `env` adds to the environment."""
 

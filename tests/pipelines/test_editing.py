@@ -14,21 +14,11 @@ M, S = 0.3, 0.2
 
 
 @pytest.fixture
-def gaussian(make_pipeline):
+def gaussian(make_gaussian_pipeline):
     """A pipeline whose network knows the truth for data of independent pixels N(M, S^2)."""
 
     def make(**scheduler):
-        pipeline = make_pipeline({"clip_sample": False, "beta_schedule": "cosine"} | scheduler)
-        abar = pipeline.scheduler.alphas_cumprod
-
-        class Exact(type(pipeline.unet)):
-            def forward(self, x, t, class_labels=None):
-                a = abar[int(t)]
-                eps = (1 - a).sqrt() * (x - a.sqrt() * M) / (a * S**2 + 1 - a)
-                return type("Output", (), {"sample": eps.to(x.dtype)})
-
-        pipeline.unet.__class__ = Exact
-        return pipeline
+        return make_gaussian_pipeline(M, S, **{"beta_schedule": "cosine"} | scheduler)
 
     return make
 

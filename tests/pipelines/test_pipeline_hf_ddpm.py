@@ -31,20 +31,9 @@ def images(pipeline, batch_size=2, seed=0, output_type="pt", **kwargs):
 
 
 @pytest.fixture
-def gaussian_pipeline(make_pipeline):
+def gaussian_pipeline(make_gaussian_pipeline):
     """A pipeline whose network knows the truth for data N(0.3, 0.2^2): every solver must find the data."""
-    pipeline = make_pipeline({"clip_sample": False, "timestep_spacing": "trailing", "beta_schedule": "scaled_linear"})
-    abar = pipeline.scheduler.alphas_cumprod
-
-    class Exact(type(pipeline.unet)):
-        def forward(self, x, t, class_labels=None):
-            position = torch.as_tensor(t, dtype=torch.float64).clamp(0, 999)
-            a = abar[position.long()] + position.frac() * (abar[position.ceil().long()] - abar[position.long()])
-            eps = (1 - a).sqrt() * (x - a.sqrt() * 0.3) / (a * 0.2**2 + 1 - a)
-            return type("Output", (), {"sample": eps.to(x.dtype)})
-
-    pipeline.unet.__class__ = Exact
-    return pipeline
+    return make_gaussian_pipeline(0.3, 0.2, timestep_spacing="trailing", beta_schedule="scaled_linear")
 
 
 def test_ddpm_pipeline_draws_the_same(make_pipeline):

@@ -17,17 +17,6 @@ def images(batch: int = 4, dtype: torch.dtype = torch.float64, seed: int = 0) ->
     return torch.randn(batch, 3, 8, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def prediction_of(scheduler: HFDDPMScheduler, x_0, noise, t) -> torch.Tensor:
-    """What a perfect network says about x_t = add_noise(x_0, noise, t)."""
-    x_t = scheduler.add_noise(x_0, noise, t)
-    return {
-        "epsilon": lambda: noise,
-        "sample": lambda: x_0,
-        "v_prediction": lambda: scheduler.get_velocity(x_0, noise, t),
-        "mean": lambda: scheduler.posterior_mean(x_0, x_t, t),
-    }[scheduler.config.prediction_type]()
-
-
 # --- forward process ---------------------------------------------------------------------------------------------
 
 
@@ -72,7 +61,7 @@ def test_add_noise_matches_stock_in_float32():
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_every_prediction_gives_back_x_0_and_epsilon(prediction, schedule):
+def test_every_prediction_gives_back_x_0_and_epsilon(prediction, schedule, prediction_of):
     scheduler = HFDDPMScheduler(beta_schedule=schedule, prediction_type=prediction)
     x_0, noise, t = images(5), images(5, seed=1), torch.tensor([0, 1, 300, 700, 999])
     x_t = scheduler.add_noise(x_0, noise, t)
@@ -148,7 +137,7 @@ def test_ddgan_coefficients():
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_step_is_the_posterior_of_the_clipped_x_0(prediction):
+def test_step_is_the_posterior_of_the_clipped_x_0(prediction, prediction_of):
     scheduler = HFDDPMScheduler(prediction_type=prediction)
     x_0, noise, z = images(1) * 2, images(1, seed=1), images(1, seed=2)
     for t in (0, 1, 500, 999):
@@ -523,7 +512,7 @@ def test_step_inverse_undoes_step_for_the_same_epsilon(spacing):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_step_inverse_follows_the_marginals_of_a_perfect_network(prediction):
+def test_step_inverse_follows_the_marginals_of_a_perfect_network(prediction, prediction_of):
     scheduler = HFDDPMScheduler(prediction_type=prediction, beta_schedule="cosine")
     scheduler.set_timesteps(10)
     x_0, noise = images(2).clamp(-1, 1), images(2, seed=1)

@@ -15,24 +15,13 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def output_for(scheduler: HFDDPMScheduler, x_0, noise, t) -> torch.Tensor:
-    """What a network of the scheduler's prediction type says when it sees `x_0` and `noise` in x_t."""
-    x_t = scheduler.add_noise(x_0, noise, t)
-    return {
-        "epsilon": lambda: noise,
-        "sample": lambda: x_0,
-        "v_prediction": lambda: scheduler.get_velocity(x_0, noise, t),
-        "mean": lambda: scheduler.posterior_mean(x_0, x_t, t),
-    }[scheduler.config.prediction_type]()
-
-
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_score_is_minus_epsilon_over_sigma(prediction):
+def test_the_score_is_minus_epsilon_over_sigma(prediction, prediction_of):
     scheduler = HFDDPMScheduler(prediction_type=prediction)
     x_0, noise = draw(4, 1, 3, 3), draw(4, 1, 3, 3, seed=1)
     x_t = scheduler.add_noise(x_0, noise, T)
     sigma = (1 - scheduler.alphas_cumprod[T]).sqrt().view(-1, 1, 1, 1)
-    score = scheduler.score(output_for(scheduler, x_0, noise, T), x_t, T)
+    score = scheduler.score(prediction_of(scheduler, x_0, noise, T), x_t, T)
     torch.testing.assert_close(score, -noise / sigma, rtol=1e-6, atol=1e-6)
 
 
