@@ -1,10 +1,12 @@
 """What a trained model does with real images: encode, vary, interpolate, repaint."""
 
+import functools
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
@@ -14,6 +16,30 @@ from torch import Tensor
 from hf_ddpm.pipelines.image_inputs import Images, to_mask
 
 Generators = torch.Generator | list[torch.Generator] | None
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+@contextmanager
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
+    """No dropout in the block; afterwards every part of the network is in the mode it was in."""
+    trained = [part for part in network.modules() if part.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part in trained:
+            part.training = True
+
+
+def without_training(method: Method) -> Method:
+    """A pipeline's method without gradients and without dropout."""
+
+    @functools.wraps(method)
+    def run(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        with torch.no_grad(), evaluating(self.unet):
+            return method(self, *arguments, **keywords)
+
+    return cast(Method, run)
 
 
 class ImageEditing(ABC):
@@ -50,7 +76,7 @@ class ImageEditing(ABC):
         x_t = self.scheduler.add_noise(x_0, noise, start_timestep)
         return self(len(x_0), latents=x_t, start_timestep=start_timestep, generator=generator, **sampling)
 
-    @torch.no_grad()
+    @without_training
     def invert(
         self,
         images: Images,
@@ -130,7 +156,7 @@ class ImageEditing(ABC):
 
         Args:
             first, second: images as in `vary`, equally many.
-            weights: of `second`, for each its own walk.
+            weights: of `second`, in [0, 1], for each its own walk.
             start_timestep: t in [0, T-1].
             generator: draws the noise, the same for each weight: it is rewound after each, the last one too.
             sampling: further arguments of a call.
@@ -138,6 +164,8 @@ class ImageEditing(ABC):
         Returns:
             list: the images of each weight, as a call returns them.
         """
+        if not isinstance(weights, Sequence) or not all(isinstance(w, Real) and 0 <= w <= 1 for w in weights):
+            raise ValueError(f"weights={weights!r} must be a list of numbers in [0, 1], of the second image")
         x_0, y_0 = self._x_0(first), self._x_0(second)
         if x_0.shape != y_0.shape:
             raise ValueError(f"{len(x_0)} first and {len(y_0)} second images make no pairs: give equally many")
@@ -155,7 +183,7 @@ class ImageEditing(ABC):
             mixed.append(output[0])
         return mixed
 
-    @torch.no_grad()
+    @without_training
     def inpaint(
         self,
         images: Images,

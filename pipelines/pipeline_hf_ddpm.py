@@ -18,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hf_ddpm.pipelines.doors import open_stock_door, stock_samples_the_same, write_code
-from hf_ddpm.pipelines.editing import Generators, ImageEditing
+from hf_ddpm.pipelines.editing import Generators, ImageEditing, without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_x_0
 from hf_ddpm.schedulers.beta_schedules import make_betas
 from hf_ddpm.schedulers.chain_tables import chain_tables
@@ -71,10 +71,11 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             default_eta = 0.0
         if type(scheduler) in (DDPMScheduler, DDIMScheduler):
             scheduler = _as_hf_ddpm(scheduler)
+        _check_variance(unet, scheduler)
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(default_eta=default_eta)
 
-    @torch.no_grad()
+    @without_training
     def __call__(
         self,
         batch_size: int = 1,
@@ -117,6 +118,7 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             ValueError: a batch, labels, latents, steps or eta that do not fit, said in one sentence.
         """
         self._check_inputs(batch_size, generator, output_type)
+        self._check_solver()
         labels = self._labels(class_labels, batch_size)
         step_kwargs = self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
@@ -148,12 +150,15 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    @torch.no_grad()
+    @without_training
     def score(self, x_t: Tensor, timestep: int, class_labels: int | Sequence[int] | Tensor | None = None) -> Tensor:
         """grad log q(x_t) as the network sees it, -eps / sqrt(1 - alpha_bar_t), shaped as `x_t` (B, C, H, W)."""
         self._needs_own_scheduler("score")
+        channels = self.unet.config["in_channels"]
+        if x_t.ndim != 4 or x_t.shape[1] != channels:
+            raise ValueError(f"x_t of shape {tuple(x_t.shape)} must have shape (B, {channels}, H, W)")
         output = self.unet(x_t, timestep, class_labels=self._labels(class_labels, len(x_t))).sample
-        return self.scheduler.score(output[:, : x_t.shape[1]], x_t, timestep)
+        return self.scheduler.score(output, x_t, timestep)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write model_index.json, for stock classes where they sample the same, and the code files of door 3.
@@ -178,6 +183,16 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         if output_type not in ("pil", "np", "pt"):
             raise ValueError(f"output_type={output_type!r} is not known, allowed are 'pil', 'np' and 'pt'")
 
+    def _check_solver(self) -> None:
+        """DPM-Solver takes a learned variance to mean six channels, of which it keeps three."""
+        name, channels = type(self.scheduler).__name__, self.unet.config["in_channels"]
+        learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
+        if learned and channels > 3 and name.startswith("DPMSolver"):
+            raise ValueError(
+                f"{name} keeps 3 of {channels} channels for variance_type="
+                f"{self.scheduler.config['variance_type']!r}: make it by from_config(config, variance_type=None)"
+            )
+
     def _labels(self, class_labels: int | Sequence[int] | Tensor | None, batch_size: int) -> Tensor | None:
         """Class labels as (batch_size,) on the device, or None for a network without classes."""
         num_classes = self.unet.config["num_class_embeds"]
@@ -190,6 +205,8 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         if class_labels is None:
             raise ValueError(f"this network was trained with {num_classes} classes: give class_labels")
         labels = torch.as_tensor(class_labels, device=self._execution_device)
+        if labels.is_floating_point():
+            raise ValueError(f"class_labels {class_labels} must be whole numbers")
         if labels.ndim == 0:
             labels = labels.expand(batch_size)
         if labels.shape != (batch_size,):
@@ -295,6 +312,16 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             return images
         arrays = images.float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
         return self.numpy_to_pil(arrays) if output_type == "pil" else arrays
+
+
+def _check_variance(unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+    """Refuse a network without the variances that the scheduler reads."""
+    channels, given = unet.config["in_channels"], unet.config["out_channels"]
+    if isinstance(scheduler, HFDDPMScheduler) and scheduler.learns_variance and given != 2 * channels:
+        raise ValueError(
+            f"variance_type={scheduler.config['variance_type']!r} reads {2 * channels} output channels and the network "
+            f"has {given}: take the one that it was trained with, such as 'fixed_small'"
+        )
 
 
 def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:

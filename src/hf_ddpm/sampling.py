@@ -114,10 +114,13 @@ def use_solver(pipeline: HFDDPMPipeline, name: str, timestep_spacing: str | None
     if config["prediction_type"] in (("mean", "sample") if name == "heun" else ("mean",)):
         raise UserError(f"the solver {name} does not know this network's prediction_type={config['prediction_type']!r}")
     if config.get("rescale_betas_zero_snr") and not _takes(SOLVERS[name], "rescale_betas_zero_snr"):
-        raise UserError(f"the solver {name} does not know this checkpoint's rescale_betas_zero_snr=True: take another")
+        raise UserError(
+            f"the solver {name} does not know curves that end at alpha_bar = 0 (rescale_betas_zero_snr=True), as this "
+            "checkpoint's does: take another"
+        )
     changed: dict[str, Any] = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
-    if _takes(SOLVERS[name], "variance_type"):
-        changed["variance_type"] = None  # the pipeline hands over the prediction without the variances
+    if pipeline.unet.config["in_channels"] > 3 and _takes(SOLVERS[name], "variance_type"):
+        changed["variance_type"] = None  # else it cuts the prediction to three channels
     pipeline.scheduler = SOLVERS[name].from_config(config, **changed)
 
 

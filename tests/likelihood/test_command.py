@@ -129,6 +129,10 @@ def test_too_few_images_are_no_figure(make_pipeline, random_images):
         evaluate(pipeline.unet, pipeline.scheduler, random_images(256), method="bond")
     with pytest.raises(UserError, match="ode_steps=1 must be at least 2"):  # half of which would be itself
         evaluate(pipeline.unet, pipeline.scheduler, random_images(256), ode_steps=1)
+    with pytest.raises(UserError, match="seed=-1 must be at least 0"):
+        evaluate(pipeline.unet, pipeline.scheduler, random_images(256), seed=-1)
+    with pytest.raises(UserError, match="images are Tensor: make them with draw_images or grid_images"):
+        evaluate(pipeline.unet, pipeline.scheduler, torch.zeros(256, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -176,11 +180,10 @@ def test_a_place_that_cannot_be_written_is_known_before_the_measuring(checkpoint
 
 
 def test_a_checkpoint_whose_network_does_not_fit_its_scheduler(make_pipeline, tmp_path):
-    pipeline = make_pipeline({"num_train_timesteps": T, "variance_type": "learned_range"})
-    save_checkpoint(pipeline, tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
-    with pytest.raises(
-        SystemExit, match=r"gives 1 channel.* variance_type='learned_range' reads 2: take the scheduler"
-    ):
+    save_checkpoint(make_pipeline({"num_train_timesteps": T}), tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
+    config = tmp_path / "c" / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("fixed_small", "learned_range"))
+    with pytest.raises(SystemExit, match=r"variance_type='learned_range' reads 2 output channels .* has 1: take the"):
         main(words(tmp_path / "c", tmp_path / "x.json"))
 
 

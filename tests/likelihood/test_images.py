@@ -34,7 +34,7 @@ def test_levels_come_back_exactly(bit_depth):
         (np.zeros((1, 1, 2, 2)), {}, "images are ndarray"),
         (torch.ones(1, 2, 2), {}, r"images have shape \(1, 2, 2\)"),
         (torch.ones(0, 1, 2, 2), {}, r"images have shape \(0, 1, 2, 2\)"),
-        (torch.ones(1, 1, 2, 2), {"bit_depth": 32}, "bit_depth=32 must lie within 1..16"),
+        (torch.ones(1, 1, 2, 2), {"bit_depth": 32}, "bit_depth=32 must be a whole number within 1..16"),
         (torch.ones(2, 1, 2, 2), {"labels": torch.zeros(3).long()}, r"labels have shape \(3,\): give \(2,\)"),
         (torch.ones(2, 1, 2, 2), {"indices": torch.tensor([4, 4])}, "must be 2 different whole numbers"),
     ],

@@ -319,6 +319,23 @@ def test_the_pipelines_score_is_the_gradient_of_the_log_density(gaussian):
         assert torch.allclose(pipeline.score(x_t, t), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_score_is_of_a_batch_of_images(make_pipeline):
+    with pytest.raises(ValueError, match=r"x_t of shape \(1, 8, 8\) must have shape \(B, 1, H, W\)"):
+        make_pipeline().score(torch.zeros(1, 8, 8), 5)
+
+
+@pytest.mark.parametrize("weights", [0.5, [1.5], [-0.1], ["half"]])
+def test_weights_that_mix_nothing(weights, make_pipeline):
+    with pytest.raises(ValueError, match=r"weights=.* must be a list of numbers in \[0, 1\]"):
+        make_pipeline().interpolate(pictures(1), pictures(1), weights, 50)
+
+
+@pytest.mark.parametrize("t", ["a", 1.5, -1, 1000])
+def test_a_level_that_is_none(t, make_pipeline):
+    with pytest.raises(ValueError, match=r"must be a whole number within 0\.\.999"):
+        make_pipeline().vary(pictures(1), t)
+
+
 def test_langevin_correctors_mend_what_few_steps_leave_wrong(gaussian):
     """Five DDIM steps make Gaussian data too narrow; steps at each level bring the marginals back."""
     pipeline = gaussian(timestep_spacing="trailing")

@@ -207,6 +207,7 @@ def test_half_precision_pipeline(make_pipeline):
         ({"num_inference_steps": 1001}, "1001 must be from 1 to 1000"),
         ({"num_inference_steps": 5, "timesteps": [1]}, "not both"),
         ({"eta": -0.1}, "eta=-0.1 must lie in"),
+        ({"eta": "0"}, "eta='0' must lie in"),
         ({"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({"generator": [torch.Generator()]}, "1 generators for batch_size=2"),
         ({"output_type": "jpeg"}, "'pil', 'np' and 'pt'"),
@@ -221,11 +222,45 @@ def test_bad_calls_are_one_sentence(call, sentence, make_pipeline):
 
 @pytest.mark.parametrize(
     ("labels", "sentence"),
-    [(None, "4 classes: give class_labels"), (4, r"within 0\.\.3"), ([0, 1, 2], "do not fit batch_size=2")],
+    [
+        (None, "4 classes: give class_labels"),
+        (4, r"within 0\.\.3"),
+        ([0, 1, 2], "do not fit batch_size=2"),
+        (1.5, "class_labels 1.5 must be whole numbers"),
+    ],
 )
 def test_bad_labels(labels, sentence, make_pipeline):
     with pytest.raises(ValueError, match=sentence):
         images(make_pipeline(num_class_embeds=4), class_labels=labels)
+
+
+@pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
+def test_a_network_without_the_variances_that_the_scheduler_reads_is_refused(variance_type, make_pipeline):
+    with pytest.raises(ValueError, match="reads 2 output channels and the network has 1: take the one that it was"):
+        make_pipeline({"variance_type": variance_type})
+
+
+def test_dpm_solver_would_cut_four_channels_with_variances_to_three(make_pipeline):
+    pipeline = make_pipeline({"variance_type": "learned_range"}, in_channels=4, out_channels=8)
+    config = pipeline.scheduler.config
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(config)
+    with pytest.raises(ValueError, match="keeps 3 of 4 channels"):
+        images(pipeline)
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(config, variance_type=None)
+    assert images(pipeline).shape == (2, 4, 8, 8)
+
+
+def test_a_network_in_training_samples_without_dropout_and_goes_on_training(make_pipeline):
+    pipeline = make_pipeline(dropout=0.5)
+    x_0 = torch.zeros(2, 1, 8, 8)
+    still = images(pipeline, eta=0.0), pipeline.invert(x_0, 3)
+    pipeline.unet.train()
+    frozen = pipeline.unet.mid_block.eval()
+    assert torch.equal(images(pipeline, eta=0.0), still[0])
+    assert torch.equal(pipeline.invert(x_0, 3), still[1])
+    assert pipeline.unet.training
+    assert pipeline.unet.conv_in.training
+    assert not frozen.training
 
 
 def test_eta_for_a_solver_without_it_is_refused(make_pipeline):

@@ -70,7 +70,7 @@ def test_zero_terminal_snr_moves_only_the_end_and_only_once():
     curve = torch.cumprod(1 - once, dim=0)
     assert curve[-1] == 0
     assert curve[0].item() == pytest.approx(1 - 1e-4, rel=1e-14)
-    assert torch.allclose(rescale_zero_terminal_snr(once), once, atol=1e-14)
+    assert torch.equal(rescale_zero_terminal_snr(once), once)
     stock = diffusers.DDPMScheduler(rescale_betas_zero_snr=True).betas.double()
     assert torch.allclose(once, stock, rtol=1e-3, atol=1e-6)
 
@@ -84,8 +84,31 @@ def test_schedules_that_diffusers_lacks_travel_as_betas(name):
 
 
 @pytest.mark.parametrize(
+    "curve",
+    [
+        {"rescale_betas_zero_snr": True},
+        {"beta_schedule": "const", "rescale_betas_zero_snr": True},
+        {"beta_schedule": "jsd"},
+        {"trained_betas": [0.1, 0.2, 0.5, 1.0], "num_train_timesteps": 4},
+    ],
+    ids=["linear", "const", "jsd", "own"],
+)
+def test_curves_that_end_at_0_say_so_and_travel_as_betas(curve):
+    """A stock class that does not know the flag reads the betas; one that does keeps its arithmetic finite."""
+    end = {"prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    ours = HFDDPMScheduler(**curve, **end)
+    assert ours.config.rescale_betas_zero_snr
+    assert torch.tensor(ours.config.trained_betas, dtype=torch.float64)[-1] == 1
+    assert torch.equal(HFDDPMScheduler.from_config(ours.config).betas, ours.betas)
+    for name in ("DDPMScheduler", "DDIMScheduler", "PNDMScheduler"):  # the last one does not know the flag
+        stock = getattr(diffusers, name).from_config(ours.config)
+        assert torch.allclose(stock.alphas_cumprod.double(), ours.alphas_cumprod, atol=2e-6)
+
+
+@pytest.mark.parametrize(
     ("config", "sentence"),
     [
+        ({"num_train_timesteps": 10.5}, "num_train_timesteps=10.5 must be a whole number of at least 1"),
         ({"beta_schedule": "cosin"}, "'cosine'.*did you mean 'cosine'"),
         ({"num_train_timesteps": 0}, "at least 1"),
         ({"beta_start": 0.03}, "beta_start <= beta_end"),

@@ -420,10 +420,14 @@ def test_bad_calls_are_one_sentence(call, sentence):
 def test_a_timestep_outside_the_list_is_refused():
     scheduler = HFDDPMScheduler()
     scheduler.set_timesteps(10)
-    for timestep in (5, torch.tensor(5)):
+    for timestep in (5, torch.tensor(5), torch.tensor([0, 5, 0, 0])):
         with pytest.raises(ValueError, match="timestep 5 is not one of the 10"):
             scheduler.step(images(), timestep, images())
-    assert scheduler.step(images(), torch.tensor([5] * 4), images()).prev_sample.isnan().all()
+
+
+def test_noise_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"variance_noise of shape \(1, 3, 8, 8\) must have that of sample, \(4, 3,"):
+        HFDDPMScheduler().step(images(), 5, images(), variance_noise=images(1))
 
 
 def test_another_list_is_another_step():
@@ -438,8 +442,17 @@ def test_another_list_is_another_step():
 
 
 def test_learned_variance_needs_the_second_half():
-    with pytest.raises(ValueError, match="needs 6"):
-        HFDDPMScheduler(variance_type="learned").step(images(), 5, images())
+    """Where DDIM would not read it, too: a variance_type that the network does not have is a mistake."""
+    scheduler = HFDDPMScheduler(variance_type="learned")
+    for call in (
+        lambda: scheduler.step(images(), 5, images()),
+        lambda: scheduler.step(images(), 5, images(), eta=0.0),
+        lambda: scheduler.step_inverse(images(), 5, images()),
+        lambda: scheduler.step_langevin(images(), 5, images()),
+        lambda: scheduler.score(images(), images(), 5),
+    ):
+        with pytest.raises(ValueError, match="variance_type='learned' needs 6: take the one that the network was"):
+            call()
 
 
 # --- where diffusers is wrong --------------------------------------------------------------------------------------
@@ -494,7 +507,8 @@ def test_networks_with_variances_walk_ddim_where_stock_breaks():
         for eta in (0.0, 0.5, 1.0):
             z = images(1, seed=2)[..., :4, :4]
             moved = scheduler.step(both, 500, x, eta=eta, variance_noise=z).prev_sample
-            assert torch.equal(moved, scheduler.step(both[:, :3], 500, x, eta=eta, variance_noise=z).prev_sample)
+            fixed = HFDDPMScheduler().step(both[:, :3], 500, x, eta=eta, variance_noise=z).prev_sample
+            assert torch.equal(moved, fixed)
 
 
 # --- upwards -------------------------------------------------------------------------------------------------------

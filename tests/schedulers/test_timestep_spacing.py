@@ -10,16 +10,27 @@ from hf_ddpm.schedulers.timestep_spacing import ddim_timesteps, sectioned_timest
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
-@pytest.mark.parametrize("num_steps", [1, 7, 10, 30, 128, 999, 1000])
-def test_spacings_are_diffusers_own(spacing, num_steps):
-    ours, stock = HFDDPMScheduler(timestep_spacing=spacing), diffusers.DDPMScheduler(timestep_spacing=spacing)
-    if spacing == "linspace" and num_steps == 1:
-        assert spaced_timesteps(spacing, 1, 1000) == [0]
-        return
-    ours.set_timesteps(num_steps)
-    stock.set_timesteps(num_steps)
-    assert ours.timesteps.tolist() == stock.timesteps.tolist()
-    assert len(ours.timesteps) == num_steps == ours.num_inference_steps
+def test_spacings_are_diffusers_own(spacing):
+    """Of every length. Where `numpy.arange` runs over, stock's trailing list has a step too many, at t = -1."""
+    stock = diffusers.DDPMScheduler(timestep_spacing=spacing)
+    too_long = []
+    for num_steps in range(1, 1001):
+        stock.set_timesteps(num_steps)
+        theirs = stock.timesteps.tolist()
+        if len(theirs) > num_steps:
+            too_long.append(num_steps)
+            assert theirs.pop() == -1
+        assert spaced_timesteps(spacing, num_steps, 1000) == theirs
+    assert len(too_long) == (62 if spacing == "trailing" else 0)
+
+
+@pytest.mark.parametrize("num_steps", [10, np.int64(10)])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_the_scheduler_takes_the_spacing_of_its_config(spacing, num_steps):
+    scheduler = HFDDPMScheduler(timestep_spacing=spacing)
+    scheduler.set_timesteps(num_steps)
+    assert scheduler.timesteps.tolist() == spaced_timesteps(spacing, 10, 1000)
+    assert scheduler.num_inference_steps == 10
 
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
@@ -80,6 +91,14 @@ def test_quadratic_reaches_four_fifths_of_every_chain():
         assert (steps[0], steps[-1]) == (num_train * 4 // 5, 0)
 
 
+def test_ties_between_two_steps_fall_as_in_improved_ddpm():
+    """Half of 999 is rounded to 500, but 999 / 26 added up 13 times is a hair less, 999 / 42 added up 35 times more."""
+    assert round(999 / 2) == 500
+    assert sectioned_timesteps("27", 1000)[13] == 499
+    assert round(999 * 35 / 42) == 832
+    assert sectioned_timesteps("43", 1000)[42 - 35] == 833
+
+
 def test_sections():
     """Each section's first and last step are taken, low noise first; remainders go to the first sections."""
     assert sectioned_timesteps("2,3", 10) == [9, 7, 5, 4, 0]
@@ -108,8 +127,9 @@ def test_ddim_n_is_the_stride_with_exactly_n_steps():
         (None, "quadratic", "needs num_inference_steps"),
         (None, "", "timestep_spacing='' is not known"),
         (10, 5, "timestep_spacing=5 must be a name"),
-        (50, "10,15", "'10,15' beside num_inference_steps=50"),
-        (50, "cubic", "'cubic' beside num_inference_steps=50: with a number it is one of leading, trailing"),
+        (50, "10,15", "'10,15' chooses its 25 steps itself: leave num_inference_steps=50 out, or take one of leading"),
+        (50, "ddim25", "'ddim25' chooses its 25 steps itself"),
+        (50, "cubic", "'cubic' is not known: allowed are leading, trailing, linspace, quadratic"),
         (1, "quadratic", "num_inference_steps=1 must be a whole number from 2 to 1000"),
         (1001, "quadratic", "num_inference_steps=1001 must be"),
     ],

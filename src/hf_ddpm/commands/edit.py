@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hf_ddpm.commands.options import (
     add_checkpoint,
     add_device,
+    number_in_unit_interval,
     on_device,
     require_positive,
     require_seed,
+    require_walk,
     size_of_network,
 )
 from hf_ddpm.errors import UserError
@@ -52,7 +54,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="files of the network's size; grey or colour is made to fit")
     parser.add_argument("--steps", type=int, help="timesteps of the walk (default: all of training's)")
     parser.add_argument("--spacing", help="leading, trailing, linspace, quadratic; or, without --steps, '10,15,20'")
-    parser.add_argument("--eta", type=float, help="of vary, interpolate, inpaint (default: as in hf-ddpm sample)")
+    parser.add_argument(
+        "--eta", type=number_in_unit_interval, help="of vary, interpolate, inpaint (default: as in hf-ddpm sample)"
+    )
     parser.add_argument("--start-timestep", type=int, help="t of vary and interpolate (default: half of training's)")
     parser.add_argument("--columns", type=int, help="of interpolate and slerp: pictures in the row (default: 9)")
     parser.add_argument("--mask", help="a picture of the network's size, white where inpaint paints")
@@ -77,6 +81,9 @@ def run(options: argparse.Namespace) -> None:
     channels = pipeline.unet.config["in_channels"]
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
+    require_walk(options, pipeline)
+    if options.class_label is None and pipeline.unet.config["num_class_embeds"] is not None:
+        raise UserError("this network was trained with classes: give --class, the one of the images")
     size = size_of_network(pipeline, options.checkpoint)
     x_0 = torch.stack([_read(path, size, channels) for path in options.images])
     try:

@@ -35,6 +35,33 @@ def require_seed(options: argparse.Namespace) -> None:
         raise UserError(f"--seed {options.seed} must be from 0 to {2**63 - 1}")
 
 
+def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> None:
+    """Refuse `--steps` and `--class` that the checkpoint cannot have.
+
+    Raises:
+        UserError: more steps than it was trained with, a class that it does not know, or one for a network without.
+    """
+    num_train = pipeline.scheduler.config["num_train_timesteps"]
+    if options.steps is not None and not 1 <= options.steps <= num_train:
+        raise UserError(f"--steps {options.steps} must be from 1 to {num_train}, the steps it was trained with")
+    num_classes, label = pipeline.unet.config["num_class_embeds"], options.class_label
+    if label is not None and num_classes is None:
+        raise UserError(f"--class {label}: this network was trained without classes, leave it out")
+    if label is not None and not 0 <= label < num_classes:
+        raise UserError(f"--class {label} must be from 0 to {num_classes - 1}, the network's classes")
+
+
+def number_in_unit_interval(word: str) -> float:
+    """A type for argparse: from 0 to 1."""
+    try:
+        number = float(word)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{word!r} must be a number from 0 to 1")
+    return number
+
+
 def on_device(pipeline: "HFDDPMPipeline", name: str | None) -> "HFDDPMPipeline":
     """The pipeline on the device `name`, or on the best there is.
 

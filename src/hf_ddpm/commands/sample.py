@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, require_positive, require_seed
+from hf_ddpm.commands.options import (
+    add_checkpoint,
+    add_device,
+    number_in_unit_interval,
+    on_device,
+    require_positive,
+    require_seed,
+    require_walk,
+)
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
     channels = pipeline.unet.config["in_channels"]
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and a PNG 1 to 4: sample tensors in Python")
+    sampler = _sampler(options, pipeline)
+    require_walk(options, pipeline)
     calls = count_calls(pipeline.unet)
     try:
         images = sample_images(
@@ -61,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
             num_inference_steps=options.steps,
             class_label=options.class_label,
             corrector_steps=options.corrector_steps,
-            **_sampler(options, pipeline),
+            **sampler,
         )
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -73,10 +83,9 @@ def _eta(word: str) -> float | str:
     if word in (SIGMA_HAT, ALGORITHM_2):
         return word
     try:
-        return float(word)
-    except ValueError as error:
-        allowed = f"a number from 0 to 1, {SIGMA_HAT} or {ALGORITHM_2}"
-        raise argparse.ArgumentTypeError(f"{word!r} must be {allowed}") from error
+        return number_in_unit_interval(word)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, {SIGMA_HAT} or {ALGORITHM_2}") from error
 
 
 def _check(options: argparse.Namespace) -> None:

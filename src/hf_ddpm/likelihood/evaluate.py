@@ -17,6 +17,7 @@ from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
 from hf_ddpm.likelihood.flow import CALLS_A_STEP, FlowTerms, flow_terms
 from hf_ddpm.likelihood.images import GridImages, share
 from hf_ddpm.likelihood.network import Network
+from hf_ddpm.pipelines.editing import evaluating
 
 LEAST_IMAGES = 256  # below, the standard error itself is hardly known
 HALVED_IMAGES = 16  # on so many the ODE is solved again with half the steps
@@ -74,7 +75,7 @@ def evaluate(
     Raises:
         UserError: fewer images, another method, images or labels that do not fit the network.
     """
-    _check(images, batch_size, method, ode_steps, num_probes)
+    _check(images, seed, batch_size, method, ode_steps, num_probes)
     network = Network(module, scheduler)
     network.check(images)
     accelerator = accelerator or Accelerator(cpu=network.device.type == "cpu")
@@ -82,7 +83,8 @@ def evaluate(
     settings: dict[str, Any] = {"seed": seed, "batch_size": batch_size}
     bound = flow = halved = None
     seconds = {}
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would make the batch size visible
+    # TF32 would make the batch size visible
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), evaluating(module):
         if method != "ode":
             with _Bar("bound", len(rows) * len(network.scheduler), accelerator) as bar:
                 own = bound_terms(network, images, rows, clip=clip, progress=bar.update, **settings)
@@ -106,7 +108,9 @@ def _both_flows(
     return flow, _gathered(own_halved, FlowTerms.merged, 0.0)[0], seconds
 
 
-def _check(images: GridImages, batch_size: int, method: Method, ode_steps: int, num_probes: int) -> None:
+def _check(images: GridImages, seed: int, batch_size: int, method: Method, ode_steps: int, num_probes: int) -> None:
+    if not isinstance(images, GridImages):
+        raise UserError(f"images are {type(images).__name__}: make them with draw_images or grid_images")
     check_number_of_images(len(images.levels))
     if method not in get_args(Method):
         allowed = ", ".join(get_args(Method))
@@ -114,6 +118,7 @@ def _check(images: GridImages, batch_size: int, method: Method, ode_steps: int, 
             f"method={method!r} is not known, allowed are {allowed}{did_you_mean(method, get_args(Method))}"
         )
     for name, value, least in (
+        ("seed", seed, 0),
         ("batch_size", batch_size, 1),
         ("ode_steps", ode_steps, 2),
         ("num_probes", num_probes, 1),

@@ -75,8 +75,8 @@ def grid_images(
         )
     if x_0.ndim != 4 or not len(x_0):
         raise UserError(f"images have shape {tuple(x_0.shape)}: give (n, C, H, W) with n of at least 1")
-    if not 1 <= bit_depth <= 16:
-        raise UserError(f"bit_depth={bit_depth} must lie within 1..16, the images' own: 8 for ordinary files")
+    if bit_depth not in range(1, 17):
+        raise UserError(f"bit_depth={bit_depth} must be a whole number within 1..16, the images' own: 8 for most files")
     if labels is not None and labels.shape != (len(x_0),):
         raise UserError(f"labels have shape {tuple(labels.shape)}: give ({len(x_0)},), one for each image")
     if indices is not None and (indices.shape != (len(x_0),) or len(indices.unique()) < len(indices)):

@@ -16,7 +16,8 @@ class Network:
     The formulas run where float64 is: on the network's own CPU or CUDA device, else on the CPU.
 
     Args:
-        module: called as `module(x_t, t, class_labels=labels).sample`, C channels to C or 2C.
+        module: called as `module(x_t, t, class_labels=labels).sample`, C channels to C or 2C; in eval mode, as
+            `from_pretrained` opens it (`evaluate` sees to that).
         scheduler: says what the output means.
 
     Raises:
@@ -29,7 +30,7 @@ class Network:
                 f"the checkpoint's scheduler is {type(scheduler).__name__}: likelihoods are those of HFDDPMScheduler, "
                 "DDPMScheduler and DDIMScheduler, which load_pipeline turns into it"
             )
-        self.module, self.scheduler = module.eval(), scheduler
+        self.module, self.scheduler = module, scheduler
         weight = next(module.parameters(), torch.zeros(()))
         self.dtype, self.device = weight.dtype, weight.device
         self.formulas = self.device if self.device.type == "cuda" else torch.device("cpu")

@@ -54,8 +54,8 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
         ValueError: an unknown schedule, T < 1, or betas outside (0, 1).
     """
     check_choice("beta_schedule", schedule, get_args(BetaSchedule))
-    if num_steps < 1:
-        raise ValueError(f"num_train_timesteps={num_steps} must be at least 1")
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"num_train_timesteps={num_steps} must be a whole number of at least 1")
     if not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < beta_start <= beta_end < 1")
     steps = torch.arange(num_steps, dtype=torch.float64)
@@ -97,8 +97,15 @@ def user_betas(betas: Sequence[float], num_steps: int) -> Tensor:
 def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     """Betas of the same curve shifted and scaled so that alpha_bar_T = 0 (arXiv 2305.08891, Algorithm 1).
 
-    Idempotent: a curve that already ends at 0 comes back unchanged.
+    Idempotent: a curve that already ends at 0 comes back unchanged, to the last bit.
+
+    Raises:
+        ValueError: a single step, which has nothing to scale.
     """
+    if betas[-1] == 1:
+        return betas
+    if len(betas) < 2:
+        raise ValueError("rescale_betas_zero_snr=True needs num_train_timesteps of at least 2")
     root = torch.cumprod(1 - betas, dim=0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     alpha_bar = root**2

@@ -1,5 +1,6 @@
 """Coefficients by timestep: float64 tables on the CPU, gathered from copies on the images' device."""
 
+import operator
 from collections.abc import Hashable, Sequence
 
 import torch
@@ -48,10 +49,8 @@ class CoefficientTables:
         ones = [1] * (like.ndim - 1)
         if isinstance(timesteps, Tensor) and (timesteps.ndim > 0 or timesteps.device.type != "cpu"):
             picked = self._select(self._copy(name, like.device, dtype), timesteps, len(like))
-        elif timesteps != int(timesteps) or not 0 <= timesteps < self.num_steps:
-            raise ValueError(f"timestep {timesteps} must be a whole number within 0..{self.num_steps - 1}")
         else:
-            picked = self._copy(name, like.device, dtype)[int(timesteps)][None]
+            picked = self._copy(name, like.device, dtype)[self._index(timesteps)][None]
         return picked.view(len(picked), -1, *ones).unbind(1)
 
     def column(self, name: Hashable, timesteps: Tensor) -> Tensor:
@@ -64,6 +63,15 @@ class CoefficientTables:
         if cell not in self._copies:
             self._copies[cell] = self._tables[name].to(device, dtype)
         return self._copies[cell]
+
+    def _index(self, timestep: int | Tensor) -> int:
+        try:
+            t = operator.index(timestep)
+        except TypeError:
+            t = -1
+        if not 0 <= t < self.num_steps:
+            raise ValueError(f"timestep {timestep!r} must be a whole number within 0..{self.num_steps - 1}")
+        return t
 
     def _select(self, table: Tensor, timesteps: Tensor, batch_size: int) -> Tensor:
         if timesteps.is_floating_point() or timesteps.numel() not in (1, batch_size):

@@ -1,6 +1,7 @@
 """The timesteps that a sampler walks, and the coefficients of every step on the way."""
 
 import operator
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -62,8 +63,11 @@ class ReverseWalk:
 
     def coefficients(self, eta: float | None, timestep: int | Tensor, sample: Tensor) -> StepCoefficients:
         """Of the step from `timestep`, shaped for `sample`. A sampler comes back to a timestep with every batch."""
-        if not on_host(timestep):  # not looked at: rows that are not in the list are NaN
-            return self._rows(eta, timestep, sample)
+        if isinstance(timestep, Tensor) and not on_host(timestep):
+            if timestep.device.type == "cpu":
+                for t in set(timestep.tolist()):
+                    self._visit(t)
+            return self._rows(eta, timestep, sample)  # on a GPU not looked at: rows that are not in the list are NaN
         t = self._visit(timestep)
         cell = (eta, t, sample.device, sample.dtype, sample.ndim)
         if cell not in self._coefficients:
@@ -87,8 +91,8 @@ class ReverseWalk:
 
     def _add_table(self, eta: float | None) -> None:
         """The columns of `StepCoefficients` for each timestep of the list."""
-        if eta is not None and not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta} must lie in [0, 1], or be None for Algorithm 2 with the variance_type")
+        if eta is not None and not (isinstance(eta, Real) and 0 <= eta <= 1):
+            raise ValueError(f"eta={eta!r} must lie in [0, 1], or be None for Algorithm 2 with the variance_type")
         steps = torch.tensor(self.steps)
         abar = self._alphas_cumprod[steps]
         abar_prev = torch.cat([abar[1:], torch.ones(1, dtype=torch.float64)])

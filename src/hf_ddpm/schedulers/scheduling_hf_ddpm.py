@@ -37,7 +37,8 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         num_train_timesteps: T. Timesteps are integers 0 .. T-1; t = 0 is one step of noise.
         beta_start, beta_end, beta_schedule: see `beta_schedules.make_betas`. `cosine` and `quad` are kept in the config
             under the names that diffusers gives the same curves.
-        trained_betas: T betas in (0, 1], used instead of a named schedule; filled in for those that diffusers lacks.
+        trained_betas: T betas in (0, 1], used instead of a named schedule; filled in for those that diffusers lacks or
+            does not end at 0.
         variance_type: the variance of `step` with `eta=None`. `fixed_small` is beta-tilde (DDPM, eq. 7), `fixed_large`
             is beta; their `_log` forms are the same variances. `learned` reads a log-variance and `learned_range` an
             interpolation (iDDPM, eq. 15) from the second half of 2C output channels.
@@ -46,7 +47,7 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
             (Salimans & Ho 2022), or the paper's posterior mean mu (`mean`).
         thresholding, dynamic_thresholding_ratio, sample_max_value: Imagen's dynamic thresholding, instead of clipping.
         timestep_spacing, steps_offset: see `timestep_spacing.spaced_timesteps`.
-        rescale_betas_zero_snr: shift the curve so that alpha_bar_T = 0.
+        rescale_betas_zero_snr: shift the curve so that alpha_bar_T = 0; filled in for those that end there anyway.
 
     Raises:
         ValueError: an unknown choice (the allowed ones are listed) or a contradiction, e.g. epsilon prediction on a
@@ -168,7 +169,7 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         Returns:
             `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`.
         """
-        output, variance_output = self._prediction_and_variance(model_output, sample, eta)
+        output, variance_output = self.split_output(model_output, sample)
         c = self._walk.coefficients(eta, timestep, sample)
         # Products are new tensors, everything after works in place: at small batches memory costs more than arithmetic.
         predicted_x_0 = (c.x_0_from_x_t * sample).addcmul_(c.x_0_from_output, output)
@@ -180,6 +181,9 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         if variance_noise is None and self._draws(eta, timestep):
             variance_noise = randn_tensor(output.shape, generator=generator, device=output.device, dtype=output.dtype)
         if variance_noise is not None:
+            if variance_noise.shape != sample.shape:
+                given, needed = tuple(variance_noise.shape), tuple(sample.shape)
+                raise ValueError(f"variance_noise of shape {given} must have that of sample, {needed}")
             prev.addcmul_(self._std(c, variance_output), variance_noise)
         if prev.dtype != sample.dtype:
             prev, x_0 = prev.to(sample.dtype), x_0.to(sample.dtype)
@@ -214,7 +218,7 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         """
         reached = self._walk.following(timestep)
         level = max(int(timestep), 0)  # the image itself is seen as the cleanest level that the network knows
-        output, _ = self._prediction_and_variance(model_output, sample, eta=0.0)
+        output, _ = self.split_output(model_output, sample)
         x_0 = self.predict_x_0(output, sample, level)
         epsilon = self.predict_epsilon(x_0, sample, level)
         if timestep < 0:
@@ -249,12 +253,11 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         """
         if snr <= 0:
             raise ValueError(f"snr={snr} must be positive")
-        output, _ = self._prediction_and_variance(model_output, sample, eta=0.0)
+        score = self.score(model_output, sample, timestep)
         if noise is None:
-            noise = randn_tensor(output.shape, generator=generator, device=output.device, dtype=output.dtype)
+            noise = randn_tensor(score.shape, generator=generator, device=score.device, dtype=score.dtype)
         sigma = self._tables.rows("forward", timestep, sample)[1]
         delta = 2 * (snr * sigma) ** 2
-        score = self.score(output, sample, timestep)
         return (sample + delta * score + (2 * delta).sqrt() * noise).to(sample.dtype)
 
     # --- construction --------------------------------------------------------------------------------------------
@@ -262,22 +265,21 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
     def _make_betas(self) -> Tensor:
         config = self.config
         num_steps, schedule, given = config["num_train_timesteps"], config["beta_schedule"], config["trained_betas"]
-        betas = make_betas(schedule, num_steps, config["beta_start"], config["beta_end"])
+        named = make_betas(schedule, num_steps, config["beta_start"], config["beta_end"])
         self.register_to_config(beta_schedule=STOCK_NAMES.get(schedule, schedule))
-        if given is not None:
-            named, betas = betas, user_betas(given, num_steps)
-            if schedule in get_args(OwnBetaSchedule) and not torch.allclose(named, betas, rtol=1e-9, atol=0):
-                raise ValueError(
-                    f"trained_betas differ from beta_schedule={schedule!r}: give one of them, "
-                    "trained_betas with beta_schedule='linear' for betas of your own"
-                )
-        if given is not None or schedule in get_args(OwnBetaSchedule):
-            self.register_to_config(trained_betas=betas.tolist())
-        if not config["rescale_betas_zero_snr"]:
-            return betas
-        if num_steps < 2:
-            raise ValueError("rescale_betas_zero_snr=True needs num_train_timesteps of at least 2")
-        return rescale_zero_terminal_snr(betas)
+        betas = named if given is None else user_betas(given, num_steps)
+        if config["rescale_betas_zero_snr"]:
+            named, betas = rescale_zero_terminal_snr(named), rescale_zero_terminal_snr(betas)
+        if schedule in get_args(OwnBetaSchedule) and not torch.allclose(named, betas, rtol=1e-9, atol=0):
+            raise ValueError(
+                f"trained_betas differ from beta_schedule={schedule!r}: give one of them, "
+                "trained_betas with beta_schedule='linear' for betas of your own"
+            )
+        # stock classes read a curve of their own or none: the betas tell them; and where it ends at 0, so does the flag
+        ends_at_zero = bool(betas[-1] == 1)
+        if given is not None or schedule in get_args(OwnBetaSchedule) or ends_at_zero:
+            self.register_to_config(trained_betas=betas.tolist(), rescale_betas_zero_snr=ends_at_zero)
+        return betas
 
     def _check_terminal_snr(self) -> None:
         if self.alphas_cumprod[-1] > 0:
@@ -300,13 +302,6 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         return ReverseWalk(steps, self.alphas_cumprod, self._tables["prediction"], self.config["variance_type"])
 
     # --- parts of a step ---------------------------------------------------------------------------------------------
-
-    def _prediction_and_variance(
-        self, model_output: Tensor, sample: Tensor, eta: float | None
-    ) -> tuple[Tensor, Tensor | None]:
-        if eta is not None and model_output.shape[1] == sample.shape[1]:  # DDIM reads no variance
-            return model_output, None
-        return self.split_output(model_output, sample)
 
     def _draws(self, eta: float | None, timestep: int | Tensor) -> bool:
         """Whether this step draws noise: the same calls of the generator as DDPMScheduler's and DDIMScheduler's."""

@@ -2,10 +2,11 @@
 
 import operator
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise, repeat
+from numbers import Integral
 from typing import Literal, get_args
 
-import torch
+import numpy as np
 
 TimestepSpacing = Literal["leading", "trailing", "linspace"]  # what a saved config may name: diffusers knows these
 EvenSpacing = Literal["leading", "trailing", "linspace", "quadratic"]
@@ -24,12 +25,14 @@ def select_timesteps(num_steps: int | None, spacing: str, num_train: int, offset
         if num_steps is None:
             raise ValueError(f"timestep_spacing={spacing!r} needs num_inference_steps")
         return spaced_timesteps(spacing, num_steps, num_train, offset)  # type: ignore[arg-type]  # just checked
+    respaced = ddim_timesteps if spacing.startswith("ddim") else sectioned_timesteps
+    steps = respaced(spacing, num_train)
     if num_steps is not None:
         raise ValueError(
-            f"timestep_spacing={spacing!r} beside num_inference_steps={num_steps}: with a number it is one of "
-            f"{', '.join(EVEN_SPACINGS)}; sections such as '10,15,20' and 'ddim25' stand alone"
+            f"timestep_spacing={spacing!r} chooses its {len(steps)} steps itself: leave "
+            f"num_inference_steps={num_steps} out, or take one of {', '.join(EVEN_SPACINGS)}"
         )
-    return ddim_timesteps(spacing, num_train) if spacing.startswith("ddim") else sectioned_timesteps(spacing, num_train)
+    return steps
 
 
 def spaced_timesteps(spacing: EvenSpacing, num_steps: int, num_train: int, offset: int = 0) -> list[int]:
@@ -37,26 +40,29 @@ def spaced_timesteps(spacing: EvenSpacing, num_steps: int, num_train: int, offse
 
     The first three are those of arXiv 2305.08891, Table 2: `leading` takes every (T // S)-th step from 0 (shifted by
     `offset`) and never reaches T-1 unless S = T; `trailing` counts down from T-1; `linspace` contains both 0 and T-1.
-    `quadratic` is DDIM's for CIFAR-10 (appendix D.2), dense at low noise: the integer parts of S squares from 0 to
-    0.8 T. Squares that fall on the same step are one step, so there the list may be shorter than S.
+    Ties are rounded as diffusers rounds them. `quadratic` is DDIM's for CIFAR-10 (appendix D.2), dense at low noise:
+    the integer parts of S squares from 0 to 0.8 T. Squares that fall on the same step are one step, so there the list
+    may be shorter than S.
 
     Raises:
         ValueError: S outside [1, T] (from 2 for `quadratic`), or an offset that leaves [0, T-1].
     """
     lowest = 2 if spacing == "quadratic" else 1
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or not lowest <= num_steps <= num_train:
+    if isinstance(num_steps, bool) or not isinstance(num_steps, Integral) or not lowest <= num_steps <= num_train:
         raise ValueError(
-            f"num_inference_steps={num_steps} must be a whole number from {lowest} to {num_train}, "
+            f"num_inference_steps={num_steps!r} must be a whole number from {lowest} to {num_train}, "
             "the number of steps the model was trained with"
         )
+    num_steps = int(num_steps)
     if spacing == "leading":
         ascending = [i * (num_train // num_steps) + offset for i in range(num_steps)]
         return check_timesteps(ascending[::-1], num_train)
     if spacing == "trailing":
-        stride = num_train / num_steps
+        stride = num_train - (num_train - num_train / num_steps)  # with the rounding error of numpy.arange
         return [round(num_train - i * stride) - 1 for i in range(num_steps)]
     if spacing == "linspace":
-        return _evenly(0, num_train - 1, num_steps)[::-1]
+        ascending = np.linspace(0, num_train - 1, num_steps).round().astype(int).tolist()
+        return ascending[::-1]
     squares = [0.8 * num_train * (i / (num_steps - 1)) ** 2 for i in range(num_steps)]
     return sorted({int(square + 1e-9) for square in squares}, reverse=True)  # 0.8 T itself may come out a hair smaller
 
@@ -64,7 +70,8 @@ def spaced_timesteps(spacing: EvenSpacing, num_steps: int, num_train: int, offse
 def sectioned_timesteps(sections: str, num_train: int) -> list[int]:
     """ "10,15,20": T cut into as many equal sections, lowest noise first, with 10, 15 and 20 steps spread evenly.
 
-    The first and the last step of each section are among them (Improved DDPM's code; one number is `linspace`).
+    The first and the last step of each section are among them. Strides are added up, not multiplied, because Improved
+    DDPM's code does so and the last bit decides ties.
 
     Raises:
         ValueError: not a list of whole numbers, or a section with fewer steps than it should give.
@@ -85,7 +92,8 @@ def sectioned_timesteps(sections: str, num_train: int) -> list[int]:
             raise ValueError(
                 f"timestep_spacing={sections!r}: {count} of the {width} timesteps of section {i + 1}: take 1 to {width}"
             )
-        steps += _evenly(start, start + width - 1, count)
+        stride = (width - 1) / max(count - 1, 1)
+        steps += [start + round(step) for step in accumulate(repeat(stride, count - 1), initial=0.0)]
         start += width
     return steps[::-1]
 
@@ -119,8 +127,3 @@ def check_timesteps(timesteps: Sequence[int], num_train: int) -> list[int]:
         shown = f"{steps[:3]}...{steps[-1:]}" if len(steps) > 4 else steps
         raise ValueError(f"timesteps {shown} must be a non-empty, strictly descending list within 0..{num_train - 1}")
     return steps
-
-
-def _evenly(first: int, last: int, count: int) -> list[int]:
-    """`count` whole numbers from `first` to `last`, both included; one is `first`."""
-    return torch.linspace(first, last, count, dtype=torch.float64).round().long().tolist()

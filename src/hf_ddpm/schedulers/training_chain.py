@@ -98,11 +98,12 @@ class TrainingChain(ConfigMixin, ABC):
     def score(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
         """grad_{x_t} log q(x_t) = -eps / sqrt(1 - alpha_bar_t) as the network sees it (Song et al. 2021, sec. 4).
 
-        `model_output` has C channels; shapes as `predict_x_0`. L_simple with epsilon is denoising score matching with
-        the weight 1 - alpha_bar_t.
+        `model_output` has C channels, or 2C with variances; shapes as `predict_x_0`. L_simple with epsilon is denoising
+        score matching with the weight 1 - alpha_bar_t.
         """
+        output, _ = self.split_output(model_output, x_t)
         from_x_t, from_output = self._tables.rows("score", timesteps, x_t)
-        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
+        return (from_x_t * x_t).addcmul_(from_output, output).to(x_t.dtype)
 
     def reverse_mean(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
         """mu_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, x_0 not clipped (DDPM, eq. 11 for epsilon).
@@ -148,10 +149,10 @@ class TrainingChain(ConfigMixin, ABC):
             output, variance = model_output.chunk(2, dim=1)
             return output, variance
         if out_channels != channels or self.learns_variance:
+            needed = 2 * channels if self.learns_variance else f"{channels} or {2 * channels}"
             raise ValueError(
-                f"model_output has {out_channels} channels for a sample of {channels}; "
-                f"variance_type={self.config['variance_type']!r} needs "
-                f"{2 * channels if self.learns_variance else f'{channels} or {2 * channels}'}"
+                f"model_output has {out_channels} channels for a sample of {channels}, and variance_type="
+                f"{self.config['variance_type']!r} needs {needed}: take the one that the network was trained with"
             )
         return model_output, None
 
