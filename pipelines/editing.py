@@ -5,7 +5,7 @@ from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from numbers import Real
+from numbers import Integral
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -164,14 +164,18 @@ class ImageEditing(ABC):
         Returns:
             list: the images of each weight, as a call returns them.
         """
-        if not isinstance(weights, Sequence) or not all(isinstance(w, Real) and 0 <= w <= 1 for w in weights):
+        try:
+            shares = [float(weight) for weight in weights]
+        except (TypeError, ValueError):
+            shares = [-1.0]
+        if not all(0 <= share <= 1 for share in shares):
             raise ValueError(f"weights={weights!r} must be a list of numbers in [0, 1], of the second image")
         x_0, y_0 = self._x_0(first), self._x_0(second)
         if x_0.shape != y_0.shape:
             raise ValueError(f"{len(x_0)} first and {len(y_0)} second images make no pairs: give equally many")
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
         mixed = []
-        for weight in weights:
+        for weight in shares:
             with same_noise(generator):
                 # one noise for both, so mixing before or after it is the same
                 output = self.vary(
@@ -270,8 +274,8 @@ def repaint_path(num_steps: int, jump_length: int | None, num_resamples: int) ->
     Raises:
         ValueError: a jump longer than the walk, or numbers below 1.
     """
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples={num_resamples} must be at least 1, which is no resampling")
+    if not isinstance(num_resamples, Integral) or num_resamples < 1:
+        raise ValueError(f"num_resamples={num_resamples} must be a whole number of at least 1, which is no resampling")
     if num_resamples == 1 or num_steps == 1:
         return list(range(num_steps, -1, -1))
     length = min(10, num_steps - 1) if jump_length is None else jump_length

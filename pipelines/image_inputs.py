@@ -61,17 +61,20 @@ def _from_pil(images: Any, channels: int) -> Tensor:
     """float32 (B, C, H, W) in [-1, 1]."""
     items: list[Any] = list(images) if isinstance(images, Sequence) else [images]
     # a PIL image is the only valid one without a length
-    if not items or not all(is_valid_image(item) and not isinstance(item, Sized) for item in items):
+    others = [type(item).__name__ for item in items if not is_valid_image(item) or isinstance(item, Sized)]
+    if others or not items:
         raise ValueError(
-            f"images of type {type(images).__name__} are not known: "
+            f"images of type {others[0] if others else 'empty list'} are not known: "
             "give PIL images, or a tensor (B, C, H, W) in [-1, 1]"
         )
     for image in items:
         if image.mode != MODES.get(channels):
-            raise ValueError(
-                f"an image of mode {image.mode} does not fit a network of {channels} channels: image.convert() to "
-                f"{MODES.get(channels, 'no mode has that many; give a tensor')}"
-            )
+            way = f"image.convert({MODES[channels]!r})" if channels in MODES else "no mode has that many, give a tensor"
+            if image.mode.startswith(("I", "F")):  # convert() would cut the values off at 255
+                way = "scale it to 8 bits, or give a tensor in [-1, 1]"
+            elif image.mode in ("LA", "PA", "RGBA"):
+                way = f"paste it on a background, then {way}"
+            raise ValueError(f"an image of mode {image.mode} does not fit a network of {channels} channels: {way}")
     if len({image.size for image in items}) > 1:
         raise ValueError("images of different sizes make no batch: resize them to the network's size first")
     arrays = torch.from_numpy(VaeImageProcessor.pil_to_numpy(items))  # (B, H, W) or (B, H, W, C) in [0, 1]

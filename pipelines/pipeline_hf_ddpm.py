@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,10 +127,10 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             self._check_start_at_noise()
         else:
             self._start_at(start_timestep, latents)
+        if not isinstance(corrector_steps, Integral) or corrector_steps < 0:
+            raise ValueError(f"corrector_steps={corrector_steps!r} must be a whole number, 0 or more")
         if corrector_steps:
             self._needs_own_scheduler("corrector_steps")
-        if corrector_steps < 0:
-            raise ValueError(f"corrector_steps={corrector_steps} must be 0 or more")
         x_t = self._x_T(batch_size, latents, generator)
         # The scheduler reads t on the host and the network on its device: nothing waits for the device.
         host_timesteps, device_timesteps = self.scheduler.timesteps.cpu(), self.scheduler.timesteps.to(x_t.device)
@@ -174,8 +175,13 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         write_code(folder, type(self), SIBLINGS)
 
     def _check_inputs(self, batch_size: int, generator: object, output_type: str) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise ValueError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+        each = generator if isinstance(generator, list) else [generator]
+        if generator is not None and not all(isinstance(one, torch.Generator) for one in each):
+            raise ValueError(
+                f"generator={generator!r} must be a torch.Generator or a list of them: torch.Generator().manual_seed(0)"
+            )
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(
                 f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image"
@@ -204,9 +210,12 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             return None
         if class_labels is None:
             raise ValueError(f"this network was trained with {num_classes} classes: give class_labels")
-        labels = torch.as_tensor(class_labels, device=self._execution_device)
-        if labels.is_floating_point():
-            raise ValueError(f"class_labels {class_labels} must be whole numbers")
+        try:
+            labels = torch.as_tensor(class_labels, device=self._execution_device)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"class_labels={class_labels!r} must be whole numbers") from error
+        if labels.is_floating_point() or labels.dtype == torch.bool:
+            raise ValueError(f"class_labels={class_labels!r} must be whole numbers")
         if labels.ndim == 0:
             labels = labels.expand(batch_size)
         if labels.shape != (batch_size,):
@@ -240,10 +249,10 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             return
         num_train = self.scheduler.config["num_train_timesteps"]
         respaced = timestep_spacing is not None and timestep_spacing not in EVEN_SPACINGS
-        steps = num_train if num_inference_steps is None and not respaced else num_inference_steps
-        if steps is not None and not 1 <= steps <= num_train:
+        steps: Any = num_train if num_inference_steps is None and not respaced else num_inference_steps
+        if steps is not None and not (isinstance(steps, Integral) and 1 <= steps <= num_train):
             raise ValueError(
-                f"num_inference_steps={steps} must be from 1 to {num_train}, the steps it was trained with"
+                f"num_inference_steps={steps!r} must be a whole number from 1 to {num_train}, the steps of training"
             )
         self.scheduler.set_timesteps(
             steps, **({} if timestep_spacing is None else {"timestep_spacing": timestep_spacing})
@@ -252,6 +261,8 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
     def _x_T(self, batch_size: int, latents: Tensor | None, generator: Generators) -> Tensor:
         size = self.unet.config["sample_size"]
         channels = self.unet.config["in_channels"]
+        if latents is not None and not isinstance(latents, Tensor):
+            raise ValueError(f"latents of type {type(latents).__name__} must be a tensor")
         if size is None:
             if latents is None:
                 raise ValueError("the network's config has no sample_size: give latents of the size to sample")

@@ -1,5 +1,9 @@
 """`hf-ddpm` as a user types it."""
 
+import os
+import subprocess
+import sys
+
 import diffusers
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.checkpoint import load_pipeline, save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.sampling import image_generator, image_grid, sample_images
+from hf_ddpm.version import __version__
 
 
 @pytest.fixture
@@ -105,6 +110,51 @@ def test_solvers_of_diffusers(name, solver, calls, ddim_checkpoint, tmp_path, ca
         assert f"4 images, {calls} network calls each: " in capsys.readouterr().out
 
 
+def test_images_that_are_done_stay_when_a_run_is_stopped(checkpoint, tmp_path, monkeypatch):
+    batches = []
+
+    def stopped_at_the_second(*arguments, **keywords):
+        batches.append(keywords)
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        return sample_images(*arguments, **keywords)
+
+    monkeypatch.setattr("hf_ddpm.sampling.sample_images", stopped_at_the_second)
+    with pytest.raises(SystemExit, match="stopped"):
+        sample(checkpoint, tmp_path / "some", "-n", "4", "--batch-size", "2")
+    assert sorted(p.name for p in (tmp_path / "some").iterdir()) == ["000000.png", "000001.png"]
+
+
+def test_a_folder_of_another_run_is_refused(checkpoint, tmp_path):
+    sample(checkpoint, tmp_path / "one", "-n", "2")
+    with pytest.raises(SystemExit, match="one is not empty: name a new one"):
+        sample(checkpoint, tmp_path / "one", "-n", "1")
+
+
+def test_what_cannot_be_written_is_said_before_the_work(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_ddpm.sampling.sample_images", lambda *_, **__: pytest.fail("it sampled first"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "grid.png", tmp_path / "file" / "folder"):
+        with pytest.raises(SystemExit, match="could not be written"):
+            sample(checkpoint, out)
+
+
+def test_nobody_left_to_read_the_output_is_no_error(checkpoint, tmp_path):
+    script = f"from hf_ddpm.cli import main; main(['sample', {str(checkpoint)!r}, '-n', '1', '--steps', '2'])"
+    command = f'{sys.executable} -c "{script}" 2> errors | true'
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    assert "Traceback" not in (tmp_path / "errors").read_text()
+    assert "BrokenPipe" not in (tmp_path / "errors").read_text()
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"hf_ddpm {__version__}\n"
+
+
 def test_corrector_steps_are_network_calls(checkpoint, tmp_path, capsys):
     found = drawn(checkpoint, tmp_path, "--corrector-steps", "2", "--batch-size", "3")
     assert "4 images, 7 network calls each: " in capsys.readouterr().out  # 3, and 2 at each of the 2 levels between
@@ -138,6 +188,7 @@ def test_solvers_of_a_curve_that_ends_at_0(solver, make_pipeline, tmp_path):
     [
         ({}, {"in_channels": 5, "out_channels": 5}, [], "the network has 5 channels, and a PNG 1 to 4"),
         ({"prediction_type": "mean"}, {}, ["--solver", "euler"], "solver euler does not know .*'mean'"),
+        ({"beta_schedule": "cosine"}, {}, ["--solver", "heun"], "schedule starts at sigma = 20,29., and Heun's first"),
         ({"prediction_type": "sample"}, {}, ["--solver", "heun"], "solver heun does not know .*'sample'"),
         (
             {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
@@ -181,7 +232,7 @@ def test_the_folder_one_stands_in(checkpoint, tmp_path, monkeypatch):
             "'quadratic' is not known to the",
         ),
         (["sample", "{checkpoint}", "--solver", "heun", "--corrector-steps", "1"], "leave one of them out"),
-        (["sample", "{checkpoint}", "--corrector-steps", "-1"], "corrector_steps=-1 must be 0 or more"),
+        (["sample", "{checkpoint}", "--corrector-steps", "-1"], "corrector_steps=-1 must be a whole number, 0 or more"),
         (["sample", "{checkpoint}", "--seed", "-1"], "--seed -1 must be from 0 to"),
         (["sample", "{checkpoint}", "--seed", "9" * 23], "must be from 0 to"),
         (["sample", "{checkpoint}", "-n", "0"], "--num-images 0 must be at least 1"),

@@ -135,6 +135,10 @@ def test_a_network_without_a_size(make_pipeline, folder):
         (["vary", "checkpoint", "a.png", "--start-timestep", "20"], "20.? must .* within 0..19"),
         (["vary", "checkpoint", "a.png", "--steps", "21"], "--steps 21 must be from 1 to 20"),
         (["vary", "checkpoint", "a.png", "--class", "1"], "--class 1: this network was trained without classes"),
+        (["vary", "checkpoint", "a.png", "--out", "./a.png"], "--out ./a.png is one of the pictures that are read"),
+        (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--out", "mask.png"], "is one of the pictures"),
+        (["vary", "checkpoint", "a.png", "--out", "text.png/x.png"], "could not be written"),
+        (["vary", "checkpoint", "a.png", "--eta", "2"], "'2' must be a number from 0 to 1"),
         (["vary", "checkpoint", "a.png", "--out", "x.jpg"], "--out x.jpg must be a .png file"),
         (
             ["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--jump-length", "20"],

@@ -1,12 +1,14 @@
 """The console script `hf-ddpm`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from hf_ddpm.commands import edit, figure, likelihood, sample
 from hf_ddpm.errors import UserError
+from hf_ddpm.version import __version__
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,14 +27,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         options = _parser().parse_args(words)
         options.run(options)
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped")
+    except BrokenPipeError:  # whoever read the output has left; the interpreter's own last flush must not meet that
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="hf-ddpm", description="The DDPM family in Hugging Face format.")
+    parser.add_argument("--version", action="version", version=f"hf_ddpm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     commands.add_parser("train", help="train from a recipe, as training/train.py does", add_help=False)
     for name, command in {"sample": sample, "edit": edit, "likelihood": likelihood, "figure": figure}.items():

@@ -29,6 +29,8 @@ SOLVERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
 }
 
+HEUNS_LIMIT = 1000  # DDPM's linear schedule starts at 157, the cosine one at 20,000 (docs/ddim.md, Results)
+
 
 def mixed_seed(*numbers: int) -> int:
     """One 63-bit seed from several numbers, such as (seed, step): other numbers, unrelated streams.
@@ -118,10 +120,21 @@ def use_solver(pipeline: HFDDPMPipeline, name: str, timestep_spacing: str | None
             f"the solver {name} does not know curves that end at alpha_bar = 0 (rescale_betas_zero_snr=True), as this "
             "checkpoint's does: take another"
         )
+    if name == "heun" and (sigma := _largest_sigma(pipeline.scheduler)) > HEUNS_LIMIT:
+        raise UserError(
+            f"the solver heun would draw noise: this checkpoint's schedule starts at sigma = {sigma:,.0f}, and Heun's "
+            f"first step is too long above {HEUNS_LIMIT:,}; take dpm-solver++, unipc or euler"
+        )
     changed: dict[str, Any] = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
     if pipeline.unet.config["in_channels"] > 3 and _takes(SOLVERS[name], "variance_type"):
         changed["variance_type"] = None  # else it cuts the prediction to three channels
     pipeline.scheduler = SOLVERS[name].from_config(config, **changed)
+
+
+def _largest_sigma(scheduler: Any) -> float:
+    """sqrt((1 - abar) / abar) of the noisiest step."""
+    abar = float(scheduler.alphas_cumprod[-1])
+    return ((1 - abar) / abar) ** 0.5
 
 
 def _takes(solver: type, keyword: str) -> bool:

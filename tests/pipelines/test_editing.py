@@ -131,10 +131,12 @@ def test_colour_images_of_other_shapes(make_pipeline):
         (torch.full((1, 1, 8, 8), float("nan")), r"must lie in \[-1, 1\]"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.int64), "dtype torch.int64 must be uint8"),
         (np.zeros((1, 8, 8, 1)), "type ndarray are not known: give PIL images"),
-        ([np.zeros((8, 8))], "type list are not known"),
-        ([], "type list are not known"),
+        ([np.zeros((8, 8))], "type ndarray are not known"),
+        ([], "type empty list are not known"),
+        (Image.new("I;16", (8, 8)), "mode I;16 does not fit a network of 1 channels: scale it to 8 bits"),
+        (Image.new("RGBA", (8, 8)), r"mode RGBA .*: paste it on a background, then image.convert\('L'\)"),
         ("cat.png", "type str are not known"),
-        (Image.new("RGB", (8, 8)), r"mode RGB does not fit a network of 1 channels: image.convert\(\) to L"),
+        (Image.new("RGB", (8, 8)), r"mode RGB does not fit a network of 1 channels: image.convert\('L'\)"),
         (Image.new("1", (8, 8), 1), "mode 1 does not fit"),
         (Image.new("P", (8, 8), 1), "mode P does not fit"),
         (Image.new("I;16", (8, 8), 500), "mode I;16 does not fit"),
@@ -298,7 +300,8 @@ def test_repaint_path():
         ({"mask": torch.ones(3, 3)}, r"mask of shape \(3, 3\) must broadcast to \(2, 1, 8, 8\)"),
         ({"jump_length": 0}, "jump_length=0 must be from 1 to 19"),
         ({"jump_length": 20}, "jump_length=20 must be from 1 to 19"),
-        ({"num_resamples": 0}, "num_resamples=0 must be at least 1"),
+        ({"num_resamples": 0}, "num_resamples=0 must be a whole number of at least 1"),
+        ({"num_resamples": 1.5}, "num_resamples=1.5 must be a whole number of at least 1"),
         ({"mask": np.ones((8, 8))}, "mask of type ndarray must be a tensor"),
         ({"output_type": "jpeg"}, "'pil', 'np' and 'pt'"),
     ],
@@ -322,6 +325,13 @@ def test_the_pipelines_score_is_the_gradient_of_the_log_density(gaussian):
 def test_a_score_is_of_a_batch_of_images(make_pipeline):
     with pytest.raises(ValueError, match=r"x_t of shape \(1, 8, 8\) must have shape \(B, 1, H, W\)"):
         make_pipeline().score(torch.zeros(1, 8, 8), 5)
+
+
+def test_weights_may_be_a_tensor(make_pipeline):
+    weights, pipeline = torch.linspace(0, 1, 3), make_pipeline()
+    walk = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(0), "output_type": "pt"}
+    mixed, listed = (pipeline.interpolate(pictures(1), -pictures(1), w, 50, **walk) for w in (weights, [0, 0.5, 1]))
+    assert all(torch.equal(one, other) for (one,), (other,) in zip(mixed, listed, strict=True))
 
 
 @pytest.mark.parametrize("weights", [0.5, [1.5], [-0.1], ["half"]])

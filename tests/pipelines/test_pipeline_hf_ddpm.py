@@ -203,12 +203,18 @@ def test_half_precision_pipeline(make_pipeline):
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ({"num_inference_steps": 0}, "num_inference_steps=0 must be from 1 to 1000"),
-        ({"num_inference_steps": 1001}, "1001 must be from 1 to 1000"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0 must be a whole number from 1 to 1000"),
+        ({"num_inference_steps": 1001}, "1001 must be a whole number from 1 to 1000"),
         ({"num_inference_steps": 5, "timesteps": [1]}, "not both"),
         ({"eta": -0.1}, "eta=-0.1 must lie in"),
         ({"eta": "0"}, "eta='0' must lie in"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number of at least 1"),
+        ({"batch_size": 2.0}, "batch_size=2.0 must be a whole number"),
+        ({"num_inference_steps": "3"}, "num_inference_steps='3' must be a whole number"),
+        ({"corrector_steps": 1.5}, "corrector_steps=1.5 must be a whole number"),
+        ({"generator": 42}, "generator=42 must be a torch.Generator or a list of them"),
+        ({"generator": [1, 2]}, "must be a torch.Generator or a list of them"),
+        ({"latents": np.zeros((2, 1, 8, 8))}, "latents of type ndarray must be a tensor"),
         ({"generator": [torch.Generator()]}, "1 generators for batch_size=2"),
         ({"output_type": "jpeg"}, "'pil', 'np' and 'pt'"),
         ({"class_labels": 1}, "without classes"),
@@ -226,7 +232,9 @@ def test_bad_calls_are_one_sentence(call, sentence, make_pipeline):
         (None, "4 classes: give class_labels"),
         (4, r"within 0\.\.3"),
         ([0, 1, 2], "do not fit batch_size=2"),
-        (1.5, "class_labels 1.5 must be whole numbers"),
+        (1.5, "class_labels=1.5 must be whole numbers"),
+        (True, "class_labels=True must be whole numbers"),
+        ("3", "class_labels='3' must be whole numbers"),
     ],
 )
 def test_bad_labels(labels, sentence, make_pipeline):

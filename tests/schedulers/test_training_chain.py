@@ -25,6 +25,16 @@ def test_the_score_is_minus_epsilon_over_sigma(prediction, prediction_of):
     torch.testing.assert_close(score, -noise / sigma, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("x_0", "noise"),
+    [(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), draw(2, 1, 3, 3)), (draw(2, 1, 3, 3), draw(1, 1, 3, 3))],
+    ids=["whole numbers", "one noise for two images"],
+)
+def test_images_that_no_noise_can_be_added_to(x_0, noise):
+    with pytest.raises(ValueError, match=r"original_samples .* must be floating, and noise .* of their shape"):
+        HFDDPMScheduler().add_noise(x_0, noise, 5)
+
+
 def test_the_score_of_gaussian_data_is_that_of_its_marginal():
     """For x_0 ~ N(m, s^2), q(x_t) is Gaussian: its log density differentiated by autograd."""
     m, s = 0.3, 0.5

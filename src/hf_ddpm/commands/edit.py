@@ -12,6 +12,7 @@ from hf_ddpm.commands.options import (
     require_positive,
     require_seed,
     require_walk,
+    require_writable,
     size_of_network,
 )
 from hf_ddpm.errors import UserError
@@ -55,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="timesteps of the walk (default: all of training's)")
     parser.add_argument("--spacing", help="leading, trailing, linspace, quadratic; or, without --steps, '10,15,20'")
     parser.add_argument(
-        "--eta", type=number_in_unit_interval, help="of vary, interpolate, inpaint (default: as in hf-ddpm sample)"
+        "--eta", type=number_in_unit_interval, help="of vary, interpolate, inpaint, 0 to 1 (default: the checkpoint's)"
     )
     parser.add_argument("--start-timestep", type=int, help="t of vary and interpolate (default: half of training's)")
     parser.add_argument("--columns", type=int, help="of interpolate and slerp: pictures in the row (default: 9)")
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("this network was trained with classes: give --class, the one of the images")
     size = size_of_network(pipeline, options.checkpoint)
     x_0 = torch.stack([_read(path, size, channels) for path in options.images])
+    require_writable(Path(options.out))
     try:
         results = _edit(options, pipeline, x_0)
     except ValueError as error:
@@ -94,7 +96,6 @@ def run(options: argparse.Namespace) -> None:
     rows = [results] if options.edit in MIXES else [originals, results]
     out = Path(options.out)
     with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
         make_image_grid([image for row in rows for image in row], len(rows), len(results)).save(out)
     print(f"{options.edit}: {out}")
 
@@ -112,6 +113,9 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"{options.edit} needs --mask FILE")
     if Path(options.out).suffix.lower() != ".png":
         raise UserError(f"--out {options.out} must be a .png file")
+    read = [*options.images, *([options.mask] if options.mask else [])]
+    if Path(options.out).resolve() in [Path(file).resolve() for file in read]:
+        raise UserError(f"--out {options.out} is one of the pictures that are read: name another file")
     for option, default in {"columns": 9, "resamples": 10, "seed": 0}.items():
         if getattr(options, option) is None:
             setattr(options, option, default)

@@ -7,7 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.commands.options import add_checkpoint, add_device, on_device, open_data, require_positive, require_seed
+from hf_ddpm.commands.options import (
+    add_checkpoint,
+    add_device,
+    on_device,
+    open_data,
+    require_positive,
+    require_seed,
+    require_writable,
+)
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
     accelerator = Accelerator(cpu=options.device == "cpu")
     _check_processes(accelerator)
     if accelerator.is_main_process:
-        _check_out(options)
+        require_writable(*_files(options))
     pipeline = load_pipeline(options.checkpoint)
     Network(pipeline.unet, pipeline.scheduler)  # a scheduler that cannot be measured is said before data are opened
     several = accelerator.num_processes > 1
@@ -70,8 +78,8 @@ def run(options: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         about = {"checkpoint": options.checkpoint, "data": data.description, **_machine(accelerator, options)}
         found = report(likelihood, pipeline.unet, pipeline.scheduler, **about)
+        _write(found, Path(options.out))  # before it is shown: what was measured for long outlives a closed pipe
         print(f"{data.description}\n{table(found)}")
-        _write(found, Path(options.out))
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -80,7 +88,7 @@ def _check(options: argparse.Namespace) -> None:
     require_seed(options)
     if options.ode_steps < 2:
         raise UserError(f"--ode-steps {options.ode_steps} must be at least 2: half as many show whether they suffice")
-    if Path(options.out).suffix != ".json":
+    if Path(options.out).suffix.lower() != ".json":
         raise UserError(f"--out {options.out} must be a .json file")
     wanted = {"matplotlib": options.method != "ode", "torchdiffeq": options.method != "bound"}
     for package in (name for name, needed in wanted.items() if needed and find_spec(name) is None):
@@ -101,18 +109,10 @@ def _check_processes(accelerator: "Accelerator") -> None:
         )
 
 
-def _check_out(options: argparse.Namespace) -> None:
-    """Refuse what cannot be written before the measuring, which takes long; a file that is there stays as it is."""
-    from hf_ddpm.checkpoint import writing
-
+def _files(options: argparse.Namespace) -> list[Path]:
+    """What the command writes."""
     out = Path(options.out)
-    for file in [out] if options.method == "ode" else [out, out.with_suffix(".png")]:
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            there = file.exists()
-            file.open("a").close()
-            if not there:
-                file.unlink()
+    return [out] if options.method == "ode" else [out, out.with_suffix(".png")]
 
 
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":

@@ -1,7 +1,6 @@
 """What several commands take."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +32,19 @@ def require_seed(options: argparse.Namespace) -> None:
     """Refuse a `--seed` outside 0 .. 2^63 - 1, which a torch generator does not take."""
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed {options.seed} must be from 0 to {2**63 - 1}")
+
+
+def require_writable(*files: Path) -> None:
+    """Refuse what cannot be written before the work, which may take long; a file that is there stays as it is."""
+    from hf_ddpm.checkpoint import writing
+
+    for file in files:
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            there = file.exists()
+            file.open("a").close()
+            if not there:
+                file.unlink()
 
 
 def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> None:
@@ -111,11 +123,19 @@ def size_of_network(pipeline: "HFDDPMPipeline", checkpoint: str) -> tuple[int, i
 
 
 def cut_of_training(checkpoint: str) -> dict[str, Any]:
-    """`crop_box` and `resize` of the recipe, where the folder of a checkpoint still tells; random crops are centred."""
-    from hf_ddpm.checkpoint import FACTS_FILE
+    """`crop_box` and `resize` of the recipe, where the folder of a checkpoint still tells; random crops are centred.
+
+    Raises:
+        UserError: a damaged training.json.
+    """
+    from hf_ddpm.checkpoint import FACTS_FILE, read_object
 
     file = Path(checkpoint).expanduser() / FACTS_FILE
-    facts = json.loads(file.read_text()) if file.is_file() else {}
-    block = facts.get("recipe", {}).get("data", {})
+    remedy = "restore it, or delete it and images are cut from their centre"
+    facts = read_object(file, remedy) if file.is_file() else {}
+    recipe = facts.get("recipe", {})
+    block = recipe.get("data", {}) if isinstance(recipe, dict) else None
+    if not isinstance(block, dict):
+        raise UserError(f"the recipe in {file} is not a mapping with a mapping 'data': {remedy}")
     cut = {key: block[key] for key in ("crop_box", "resize") if block.get(key) is not None}
     return cut | ({"resize": "crop"} if cut.get("resize") == "random_crop" else {})

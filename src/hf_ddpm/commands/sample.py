@@ -1,6 +1,7 @@
 """`hf-ddpm sample`: draw images from a checkpoint."""
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hf_ddpm.commands.options import (
     require_positive,
     require_seed,
     require_walk,
+    require_writable,
 )
 from hf_ddpm.errors import UserError
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from hf_ddpm.pipelines import HFDDPMPipeline
 
+NAME = "{:06d}.png"  # of an image in a folder
 SIGMA_HAT, ALGORITHM_2 = "sigma-hat", "none"
 
 
@@ -45,15 +48,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     add_device(parser)
-    parser.add_argument("--out", default="grid.png", help="a PNG for one grid, or a folder for one PNG an image")
+    parser.add_argument("--out", default="grid.png", help="a PNG for one grid, or a new folder for one PNG an image")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write a grid, or one PNG an image."""
+    """Write a grid, or one PNG an image, batch by batch."""
     _check(options)
 
-    from hf_ddpm.checkpoint import load_pipeline
-    from hf_ddpm.sampling import count_calls, sample_images
+    from hf_ddpm.checkpoint import load_pipeline, writing
+    from hf_ddpm.sampling import count_calls, image_grid
 
     pipeline = on_device(load_pipeline(options.checkpoint), options.device)
     channels = pipeline.unet.config["in_channels"]
@@ -61,22 +64,39 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"the network has {channels} channels, and a PNG 1 to 4: sample tensors in Python")
     sampler = _sampler(options, pipeline)
     require_walk(options, pipeline)
+    out = Path(options.out)
+    require_writable(out if out.suffix else out / NAME.format(0))
     calls = count_calls(pipeline.unet)
-    try:
-        images = sample_images(
-            pipeline,
-            range(options.num_images),
-            seed=options.seed,
-            batch_size=options.batch_size,
-            num_inference_steps=options.steps,
-            class_label=options.class_label,
-            corrector_steps=options.corrector_steps,
-            **sampler,
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    _write(images, Path(options.out))
-    print(f"{len(images)} images, {sum(calls) // len(images)} network calls each: {options.out}")
+    drawn: list[Image] = []
+    for i, image in enumerate(_draw(options, pipeline, sampler)):
+        if out.suffix:
+            drawn.append(image)
+            continue
+        with writing(out):
+            image.save(out / NAME.format(i))
+    if drawn:
+        with writing(out):
+            image_grid(drawn).save(out)
+    print(f"{options.num_images} images, {sum(calls) // options.num_images} network calls each: {options.out}")
+
+
+def _draw(options: argparse.Namespace, pipeline: "HFDDPMPipeline", sampler: dict[str, Any]) -> "Iterator[Image]":
+    from hf_ddpm.sampling import sample_images
+
+    for start in range(0, options.num_images, options.batch_size):
+        try:
+            yield from sample_images(
+                pipeline,
+                range(start, min(start + options.batch_size, options.num_images)),
+                seed=options.seed,
+                batch_size=options.batch_size,
+                num_inference_steps=options.steps,
+                class_label=options.class_label,
+                corrector_steps=options.corrector_steps,
+                **sampler,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
 
 def _eta(word: str) -> float | str:
@@ -92,8 +112,11 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse what needs no checkpoint to be seen as wrong."""
     require_positive(options, "num_images", "batch_size")
     require_seed(options)
-    if Path(options.out).suffix.lower() not in ("", ".png"):
+    out = Path(options.out)
+    if out.suffix.lower() not in ("", ".png"):
         raise UserError(f"--out {options.out} must be a .png file or a folder")
+    if not out.suffix and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"the folder --out {options.out} is not empty: name a new one, so that no images mix")
     if options.solver is not None and options.eta is not None:
         raise UserError(f"--eta {options.eta} has no meaning for --solver {options.solver}: leave one of them out")
     if options.solver is not None and options.corrector_steps:
@@ -115,17 +138,3 @@ def _sampler(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[st
         use_algorithm_2(pipeline, "fixed_large" if options.eta == SIGMA_HAT else None)
         return {"timestep_spacing": options.spacing}
     return {"timestep_spacing": options.spacing, "eta": options.eta}
-
-
-def _write(images: "list[Image]", out: Path) -> None:
-    from hf_ddpm.checkpoint import writing
-    from hf_ddpm.sampling import image_grid
-
-    with writing(out):
-        if out.suffix:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            image_grid(images).save(out)
-            return
-        out.mkdir(parents=True, exist_ok=True)
-        for i, image in enumerate(images):
-            image.save(out / f"{i:06d}.png")

@@ -6,8 +6,6 @@ from itertools import accumulate, pairwise, repeat
 from numbers import Integral
 from typing import Literal, get_args
 
-import numpy as np
-
 TimestepSpacing = Literal["leading", "trailing", "linspace"]  # what a saved config may name: diffusers knows these
 EvenSpacing = Literal["leading", "trailing", "linspace", "quadratic"]
 EVEN_SPACINGS: tuple[str, ...] = get_args(EvenSpacing)
@@ -61,8 +59,8 @@ def spaced_timesteps(spacing: EvenSpacing, num_steps: int, num_train: int, offse
         stride = num_train - (num_train - num_train / num_steps)  # with the rounding error of numpy.arange
         return [round(num_train - i * stride) - 1 for i in range(num_steps)]
     if spacing == "linspace":
-        ascending = np.linspace(0, num_train - 1, num_steps).round().astype(int).tolist()
-        return ascending[::-1]
+        stride = (num_train - 1) / max(num_steps - 1, 1)
+        return [round(i * stride) for i in range(num_steps)][::-1]
     squares = [0.8 * num_train * (i / (num_steps - 1)) ** 2 for i in range(num_steps)]
     return sorted({int(square + 1e-9) for square in squares}, reverse=True)  # 0.8 T itself may come out a hair smaller
 

@@ -32,7 +32,15 @@ class TrainingChain(ConfigMixin, ABC):
 
         Returns:
             Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
+
+        Raises:
+            ValueError: images of whole numbers, noise of another shape, or timesteps that do not fit.
         """
+        if not original_samples.is_floating_point() or noise.shape != original_samples.shape:
+            raise ValueError(
+                f"original_samples {tuple(original_samples.shape)} of {original_samples.dtype} must be floating, and "
+                f"noise {tuple(noise.shape)} of their shape"
+            )
         signal, sigma = self._tables.rows("forward", timesteps, original_samples)
         return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
 
