@@ -249,8 +249,9 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             return
         num_train = self.scheduler.config["num_train_timesteps"]
         respaced = timestep_spacing is not None and timestep_spacing not in EVEN_SPACINGS
-        steps: Any = num_train if num_inference_steps is None and not respaced else num_inference_steps
-        if steps is not None and not (isinstance(steps, Integral) and 1 <= steps <= num_train):
+        steps = num_train if num_inference_steps is None and not respaced else num_inference_steps
+        whole = steps is None or isinstance(steps, Integral)
+        if not whole or (steps is not None and not 1 <= steps <= num_train):
             raise ValueError(
                 f"num_inference_steps={steps!r} must be a whole number from 1 to {num_train}, the steps of training"
             )

@@ -1,11 +1,17 @@
 """Folders that are whole or not there, and the sentence for every checkpoint that cannot be opened."""
 
+import json
+import re
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
+from hf_ddpm import unet_preset
 from hf_ddpm.checkpoint import load_pipeline, new_folder, save_checkpoint, unfinished
+from hf_ddpm.cli import main
+from hf_ddpm.commands.options import cut_of_training
 from hf_ddpm.errors import UserError
 
 
@@ -70,8 +76,26 @@ def test_failing_to_replace_a_checkpoint_is_a_sentence(checkpoint, make_pipeline
     assert load_pipeline(str(checkpoint))
 
 
+INDEX, UNET, SCHEDULER = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def change(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def refusal(checkpoint):
+    """What follows the words that every refusal begins with."""
+    with pytest.raises(UserError) as caught:
+        load_pipeline(str(checkpoint))
+    beginning, reason = str(caught.value).split(" cannot be opened: ")
+    assert beginning == f"the checkpoint {str(checkpoint)!r}"
+    assert "\n" not in reason
+    return reason
+
+
 def spoil(checkpoint, how):
-    weights = checkpoint / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = checkpoint / WEIGHTS
     match how:
         case "truncated":
             weights.write_bytes(weights.read_bytes()[:-100])
@@ -79,27 +103,110 @@ def spoil(checkpoint, how):
             weights.write_bytes(b"\xff" * 1000)
         case "empty":
             weights.write_bytes(b"")
+        case "shard cut short":
+            weights.unlink()
+            unet_preset("tiny").save_pretrained(checkpoint / "unet", max_shard_size="20KB")
+            next((checkpoint / "unet").glob("*-00002-of-*")).write_bytes(b"short")
         case "no weights":
             weights.unlink()
         case "no unet":
             shutil.rmtree(checkpoint / "unet")
-        case "bad index":
-            (checkpoint / "model_index.json").write_text("{")
-        case "bad config":
-            (checkpoint / "scheduler" / "scheduler_config.json").write_text('{"prediction_type": "nonsense"}')
-        case "other network":
-            config = checkpoint / "unet" / "config.json"
-            config.write_text(config.read_text().replace('"in_channels": 1', '"in_channels": 3'))
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "corrupt", "empty", "no weights", "no unet", "bad index", "bad config", "other network"]
+    ("how", "said"),
+    [
+        ("truncated", rf"{WEIGHTS} is cut short or damaged: copy it again \(.*not fully covered\)$"),
+        ("corrupt", rf"{WEIGHTS} is cut short or damaged: copy it again \(.*header too large\)$"),
+        ("empty", rf"{WEIGHTS} is cut short or damaged: copy it again \(.*header too small\)$"),
+        ("shard cut short", r"unet/\S*-00002-of-\S*\.safetensors is cut short or damaged: copy it again"),
+        ("no weights", rf"{WEIGHTS} is missing: copy it again$"),
+        ("no unet", rf"{UNET} is missing: restore it from another copy$"),
+    ],
 )
-def test_a_damaged_checkpoint_is_one_sentence(how, checkpoint):
+def test_missing_and_damaged_files_are_one_sentence(how, said, checkpoint, capfd):
     spoil(checkpoint, how)
-    with pytest.raises(UserError, match=r"^the checkpoint '.*checkpoint' cannot be opened: \S") as caught:
-        load_pipeline(str(checkpoint))
+    assert re.match(said, refusal(checkpoint))
+    assert "unsafe" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+@pytest.mark.parametrize("file", [INDEX, UNET, SCHEDULER])
+def test_a_file_that_is_no_json_object_is_named(file, text, checkpoint, capfd):
+    (checkpoint / file).write_text(text)
+    said = "holds no JSON object" if text == "[1]" else "cannot be read as JSON"
+    assert refusal(checkpoint).startswith(f"{file} {said}")
+    assert "deprecated" not in capfd.readouterr().err
+
+
+def test_an_empty_index_says_what_it_lacks(checkpoint):
+    (checkpoint / INDEX).write_text("{}")
+    assert refusal(checkpoint) == "model_index.json lacks '_class_name': restore it from another copy"
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        (INDEX, {"unet": None}, "model_index.json lacks 'unet'"),
+        (SCHEDULER, {"prediction_type": "nonsense"}, "prediction_type='nonsense'"),
+        (SCHEDULER, {"num_train_timesteps": "1000"}, "a value in config.json or scheduler_config.json is of the wrong"),
+        (SCHEDULER, {"beta_end": None}, "a value in config.json or scheduler_config.json is of the wrong kind"),
+        (UNET, {"down_block_types": None}, "a value in config.json or scheduler_config.json is of the wrong kind"),
+        (UNET, {"in_channels": "1"}, "a value in config.json or scheduler_config.json is of the wrong kind"),
+        (UNET, {"in_channels": 3}, "Cannot load because conv_in"),
+        (UNET, {"sample_size": "28"}, "sample_size in config.json of the UNet: .* not '28'"),
+        (UNET, {"sample_size": [28]}, "sample_size in config.json of the UNet: sample_size must be"),
+        (UNET, {"sample_size": 33}, "sample_size in config.json of the UNet: image size 33x33 does not fit"),
+    ],
+)
+def test_a_damaged_value_is_one_sentence(file, values, said, checkpoint):
+    change(checkpoint / file, **values)
+    assert re.match(said, refusal(checkpoint))
+
+
+def test_the_command_says_it_in_one_line(checkpoint):
+    change(checkpoint / SCHEDULER, num_train_timesteps="1000")
+    with pytest.raises(SystemExit) as caught:
+        main(["sample", str(checkpoint)])
+    assert str(caught.value).startswith("error: the checkpoint ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", ["shards", "variant", "bin", "root"])
+def test_other_layouts_open(layout, checkpoint):
+    before = load_pipeline(str(checkpoint)).unet
+    if layout == "root":
+        for file in [checkpoint / UNET, checkpoint / SCHEDULER, checkpoint / WEIGHTS]:
+            file.rename(checkpoint / file.name)
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
+    else:
+        (checkpoint / WEIGHTS).unlink()
+        sort = {
+            "shards": {"max_shard_size": "20KB"},
+            "variant": {"variant": "ema"},
+            "bin": {"safe_serialization": False},
+        }
+        before.save_pretrained(checkpoint / "unet", **sort[layout])
+    after = load_pipeline(str(checkpoint), **({"variant": "ema"} if layout == "variant" else {})).unet
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"recipe": [1]}', "must be JSON objects"),
+        ('{"recipe": {"data": "mnist"}}', "must be JSON objects"),
+    ],
+)
+def test_damaged_facts_are_one_sentence(text, said, checkpoint):
+    (checkpoint / "training.json").write_text(text)
+    with pytest.raises(UserError, match=rf"training\.json.*{said}.*: restore it, or delete it \(.*\)$"):
+        cut_of_training(str(checkpoint))
+    (checkpoint / "training.json").unlink()
+    assert cut_of_training(str(checkpoint)) == {}
 
 
 def test_nothing_at_the_path(tmp_path):

@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
+from hf_ddpm.models.unet_checks import check_image_size, size_pair
 from hf_ddpm.pipelines import HFDDPMPipeline
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FACTS_FILE = "training.json"
+CONFIG_FILES = {"unet": "config.json", "scheduler": "scheduler_config.json"}
 GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
 
 
@@ -109,10 +111,71 @@ def load_pipeline(source: str, **kwargs: Any) -> HFDDPMPipeline:
         hint = f"did you mean {inside[0]}?" if inside else "a checkpoint folder holds a model_index.json"
         raise UserError(f"{source!r} is not a checkpoint: {hint}")
     try:
-        return HFDDPMPipeline.from_pretrained(folder if folder.is_dir() else source, **kwargs)
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        return _open(folder if folder.is_dir() else source, **kwargs)
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = " ".join(_damage(folder, str(error)).replace(f"{folder}{os.sep}", "").split())
         raise UserError(f"the checkpoint {source!r} cannot be opened: {reason[:300]}") from error
+
+
+def read_object(file: Path, remedy: str = "restore it from another copy") -> dict[str, Any]:
+    """The JSON object that a file holds.
+
+    Raises:
+        UserError: the file is missing, cut short or holds something else; the sentence ends with the remedy.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read as JSON ({error})"
+        raise UserError(f"{file} {reason}: {remedy}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no JSON object {{...}}: {remedy}")
+    return found
+
+
+def _open(source: Path | str, **kwargs: Any) -> HFDDPMPipeline:
+    """`from_pretrained`, with a word for the damage that it ends in a TypeError or opens without one."""
+    if isinstance(source, Path):
+        _check_files(source)
+    try:
+        pipeline = HFDDPMPipeline.from_pretrained(source, **kwargs)
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        reason = str(error).partition(", but expected one of")[0]  # torch goes on with all its signatures
+        where = "a value in config.json or scheduler_config.json"
+        raise UserError(f"{where} is of the wrong kind, such as '1000' for 1000: mend it ({reason})") from error
+    size = pipeline.unet.config.get("sample_size")
+    if size is not None:
+        try:
+            check_image_size(pipeline.unet, *size_pair(tuple(size) if isinstance(size, list) else size))
+        except UserError as error:
+            raise UserError(f"sample_size in config.json of the UNet: {error}") from error
+    return pipeline
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder whose index and configs are not there as JSON objects, or whose weights are missing."""
+    index = read_object(folder / "model_index.json")
+    for key in ("_class_name", *CONFIG_FILES):
+        if not index.get(key):
+            raise UserError(f"model_index.json lacks {key!r}: restore it from another copy")
+    for name, config in CONFIG_FILES.items():
+        oldest_layout = (folder / config).is_file() and not (folder / name).is_dir()  # all files in the root
+        place = folder if oldest_layout else folder / name
+        read_object(place / config)
+        if name == "unet" and not any(place.glob("diffusion_pytorch_model*")):  # shards, a variant or .bin will do
+            raise UserError(f"{place / 'diffusion_pytorch_model.safetensors'} is missing: copy it again")
+
+
+def _damage(folder: Path, reason: str) -> str:
+    """What safetensors says of the weights file that diffusers' reason names, if that is the trouble, or the reason."""
+    for file in folder.rglob("*.safetensors"):
+        if str(file) in reason:
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except SafetensorError as error:
+                return f"{file} is cut short or damaged: copy it again ({error})"
+    return reason
 
 
 def _sync(folder: Path) -> None:

@@ -131,11 +131,11 @@ def cut_of_training(checkpoint: str) -> dict[str, Any]:
     from hf_ddpm.checkpoint import FACTS_FILE, read_object
 
     file = Path(checkpoint).expanduser() / FACTS_FILE
-    remedy = "restore it, or delete it and images are cut from their centre"
+    remedy = "restore it, or delete it (images are then cropped at the centre)"
     facts = read_object(file, remedy) if file.is_file() else {}
     recipe = facts.get("recipe", {})
     block = recipe.get("data", {}) if isinstance(recipe, dict) else None
     if not isinstance(block, dict):
-        raise UserError(f"the recipe in {file} is not a mapping with a mapping 'data': {remedy}")
+        raise UserError(f"recipe and its data in {file} must be JSON objects {{...}}: {remedy}")
     cut = {key: block[key] for key in ("crop_box", "resize") if block.get(key) is not None}
     return cut | ({"resize": "crop"} if cut.get("resize") == "random_crop" else {})
