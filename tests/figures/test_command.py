@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ddpm.checkpoint import save_checkpoint
+from hf_ddpm.checkpoint import load_pipeline, save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.commands.figure import KINDS
+from hf_ddpm.data import ImageData
 from hf_ddpm.figures import FIGURES
 
 STEPS = 10
@@ -39,13 +40,24 @@ def checkpoint(make_pipeline, place):
 
 
 @pytest.fixture
-def draw(checkpoint, place, tmp_path, monkeypatch):
-    """Run the command in a folder of its own; {checkpoint} and {photos} stand for theirs."""
+def class_checkpoint(make_pipeline, place):
+    """Of a network with ten classes."""
+    folder = place / "class-checkpoint"
+    if not folder.exists():
+        pipeline = make_pipeline({"num_train_timesteps": STEPS}, num_class_embeds=10)
+        save_checkpoint(pipeline, folder, {"name": "ten"}, Image.new("L", (8, 8)))
+    return folder
+
+
+@pytest.fixture
+def draw(checkpoint, class_checkpoint, place, tmp_path, monkeypatch):
+    """Run the command in a folder of its own; {checkpoint}, {classes} and {photos} stand for theirs."""
     monkeypatch.chdir(tmp_path)
+    folders = {"checkpoint": checkpoint, "classes": class_checkpoint, "photos": place / "photos"}
 
     def run(*words):
         device = [] if words[0] == "reverse-gaussian" else ["--device", "cpu"]
-        main(["figure", *(w.format(checkpoint=checkpoint, photos=place / "photos") for w in words), *device])
+        main(["figure", *(word.format(**folders) for word in words), *device])
 
     return run
 
@@ -74,6 +86,7 @@ def test_every_figure_is_drawn(name, draw, tmp_path, capsys, checkpoint):
         assert told["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert told["weights_sha256"][:12] in printed[-1]
     table = tmp_path / f"{name}.json"
+    assert table.exists() == KINDS[name].measures
     if table.exists():
         assert json.loads(table.read_text()).items() >= told.items()
 
@@ -125,6 +138,60 @@ def test_rate_and_distortion_of_16_bit_images(draw, tmp_path):
     assert json.loads((tmp_path / "rate-distortion.json").read_text())["distortion"] > 8  # the finer half of the bits
 
 
+@pytest.mark.parametrize("name", ["reconstruction", "rate-distortion", "interpolation", "coarse-to-fine"])
+def test_real_images_have_their_own_classes_unless_one_is_given(name, draw, class_checkpoint, tmp_path):
+    words = [name, "{classes}", "--data", "digits", "--split", "train[:300]"]
+    draw(*words)
+    draw(*words, "--class", "3", "--out", "threes.png")
+    batches = ImageData("digits", split="train[:300]", image_size=8, label_column="auto").batches(
+        batch_size=KINDS[name].images, seed=0
+    )
+    batch, drawn = next(batches), []
+    assert len(batch.labels.unique()) > 1
+    for file, classes in ((f"{name}.png", batch.labels), ("threes.png", 3)):
+        figure = FIGURES[name](load_pipeline(class_checkpoint), batch.x_0, class_labels=classes)
+        with Image.open(tmp_path / file) as picture:
+            assert picture.tobytes() == figure.picture.tobytes()
+        drawn.append(figure.picture.tobytes())
+    assert drawn[0] != drawn[1]
+
+
+def test_labels_that_are_none_of_the_networks(draw, tmp_path):
+    for i in range(11):
+        (tmp_path / "eleven" / f"{i:02d}").mkdir(parents=True)
+        Image.new("L", (8, 8), i).save(tmp_path / "eleven" / f"{i:02d}" / "one.png")
+    words = ["reconstruction", "{classes}", "--data", "./eleven", "-n", "2"]
+    with pytest.raises(
+        SystemExit, match=r"has label 10 in column 'label', but the 10 classes are 0\.\.9, and .* --class"
+    ):
+        draw(*words)
+    draw(*words, "--class", "0")
+
+
+def test_no_network_no_class(draw, tmp_path):
+    draw("forward", "{classes}", "--data", "{photos}")
+    assert (tmp_path / "forward.png").exists()
+
+
+@pytest.mark.parametrize("given", ["l.json", "./deep/../l.json", "link.json"])
+def test_a_file_that_is_read_is_not_overwritten(given, draw, tmp_path):
+    (tmp_path / "l.json").write_text("{}")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "link.json").symlink_to("l.json")
+    with pytest.raises(SystemExit, match=r"--out l.png would overwrite l.json, which --likelihood reads: name another"):
+        draw("rate-distortion", "./nowhere", "--likelihood", given, "--out", "l.png")
+    with pytest.raises(SystemExit, match=r"--out one.png would overwrite one.png, which --data reads: name another"):
+        draw("forward", "./nowhere", "--data", "one.png", "--out", "one.png")
+    assert (tmp_path / "l.json").read_text() == "{}" and not (tmp_path / "l.png").exists()
+
+
+def test_what_cannot_be_written_is_said_before_the_checkpoint_is_opened(draw, tmp_path):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(SystemExit, match=r"a\.json could not be written"):
+        draw("shared-latents", "./nowhere", "--out", "a.png")
+    draw("progressive", "{checkpoint}", "--steps", "2", "--out", "a.png")  # which writes no JSON
+
+
 @pytest.mark.parametrize("name", ["reverse-gaussian", "x0-distance"])
 def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -148,14 +215,18 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
         (["forward", "{checkpoint}", "--data", "{photos}", "--steps", "3"], "forward takes no --steps: leave 3 out"),
         (["progressive", "{checkpoint}", "--out", "a.jpg"], "--out a.jpg must be a .png or a .gif"),
         (["shared-latents", "{checkpoint}", "--out", "a.gif"], "shared-latents has no motion, give a .png"),
-        (["progressive", "{checkpoint}", "--steps", "11"], "steps=11 must be from 1 to 10"),
-        (["interpolation", "{checkpoint}", "--data", "{photos}", "--steps", "0"], "num_inference_steps=0 must be from"),
-        (["progressive", "{checkpoint}", "--eta", "2"], "eta=2.0 must lie in"),
+        (["progressive", "{checkpoint}", "--steps", "11"], "--steps 11 must be from 1 to 10, the steps it was"),
+        (["interpolation", "{checkpoint}", "--data", "{photos}", "--steps", "0"], "--steps 0 must be from 1"),
+        (["progressive", "{checkpoint}", "--eta", "2"], "argument --eta: '2' must be a number from 0 to 1"),
+        (["progressive", "{checkpoint}", "--eta", "x"], "argument --eta: 'x' must be a number from 0 to 1"),
         (["progressive", "{checkpoint}", "-n", "0"], "--num-images 0 must be at least 1"),
         (["progressive", "{checkpoint}", "--seed", "-1"], "--seed -1 must be from 0 to"),
         (["reverse-gaussian", "--seed", "3"], "reverse-gaussian takes no --seed: leave 3 out"),
         (["reverse-gaussian", "--device", "foo"], "reverse-gaussian takes no --device: leave foo out"),
-        (["progressive", "{checkpoint}", "--class", "3"], "without classes"),
+        (["progressive", "{checkpoint}", "--class", "3"], "--class 3: this network was trained without classes"),
+        (["progressive", "{classes}", "--class", "10"], "--class 10 must be from 0 to 9, the network's classes"),
+        (["reconstruction", "{classes}", "--data", "{photos}"], "and this network has 10 classes: give --class, one"),
+        (["interpolation", "{classes}", "--data", "./nowhere"], "'./nowhere' does not exist"),
         (["forward", "{checkpoint}", "--data", "{photos}", "-n", "17"], "17 images are asked for"),
         (["interpolation", "{checkpoint}", "--data", "{photos}", "-n", "3"], "3 images make no pairs"),
         (["rate-distortion", "{checkpoint}", "--data", "{photos}", "-n", "16"], "16 images are too few"),
@@ -163,7 +234,7 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
         (["x0-distance", "{checkpoint}", "--data", "{photos}"], "have no digit distance"),
         (["ddim-consistency", "{checkpoint}", "--spacing", "odd"], "timestep_spacing='odd'"),
         (["progressive", "./nowhere"], "there is no checkpoint folder at './nowhere'"),
-        (["progressive", "{checkpoint}", "--out", "/dev/null/a.png", "--steps", "2"], "could not be written"),
+        (["progressive", "./nowhere", "--out", "/dev/null/a.png"], "/dev/null/a.png could not be written"),
     ],
 )
 def test_mistakes_are_one_sentence(words, sentence, draw):

@@ -65,3 +65,24 @@ def test_images_without_a_partner(make_pipeline, pictures):
     for count in (1, 3):
         with pytest.raises(UserError, match=f"{count} images make no pairs"):
             interpolation(pipeline, pictures(count))
+
+
+def test_a_mix_has_the_class_of_the_nearer_image(make_pipeline, pictures):
+    pipeline, images = make_pipeline({"num_train_timesteps": 40}, num_class_embeds=3), pictures(4)
+    shown = interpolation(pipeline, images, steps=20, class_labels=torch.tensor([0, 1, 2, 0])).tensors["images"]
+    sampling = {"generator": own(2), "num_inference_steps": 20, "output_type": "pt"}
+    for classes, weights, part in (([0, 2], [0.0, 0.4], [0, 4]), ([1, 0], [0.5, 1.0], [5, 10])):
+        expected = pipeline.interpolate(images[::2], images[1::2], weights, 19, class_labels=classes, **sampling)
+        torch.testing.assert_close(shown[part], torch.stack(expected) * 2 - 1, atol=1e-4, rtol=0)
+    pair = coarse_to_fine(pipeline, images[:2], steps=20, class_labels=[0, 1]).tensors["images"]
+    torch.testing.assert_close(pair[4], shown[:, 0], atol=1e-4, rtol=0)  # t = T / 2
+    more = coarse_to_fine(pipeline, images, steps=20, class_labels=[0, 1, 2, 0]).tensors["images"]
+    assert torch.equal(more, pair)
+
+
+def test_one_class_for_all_mixes(make_pipeline, pictures):
+    pipeline, images = make_pipeline({"num_train_timesteps": 40}, num_class_embeds=3), pictures(4)
+    same, one = (interpolation(pipeline, images, steps=5, class_labels=c).tensors["images"] for c in ([1] * 4, 1))
+    assert torch.equal(same, one)
+    with pytest.raises(UserError, match="3 class_labels for 4 images"):
+        interpolation(pipeline, images, class_labels=[0, 1, 2])

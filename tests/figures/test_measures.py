@@ -56,6 +56,17 @@ def test_reconstructions_get_better_with_steps(gaussian, pictures):
     assert figure.numbers["mse_clipped"] == errors  # this checkpoint does not clip
 
 
+def test_images_are_reconstructed_as_their_own_classes(make_pipeline, pictures):
+    """More of them than the network sees at a time."""
+    pipeline = make_pipeline({"num_train_timesteps": 10}, num_class_embeds=3)
+    images, classes = pictures(70), torch.arange(70) % 3
+    shown = reconstruction(pipeline, images, class_labels=classes).tensors["images"]
+    for label in range(3):
+        expected = reconstruction(pipeline, images[classes == label], class_labels=label).tensors["images"]
+        torch.testing.assert_close(shown[:, classes == label], expected, atol=1e-3, rtol=0)
+        assert (shown[:, classes != label] - expected[:, :1]).abs().max() > 0.01
+
+
 def test_clipping_on_the_way_back_is_a_loss(gaussian, pictures):
     """A network that takes images for brighter than they can be: `invert` did not clip what it saw, `step` does."""
     pipeline = gaussian(mean=1.2, clip_sample=True)

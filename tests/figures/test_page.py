@@ -1,13 +1,16 @@
 """docs/figures.md and the pictures on it agree: the command above a picture is the one that the file says drew it."""
 
+import inspect
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from hf_ddpm.commands.figure import KINDS
+from hf_ddpm.commands.figure import KINDS, PARAMETERS, _flag
+from hf_ddpm.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "docs" / "images" / "figures"
@@ -39,3 +42,20 @@ def test_a_picture_was_drawn_by_the_command_above_it(file):
 def test_every_figure_is_on_the_page():
     assert {Path(file).stem for file in FILES} == set(KINDS)
     assert COMMANDS.keys() == set(FILES)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_the_table_says_which_figure_takes_and_writes_what(name):
+    [row] = re.findall(rf"^\| `{name}` \|(.*)\|(.*)\|(.*)\|$", PAGE, re.M)
+    needs, may_take, writes = row
+    parameters = inspect.signature(FIGURES[name]).parameters
+    options = PARAMETERS.keys() - {"checkpoint", "seed", "device"}  # which stand above the table
+    taken = {_flag(option) for option in options if not parameters.keys().isdisjoint(PARAMETERS[option])}
+    assert set(re.findall(r"--[a-z-]+", needs + may_take)) == taken
+    images = [parameters[alias] for alias in PARAMETERS["data"] if alias in parameters]
+    needs_images = any(image.default is image.empty for image in images) or "likelihood" in parameters
+    assert ("--data" in needs) == needs_images
+    formats = "PNG or GIF" if "motion" in parameters else "PNG"
+    assert writes.strip() == formats + (", JSON" if KINDS[name].measures else "")
+    if "--num-images" in taken:
+        assert f"`--num-images` ({KINDS[name].images or parameters['num_images'].default}" in may_take

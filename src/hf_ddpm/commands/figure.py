@@ -8,36 +8,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_ddpm.commands.options import add_device, on_device, open_data, require_positive, require_seed
+from hf_ddpm.commands.options import (
+    add_device,
+    number_in_unit_interval,
+    on_device,
+    open_data,
+    require_positive,
+    require_seed,
+    require_walk,
+    require_writable,
+)
 from hf_ddpm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hf_ddpm.data import ImageData
+    from hf_ddpm.data import Batch, ImageData
     from hf_ddpm.pipelines import HFDDPMPipeline
 
 
 class Kind(NamedTuple):
-    """A figure's line in the help, and how many images of --data it shows unless --num-images says."""
+    """A figure's line in the help.
+
+    images: of --data, unless --num-images says. measures: it writes its numbers beside the picture, as JSON.
+    """
 
     summary: str
     images: int = 0
+    measures: bool = False
 
 
 KINDS = {
     "forward": Kind("the forward process q(x_t | x_0) of real images (PNG, GIF)", 8),
     "progressive": Kind("x_0 predictions as t falls, DDPM Fig. 6 (PNG, GIF)"),
-    "shared-latents": Kind("samples from the same x_t, DDPM Fig. 7"),
+    "shared-latents": Kind("samples from the same x_t, DDPM Fig. 7", measures=True),
     "interpolation": Kind("real images mixed at half the noise, DDPM Fig. 8", 8),
     "coarse-to-fine": Kind("two real images mixed at nine levels, DDPM Fig. 9", 2),
     "ddim-interpolation": Kind("slerp between two x_T, DDIM Fig. 6 (PNG, GIF)"),
-    "x0-distance": Kind("how far x_0 predictions are from the sample, and from real digits, DDPM Fig. 10"),
-    "rate-distortion": Kind("rate and distortion over reverse time, DDPM Fig. 5", 256),
-    "reverse-gaussian": Kind("why small reverse steps are Gaussian and large ones are not; no checkpoint"),
-    "nearest-neighbours": Kind("samples beside their nearest training images, DDPM appendix"),
-    "ddim-consistency": Kind("one x_T in 5 to T steps, DDIM Fig. 5"),
-    "reconstruction": Kind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16),
+    "x0-distance": Kind(
+        "how far x_0 predictions are from the sample, and from real digits, DDPM Fig. 10", measures=True
+    ),
+    "rate-distortion": Kind("rate and distortion over reverse time, DDPM Fig. 5", 256, measures=True),
+    "reverse-gaussian": Kind(
+        "why small reverse steps are Gaussian and large ones are not; no checkpoint", measures=True
+    ),
+    "nearest-neighbours": Kind("samples beside the nearest images of --data, DDPM appendix", measures=True),
+    "ddim-consistency": Kind("one x_T in 5 to T steps, DDIM Fig. 5", measures=True),
+    "reconstruction": Kind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16, measures=True),
 }
 
 # What the functions of hf_ddpm.figures call each option: their signatures are the only list of who takes what.
@@ -50,7 +67,7 @@ PARAMETERS = {
     "steps": ("steps",),
     "spacing": ("spacing",),
     "eta": ("eta",),
-    "class_label": ("class_label",),
+    "class_label": ("class_label", "class_labels"),
     "seed": ("seed", "images"),  # it also chooses which of --data are shown
     "device": ("pipeline",),
 }
@@ -73,10 +90,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of images and noise (default: 0)")
     parser.add_argument("--steps", type=int, help="network calls a walk (default: all of training's; DDIM's: 50)")
     parser.add_argument("--spacing", help="leading, trailing, linspace or quadratic timesteps")
-    parser.add_argument("--eta", type=float, help="0 is DDIM, 1 DDPM (default: the checkpoint's, else Algorithm 2)")
-    parser.add_argument("--class", type=int, dest="class_label", help="of all images (samples: else each in turn)")
+    parser.add_argument(
+        "--eta",
+        type=number_in_unit_interval,
+        help="0 is DDIM, 1 DDPM (default: the checkpoint's, else Algorithm 2)",
+    )
+    parser.add_argument(
+        "--class",
+        type=int,
+        dest="class_label",
+        help="of all images (default: samples each in turn, real images their own label, a mix the nearer image's)",
+    )
     add_device(parser)
-    parser.add_argument("--out", help="a .png, or a .gif where there is motion (default: NAME.png)")
+    parser.add_argument(
+        "--out",
+        help="a .png, or a .gif where there is motion (default: NAME.png); what a figure measures goes into a .json "
+        "beside it, and what is there is overwritten",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -90,13 +120,15 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out or f"{options.name}.png")
     parameters = inspect.signature(FIGURES[options.name]).parameters
     _check(options, parameters, out)
-    keywords: dict[str, Any] = {"motion": out.suffix.lower() == ".gif"}
+    require_writable(*_written(options, out))
+    keywords: dict[str, Any] = {"motion": out.suffix.lower() == ".gif", "class_labels": options.class_label}
     same = ("seed", "num_images", "steps", "spacing", "eta", "class_label")
     keywords |= {name: getattr(options, name) for name in same}
     if options.checkpoint is not None:
         from hf_ddpm.checkpoint import load_pipeline
 
         keywords["pipeline"] = on_device(load_pipeline(options.checkpoint), options.device)
+        require_walk(options, keywords["pipeline"])
         keywords |= _files(options, parameters, keywords["pipeline"])
     origin = _origin(options, keywords.get("pipeline"))
     try:
@@ -128,23 +160,55 @@ def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Paramet
         raise UserError(f"--out {out}: {name} has no motion, give a .png")
     if suffix not in (".png", ".gif"):
         raise UserError(f"--out {out} must be a .png" + (" or a .gif" if "motion" in parameters else ""))
+    for option in ("data", "likelihood"):
+        given = getattr(options, option)
+        for file in _written(options, out) if given is not None else ():
+            if file.resolve() == Path(given).expanduser().resolve():
+                raise UserError(f"--out {out} would overwrite {file}, which --{option} reads: name another file")
+
+
+def _written(options: argparse.Namespace, out: Path) -> list[Path]:
+    """The files that the figure writes."""
+    return [out, out.with_suffix(".json")] if KINDS[options.name].measures else [out]
 
 
 def _files(
     options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], pipeline: "HFDDPMPipeline"
 ) -> dict[str, Any]:
-    """The real images and their bit depth, or the likelihood, that the options name."""
+    """The real images, their bit depth and labels, or the likelihood, that the options name."""
     found: dict[str, Any] = {}
     if options.likelihood is not None:
         found["likelihood"] = _read_json(options.likelihood)
     if options.data is not None:
-        data = open_data(options.data, options.split or "train", pipeline, options.checkpoint)
+        data = _open(options, pipeline, labelled="class_labels" in parameters and options.class_label is None)
         if "images" in parameters:
-            found["images"] = _first_images(data, options.num_images or KINDS[options.name].images, options.seed)
+            batch = _first_images(data, options.num_images or KINDS[options.name].images, options.seed)
+            found["images"] = batch.x_0
             found["bit_depth"] = data.bit_depth  # known once the images are read
+            found |= {} if batch.labels is None else {"class_labels": batch.labels}
         else:
             found["training_images"] = _all_images(data)
     return found
+
+
+def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline", labelled: bool) -> "ImageData":
+    """The data in the network's size; `labelled`, with the labels that a network with classes needs.
+
+    Raises:
+        UserError: what cannot be opened, or labels that are missing or none of the network's.
+    """
+    where = (options.data, options.split or "train", pipeline, options.checkpoint)
+    num_classes = pipeline.unet.config["num_class_embeds"]
+    if num_classes is None or not labelled:
+        return open_data(*where)
+    try:
+        return open_data(*where, label_column="auto", num_classes=num_classes)
+    except UserError as error:
+        open_data(*where)  # what is wrong without labels too is said here
+        reason = str(error).split(";")[0]  # what comes then is the remedy in a recipe
+        raise UserError(
+            f"{reason}, and this network has {num_classes} classes: give --class, one of them for all images"
+        ) from error
 
 
 def _read_json(path: str) -> Any:
@@ -154,8 +218,8 @@ def _read_json(path: str) -> Any:
         raise UserError(f"--likelihood {path} cannot be read ({error}): give the JSON of hf-ddpm likelihood") from error
 
 
-def _first_images(data: "ImageData", count: int, seed: int) -> "Tensor":
-    """The first `count` images in the order that `seed` gives, float (count, C, H, W) in [-1, 1]."""
+def _first_images(data: "ImageData", count: int, seed: int) -> "Batch":
+    """The first `count` images in the order that `seed` gives."""
     if count > _number_of(data):
         raise UserError(
             f"{count} images are asked for and {data.source!r} has {_number_of(data):,}: lower --num-images"
@@ -163,7 +227,7 @@ def _first_images(data: "ImageData", count: int, seed: int) -> "Tensor":
     batches = data.batches(batch_size=count, seed=seed)
     batch = next(batches)
     batches.close()
-    return batch.x_0
+    return batch
 
 
 def _all_images(data: "ImageData") -> "Tensor":

@@ -10,11 +10,13 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.figures.figure import Figure
 from hf_ddpm.figures.grid import labelled_grid, tiles, transposed
 from hf_ddpm.figures.walks import (
+    ClassLabels,
     checked,
     decode,
     generators,
     levels,
     noise_of,
+    one_class_each,
     scheduler_of,
 )
 from hf_ddpm.pipelines import HFDDPMPipeline, slerp
@@ -33,7 +35,7 @@ def interpolation(
     seed: int = 0,
     steps: int | None = None,
     eta: float | None = None,
-    class_label: int | None = None,
+    class_labels: ClassLabels = None,
 ) -> Figure:
     """Pairs of real images mixed at t = T/2 and decoded (DDPM, Fig. 8: 500 of 1,000 steps).
 
@@ -44,7 +46,9 @@ def interpolation(
         images: (2 B, C, H, W), uint8 or in [-1, 1]; the pairs are (0, 1), (2, 3), ...
         seed: of the noise of pair i.
         steps: network calls that a walk from T would take; half of them are walked.
-        eta, class_label: as in a call of the pipeline.
+        eta: as in a call of the pipeline.
+        class_labels: of all images, or of each. A mix has no class of its own, and takes that of the nearer image: the
+            first's for lambda < 1/2, then the second's.
 
     Returns:
         Figure: tensors weights (11,), images (11, B, C, H, W), whose first and last are the reconstructions.
@@ -52,7 +56,8 @@ def interpolation(
     first, second = _pairs(pipeline, images)
     [t] = levels(pipeline, [0.5])
     sampling: dict[str, Any] = {"num_inference_steps": steps, "eta": eta}
-    mixed = _mixed(pipeline, first, second, WEIGHTS, t, seed, class_label, sampling)
+    classes = one_class_each(class_labels, len(images))
+    mixed = _mixed(pipeline, first, second, WEIGHTS, t, seed, classes, sampling)
     columns = [first, *mixed, second]
     picture = labelled_grid(
         transposed([tiles(x) for x in columns]), column_labels=_WEIGHT_LABELS, wide_gaps=[1, len(columns) - 1]
@@ -67,7 +72,7 @@ def coarse_to_fine(
     seed: int = 0,
     steps: int | None = None,
     eta: float | None = None,
-    class_label: int | None = None,
+    class_labels: ClassLabels = None,
 ) -> Figure:
     """One pair mixed at nine levels (DDPM, Fig. 9): the more noise, the coarser what the two ends share.
 
@@ -76,6 +81,7 @@ def coarse_to_fine(
 
     Args:
         images: (2, C, H, W) or more, of which two are used.
+        seed, steps, eta, class_labels: as in `interpolation`.
 
     Returns:
         Figure: tensors t (9,), weights (11,), images (9, 11, C, H, W).
@@ -83,7 +89,8 @@ def coarse_to_fine(
     first, second = _pairs(pipeline, images[:2])
     ts = levels(pipeline, COARSE_TO_FINE_SHARES)
     sampling: dict[str, Any] = {"num_inference_steps": steps, "eta": eta}
-    rows = [_mixed(pipeline, first, second, WEIGHTS, t, seed, class_label, sampling)[:, 0] for t in ts]
+    classes = one_class_each(class_labels, len(images))
+    rows = [_mixed(pipeline, first, second, WEIGHTS, t, seed, classes, sampling)[:, 0] for t in ts]
     grid = [tiles(torch.cat([first, row, second])) for row in rows]
     picture = labelled_grid(
         grid, row_labels=[f"t = {t}" for t in ts], column_labels=_WEIGHT_LABELS, wide_gaps=[1, len(WEIGHTS) + 1]
@@ -149,12 +156,13 @@ def _mixed(
     weights: Sequence[float],
     t: int,
     seed: int,
-    class_label: int | None,
+    classes: Sequence[int] | None,
     sampling: dict[str, Any],
 ) -> Tensor:
     """Mixes after t steps of noise, decoded: (len(weights), B, C, H, W) on the CPU.
 
-    The same images as `pipeline.interpolate` with a generator for each pair, all weights in one batch.
+    The same images as `pipeline.interpolate` with a generator for each pair, all weights in one batch. `classes` are
+    those of first, second, first, second, ...
     """
     mixes = torch.cat([(1 - weight) * first + weight * second for weight in weights])
     pairs, shape = len(first), (len(weights), len(first))
@@ -162,5 +170,5 @@ def _mixed(
         return mixes.float().cpu().unflatten(0, shape)
     own = generators(seed, [row % pairs for row in range(len(mixes))])
     x_t = scheduler_of(pipeline).add_noise(mixes, noise_of(pipeline, own), t - 1)
-    labels = None if class_label is None else [class_label] * len(mixes)
+    labels = None if classes is None else [label for w in weights for label in classes[int(w >= 0.5) : 2 * pairs : 2]]
     return decode(pipeline, x_t, own, class_labels=labels, start_timestep=t - 1, **sampling).unflatten(0, shape)

@@ -11,6 +11,7 @@ from hf_ddpm.figures.figure import Figure
 from hf_ddpm.figures.grid import labelled_grid, stacked, tiles, transposed
 from hf_ddpm.figures.plots import curve, plot, require_matplotlib
 from hf_ddpm.figures.walks import (
+    ClassLabels,
     checked,
     decode,
     evenly,
@@ -19,6 +20,7 @@ from hf_ddpm.figures.walks import (
     levels,
     nearest_visited,
     noise_of,
+    one_class_each,
     parts,
     scheduler_of,
     trajectory,
@@ -122,7 +124,7 @@ def reconstruction(
     images: Tensor,
     *,
     spacing: str | None = None,
-    class_label: int | None = None,
+    class_labels: ClassLabels = None,
 ) -> Figure:
     """Images encoded to x_T and decoded with eta = 0, in S steps each way: what is lost (DDIM, Table 2).
 
@@ -132,6 +134,7 @@ def reconstruction(
     Args:
         images: (B, C, H, W), uint8 or in [-1, 1].
         spacing: of the timesteps, the checkpoint's unless given.
+        class_labels: of all images, or of each, for a network with classes.
 
     Returns:
         Figure: tensors images (K, B, C, H, W), decoded without clipping; numbers: steps (K,), and the mean squared
@@ -142,11 +145,14 @@ def reconstruction(
     free: Any = type(scheduler).from_config(scheduler.config, clip_sample=False, thresholding=False)
     mirror = HFDDPMPipeline(pipeline.unet, free)
     counts = [count for count in RECONSTRUCTION_STEPS if count <= len(scheduler)] or [len(scheduler)]
-    unclipped, clipped = [], []
+    classes, unclipped, clipped = one_class_each(class_labels, len(x_0)), [], []
     for count in counts:
         walk: dict[str, Any] = {"num_inference_steps": count, "timestep_spacing": spacing}
-        x_T = torch.cat([mirror.invert(x_0[part], class_labels=class_label, **walk) for part in parts(len(x_0))])
-        walk |= {"eta": 0.0, "class_labels": None if class_label is None else [class_label] * len(x_0)}
+        encoded = []
+        for part in parts(len(x_0)):
+            encoded.append(mirror.invert(x_0[part], class_labels=None if classes is None else classes[part], **walk))
+        x_T = torch.cat(encoded)
+        walk |= {"eta": 0.0, "class_labels": classes}
         unclipped.append(decode(mirror, x_T, None, **walk))
         clipped.append(decode(pipeline, x_T, None, **walk))
     there = x_0.float().cpu()

@@ -33,7 +33,7 @@ def nearest_neighbours(
     """Each sample and its nearest training images by pixels, for 28x28 digits also by the digit features.
 
     Args:
-        training_images: all of them, (N, C, H, W), uint8 or in [-1, 1].
+        training_images: all of them, (N, C, H, W), uint8 or in [-1, 1]; or others, such as a test set's, to compare.
         seed, num_images, steps, eta, class_label: of the samples, as `hf-ddpm sample` takes them.
 
     Returns:
@@ -42,9 +42,7 @@ def nearest_neighbours(
     """
     scheduler_of(pipeline)
     if tuple(training_images.shape[1:]) != shape_of(pipeline) or len(training_images) < 2:
-        raise UserError(
-            f"training images of shape {tuple(training_images.shape)} must be 2 or more of {shape_of(pipeline)}"
-        )
+        raise UserError(f"images of shape {tuple(training_images.shape)} must be 2 or more of {shape_of(pipeline)}")
     samples = _samples(pipeline, num_images, seed, class_label, {"num_inference_steps": steps, "eta": eta})
     spaces = {"pixels (RMSE on 0..255)": pixels}
     if shape_of(pipeline) == (1, 28, 28):
@@ -53,8 +51,8 @@ def nearest_neighbours(
     distances, indices = next(iter(found.values()))
     numbers = {"nearest": float(distances[:, 0].mean()), "training_nearest": _own_nearest(training_images)}
     sentence = (
-        f"samples are {numbers['nearest']:.1f} from their nearest training image, "
-        f"training images {numbers['training_nearest']:.1f} from their nearest other"
+        f"samples are {numbers['nearest']:.1f} from the nearest of {len(training_images):,} images, "
+        f"those images {numbers['training_nearest']:.1f} from their nearest other"
     )
     tensors = {"samples": samples, "distances": distances, "indices": indices}
     return Figure(_drawn(samples, training_images, found), tensors, numbers, sentence)

@@ -9,7 +9,7 @@ from torch import Tensor
 from hf_ddpm.errors import UserError
 from hf_ddpm.figures.figure import Figure
 from hf_ddpm.figures.plots import curve, plot, require_matplotlib
-from hf_ddpm.figures.walks import checked, scheduler_of
+from hf_ddpm.figures.walks import ClassLabels, checked, one_class_each, scheduler_of
 from hf_ddpm.likelihood import evaluate, grid_images
 from hf_ddpm.likelihood.report import report, weights_sha256
 from hf_ddpm.pipelines import HFDDPMPipeline
@@ -21,7 +21,7 @@ def rate_distortion(
     *,
     likelihood: Mapping[str, Any] | None = None,
     seed: int = 0,
-    class_label: int | None = None,
+    class_labels: ClassLabels = None,
     bit_depth: int = 8,
 ) -> Figure:
     """Distortion and rate against the reverse step, and one against the other.
@@ -33,7 +33,7 @@ def rate_distortion(
         images: (B, C, H, W), uint8 or in [-1, 1], at least 256: T network calls for each.
         likelihood: the JSON of `hf-ddpm likelihood` for this checkpoint, instead of images.
         seed: of the noise.
-        class_label: of all images, for a network with classes.
+        class_labels: of all images, or of each, for a network with classes.
         bit_depth: of the images, whose values lie on its levels.
 
     Returns:
@@ -47,7 +47,7 @@ def rate_distortion(
         raise UserError(
             "rate-distortion takes images or the JSON of hf-ddpm likelihood, one of them: --data or --likelihood"
         )
-    found = likelihood if images is None else _measured(pipeline, images, seed, class_label, bit_depth)
+    found = likelihood if images is None else _measured(pipeline, images, seed, class_labels, bit_depth)
     weights = weights_sha256(pipeline.unet)
     if found is None or "bound" not in found:
         raise UserError("the likelihood file holds no variational bound: run hf-ddpm likelihood with --method bound")
@@ -60,13 +60,12 @@ def rate_distortion(
 
 
 def _measured(
-    pipeline: HFDDPMPipeline, images: Tensor, seed: int, class_label: int | None, bit_depth: int
+    pipeline: HFDDPMPipeline, images: Tensor, seed: int, class_labels: ClassLabels, bit_depth: int
 ) -> dict[str, Any]:
     """The report of a bound measured now."""
     x_0 = checked(pipeline, images).cpu()
-    labels = None if class_label is None else torch.full((len(x_0),), class_label)
-    scheduler = scheduler_of(pipeline)
-    grid = grid_images(x_0, bit_depth=bit_depth, labels=labels)
+    classes, scheduler = one_class_each(class_labels, len(x_0)), scheduler_of(pipeline)
+    grid = grid_images(x_0, bit_depth=bit_depth, labels=None if classes is None else torch.tensor(classes))
     return report(evaluate(pipeline.unet, scheduler, grid, seed=seed, method="bound"), pipeline.unet, scheduler)
 
 

@@ -18,6 +18,8 @@ from hf_ddpm.schedulers import HFDDPMScheduler
 
 BATCH_SIZE = 64  # images that the network sees at a time
 
+ClassLabels = int | Sequence[int] | Tensor | None  # one for all images, or one for each; as a pipeline's call has it
+
 
 class Trajectory(NamedTuple):
     """Some levels of a walk from x_T to x_0, noisiest first, on the CPU.
@@ -82,6 +84,22 @@ def shape_of(pipeline: HFDDPMPipeline) -> tuple[int, int, int]:
         raise UserError("the network's config has no sample_size: set it to the size of the images to draw")
     height, width = (size, size) if isinstance(size, int) else size
     return pipeline.unet.config["in_channels"], height, width
+
+
+def one_class_each(class_labels: ClassLabels, count: int) -> list[int] | None:
+    """The class of each of `count` images; None where none are given.
+
+    Raises:
+        UserError: another number of classes.
+    """
+    if class_labels is None:
+        return None
+    classes: int | list[int] = torch.as_tensor(class_labels).tolist()
+    if isinstance(classes, int):
+        return [classes] * count
+    if len(classes) != count:
+        raise UserError(f"{len(classes)} class_labels for {count} images: give one for each, or one for all")
+    return classes
 
 
 def generators(seed: int, rows: Sequence[int]) -> list[torch.Generator]:
