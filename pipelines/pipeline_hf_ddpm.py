@@ -134,7 +134,7 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         x_t = self._x_T(batch_size, latents, generator)
         # The scheduler reads t on the host and the network on its device: nothing waits for the device.
         host_timesteps, device_timesteps = self.scheduler.timesteps.cpu(), self.scheduler.timesteps.to(x_t.device)
-        with self.progress_bar(total=len(device_timesteps)) as bar:
+        with self.progress_bar(total=len(host_timesteps) + corrector_steps * (len(host_timesteps) - 1)) as bar:
             for i, t in enumerate(host_timesteps):
                 x_in = self.scheduler.scale_model_input(x_t, t)
                 output = self.unet(x_in, device_timesteps[i], class_labels=labels).sample
@@ -143,6 +143,7 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
                 for _ in range(corrector_steps if i + 1 < len(host_timesteps) else 0):
                     output = self.unet(x_t, device_timesteps[i + 1], class_labels=labels).sample
                     x_t = self.scheduler.step_langevin(output, host_timesteps[i + 1], x_t, generator, snr=corrector_snr)
+                    bar.update()
                 if callback_on_step_end is not None:
                     seen = dict(zip(("latents", "pred_original_sample"), (x_t, *stepped[1:]), strict=False))
                     x_t = (callback_on_step_end(self, i, t, seen) or {}).get("latents", x_t)

@@ -193,6 +193,15 @@ def test_labels_for_a_network_without_classes(make_pipeline, tmp_path):
         main(words(tmp_path / "c", tmp_path / "x.json", "--label-column", "label"))
 
 
+def test_images_without_labels_for_a_network_with_classes(make_pipeline, tmp_path):
+    save_checkpoint(make_pipeline(num_class_embeds=3), tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
+    (tmp_path / "photos").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "photos" / "one.png")
+    sentence = "has no label column.* and this network has 3 classes: name the column that holds them with --label-col"
+    with pytest.raises(SystemExit, match=sentence):
+        main(words(tmp_path / "c", tmp_path / "x.json", "--data", str(tmp_path / "photos")))
+
+
 def test_the_bar_is_quiet_in_a_file(capsys):
     with _Bar("bound", 50, Accelerator(cpu=True)) as bar:
         for _ in range(50):

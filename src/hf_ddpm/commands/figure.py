@@ -13,6 +13,7 @@ from hf_ddpm.commands.options import (
     number_in_unit_interval,
     on_device,
     open_data,
+    open_labelled_data,
     require_positive,
     require_seed,
     require_walk,
@@ -192,23 +193,11 @@ def _files(
 
 
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline", labelled: bool) -> "ImageData":
-    """The data in the network's size; `labelled`, with the labels that a network with classes needs.
-
-    Raises:
-        UserError: what cannot be opened, or labels that are missing or none of the network's.
-    """
+    """The data in the network's size; `labelled`, with the labels that a network with classes needs."""
     where = (options.data, options.split or "train", pipeline, options.checkpoint)
-    num_classes = pipeline.unet.config["num_class_embeds"]
-    if num_classes is None or not labelled:
+    if pipeline.unet.config["num_class_embeds"] is None or not labelled:
         return open_data(*where)
-    try:
-        return open_data(*where, label_column="auto", num_classes=num_classes)
-    except UserError as error:
-        open_data(*where)  # what is wrong without labels too is said here
-        reason = str(error).split(";")[0]  # what comes then is the remedy in a recipe
-        raise UserError(
-            f"{reason}, and this network has {num_classes} classes: give --class, one of them for all images"
-        ) from error
+    return open_labelled_data(*where, remedy="give --class, one of them for all images")
 
 
 def _read_json(path: str) -> Any:

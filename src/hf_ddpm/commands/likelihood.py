@@ -12,6 +12,7 @@ from hf_ddpm.commands.options import (
     add_device,
     on_device,
     open_data,
+    open_labelled_data,
     require_positive,
     require_seed,
     require_writable,
@@ -117,21 +118,15 @@ def _files(options: argparse.Namespace) -> list[Path]:
 
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
     """The data in the network's size and channels, cut and resized as in training."""
-    num_classes = pipeline.unet.config["num_class_embeds"]
-    if num_classes is None and options.label_column != "auto":
+    where = (options.data, options.split, pipeline, options.checkpoint)
+    if pipeline.unet.config["num_class_embeds"] is not None:
+        remedy = "name the column that holds them with --label-column"
+        return open_labelled_data(*where, remedy=remedy, label_column=options.label_column, cache="none")
+    if options.label_column != "auto":
         raise UserError(
             f"--label-column {options.label_column}: the network was trained without classes, leave the option out"
         )
-    label_column = None if num_classes is None else options.label_column
-    return open_data(
-        options.data,
-        options.split,
-        pipeline,
-        options.checkpoint,
-        label_column=label_column,
-        num_classes=num_classes,
-        cache="none",
-    )
+    return open_data(*where, cache="none")
 
 
 def _machine(accelerator: "Accelerator", options: argparse.Namespace) -> dict[str, Any]:

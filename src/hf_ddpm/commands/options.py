@@ -107,6 +107,25 @@ def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: s
     return ImageData(source, split=split, image_size=size, channels=channels, **cut_of_training(checkpoint), **more)
 
 
+def open_labelled_data(
+    source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: str, *, remedy: str, **more: Any
+) -> "ImageData":
+    """`open_data` with the labels that a network with classes needs, in `more`'s label_column or the one that is there.
+
+    Raises:
+        UserError: what cannot be opened, or labels that are missing or none of the network's; it ends with the remedy.
+    """
+    num_classes = pipeline.unet.config["num_class_embeds"]
+    try:
+        labels = {"label_column": "auto", "num_classes": num_classes}
+        return open_data(source, split, pipeline, checkpoint, **{**labels, **more})
+    except UserError as error:
+        more.pop("label_column", None)
+        open_data(source, split, pipeline, checkpoint, **more)  # what is wrong without labels too is said here
+        reason = str(error).split(";")[0]  # what comes then is the remedy in a recipe
+        raise UserError(f"{reason}, and this network has {num_classes} classes: {remedy}") from error
+
+
 def size_of_network(pipeline: "HFDDPMPipeline", checkpoint: str) -> tuple[int, int]:
     """(H, W) of the images that a checkpoint's network was made for.
 
