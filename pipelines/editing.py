@@ -13,6 +13,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hf_ddpm.pipelines.call_checks import check_call
 from hf_ddpm.pipelines.image_inputs import Images, to_mask
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -50,7 +51,6 @@ class ImageEditing(ABC):
     scheduler: Any
     progress_bar: Callable[..., Any]
     maybe_free_model_hooks: Callable[[], None]
-    _check_inputs: Callable[..., None]
     _check_start_at_noise: Callable[[], None]
     _labels: Callable[..., Tensor | None]
     _needs_own_scheduler: Callable[[str], None]
@@ -216,7 +216,7 @@ class ImageEditing(ABC):
         """
         self._needs_own_scheduler("inpaint")
         x_0 = self._x_0(images)
-        self._check_inputs(len(x_0), generator, output_type)
+        check_call(len(x_0), generator, output_type)
         labels, step_kwargs = self._labels(class_labels, len(x_0)), self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
         self._check_start_at_noise()

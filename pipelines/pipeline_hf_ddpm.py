@@ -8,7 +8,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -18,6 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hf_ddpm.pipelines.call_checks import check_call, check_solver, check_variances, labels_of
 from hf_ddpm.pipelines.doors import open_stock_door, stock_samples_the_same, write_code
 from hf_ddpm.pipelines.editing import Generators, ImageEditing, without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_x_0
@@ -40,6 +40,7 @@ SIBLINGS = (
     ReverseWalk,
     TrainingChain,
     chain_tables,
+    check_call,
     clip_,
     make_betas,
     mean_coefficients,
@@ -72,7 +73,8 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             default_eta = 0.0
         if type(scheduler) in (DDPMScheduler, DDIMScheduler):
             scheduler = _as_hf_ddpm(scheduler)
-        _check_variance(unet, scheduler)
+        if isinstance(scheduler, HFDDPMScheduler):
+            check_variances(scheduler.config, unet.config)
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(default_eta=default_eta)
 
@@ -118,8 +120,8 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         Raises:
             ValueError: a batch, labels, latents, steps or eta that do not fit, said in one sentence.
         """
-        self._check_inputs(batch_size, generator, output_type)
-        self._check_solver()
+        check_call(batch_size, generator, output_type)
+        check_solver(type(self.scheduler).__name__, self.scheduler.config, self.unet.config["in_channels"])
         labels = self._labels(class_labels, batch_size)
         step_kwargs = self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
@@ -175,55 +177,9 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             open_stock_door(folder)
         write_code(folder, type(self), SIBLINGS)
 
-    def _check_inputs(self, batch_size: int, generator: object, output_type: str) -> None:
-        if not isinstance(batch_size, Integral) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r} must be a whole number of at least 1")
-        each = generator if isinstance(generator, list) else [generator]
-        if generator is not None and not all(isinstance(one, torch.Generator) for one in each):
-            raise ValueError(
-                f"generator={generator!r} must be a torch.Generator or a list of them: torch.Generator().manual_seed(0)"
-            )
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(
-                f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image"
-            )
-        if output_type not in ("pil", "np", "pt"):
-            raise ValueError(f"output_type={output_type!r} is not known, allowed are 'pil', 'np' and 'pt'")
-
-    def _check_solver(self) -> None:
-        """DPM-Solver takes a learned variance to mean six channels, of which it keeps three."""
-        name, channels = type(self.scheduler).__name__, self.unet.config["in_channels"]
-        learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
-        if learned and channels > 3 and name.startswith("DPMSolver"):
-            raise ValueError(
-                f"{name} keeps 3 of {channels} channels for variance_type="
-                f"{self.scheduler.config['variance_type']!r}: make it by from_config(config, variance_type=None)"
-            )
-
     def _labels(self, class_labels: int | Sequence[int] | Tensor | None, batch_size: int) -> Tensor | None:
-        """Class labels as (batch_size,) on the device, or None for a network without classes."""
-        num_classes = self.unet.config["num_class_embeds"]
-        if num_classes is None and self.unet.config["class_embed_type"] is None:
-            if class_labels is not None:
-                raise ValueError(
-                    "class_labels were given, but this network was trained without classes: leave them out"
-                )
-            return None
-        if class_labels is None:
-            raise ValueError(f"this network was trained with {num_classes} classes: give class_labels")
-        try:
-            labels = torch.as_tensor(class_labels, device=self._execution_device)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"class_labels={class_labels!r} must be whole numbers") from error
-        if labels.is_floating_point() or labels.dtype == torch.bool:
-            raise ValueError(f"class_labels={class_labels!r} must be whole numbers")
-        if labels.ndim == 0:
-            labels = labels.expand(batch_size)
-        if labels.shape != (batch_size,):
-            raise ValueError(f"class_labels of shape {tuple(labels.shape)} do not fit batch_size={batch_size}")
-        if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
-            raise ValueError(f"class_labels {labels.tolist()} must lie within 0..{num_classes - 1}")
-        return labels
+        labels = labels_of(self.unet.config, class_labels, batch_size)
+        return None if labels is None else labels.to(self._execution_device)
 
     def _step_kwargs(self, eta: float | None, generator: object) -> dict[str, Any]:
         """Of eta and generator, what the scheduler's `step` takes."""
@@ -325,16 +281,6 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             return images
         arrays = images.float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
         return self.numpy_to_pil(arrays) if output_type == "pil" else arrays
-
-
-def _check_variance(unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
-    """Refuse a network without the variances that the scheduler reads."""
-    channels, given = unet.config["in_channels"], unet.config["out_channels"]
-    if isinstance(scheduler, HFDDPMScheduler) and scheduler.learns_variance and given != 2 * channels:
-        raise ValueError(
-            f"variance_type={scheduler.config['variance_type']!r} reads {2 * channels} output channels and the network "
-            f"has {given}: take the one that it was trained with, such as 'fixed_small'"
-        )
 
 
 def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:

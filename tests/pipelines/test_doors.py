@@ -219,6 +219,7 @@ def test_other_schedulers_stay_what_they_are(make_pipeline, tmp_path):
 
 def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
+    import hf_ddpm.pipelines.call_checks as checks
     import hf_ddpm.pipelines.doors as doors
     import hf_ddpm.pipelines.editing as editing
     import hf_ddpm.pipelines.image_inputs as inputs
@@ -236,6 +237,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     siblings = (
         doors,
         editing,
+        checks,
         inputs,
         betas,
         chain_tables,
