@@ -117,8 +117,19 @@ def finish(run: Run) -> Path:
         f"next:       {_console_script()} sample {checkpoint} -n 64 --steps 50 --out grid.png\n"
         f"or:         HFDDPMPipeline.from_pretrained({str(checkpoint)!r})"
     )
-    run.accelerator.end_training()
+    _end(run)
     return checkpoint
+
+
+def _end(run: Run) -> None:
+    """Leave the other processes, the model out of its wrapper first.
+
+    The wrapper's C++ side would be the last owner of the process group and, destroyed with Python's lock in hand, wait
+    for a gloo thread that may be waiting for this lock: the process would never end (PyTorch 2.13).
+    """
+    run.model = run.accelerator.unwrap_model(run.model)
+    run.accelerator.free_memory()
+    run.accelerator.end_training()
 
 
 def facts(run: Run) -> dict[str, Any]:

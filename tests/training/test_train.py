@@ -274,6 +274,33 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
     assert Image.open(tmp_path / "parts" / "samples" / "final.png").size == (16, 16)
 
 
+ENDS = """
+import gc, sys
+from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
+from hf_ddpm.training.train import main
+
+end_training = Accelerator.end_training
+
+def end(accelerator):
+    print("wrapped at the end:", sum(isinstance(o, DistributedDataParallel) for o in gc.get_objects()), flush=True)
+    end_training(accelerator)
+
+Accelerator.end_training = end
+main(sys.argv[1:])
+"""
+
+
+def test_the_wrapper_goes_before_the_process_group(tmp_path):
+    """The other way round PyTorch's gloo threads and Python's lock may wait for each other: a run that never ends."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    process = launch_script(
+        tmp_path / "ends.py", *TINY, "--output_dir", str(tmp_path / "run"), "--total_steps", "1", processes=2
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("wrapped at the end: 0") == 2
+
+
 def test_processes_that_do_not_find_each_other_are_refused(tmp_path, monkeypatch):
     """`distributed_type: FSDP` on a CPU starts two processes that each believe to be alone."""
     monkeypatch.setenv("WORLD_SIZE", "2")
