@@ -2,7 +2,6 @@
 
 import argparse
 import inspect
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -179,7 +178,10 @@ def _files(
     """The real images, their bit depth and labels, or the likelihood, that the options name."""
     found: dict[str, Any] = {}
     if options.likelihood is not None:
-        found["likelihood"] = _read_json(options.likelihood)
+        from hf_ddpm.checkpoint import read_object
+
+        remedy = "give --likelihood the JSON of hf-ddpm likelihood"
+        found["likelihood"] = read_object(Path(options.likelihood).expanduser(), remedy)
     if options.data is not None:
         data = _open(options, pipeline, labelled="class_labels" in parameters and options.class_label is None)
         if "images" in parameters:
@@ -198,13 +200,6 @@ def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline", labelled: boo
     if pipeline.unet.config["num_class_embeds"] is None or not labelled:
         return open_data(*where)
     return open_labelled_data(*where, remedy="give --class, one of them for all images")
-
-
-def _read_json(path: str) -> Any:
-    try:
-        return json.loads(Path(path).expanduser().read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"--likelihood {path} cannot be read ({error}): give the JSON of hf-ddpm likelihood") from error
 
 
 def _first_images(data: "ImageData", count: int, seed: int) -> "Batch":
