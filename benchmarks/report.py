@@ -40,7 +40,7 @@ def write_json(path: Path, result: Result) -> None:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table, numbers to the right."""
     body = [[_cell(value) for value in row] for row in rows]
-    numeric = [all(row[i][:1].isdigit() or row[i] in ("", "-") for row in body) for i in range(len(header))]
+    numeric = [all(row[i].lstrip("-")[:1].isdigit() or row[i] in ("", "-") for row in body) for i in range(len(header))]
     rule = ["---:" if is_number else "---" for is_number in numeric]
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(header), rule, *body])
 

@@ -35,12 +35,16 @@ BENCHMARKS = {
     "sampling_grid": sampling_grid,
     "time_to_quality": time_to_quality,
 }
+OF_KEPT_CELLS = ("objectives", "bits_per_dim", "sampling_grid")  # whose tables --kept makes of the cells on disk
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options, names = parse(sys.argv[1:] if argv is None else argv, list(BENCHMARKS))
     for name in names:
         print(f"--- {name}", flush=True)
+        if options.kept and name not in OF_KEPT_CELLS:
+            write_page(options)
+            continue
         about = {"machine": machine(), "command": options.command, "quick": options.quick}
         result = about | BENCHMARKS[name].measure(options)
         write_json(options.out / "results" / f"{name}.json", result)
