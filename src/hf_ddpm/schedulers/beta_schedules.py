@@ -4,7 +4,6 @@ Index convention of the whole project: `t = 0` is one step of noise, so `betas[0
 `alphas_cumprod[t]` is alpha_bar_{t+1}, and alpha_bar before the first step is 1.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -12,6 +11,8 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from hf_ddpm.schedulers.choices import check_choice
 
 StockBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
 """Curves that diffusers computes from the same name; `sigmoid` is GeoDiff's."""
@@ -26,16 +27,6 @@ BetaSchedule = Literal[StockBetaSchedule, OwnBetaSchedule, PaperBetaSchedule]
 
 STOCK_NAMES = {"cosine": "squaredcos_cap_v2", "quad": "scaled_linear"}
 MAX_BETA = 0.999
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise `ValueError`, naming the allowed values and the nearest, unless `value` is one of `choices`."""
-    if value in choices:
-        return
-    # errors.did_you_mean in other words: this file travels with checkpoints and imports nothing of hf_ddpm
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}={value!r} is not known, allowed are {', '.join(map(repr, choices))}{hint}")
 
 
 def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_end: float) -> Tensor:

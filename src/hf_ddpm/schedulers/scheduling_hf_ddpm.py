@@ -14,12 +14,12 @@ from hf_ddpm.schedulers.beta_schedules import (
     STOCK_NAMES,
     BetaSchedule,
     OwnBetaSchedule,
-    check_choice,
     make_betas,
     rescale_zero_terminal_snr,
     user_betas,
 )
 from hf_ddpm.schedulers.chain_tables import chain_tables
+from hf_ddpm.schedulers.choices import check_choice
 from hf_ddpm.schedulers.clipping import check_clipping, clip_
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk, StepCoefficients, on_host
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, select_timesteps
