@@ -109,6 +109,25 @@ def test_missing_splits_are_listed(tmp_path: Path) -> None:
         assert message.endswith("available: test, train; did you mean test?")
 
 
+@pytest.mark.parametrize("split", ["train[:abc]", "train[4", "train[:200%]", "train[1:2:3]", "train[3]", "train[]"])
+def test_what_looks_like_a_slice_and_is_none(split: str, tmp_path: Path) -> None:
+    save(tmp_path / "saved", image=[random_image(0)])
+    datasets.Dataset.from_dict({"image": [random_image(0)]}).to_parquet(tmp_path / "parquet" / "train.parquet")
+    for source in ("digits", str(tmp_path / "saved"), str(tmp_path / "parquet")):
+        assert refuse(source, split=split).startswith(f"split {split!r} is no slice; write 'train[:5000]'")
+
+
+@pytest.mark.parametrize("split", ["train[4:]", "train[999999:]", "train[2:2]", "train[:-9]"])
+def test_slices_without_images(split: str, tmp_path: Path) -> None:
+    images = [random_image(n) for n in range(4)]
+    save(tmp_path / "saved", image=images)
+    datasets.Dataset.from_dict({"image": images}).to_parquet(tmp_path / "parquet" / "train.parquet")
+    for source in (str(tmp_path / "saved"), str(tmp_path / "parquet")):
+        reversed_slice = refuse(source, split="train[3:2]")  # `datasets` alone reads it to the end
+        assert reversed_slice.startswith("split 'train[3:2]' begins at row 3 and ends before row 2 of 4;")
+        assert refuse(source, split=split) == f"the data set {source!r}, split {split!r}, is empty"
+
+
 def test_data_without_labels(tmp_path: Path) -> None:
     source = save(tmp_path, image=[random_image(0)], caption=["a cat"])
     message = refuse(source, channels=3, label_column="auto")

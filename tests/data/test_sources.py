@@ -135,6 +135,19 @@ def test_splits_and_slices(tmp_path: Path) -> None:
     assert {split: ImageData(source, split=split, image_size=8, channels=3).num_images for split in sizes} == sizes
 
 
+@pytest.mark.parametrize("make", [make_parquet, make_parquet_folder, make_glob, make_saved])
+def test_slices_hold_images_out(make: object, tmp_path: Path) -> None:
+    source = make(tmp_path)
+    parts = []
+    for split, size in {"train": 12, "train[:9]": 9, "train[9:]": 3}.items():
+        data = ImageData(source, split=split, image_size=8, channels=3)
+        assert data.num_images == size
+        batch = next(data.batches(batch_size=size, seed=0))
+        parts.append(batch.x_0[batch.indices.argsort()])
+    assert torch.equal(torch.cat(parts[1:]), parts[0])
+    assert len(parts[0].unique(dim=0)) == 12
+
+
 def test_max_images_takes_the_first(tmp_path: Path) -> None:
     source = make_parquet(tmp_path)
     first = {content: label for content, label in expected().items() if content in list(expected())[:5]}

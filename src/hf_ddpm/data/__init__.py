@@ -1,6 +1,7 @@
 """Images in, x_0 in [-1, 1] out: whatever `datasets` opens, as an endless, exactly resumable stream of batches."""
 
+from hf_ddpm.data.binarize import binarized
 from hf_ddpm.data.image_data import Batch, ImageData
 from hf_ddpm.data.pixels import to_float, to_uint8
 
-__all__ = ["Batch", "ImageData", "to_float", "to_uint8"]
+__all__ = ["Batch", "ImageData", "binarized", "to_float", "to_uint8"]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_ddpm.data.binarize import Binarize, binarization
 from hf_ddpm.data.columns import (
     LabelCoder,
     array_dtype,
@@ -62,6 +63,13 @@ class ImageData:
         resize: "crop", "pad", "stretch" or "random_crop"; see `fit`.
         crop_box: (left, top, right, bottom) in pixels, cut out before resizing.
         horizontal_flip: mirror every second image at random.
+        binarize: "static" or "dynamic" make each element white at random, with its intensity as probability; see
+            `binarized`. Static draws once for each image, by binarize_seed and the row number in `split` (so not for
+            streams and random crops), dynamic each time an image is seen, by the run's seed. Flips mirror the binary
+            image. `bit_depth` stays that of the source, yet an element holds one bit: Bernoulli nats are those of
+            binary images, not to be compared with those of grey ones, and a discretised likelihood would count 256
+            levels of which two occur.
+        binarize_seed: of the static draw, without meaning otherwise.
         image_column: guessed when None, and said in `description`.
         label_column: a name, "auto" to guess, None for no labels. ClassLabel, integers or strings.
         num_classes: when None, read from the labels.
@@ -90,6 +98,8 @@ class ImageData:
         resize: Resize = "crop",
         crop_box: Sequence[int] | None = None,
         horizontal_flip: bool = False,
+        binarize: Binarize | None = None,
+        binarize_seed: int = 0,
         image_column: str | None = None,
         label_column: str | None = None,
         num_classes: int | None = None,
@@ -108,6 +118,7 @@ class ImageData:
         self._shuffle_buffer = at_least("shuffle_buffer", shuffle_buffer, 0)
         box = None if crop_box is None else box_of(crop_box)
         self._cache = cache_choice(one_of("cache", cache, Cache), streaming, one_of("resize", resize, Resize))
+        self._binarization = binarization(binarize, binarize_seed, streaming=streaming, resize=resize)
         self._memory: MemoryStore | None = None
 
         self._dataset = open_source(
@@ -132,10 +143,10 @@ class ImageData:
         """Batches of step `start_step`, `start_step` + 1, ... without end, on `device`.
 
         `batch_size` is the global one; this process gets the `rank`-th of `world_size` equal parts. Images, order,
-        flips and crops of a step depend on (seed, step) only: not on the process count, on caching, on workers, nor
-        on where the run began. In a stream this holds as long as the source and the version of `datasets` stay the
-        same, and resuming reads up to the step again. Raises `UserError` for options that do not fit, and at any step
-        for images that cannot be decoded.
+        flips, crops and dynamic binarisation of a step depend on (seed, step) only: not on the process count, on
+        caching, on workers, nor on where the run began. In a stream this holds as long as the source and the version
+        of `datasets` stay the same, and resuming reads up to the step again. Raises `UserError` for options that do
+        not fit, and at any step for images that cannot be decoded.
         """
         plan = BatchPlan(seed, batch_size, start_step, rank, world_size)
         store = self._store(torch.device(device))
@@ -145,6 +156,11 @@ class ImageData:
     def num_images(self) -> int | None:
         """Rows in the data set, undecodable ones included; None for a stream."""
         return None if self._rows is None else len(self._rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """Which rows of which data, and how they become images: the same for the same images, whatever order and flips."""
+        return " ".join(map(str, (self._dataset._fingerprint, self._decoder, self._binarization)))
 
     @property
     def bit_depth(self) -> int:
@@ -162,7 +178,9 @@ class ImageData:
         size = f"{self.num_images:,} images" if self._rows is not None else "A stream of images"
         shape = "x".join(map(str, (self.channels, *self.image_size)))
         opened = f"{size} of {self.source!r}, split {self.split!r}, as {shape}, {self.bit_depth} bits, {self._kept()}."
-        return " ".join([opened, self._image_note, self._label_note, self._first_note, *self._report.sentences()])
+        binary = [] if self._binarization is None else [self._binarization.sentence]
+        notes = [self._image_note, self._label_note, self._first_note, *binary, *self._report.sentences()]
+        return " ".join([opened, *notes])
 
     def _take(self, max_images: int | None) -> None:
         """Keep the first `max_images`, and refuse a data set without rows or known columns."""
@@ -254,6 +272,8 @@ class ImageData:
             for step, raw in enumerate(raw_batches, plan.start_step):
                 self._report.add(raw)
                 x_0 = to_float(to_device(raw.pixels, device))  # (b, C, H, W)
+                if self._binarization is not None:  # before the flip: what is mirrored is the binary image
+                    x_0 = self._binarization(x_0, raw.rows, plan, step)
                 if self.horizontal_flip:
                     chance = position_uniforms(plan.seed, plan.first_position(step), plan.local_size)[:, 0]
                     mirrored = to_device(torch.from_numpy(chance < 0.5), device)

@@ -4,7 +4,7 @@ What exists on disk is local; what only looks like a path is a missing path; eve
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ def open_source(
 
     `split` may be a slice, as in "train[:4500]", except when streaming. Raises `UserError` for what cannot be opened.
     """
+    _check_slice(split)
     if source == DIGITS or _is_saved_to_disk(source):
         _refuse_hub_options(source, config_name, revision)
         splits = {"train": _digits()} if source == DIGITS else _saved_splits(source, split)
@@ -109,7 +110,7 @@ def _saved_splits(source: str, split: str) -> "dict[str, Dataset]":
     try:
         saved = datasets.load_from_disk(str(Path(source).expanduser()))
     except IndexError as error:  # how `datasets` reads a folder saved without rows
-        raise UserError(f"the data set {source!r}, split {split!r}, is empty") from error
+        raise _empty_error(source, split) from error
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"the saved data set {source!r} cannot be read: {_first_line(error)}") from error
     return dict(saved) if isinstance(saved, datasets.DatasetDict) else {re.split(r"\W", split)[0] or "train": saved}
@@ -123,10 +124,9 @@ def _take_split(splits: "dict[str, Dataset]", split: str, source: str) -> "Datas
         parts = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
         raise _split_error(source, split, list(splits)) from error
-    chosen = [
-        splits[part.splitname].select(range(part.from_ or 0, lengths[part.splitname] if part.to is None else part.to))
-        for part in parts
-    ]
+    chosen = [splits[name].select(rows) for name, rows in _slices(split, parts, lengths) if len(rows)]
+    if not chosen:
+        raise _empty_error(source, split)
     return datasets.concatenate_datasets(chosen)
 
 
@@ -150,7 +150,12 @@ def _load(source: str, path: str, *, split: str, **options: Any) -> "Dataset | I
         available = re.search(r"(?:Should be one of|Available splits:) \[(.*)\]", str(error))
         if available is not None:
             raise _split_error(source, split, re.findall(r"'([^']+)'", available[1])) from error
+        if "corresponds to no data" in str(error):
+            raise _empty_error(source, split) from error
         raise UserError(_cannot_open(source, local.is_dir(), error)) from error
+    if "[" in split:  # `datasets` reads train[3:2] to the end
+        lengths = {name: info.num_examples for name, info in loaded.info.splits.items()}
+        _slices(split, datasets.ReadInstruction.from_spec(split).to_absolute(lengths), lengths)
     return loaded
 
 
@@ -163,6 +168,38 @@ def _cannot_open(source: str, is_folder: bool, error: BaseException) -> str:
     if isinstance(error, ConnectionError) or "Couldn't reach" in reason:
         return f"the data set {source!r} is not on this disk and the Hub cannot be reached ({reason}); use a local path"
     return f"the data set {source!r} cannot be opened: {reason}"
+
+
+def _check_slice(split: str) -> None:
+    """Refuse what looks like a slice and is none, before anything is opened."""
+    if not re.search(r"[\[\]]", split):
+        return
+    import datasets
+
+    try:
+        datasets.ReadInstruction.from_spec(split)
+    except (ValueError, AssertionError) as error:
+        raise UserError(
+            f"split {split!r} is no slice; write 'train[:5000]', 'train[5000:]', 'train[-5000:]' or 'train[:90%]'"
+        ) from error
+
+
+def _slices(split: str, parts: Sequence[Any], lengths: dict[str, int]) -> list[tuple[str, range]]:
+    """Split and rows of each absolute instruction of `split`; `UserError` for one that ends before it begins."""
+    slices = []
+    for part in parts:
+        start, stop = part.from_ or 0, lengths[part.splitname] if part.to is None else part.to
+        if stop < start:
+            raise UserError(
+                f"split {split!r} begins at row {start} and ends before row {stop} of {lengths[part.splitname]}; "
+                "write 'train[first:last]' with first below last"
+            )
+        slices.append((part.splitname, range(start, stop)))
+    return slices
+
+
+def _empty_error(source: str, split: str) -> UserError:
+    return UserError(f"the data set {source!r}, split {split!r}, is empty")
 
 
 def _split_error(source: str, split: str, available: list[str]) -> UserError:
