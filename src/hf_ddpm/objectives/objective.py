@@ -1,31 +1,43 @@
 """What an objective is, and the one that a recipe's block `objective` asks for."""
 
+from collections.abc import Callable
 from typing import Literal, Protocol, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_ddpm.objectives.hybrid import HybridObjective
+from hf_ddpm.objectives.loss_history import LossHistory
 from hf_ddpm.objectives.simple import SimpleObjective
 from hf_ddpm.objectives.timestep_sampling import TimestepSampler, TimestepSampling
 from hf_ddpm.objectives.vlb import VLBObjective
 from hf_ddpm.schedulers import HFDDPMScheduler
-from hf_ddpm.schedulers.beta_schedules import check_choice
+from hf_ddpm.schedulers.choices import check_choice
 
 Loss = Literal["simple", "vlb", "hybrid"]
 
 
 class Objective(Protocol):
-    """What the training loop asks: `(weight * objective(model, x_0, t, noise)).mean()` is what it minimises."""
+    """What the training loop asks: `(weight * objective(model, x_0, *drawn, labels)).mean()` is what it minimises.
 
-    scheduler: HFDDPMScheduler
-    sampler: TimestepSampler
+    A call takes the model, images (B, C, H, W) in [-1, 1], what was drawn for them and their classes (B,) or None; it
+    returns the loss of each image, (B,).
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`."""
+    Attributes:
+        history: the losses that a sampler of t learns from, if there is one.
+    """
 
-    def __call__(self, model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss of each image, (B,)."""
+    history: LossHistory | None
+
+    @property
+    def __call__(self) -> Callable[..., Tensor]:
+        """The loss of each image."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """What is random in optimizer step `step` for a global batch of `shape`, and last the weight of each loss (B,).
+
+        Every tensor has a row for each image. What comes first is `t` (B,), where there is a history.
+        """
 
 
 def make_objective(
@@ -38,7 +50,7 @@ def make_objective(
     logit_std: float = 1.0,
     min_snr_gamma: float | None = None,
 ) -> Objective:
-    """The objective of a recipe.
+    """The objective of a diffusion recipe.
 
     Args:
         scheduler: owns the noise process and says what the model predicts.

@@ -30,9 +30,10 @@ class SimpleObjective:
             )
         check_min_snr(min_snr_gamma, scheduler.config["prediction_type"])
         self.scheduler, self.sampler, self.min_snr_gamma = scheduler, sampler, min_snr_gamma
+        self.history = sampler.history
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`."""
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`; any step."""
         t, weight = self.sampler.draw(shape[0], generator)
         return t, torch.randn(shape, generator=generator, device=generator.device), weight
 

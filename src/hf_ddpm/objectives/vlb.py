@@ -24,11 +24,11 @@ class VLBObjective:
     """
 
     def __init__(self, scheduler: HFDDPMScheduler, sampler: TimestepSampler, *, rescaled: bool = True) -> None:
-        self.scheduler, self.sampler = scheduler, sampler
+        self.scheduler, self.sampler, self.history = scheduler, sampler, sampler.history
         self.scale = len(scheduler) if rescaled else 1
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`."""
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`; any step."""
         t, weight = self.sampler.draw(shape[0], generator)
         return t, torch.randn(shape, generator=generator, device=generator.device), weight
 

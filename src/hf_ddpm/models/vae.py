@@ -1,0 +1,330 @@
+"""The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114): q(z|x), p(x|z) and what joins them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import Decoder, DecoderOutput, DiagonalGaussianDistribution, Encoder
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
+from torch import Tensor, nn
+
+from hf_ddpm.models.vae_likelihoods import (
+    DecoderDistribution,
+    Likelihood,
+    decoder_distribution,
+    optimal_log_variance,
+    outputs_per_channel,
+)
+from hf_ddpm.schedulers.choices import check_choice
+
+Network = Literal["mlp", "conv"]
+Activation = Literal["relu", "tanh", "silu"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+
+@dataclass
+class VAEOutput(BaseOutput):
+    """What a forward pass finds.
+
+    Attributes:
+        sample: mean images of p(x|z), (B, C, H, W) in [-1, 1]; (B * L, C, H, W) for L draws of z an image.
+        moments: mean and log-variance of q(z|x), (B, 2J, h, w); `DiagonalGaussianDistribution` reads them.
+        latents: z, (B, J, h, w), or (B * L, J, h, w), the draws of an image beside each other.
+        output: of the decoder, which `decoder_distribution` reads.
+        log_variance: the sigma that all elements share, (1,), where the likelihood has one.
+    """
+
+    sample: Tensor
+    moments: Tensor = None  # type: ignore[assignment]  # Accelerate rebuilds an output from one dictionary
+    latents: Tensor = None  # type: ignore[assignment]
+    output: Tensor = None  # type: ignore[assignment]
+    log_variance: Tensor | None = None
+
+
+class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree on config_name
+    """q(z|x) = N(mu, diag sigma^2) and p(x|z), as MLPs or convolutions; stands where `AutoencoderKL` stands.
+
+    Images are (B, C, H, W) in [-1, 1], latents (B, J, h, w): (B, J, 1, 1) for MLPs. Without arguments a small one.
+
+    Args:
+        sample_size: (H, W), or one number for both.
+        in_channels: C.
+        latent_channels: J.
+        network: `mlp` knows one image size; `conv` is diffusers' encoder and decoder, each level but the last halving
+            the image.
+        hidden_sizes: of the MLP, from image to latent; the decoder has them in reverse.
+        activation: of the MLP.
+        block_out_channels: widths of the levels of `conv`.
+        layers_per_block: residual blocks of a level of `conv`; its decoder has one more.
+        norm_num_groups: of the group norms of `conv`.
+        likelihood: p(x|z). `bernoulli` (logits); `gaussian` with a sigma of each element, `gaussian_global` with one
+            that is learned, `gaussian_optimal` with the one that fits best, `gaussian_fixed` with sigma = 1;
+            `discretized_gaussian` gives masses to the 256 grey levels, hence bits a dimension.
+        scaling_factor: 1 over the standard deviation of latents, which a diffusion model in them multiplies by.
+
+    Raises:
+        ValueError: an unknown word, or sizes that do not fit together.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 28,
+        in_channels: int = 1,
+        latent_channels: int = 10,
+        network: Network = "mlp",
+        hidden_sizes: tuple[int, ...] = (200,),
+        activation: Activation = "relu",
+        block_out_channels: tuple[int, ...] = (32, 64),
+        layers_per_block: int = 1,
+        norm_num_groups: int = 8,
+        likelihood: Likelihood = "bernoulli",
+        scaling_factor: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("network", network, get_args(Network))
+        check_choice("activation", activation, get_args(Activation))
+        check_choice("likelihood", likelihood, get_args(Likelihood))
+        _check_sizes(
+            sample_size=image_size(sample_size),
+            in_channels=(in_channels,),
+            latent_channels=(latent_channels,),
+            hidden_sizes=hidden_sizes,
+            block_out_channels=block_out_channels or (0,),
+            layers_per_block=(layers_per_block,),
+            norm_num_groups=(norm_num_groups,),
+        )
+        if scaling_factor is not None and not scaling_factor > 0:
+            raise ValueError(f"scaling_factor={scaling_factor} must be positive, or None until it is measured")
+        out_channels = outputs_per_channel(likelihood) * in_channels
+        self.encoder: nn.Module
+        self.decoder: nn.Module
+        if network == "mlp":
+            image = (in_channels, *image_size(sample_size))
+            self.encoder = mlp(image, hidden_sizes, (2 * latent_channels, 1, 1), activation)
+            self.decoder = mlp((latent_channels, 1, 1), hidden_sizes[::-1], (out_channels, *image[1:]), activation)
+        else:
+            _check_levels(image_size(sample_size), block_out_channels, norm_num_groups)
+            levels: dict[str, Any] = {"block_out_channels": block_out_channels, "layers_per_block": layers_per_block}
+            levels |= {"norm_num_groups": norm_num_groups}
+            kinds = ("DownEncoderBlock2D",) * len(block_out_channels), ("UpDecoderBlock2D",) * len(block_out_channels)
+            self.encoder = Encoder(in_channels, latent_channels, down_block_types=kinds[0], **levels)
+            self.decoder = Decoder(latent_channels, out_channels, up_block_types=kinds[1], **levels)
+        self.log_variance: nn.Parameter | None = None
+        if likelihood == "gaussian_global":
+            self.log_variance = nn.Parameter(torch.zeros(1))
+        elif likelihood == "gaussian_optimal":  # nan until it is measured
+            self.log_variance = nn.Parameter(torch.full((1,), torch.nan), requires_grad=False)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(J, h, w) of an image of `sample_size`."""
+        channels, (height, width) = self.config["latent_channels"], image_size(self.config["sample_size"])
+        if self.config["network"] == "mlp":
+            return channels, 1, 1
+        factor = 2 ** (len(self.config["block_out_channels"]) - 1)
+        return channels, height // factor, width // factor
+
+    @apply_forward_hook
+    def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
+        """q(z|x) of images (B, C, H, W) in [-1, 1]: `.latent_dist` has `mean`, `logvar`, `sample(generator)`, `kl()`.
+
+        The log-variance is clamped to [-30, 20].
+
+        Raises:
+            ValueError: images of another shape.
+        """
+        posterior = self.posterior(x)
+        return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
+
+    @apply_forward_hook
+    def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
+        """q(z|x) by itself, what `encode(x).latent_dist` is."""
+        return DiagonalGaussianDistribution(self._moments(x))
+
+    @apply_forward_hook
+    def decode(
+        self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+    ) -> DecoderOutput | tuple[Tensor]:
+        """The mean image of p(x|z), (B, C, H, W) in [-1, 1], of latents (B, J, h, w).
+
+        Args:
+            generator: not used; `AutoencoderKL` has it.
+        """
+        mean = decoder_distribution(self.config["likelihood"], self._decoded(z), self.log_variance).mean
+        return DecoderOutput(sample=mean) if return_dict else (mean,)
+
+    @apply_forward_hook
+    def likelihood_params(self, z: Tensor) -> DecoderDistribution:
+        """p(x|z) of latents (B, J, h, w): `Bernoulli(logits)`, or `Gaussian(location, log_variance)` and its discrete form.
+
+        Raises:
+            ValueError: a `gaussian_optimal` model whose sigma was not measured.
+        """
+        unknown = self.log_variance is not None and bool(self.log_variance.isnan())
+        if unknown and self.config["likelihood"] == "gaussian_optimal":
+            raise ValueError("likelihood='gaussian_optimal' has no sigma yet: call measure_log_variance(images)")
+        return decoder_distribution(self.config["likelihood"], self._decoded(z), self.log_variance)
+
+    def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z) of each image, (B,): the sum over its elements, in nats.
+
+        Args:
+            x: (B, C, H, W) in [-1, 1]; under `bernoulli` white is 1 and black -1, and greys have no likelihood.
+            z: (B, J, h, w).
+
+        Raises:
+            ValueError: images outside [-1, 1] or of another shape.
+        """
+        p = self.likelihood_params(z)
+        wanted = tuple(p.mean.shape[1:])
+        if x.ndim != 4 or tuple(x.shape[1:]) != wanted:
+            raise ValueError(f"images of shape {tuple(x.shape)} must have shape (B, {_shown(wanted)})")
+        low, high = (x.min().item(), x.max().item()) if len(x) else (0.0, 0.0)
+        if not (low >= -1.001 and high <= 1.001):  # NaN fails too
+            raise ValueError(
+                f"images with values from {low:g} to {high:g} must lie in [-1, 1]: 2 y - 1 maps [0, 1] there"
+            )
+        return p.log_prob(x)
+
+    def forward(
+        self,
+        sample: Tensor,
+        sample_posterior: bool = False,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+    ) -> VAEOutput | tuple[Tensor, ...]:
+        """Encode, draw z, decode. z is the mean of q(z|x) unless it is drawn.
+
+        Args:
+            sample: images (B, C, H, W) in [-1, 1].
+            sample_posterior: draw z = mu + sigma * noise (the reparameterisation trick) with `generator`.
+            noise: standard normal (B, L, J, h, w), for L draws an image, instead of a generator.
+            return_dict: `VAEOutput`, or a tuple whose first entry are the images.
+        """
+        moments = self._moments(sample)
+        posterior = DiagonalGaussianDistribution(moments)
+        if noise is not None:
+            wanted = tuple(posterior.mean.shape)
+            if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != wanted:
+                shape = f"({wanted[0]}, L, {_shown(wanted[1:])})"
+                raise ValueError(f"noise of shape {tuple(noise.shape)} must have shape {shape}")
+            z = (posterior.mean[:, None] + posterior.std[:, None] * noise).flatten(0, 1)  # (B * L, J, h, w)
+        else:
+            z = posterior.sample(generator) if sample_posterior or generator is not None else posterior.mode()
+        output = self._decoded(z)
+        mean = decoder_distribution(self.config["likelihood"], output, self.log_variance).mean
+        found = VAEOutput(mean, moments, z, output, self.log_variance)
+        return found if return_dict else found.to_tuple()
+
+    @torch.no_grad()
+    def measure_scaling_factor(self, images: Tensor) -> float:
+        """Set `scaling_factor` to 1 / std of the latents z ~ q(z|x) of these images, over all elements.
+
+        z has the variance of its mean and the mean of its variance (arXiv 2112.10752, appendix G, takes one batch).
+
+        Args:
+            images: (n, C, H, W) in [-1, 1]; a few hundred will do.
+        """
+        posteriors = [self.posterior(part) for part in images.split(64)]
+        means, variances = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "var"))
+        scale = float((means.var(correction=0) + variances.mean()).rsqrt())
+        self.register_to_config(scaling_factor=scale)
+        return scale
+
+    @torch.no_grad()
+    def measure_log_variance(self, images: Tensor) -> float:
+        """Set the sigma of `gaussian_optimal` to the one under which `images` are most probable, seen from their mu.
+
+        Args:
+            images: (n, C, H, W) in [-1, 1], as many as fit in memory.
+
+        Returns:
+            float: log sigma^2.
+        """
+        if self.config["likelihood"] != "gaussian_optimal":
+            raise ValueError(f"likelihood={self.config['likelihood']!r} measures no sigma, 'gaussian_optimal' does")
+        outputs = [self._decoded(self.posterior(part).mode()) for part in images.split(64)]
+        found = optimal_log_variance(images, torch.cat(outputs))
+        self.log_variance = nn.Parameter(found, requires_grad=False)
+        return float(found)
+
+    def _moments(self, x: Tensor) -> Tensor:
+        """mu and log sigma^2, (B, 2J, h, w)."""
+        channels, size = self.config["in_channels"], image_size(self.config["sample_size"])
+        wanted = (channels, *size) if self.config["network"] == "mlp" else (channels,)
+        if x.ndim != 4 or tuple(x.shape[1 : 1 + len(wanted)]) != wanted:
+            shape = _shown((*wanted, "H", "W")[:3])
+            raise ValueError(
+                f"images of shape {tuple(x.shape)} must have shape (B, {shape}): resize and convert them first"
+            )
+        if self.config["network"] == "conv":
+            _check_levels(tuple(x.shape[2:]), self.config["block_out_channels"], self.config["norm_num_groups"])
+        return self.encoder(x)
+
+    def _decoded(self, z: Tensor) -> Tensor:
+        """The decoder's output, (B, C, H, W) or (B, 2C, H, W)."""
+        wanted = self.latent_shape if self.config["network"] == "mlp" else self.latent_shape[:1]
+        if z.ndim != 4 or tuple(z.shape[1 : 1 + len(wanted)]) != wanted:
+            shape = _shown((*wanted, "h", "w")[:3])
+            raise ValueError(f"latents of shape {tuple(z.shape)} must have shape (B, {shape})")
+        return self.decoder(z)
+
+
+def mlp(
+    inputs: tuple[int, int, int], hidden_sizes: tuple[int, ...], outputs: tuple[int, int, int], activation: Activation
+) -> nn.Sequential:
+    """Linear layers from (B, *inputs) to (B, *outputs), `activation` between them."""
+    sizes = [_numel(inputs), *hidden_sizes, _numel(outputs)]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, o in pairwise(sizes):
+        layers += [nn.Linear(i, o), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1], nn.Unflatten(1, outputs))
+
+
+def image_size(sample_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W).
+
+    Raises:
+        ValueError: neither a number nor a pair.
+    """
+    pair = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+    if len(pair) != 2:
+        raise ValueError(f"sample_size={list(pair)} must be one whole number, or (H, W)")
+    return pair
+
+
+def _shown(shape: tuple[int | str, ...]) -> str:
+    return ", ".join(map(str, shape))
+
+
+def _numel(shape: tuple[int, int, int]) -> int:
+    return shape[0] * shape[1] * shape[2]
+
+
+def _check_sizes(**sizes: Sequence[int]) -> None:
+    """Refuse what is no number of something."""
+    for name, values in sizes.items():
+        if not all(isinstance(value, int) and value >= 1 for value in values):
+            raise ValueError(f"{name}={list(values)} must be whole numbers of at least 1")
+
+
+def _check_levels(size: tuple[int, ...], block_out_channels: tuple[int, ...], norm_num_groups: int) -> None:
+    """Refuse an image that the levels cannot halve, and widths that the groups do not divide."""
+    factor = 2 ** (len(block_out_channels) - 1)
+    if any(side % factor or side < factor for side in size):
+        raise ValueError(
+            f"images of {size[0]}x{size[1]} do not fit {len(block_out_channels)} levels: both sides must be multiples "
+            f"of {factor}"
+        )
+    if any(width % norm_num_groups for width in block_out_channels):
+        raise ValueError(
+            f"block_out_channels={list(block_out_channels)} must be multiples of norm_num_groups={norm_num_groups}"
+        )
