@@ -1,6 +1,7 @@
 """What a user runs and the Hub stores: one `DiffusionPipeline` subclass a file, self-contained with its siblings."""
 
-from hf_ddpm.pipelines.editing import slerp
+from hf_ddpm.pipelines.interpolation import slerp
 from hf_ddpm.pipelines.pipeline_hf_ddpm import HFDDPMPipeline
+from hf_ddpm.pipelines.pipeline_hf_vae import HFVAEPipeline
 
-__all__ = ["HFDDPMPipeline", "slerp"]
+__all__ = ["HFDDPMPipeline", "HFVAEPipeline", "slerp"]

@@ -1,11 +1,14 @@
 """What a call of a pipeline may ask for, and one sentence where it may not."""
 
+import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 def check_call(batch_size: int, generator: object, output_type: str) -> None:
@@ -14,8 +17,7 @@ def check_call(batch_size: int, generator: object, output_type: str) -> None:
     Raises:
         ValueError: which of them, and what is allowed.
     """
-    if not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r} must be a whole number of at least 1")
+    check_count("batch_size", batch_size)
     each = generator if isinstance(generator, list) else [generator]
     if generator is not None and not all(isinstance(one, torch.Generator) for one in each):
         raise ValueError(
@@ -25,6 +27,31 @@ def check_call(batch_size: int, generator: object, output_type: str) -> None:
         raise ValueError(f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image")
     if output_type not in ("pil", "np", "pt"):
         raise ValueError(f"output_type={output_type!r} is not known, allowed are 'pil', 'np' and 'pt'")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of things that is none.
+
+    Raises:
+        ValueError: `name` is no whole number of at least 1.
+    """
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+def finite_numbers(name: str, values: Sequence[float]) -> Tensor:
+    """Numbers as (n,) in float64.
+
+    Raises:
+        ValueError: no list of finite numbers, or an empty one.
+    """
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name}={values!r} must be a list of finite numbers, such as [-2, -1, 0, 1, 2]")
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def check_variances(scheduler: Mapping[str, Any], unet: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
+COMPONENTS = {"HFDDPMPipeline": ("unet", "scheduler"), "HFVAEPipeline": ("vae",)}
 
 
 def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any], default_eta: float | None) -> bool:
@@ -44,6 +45,41 @@ def open_stock_door(folder: Path) -> None:
     index["scheduler"] = ["diffusers", STOCK_SCHEDULER]
     del index["default_eta"]
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def forget_component(folder: Path, component: str) -> None:
+    """Take an optional component that is not there out of the index of a saved pipeline."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    del index[component]
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def name_module(folder: Path, component: str, module: str) -> None:
+    """Make the index of a saved pipeline name a component by its module in the package.
+
+    A pipeline that came through door 3 holds classes of a cache, and their modules mean nothing on another machine.
+    """
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    index[component][0] = module
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def check_index(pipeline: str, index: Mapping[str, Any]) -> None:
+    """Refuse the index of a checkpoint that has nothing of what `pipeline` is made of.
+
+    Raises:
+        ValueError: whose checkpoint it is, and which of our classes opens it.
+    """
+    if any(component in index for component in COMPONENTS[pipeline]):
+        return
+    owner = index.get("_class_name")
+    opens = [name for name, components in COMPONENTS.items() if all(component in index for component in components)]
+    raise ValueError(
+        f"this is a checkpoint of {owner} and has no {' or '.join(COMPONENTS[pipeline])} for {pipeline}: "
+        f"open it with {(*opens, owner)[0]}.from_pretrained"
+    )
 
 
 def write_code(folder: Path, pipeline: type, siblings: Sequence[type | Callable]) -> None:

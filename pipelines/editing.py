@@ -1,46 +1,22 @@
 """What a trained model does with real images: encode, vary, interpolate, repaint."""
 
-import functools
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Integral
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal
 
 import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.pipelines.call_checks import check_call
-from hf_ddpm.pipelines.image_inputs import Images, to_mask
-
-Generators = torch.Generator | list[torch.Generator] | None
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-@contextmanager
-def evaluating(network: torch.nn.Module) -> Iterator[None]:
-    """No dropout in the block; afterwards every part of the network is in the mode it was in."""
-    trained = [part for part in network.modules() if part.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for part in trained:
-            part.training = True
-
-
-def without_training(method: Method) -> Method:
-    """A pipeline's method without gradients and without dropout."""
-
-    @functools.wraps(method)
-    def run(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        with torch.no_grad(), evaluating(self.unet):
-            return method(self, *arguments, **keywords)
-
-    return cast(Method, run)
+from hf_ddpm.pipelines.call_checks import Generators, check_call
+from hf_ddpm.pipelines.evaluating import without_training
+from hf_ddpm.pipelines.image_inputs import Images, to_images, to_mask
+from hf_ddpm.pipelines.interpolation import check_pairs, shares_of
+from hf_ddpm.pipelines.latent_images import latent_mask
 
 
 class ImageEditing(ABC):
@@ -49,6 +25,7 @@ class ImageEditing(ABC):
     __call__: Callable[..., Any]  # these are the pipeline's own
     unet: Any
     scheduler: Any
+    vae: Any
     progress_bar: Callable[..., Any]
     maybe_free_model_hooks: Callable[[], None]
     _check_start_at_noise: Callable[[], None]
@@ -56,8 +33,9 @@ class ImageEditing(ABC):
     _needs_own_scheduler: Callable[[str], None]
     _set_timesteps: Callable[..., None]
     _step_kwargs: Callable[..., dict[str, Any]]
-    _to_images: Callable[..., Any]
     _x_0: Callable[[Images], Tensor]
+    _pixels: Callable[[Images], Tensor]
+    _decoded: Callable[[Tensor], Tensor]
 
     def vary(
         self, images: Images, start_timestep: int, *, generator: Generators = None, **sampling: Any
@@ -71,7 +49,11 @@ class ImageEditing(ABC):
             sampling: further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
         """
         self._needs_own_scheduler("vary")
-        x_0 = self._x_0(images)
+        return self._varied(self._x_0(images), start_timestep, generator, sampling)
+
+    def _varied(
+        self, x_0: Tensor, start_timestep: int, generator: Generators, sampling: dict[str, Any]
+    ) -> ImagePipelineOutput | tuple[Any]:
         noise = randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
         x_t = self.scheduler.add_noise(x_0, noise, start_timestep)
         return self(len(x_0), latents=x_t, start_timestep=start_timestep, generator=generator, **sampling)
@@ -164,26 +146,16 @@ class ImageEditing(ABC):
         Returns:
             list: the images of each weight, as a call returns them.
         """
-        try:
-            shares = [float(weight) for weight in weights]
-        except (TypeError, ValueError):
-            shares = [-1.0]
-        if not all(0 <= share <= 1 for share in shares):
-            raise ValueError(f"weights={weights!r} must be a list of numbers in [0, 1], of the second image")
+        shares = shares_of(weights)
         x_0, y_0 = self._x_0(first), self._x_0(second)
-        if x_0.shape != y_0.shape:
-            raise ValueError(f"{len(x_0)} first and {len(y_0)} second images make no pairs: give equally many")
+        check_pairs(x_0, y_0)
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
         mixed = []
         for weight in shares:
             with same_noise(generator):
                 # one noise for both, so mixing before or after it is the same
-                output = self.vary(
-                    (1 - weight) * x_0 + weight * y_0,
-                    start_timestep,
-                    generator=generator,
-                    **{**sampling, "return_dict": False},
-                )
+                mix = (1 - weight) * x_0 + weight * y_0
+                output = self._varied(mix, start_timestep, generator, {**sampling, "return_dict": False})
             mixed.append(output[0])
         return mixed
 
@@ -215,13 +187,14 @@ class ImageEditing(ABC):
                 as in a call; the network calls are those of the steps times about `num_resamples`.
         """
         self._needs_own_scheduler("inpaint")
-        x_0 = self._x_0(images)
+        original, x_0 = self._pixels(images), self._x_0(images)
         check_call(len(x_0), generator, output_type)
         labels, step_kwargs = self._labels(class_labels, len(x_0)), self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
         self._check_start_at_noise()
         path = repaint_path(len(self.scheduler.timesteps), jump_length, num_resamples)
-        mask = to_mask(mask, x_0)
+        of_pixels = to_mask(mask, original)
+        mask = of_pixels if self.vae is None else latent_mask(of_pixels, x_0)
         levels = [-1, *self.scheduler.timesteps.tolist()[::-1]]  # the timestep with so many steps left
 
         def draw() -> Tensor:
@@ -238,29 +211,9 @@ class ImageEditing(ABC):
                 known = x_0 if there == 0 else self.scheduler.add_noise(x_0, draw(), levels[there])
                 x_t = mask * x_t + (1 - mask) * known
                 bar.update()
-        painted = self._to_images(x_t, output_type)
+        painted = to_images(of_pixels * self._decoded(x_t) + (1 - of_pixels) * original, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=painted) if return_dict else (painted,)
-
-
-def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """Spherical interpolation of latents, each image by itself (DDIM, eq. 67): sin-weighted, so the norm is kept.
-
-    Args:
-        first, second: (B, ...), as x_T of a sampler.
-        weight: 0 is `first`, 1 is `second`.
-
-    Returns:
-        Tensor: shaped as `first`. Latents that are nearly parallel are mixed linearly, which is the limit there.
-    """
-    a, b = first.flatten(1).cpu().double(), second.flatten(1).cpu().double()  # where there always is float64
-    cosine = (a * b).sum(dim=1, keepdim=True) / (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True))
-    theta = cosine.clamp(-1, 1).acos()  # (B, 1)
-    parallel = theta.sin() < 1e-6
-    sine = torch.where(parallel, 1, theta.sin())
-    from_a = torch.where(parallel, 1 - weight, ((1 - weight) * theta).sin() / sine)
-    from_b = torch.where(parallel, weight, (weight * theta).sin() / sine)
-    return (from_a * a + from_b * b).to(first).view(first.shape)
 
 
 def repaint_path(num_steps: int, jump_length: int | None, num_resamples: int) -> list[int]:

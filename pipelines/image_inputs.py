@@ -1,4 +1,4 @@
-"""Images that users hand to a pipeline, as the x_0 that the noise process starts from."""
+"""Images that users hand to a pipeline, as the x_0 that the noise process starts from; and what they get back."""
 
 from collections.abc import Sequence, Sized
 from typing import Any
@@ -38,6 +38,19 @@ def to_x_0(images: Images, channels: int, size: Sequence[int] | None) -> Tensor:
             f"images with values from {low:g} to {high:g} must lie in [-1, 1]: x / 127.5 - 1 maps 0..255 there"
         )
     return x_0.float()
+
+
+def to_images(x_0: Tensor, output_type: str) -> Any:
+    """x_0 (B, C, H, W) in [-1, 1], clipped to it, as a pipeline returns it.
+
+    Args:
+        output_type: `pil`, by `round((x + 1) * 127.5)`; `np` (B, H, W, C) in [0, 1]; or `pt` (B, C, H, W) in [0, 1].
+    """
+    images = (x_0 / 2 + 0.5).clamp(0, 1)
+    if output_type == "pt":
+        return images
+    arrays = images.float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
+    return VaeImageProcessor.numpy_to_pil(arrays) if output_type == "pil" else arrays
 
 
 def to_mask(mask: Tensor, x_0: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -17,12 +18,26 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.pipelines.call_checks import check_call, check_solver, check_variances, labels_of
-from hf_ddpm.pipelines.doors import open_stock_door, stock_samples_the_same, write_code
-from hf_ddpm.pipelines.editing import Generators, ImageEditing, without_training
-from hf_ddpm.pipelines.image_inputs import Images, to_x_0
+from hf_ddpm.models.gaussian import gaussian_log_density
+from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.models.vae_likelihoods import Bernoulli
+from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver, check_variances, labels_of
+from hf_ddpm.pipelines.doors import (
+    check_index,
+    forget_component,
+    name_module,
+    open_stock_door,
+    stock_samples_the_same,
+    write_code,
+)
+from hf_ddpm.pipelines.editing import ImageEditing
+from hf_ddpm.pipelines.evaluating import without_training
+from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
+from hf_ddpm.pipelines.interpolation import slerp
+from hf_ddpm.pipelines.latent_images import check_latents, decode_latents, encode_images
 from hf_ddpm.schedulers.beta_schedules import make_betas
 from hf_ddpm.schedulers.chain_tables import chain_tables
+from hf_ddpm.schedulers.choices import check_choice
 from hf_ddpm.schedulers.clipping import clip_
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk
@@ -35,22 +50,31 @@ from hf_ddpm.schedulers.transition import mean_coefficients
 # `save_pretrained` writes them beside the weights.
 SIBLINGS = (
     HFDDPMScheduler,
+    HFVAE,
+    Bernoulli,
     CoefficientTables,
     ImageEditing,
     ReverseWalk,
     TrainingChain,
     chain_tables,
     check_call,
+    check_choice,
     clip_,
+    encode_images,
+    gaussian_log_density,
     make_betas,
     mean_coefficients,
+    slerp,
     spaced_timesteps,
     to_x_0,
+    without_training,
     write_code,
 )
 
-# An index may name the scheduler by its module in the package; where the package is missing, the sibling stands for it.
-sys.modules.setdefault("hf_ddpm.schedulers.scheduling_hf_ddpm", sys.modules[HFDDPMScheduler.__module__])
+# An index names components of ours by their modules in the package; where it is missing, the siblings stand for them.
+SCHEDULER_MODULE, VAE_MODULE = "hf_ddpm.schedulers.scheduling_hf_ddpm", "hf_ddpm.models.vae"
+sys.modules.setdefault(SCHEDULER_MODULE, sys.modules[HFDDPMScheduler.__module__])
+sys.modules.setdefault(VAE_MODULE, sys.modules[HFVAE.__module__])
 
 StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -63,11 +87,19 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         scheduler: any diffusers scheduler. `DDPMScheduler` and `DDIMScheduler` are turned into `HFDDPMScheduler` here;
             one that is assigned later stays as it is.
         default_eta: the `eta` of a call that gives none. None is Algorithm 2; a `DDIMScheduler` makes it 0.
+        vae: an `HFVAE`, `AutoencoderKL` or `AutoencoderTiny` whose latents the UNet works in (arXiv 2112.10752). Images
+            are then encoded before and decoded after; `latents` and x_t everywhere are those of the VAE, scaled.
+
+    Raises:
+        ValueError: networks that do not fit, or a VAE whose `scaling_factor` was not measured.
     """
 
-    model_cpu_offload_seq = "unet"  # type: ignore[assignment]
+    model_cpu_offload_seq = "unet->vae"  # type: ignore[assignment]
+    _optional_components = ["vae"]  # noqa: RUF012  # diffusers' name and type
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin, default_eta: float | None = None) -> None:
+    def __init__(
+        self, unet: UNet2DModel, scheduler: SchedulerMixin, default_eta: float | None = None, vae: Any = None
+    ) -> None:
         super().__init__()
         if type(scheduler) is DDIMScheduler and default_eta is None:
             default_eta = 0.0
@@ -75,7 +107,9 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             scheduler = _as_hf_ddpm(scheduler)
         if isinstance(scheduler, HFDDPMScheduler):
             check_variances(scheduler.config, unet.config)
-        self.register_modules(unet=unet, scheduler=scheduler)
+        if vae is not None:
+            check_latents(vae, unet.config)
+        self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         self.register_to_config(default_eta=default_eta)
 
     @without_training
@@ -150,7 +184,7 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
                     seen = dict(zip(("latents", "pred_original_sample"), (x_t, *stepped[1:]), strict=False))
                     x_t = (callback_on_step_end(self, i, t, seen) or {}).get("latents", x_t)
                 bar.update()
-        images = self._to_images(x_t, output_type)
+        images = to_images(self._decoded(x_t), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -171,11 +205,25 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         """
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
         folder = Path(save_directory)
-        if isinstance(self.scheduler, HFDDPMScheduler) and stock_samples_the_same(
-            self.scheduler.config, self.unet.config, self.config["default_eta"]
-        ):
-            open_stock_door(folder)
+        if self.vae is None:
+            forget_component(folder, "vae")
+        elif isinstance(self.vae, HFVAE):
+            name_module(folder, "vae", VAE_MODULE)
+        if isinstance(self.scheduler, HFDDPMScheduler):
+            in_pixels = self.vae is None
+            if in_pixels and stock_samples_the_same(
+                self.scheduler.config, self.unet.config, self.config["default_eta"]
+            ):
+                open_stock_door(folder)
+            else:
+                name_module(folder, "scheduler", SCHEDULER_MODULE)
         write_code(folder, type(self), SIBLINGS)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What `from_pretrained` takes of an index; a `ValueError` for a checkpoint of another class."""
+        check_index(HFDDPMPipeline.__name__, config_dict)
+        return super().extract_init_dict(config_dict, **kwargs)
 
     def _labels(self, class_labels: int | Sequence[int] | Tensor | None, batch_size: int) -> Tensor | None:
         labels = labels_of(self.unet.config, class_labels, batch_size)
@@ -217,15 +265,14 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
         )
 
     def _x_T(self, batch_size: int, latents: Tensor | None, generator: Generators) -> Tensor:
-        size = self.unet.config["sample_size"]
-        channels = self.unet.config["in_channels"]
+        size, channels = self._size, self.unet.config["in_channels"]
         if latents is not None and not isinstance(latents, Tensor):
             raise ValueError(f"latents of type {type(latents).__name__} must be a tensor")
         if size is None:
             if latents is None:
                 raise ValueError("the network's config has no sample_size: give latents of the size to sample")
-            size = tuple(latents.shape[2:])
-        shape = (batch_size, channels, *((size, size) if isinstance(size, int) else size))
+            size = (latents.shape[2], latents.shape[3])
+        shape = (batch_size, channels, *size)
         device, dtype = self._execution_device, self.unet.dtype
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -261,10 +308,47 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             )
 
     def _x_0(self, images: Images) -> Tensor:
+        """Images where the walk begins and ends: pixels, or the latents that are the mean of q(z|image)."""
+        pixels = self._pixels(images)
+        if self.vae is None:
+            return pixels
+        x_0, size = encode_images(self.vae, pixels.to(self.vae.dtype)), self._size
+        if size is not None and tuple(x_0.shape[2:]) != size:
+            raise ValueError(
+                f"images of {tuple(pixels.shape[2:])} have latents of {tuple(x_0.shape[2:])}, and the network was "
+                f"trained with {size}: resize them first"
+            )
+        return x_0.to(self.unet.dtype)
+
+    def _pixels(self, images: Images) -> Tensor:
+        """Images as (B, C, H, W) in [-1, 1]."""
+        pixels = to_x_0(images, self.image_channels, self._size if self.vae is None else None)
+        return pixels.to(self._execution_device, self.unet.dtype)
+
+    @property
+    def image_channels(self) -> int:
+        """C of the images, which those of the latents are not."""
+        return (self.unet if self.vae is None else self.vae).config["in_channels"]
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) of the images, found by decoding one where there is a VAE; None: any."""
+        if self.vae is None or self._size is None:
+            return self._size
+        zeros = torch.zeros(1, self.unet.config["in_channels"], *self._size, device=self._execution_device)
+        with torch.no_grad():
+            height, width = self._decoded(zeros).shape[2:]
+        return height, width
+
+    @property
+    def _size(self) -> tuple[int, int] | None:
+        """(h, w) of the network's x_t; None: any."""
         size = self.unet.config["sample_size"]
-        size = (size, size) if isinstance(size, int) else size  # None: any
-        x_0 = to_x_0(images, self.unet.config["in_channels"], size)
-        return x_0.to(self._execution_device, self.unet.dtype)
+        return (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
+
+    def _decoded(self, x_0: Tensor) -> Tensor:
+        """Pixels of where the walk ended, about in [-1, 1]."""
+        return x_0 if self.vae is None else decode_latents(self.vae, x_0.to(self.vae.dtype))
 
     def _prediction(self, output: Tensor, x_t: Tensor) -> Tensor:
         """The network's output as the scheduler wants it: all of 2C where it reads variances, else the first half."""
@@ -273,14 +357,6 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
             and self.scheduler.config["variance_type"] in ("learned", "learned_range")
         )
         return output if reads_variances else output[:, : x_t.shape[1]]
-
-    def _to_images(self, x_0: Tensor, output_type: str) -> Any:
-        """[-1, 1] to [0, 1], and PIL images by rounding: `round((x + 1) * 127.5)`."""
-        images = (x_0 / 2 + 0.5).clamp(0, 1)
-        if output_type == "pt":
-            return images
-        arrays = images.float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
-        return self.numpy_to_pil(arrays) if output_type == "pil" else arrays
 
 
 def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:

@@ -160,6 +160,10 @@ def test_a_checkpoint_opened_by_door_3_saves_itself_whole(run_python, make_pipel
         p.name for p in (tmp_path / "checkpoint").iterdir()
     )
     assert np.array_equal(draw_through(3, tmp_path / "again"), draw(pipeline))
+    # the scheduler by its module in the package, not by its place in the cache of that process
+    index = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert index["scheduler"] == ["hf_ddpm.schedulers.scheduling_hf_ddpm", "HFDDPMScheduler"]
+    assert np.array_equal(draw_through(1, tmp_path / "again"), draw(pipeline))
 
 
 def test_old_stock_layout_opens(make_pipeline, draw_through, tmp_path):
@@ -219,13 +223,20 @@ def test_other_schedulers_stay_what_they_are(make_pipeline, tmp_path):
 
 def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
+    import hf_ddpm.models.gaussian as gaussian
+    import hf_ddpm.models.vae as vae
+    import hf_ddpm.models.vae_likelihoods as vae_likelihoods
     import hf_ddpm.pipelines.call_checks as checks
     import hf_ddpm.pipelines.doors as doors
     import hf_ddpm.pipelines.editing as editing
+    import hf_ddpm.pipelines.evaluating as evaluating
     import hf_ddpm.pipelines.image_inputs as inputs
+    import hf_ddpm.pipelines.interpolation as interpolation
+    import hf_ddpm.pipelines.latent_images as latent_images
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
     import hf_ddpm.schedulers.beta_schedules as betas
     import hf_ddpm.schedulers.chain_tables as chain_tables
+    import hf_ddpm.schedulers.choices as choices
     import hf_ddpm.schedulers.clipping as clipping
     import hf_ddpm.schedulers.coefficient_tables as tables
     import hf_ddpm.schedulers.reverse_walk as walk
@@ -235,12 +246,19 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.schedulers.transition as transition
 
     siblings = (
+        gaussian,
+        vae,
+        vae_likelihoods,
+        latent_images,
         doors,
         editing,
+        evaluating,
         checks,
         inputs,
+        interpolation,
         betas,
         chain_tables,
+        choices,
         clipping,
         tables,
         walk,
@@ -263,7 +281,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         with open(module.__file__) as file:
             source = file.read()
         saved = (tmp_path / f"{name}.py").read_text()
-        assert re.sub(r"^from hf_ddpm\.(schedulers|pipelines)\.", "from .", source, flags=re.M) == saved
+        assert re.sub(r"^from hf_ddpm\.(schedulers|pipelines|models)\.", "from .", source, flags=re.M) == saved
     assert not list(tmp_path.glob("*/*.py"))  # code in a component's folder would ask door 1 for trust
 
 

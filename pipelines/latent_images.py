@@ -1,0 +1,69 @@
+"""Images as the latents of a frozen VAE, in which a diffusion model works (Rombach et al. 2022, arXiv 2112.10752)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor
+from torch.nn.functional import adaptive_max_pool2d
+
+
+def latent_scale(vae: Any) -> float:
+    """What latents are multiplied by to have unit variance: `scaling_factor` of the VAE's config.
+
+    Raises:
+        ValueError: it was not measured.
+    """
+    scale = vae.config.get("scaling_factor")
+    if scale is None:
+        raise ValueError(
+            "the vae's config has no scaling_factor, the scale that gives latents unit variance: set it by "
+            "vae.measure_scaling_factor(images), with images of the training data"
+        )
+    return scale
+
+
+def check_latents(vae: Any, unet: Mapping[str, Any]) -> None:
+    """Refuse a VAE without a measured scale, and latents that the network, of config `unet`, does not take.
+
+    Raises:
+        ValueError: which of them.
+    """
+    latent_scale(vae)
+    if vae.config["latent_channels"] != unet["in_channels"]:
+        raise ValueError(
+            f"the vae has {vae.config['latent_channels']} latent channels and the network takes {unet['in_channels']}: "
+            "give the VAE that it was trained with"
+        )
+
+
+def encode_moments(vae: Any, x_0: Tensor) -> Tensor:
+    """Mean and variance of q(z|x_0), unscaled (B, 2J, h, w); of an `AutoencoderTiny` the latent and variance 0.
+
+    Args:
+        vae: an `HFVAE`, `AutoencoderKL` or `AutoencoderTiny`.
+        x_0: images in [-1, 1], (B, C, H, W).
+    """
+    found = vae.encode(x_0)
+    if isinstance(found, AutoencoderTinyOutput):
+        return torch.cat([found.latents, torch.zeros_like(found.latents)], dim=1)
+    posterior: DiagonalGaussianDistribution = found.latent_dist
+    return torch.cat([posterior.mean, posterior.var], dim=1)
+
+
+def encode_images(vae: Any, x_0: Tensor) -> Tensor:
+    """Scaled latents (B, J, h, w) of images, the mean of q(z|x_0)."""
+    return latent_scale(vae) * encode_moments(vae, x_0).chunk(2, dim=1)[0]
+
+
+def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
+    """A mask of pixels (B, C, H, W) as one of latents (B, J, h, w): 1 wherever a pixel under a latent is 1."""
+    covered = adaptive_max_pool2d(mask.amax(dim=1, keepdim=True), latents.shape[2:])
+    return covered.expand_as(latents)
+
+
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Images (B, C, H, W) of scaled latents (B, J, h, w), about in [-1, 1]."""
+    return vae.decode(latents / latent_scale(vae)).sample

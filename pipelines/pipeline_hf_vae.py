@@ -1,0 +1,297 @@
+"""Noise to images in one step with a VAE, and what its latents do with real images."""
+
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from hf_ddpm.models.gaussian import gaussian_log_density
+from hf_ddpm.models.vae import HFVAE, image_size
+from hf_ddpm.models.vae_likelihoods import Bernoulli, DecoderDistribution
+from hf_ddpm.pipelines.call_checks import Generators, check_call, check_count, finite_numbers
+from hf_ddpm.pipelines.doors import check_index, name_module, write_code
+from hf_ddpm.pipelines.evaluating import without_training
+from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
+from hf_ddpm.pipelines.interpolation import Interpolation, check_pairs, shares_of, slerp
+from hf_ddpm.schedulers.choices import check_choice
+
+# One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
+# `save_pretrained` writes them beside the weights.
+SIBLINGS = (
+    HFVAE,
+    Bernoulli,
+    check_call,
+    check_choice,
+    gaussian_log_density,
+    slerp,
+    to_x_0,
+    without_training,
+    write_code,
+)
+
+# An index names the network by its module in the package; where the package is missing, the sibling stands for it.
+VAE_MODULE = "hf_ddpm.models.vae"
+sys.modules.setdefault(VAE_MODULE, sys.modules[HFVAE.__module__])
+
+OutputType = Literal["pil", "np", "pt"]
+
+
+class HFVAEPipeline(DiffusionPipeline):
+    """Images x ~ p(x|z) of latents z ~ N(0, I), or of the z of real images (Kingma & Welling 2014, arXiv 1312.6114).
+
+    Images go in as PIL images or (B, C, H, W), uint8 or in [-1, 1]; latents are (B, J, h, w), 1x1 for MLPs. A method
+    that draws takes one generator, or one for each image, which fixes image i whatever the batch around it.
+
+    Args:
+        vae: an `HFVAE`.
+    """
+
+    model_cpu_offload_seq = "vae"  # type: ignore[assignment]
+
+    def __init__(self, vae: HFVAE) -> None:
+        super().__init__()
+        # by its config: where hf_ddpm is imported beside door 3 there are two such classes; torch.compile has a third
+        if not isinstance(vae, torch.nn.Module) or "likelihood" not in getattr(vae, "config", {}):
+            raise ValueError(f"vae of type {type(vae).__name__} must be an HFVAE, which knows p(x|z)")
+        self.register_modules(vae=vae)
+
+    @without_training
+    def __call__(
+        self,
+        batch_size: int = 1,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        sample_pixels: bool = False,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw z ~ N(0, I) and decode it.
+
+        Args:
+            batch_size: number of images.
+            generator: draws z, then the pixels.
+            latents: z, (batch_size, J, h, w), instead of a draw.
+            sample_pixels: draw the image from p(x|z) instead of showing its mean, which is smoother than any image.
+            output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
+            return_dict: `ImagePipelineOutput`, or a tuple of the images.
+
+        Raises:
+            ValueError: a batch, generators or latents that do not fit, said in one sentence.
+        """
+        check_call(batch_size, generator, output_type)
+        shape = (batch_size, *self.vae.latent_shape)
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.vae.dtype)
+        z = self._checked(latents)
+        if len(z) != batch_size:
+            raise ValueError(f"latents of shape {tuple(z.shape)} do not fit batch_size={batch_size}")
+        x = self._pixels(z, generator) if sample_pixels else self.vae.decode(z).sample
+        return self._returned(x, output_type, return_dict)
+
+    @without_training
+    def encode(self, images: Images, sample_posterior: bool = False, generator: Generators = None) -> Tensor:
+        """The mean of q(z|x), or a draw of it, (B, J, h, w).
+
+        Args:
+            images: x.
+            sample_posterior: draw z = mu + sigma * noise.
+            generator: draws the noise.
+        """
+        posterior = self._posterior(images)
+        check_call(len(posterior.mean), generator, "pt")
+        self.maybe_free_model_hooks()
+        return _drawn(posterior, generator) if sample_posterior else posterior.mean
+
+    @without_training
+    def decode(
+        self, latents: Tensor, output_type: OutputType = "pil", return_dict: bool = True
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """The mean images of p(x|z).
+
+        Args:
+            latents: z, (B, J, h, w).
+            output_type, return_dict: as in a call.
+        """
+        check_call(1, None, output_type)
+        return self._returned(self.vae.decode(self._checked(latents)).sample, output_type, return_dict)
+
+    def reconstruct(
+        self,
+        images: Images,
+        sample_posterior: bool = False,
+        generator: Generators = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """`encode`, and `decode`: what J h w numbers keep of an image. Arguments as there."""
+        return self.decode(self.encode(images, sample_posterior, generator), output_type, return_dict)
+
+    @without_training
+    def sample_posterior(
+        self, images: Images, num_samples: int = 8, generator: Generators = None, output_type: OutputType = "pil"
+    ) -> list[Any]:
+        """Decoded draws of q(z|x): what the model holds possible for an image.
+
+        Args:
+            images: x.
+            num_samples: draws an image; a longer list of the same generators begins as the shorter one.
+            generator: draws the noise.
+            output_type: as in a call.
+
+        Returns:
+            list: for each image its `num_samples` images, as a call returns them.
+        """
+        check_count("num_samples", num_samples)
+        posterior = self._posterior(images)
+        check_call(len(posterior.mean), generator, output_type)
+        z = torch.stack([_drawn(posterior, generator) for _ in range(num_samples)], dim=1)  # (B, L, J, h, w)
+        drawn = self.decode(z.flatten(0, 1), output_type, return_dict=False)[0]
+        return [drawn[i : i + num_samples] for i in range(0, len(drawn), num_samples)]
+
+    def interpolate(
+        self,
+        first: Images,
+        second: Images,
+        weights: Sequence[float],
+        method: Interpolation = "lerp",
+        output_type: OutputType = "pil",
+    ) -> list[Any]:
+        """Decode what lies between the means of q(z|x) of two images.
+
+        Args:
+            first, second: images, equally many.
+            weights: of `second`, in [0, 1].
+            method: `lerp`, a straight line; or `slerp`, an arc (DDIM, eq. 67), which stays as far from 0 as its ends.
+            output_type: as in a call.
+
+        Returns:
+            list: the images of each weight, as a call returns them.
+        """
+        check_choice("method", method, get_args(Interpolation))
+        mix = slerp if method == "slerp" else torch.lerp
+        shares = shares_of(weights)
+        z_1, z_2 = self.encode(first), self.encode(second)
+        check_pairs(z_1, z_2)
+        return [self.decode(mix(z_1, z_2, share), output_type, return_dict=False)[0] for share in shares]
+
+    @without_training
+    def traverse(
+        self,
+        images: Images | None,
+        dimension: int,
+        values: Sequence[float],
+        *,
+        latents: Tensor | None = None,
+        output_type: OutputType = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Decode one image's mean of q(z|x) with one dimension set to each of `values`: what that dimension means.
+
+        Args:
+            images: one image; None to start from `latents`.
+            dimension: from 0 to J - 1; of convolutional latents the whole channel, h x w.
+            values: the prior has standard deviation 1, so -3 to 3 covers it.
+            latents: z, (1, J, h, w), instead of an image.
+            output_type, return_dict: as in a call.
+        """
+        if (images is None) == (latents is None):
+            raise ValueError("give traverse one image, or None and latents, not both")
+        z = self._posterior(images).mean if images is not None else self._checked(latents)
+        channels = self.vae.config["latent_channels"]
+        if len(z) != 1:
+            raise ValueError(f"{len(z)} images: traverse starts from one")
+        if not isinstance(dimension, Integral) or not 0 <= dimension < channels:
+            raise ValueError(f"dimension={dimension!r} must be a whole number from 0 to {channels - 1}")
+        numbers = finite_numbers("values", values).to(z)
+        walked = z.repeat(len(numbers), 1, 1, 1)
+        walked[:, dimension] = numbers[:, None, None]
+        return self.decode(walked, output_type, return_dict)
+
+    def manifold(
+        self, size: int = 20, output_type: OutputType = "pil", return_dict: bool = True
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Decode an even grid of the prior's quantiles (AEVB, Fig. 4), for models of exactly 2 latent numbers.
+
+        z = (Phi^-1(u_row), Phi^-1(u_column)) with u_i = (i + 1/2) / size: equal shares of the prior.
+
+        Args:
+            size: rows and columns.
+            output_type, return_dict: as in a call.
+
+        Returns:
+            size * size images, row by row.
+        """
+        check_count("size", size)
+        shape = self.vae.latent_shape
+        if math.prod(shape) != 2:
+            raise ValueError(
+                f"manifold shows a plane, and this model has {math.prod(shape)} latent numbers, (J, h, w) = {shape}: "
+                "traverse shows one dimension of it"
+            )
+        quantiles = torch.special.ndtri((torch.arange(size, dtype=torch.float64) + 0.5) / size)
+        z = torch.cartesian_prod(quantiles, quantiles).view(-1, *shape)
+        return self.decode(z, output_type, return_dict)
+
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write model_index.json and the code files of door 3; diffusers has no such class, so door 2 is shut.
+
+        `save_pretrained` calls this last, after the component and before an upload.
+        """
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        name_module(Path(save_directory), "vae", VAE_MODULE)
+        write_code(Path(save_directory), type(self), SIBLINGS)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What `from_pretrained` takes of an index; a `ValueError` for a checkpoint of another class."""
+        check_index(HFVAEPipeline.__name__, config_dict)
+        return super().extract_init_dict(config_dict, **kwargs)
+
+    def _posterior(self, images: Images) -> DiagonalGaussianDistribution:
+        """q(z|x); convolutions take images of any size that their levels halve."""
+        config = self.vae.config
+        size = image_size(config["sample_size"]) if config["network"] == "mlp" else None
+        x = to_x_0(images, config["in_channels"], size)
+        return self.vae.encode(x.to(self._execution_device, self.vae.dtype)).latent_dist
+
+    def _checked(self, latents: Tensor | None) -> Tensor:
+        """Latents where the network is; their shape is the network's to check."""
+        if not isinstance(latents, Tensor):
+            raise ValueError(f"latents of type {type(latents).__name__} must be a tensor (B, J, h, w)")
+        if latents.ndim != 4 or latents.numel() == 0:
+            raise ValueError(f"latents of shape {tuple(latents.shape)} must have shape (B, J, h, w)")
+        return latents.to(self._execution_device, self.vae.dtype)
+
+    def _pixels(self, z: Tensor, generator: Generators) -> Tensor:
+        """A draw of p(x|z), (B, C, H, W); each generator draws its own image, so that the batch does not matter."""
+        p = self.vae.likelihood_params(z)
+        if not isinstance(generator, list):
+            return p.sample(generator)
+        return torch.cat([_of_image(p, i).sample(one) for i, one in enumerate(generator)])
+
+    def _returned(self, x: Tensor, output_type: OutputType, return_dict: bool) -> ImagePipelineOutput | tuple[Any]:
+        images = to_images(x, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+
+def _drawn(posterior: DiagonalGaussianDistribution, generator: Generators) -> Tensor:
+    """z = mu + sigma * noise, (B, J, h, w)."""
+    mean = posterior.mean
+    return mean + posterior.std * randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+
+
+def _of_image(p: DecoderDistribution, i: int) -> DecoderDistribution:
+    """p(x|z) of image i of a batch; a sigma that all elements share stays as it is."""
+    parts = {field.name: getattr(p, field.name) for field in fields(p)}
+    return replace(p, **{name: part[i : i + 1] if part.ndim == 4 else part for name, part in parts.items()})

@@ -1,0 +1,130 @@
+"""Diffusion in the latents of a VAE: one pipeline that encodes, walks and decodes."""
+
+import json
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+
+from hf_ddpm import HFVAE, HFDDPMPipeline, HFDDPMScheduler
+from hf_ddpm.pipelines.latent_images import encode_images, latent_mask
+
+CONV = {"network": "conv", "block_out_channels": (8, 8), "latent_channels": 2, "likelihood": "gaussian_fixed"}
+
+
+def make_vae(kind="HFVAE", scale=0.7):
+    torch.manual_seed(0)
+    if kind == "HFVAE":
+        return HFVAE(sample_size=16, scaling_factor=scale, **CONV).eval()
+    if kind == "AutoencoderKL":
+        widths = {"block_out_channels": (8, 8), "norm_num_groups": 8, "layers_per_block": 1}
+        kinds = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+        return AutoencoderKL(1, 1, latent_channels=2, sample_size=16, scaling_factor=scale, **widths, **kinds).eval()
+    widths = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    blocks = {"num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}
+    return AutoencoderTiny(1, 1, latent_channels=2, scaling_factor=scale, **widths, **blocks).eval()
+
+
+@pytest.fixture
+def latent_pipeline(make_pipeline):
+    def make(kind="HFVAE", scale=0.7, **scheduler):
+        inner = make_pipeline({"clip_sample": False} | scheduler, sample_size=8, in_channels=2, out_channels=2)
+        pipeline = HFDDPMPipeline(inner.unet, inner.scheduler, vae=make_vae(kind, scale))
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    return make
+
+
+def seeded(*seeds):
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
+KINDS = ["HFVAE", "AutoencoderKL", "AutoencoderTiny"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_walk_ends_in_the_decoder(kind, latent_pipeline):
+    """Its images are those that the UNet's own pipeline draws in latents, unscaled and decoded."""
+    pipeline = latent_pipeline(kind)
+    images = pipeline(3, 4, eta=0.0, generator=seeded(1, 2, 3), output_type="pt").images
+    assert images.shape == (3, 1, 16, 16)
+    walked = []
+    pipeline(3, 4, eta=0.0, generator=seeded(1, 2, 3), callback_on_step_end=lambda *a: walked.append(a[3]["latents"]))
+    with torch.no_grad():
+        decoded = pipeline.vae.decode(walked[-1] / 0.7).sample
+    torch.testing.assert_close(images, (decoded / 2 + 0.5).clamp(0, 1))
+    assert (pipeline.image_channels, pipeline.image_size) == (1, (16, 16))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded_it_draws_the_same(kind, latent_pipeline, tmp_path):
+    pipeline = latent_pipeline(kind)
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    library = "hf_ddpm.models.vae" if kind == "HFVAE" else "diffusers"
+    assert index["vae"] == [library, kind] and index["_class_name"] == "HFDDPMPipeline"
+    loaded = HFDDPMPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    one, two = (p(2, 3, generator=seeded(5, 6), output_type="pt").images for p in (pipeline, loaded))
+    assert torch.equal(one, two)
+
+
+def test_plain_diffusers_opens_it_by_its_code_files(latent_pipeline, tmp_path, run_python):
+    pipeline = latent_pipeline()
+    pipeline.save_pretrained(tmp_path / "saved")
+    images = pipeline(2, 3, generator=seeded(5, 6), output_type="pt").images
+    torch.save(images, tmp_path / "images.pt")
+    run_python(
+        "import torch\n"
+        "from diffusers import DiffusionPipeline\n"
+        "p = DiffusionPipeline.from_pretrained('saved', custom_pipeline='saved', trust_remote_code=True)\n"
+        "g = [torch.Generator().manual_seed(s) for s in (5, 6)]\n"
+        "assert torch.equal(p(2, 3, generator=g, output_type='pt').images, torch.load('images.pt'))\n",
+        without_hf_ddpm=True,
+    )
+
+
+def test_without_a_vae_the_index_has_none(make_pipeline, tmp_path):
+    make_pipeline().save_pretrained(tmp_path)
+    assert "vae" not in json.loads((tmp_path / "model_index.json").read_text())
+    assert HFDDPMPipeline.from_pretrained(tmp_path).vae is None
+
+
+def test_editing_goes_through_the_encoder(latent_pipeline):
+    pipeline = latent_pipeline(timestep_spacing="trailing")
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        known = pipeline.vae.decode(encode_images(pipeline.vae, x) / 0.7).sample
+        expected = (known / 2 + 0.5).clamp(0, 1)
+    varied = pipeline.vary(x, 0, generator=torch.Generator().manual_seed(0), num_inference_steps=1000, output_type="pt")
+    assert varied.images.shape == x.shape
+    assert pipeline.invert(x, 5).shape == (2, 2, 8, 8)
+    mixes = pipeline.interpolate(x[:1], x[1:], [0.0, 1.0], 0, output_type="pt", num_inference_steps=1000)
+    assert all((mix - want).abs().max() < 0.2 for mix, want in zip(mixes, expected.split(1), strict=True))
+
+
+def test_inpainting_keeps_the_pixels_it_is_told_to_keep(latent_pipeline):
+    pipeline = latent_pipeline()
+    x = torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., :5] = 1
+    painted = pipeline.inpaint(x, mask, 5, num_resamples=1, output_type="pt").images
+    torch.testing.assert_close(painted[..., 5:], (x / 2 + 0.5)[..., 5:])
+    assert (painted - (x / 2 + 0.5))[..., :5].abs().mean() > 0.01
+
+
+def test_the_mask_of_latents_covers_that_of_pixels():
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[0, 0, 0, 1] = 1
+    assert latent_mask(mask, torch.zeros(2, 3, 2, 2)).tolist() == [[[[1, 0], [0, 0]]] * 3] * 2
+
+
+def test_mistakes_are_one_sentence(latent_pipeline, make_pipeline):
+    with pytest.raises(ValueError, match="no scaling_factor.*measure_scaling_factor"):
+        latent_pipeline(scale=None)
+    inner = make_pipeline({}, sample_size=8)
+    with pytest.raises(ValueError, match="the vae has 2 latent channels and the network takes 1"):
+        HFDDPMPipeline(inner.unet, HFDDPMScheduler(), vae=make_vae())
+    with pytest.raises(ValueError, match=r"images of \(32, 32\) have latents of \(16, 16\)"):
+        latent_pipeline().invert(torch.zeros(1, 1, 32, 32), 3)
