@@ -1,9 +1,10 @@
-"""How probable a model finds images, in bits a dimension: the variational bound, and the probability-flow ODE."""
+"""How probable a model finds images: a diffusion model by its bound and its ODE, a VAE by importance sampling."""
 
 from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
 from hf_ddpm.likelihood.evaluate import LEAST_IMAGES, Likelihood, evaluate
 from hf_ddpm.likelihood.flow import FlowTerms, flow_log_density, flow_terms
 from hf_ddpm.likelihood.images import GridImages, draw_images, grid_images
+from hf_ddpm.likelihood.importance import ImportanceTerms, VAELikelihood, evaluate_vae, importance_terms
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.noise_angle import NoiseAngle
 
@@ -12,13 +13,17 @@ __all__ = [
     "BoundTerms",
     "FlowTerms",
     "GridImages",
+    "ImportanceTerms",
     "Likelihood",
     "Network",
     "NoiseAngle",
+    "VAELikelihood",
     "bound_terms",
     "draw_images",
     "evaluate",
+    "evaluate_vae",
     "flow_log_density",
     "flow_terms",
     "grid_images",
+    "importance_terms",
 ]

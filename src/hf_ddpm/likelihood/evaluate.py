@@ -17,7 +17,7 @@ from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
 from hf_ddpm.likelihood.flow import CALLS_A_STEP, FlowTerms, flow_terms
 from hf_ddpm.likelihood.images import GridImages, share
 from hf_ddpm.likelihood.network import Network
-from hf_ddpm.pipelines.editing import evaluating
+from hf_ddpm.pipelines.evaluating import evaluating
 
 LEAST_IMAGES = 256  # below, the standard error itself is hardly known
 HALVED_IMAGES = 16  # on so many the ODE is solved again with half the steps

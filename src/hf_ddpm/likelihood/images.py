@@ -21,6 +21,7 @@ class Stream(IntEnum):
     NOISE = 0
     DEQUANTISATION = 1
     PROBE = 2
+    LATENT = 3
 
 
 class GridImages(NamedTuple):

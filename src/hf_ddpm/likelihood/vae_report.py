@@ -1,0 +1,108 @@
+"""What the likelihood of a VAE says: a dictionary for JSON, a table for the terminal, a picture of the latents."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hf_ddpm.likelihood.importance import ACTIVE_VARIANCE, VAELikelihood
+from hf_ddpm.likelihood.report import _versions, mean_and_error, weights_sha256
+from hf_ddpm.models.vae import HFVAE
+
+MASS = "mass of an image; bits/dim = nats / (D ln 2)"
+DENSITY = (
+    "density at the image plus noise uniform in the bin of each grey level; "
+    "bits/dim = nats / (D ln 2) - log2(bin width)"
+)
+CROSS_ENTROPY = "cross-entropy of greys under a Bernoulli: not a normalised likelihood; bits/dim = nats / (D ln 2)"
+
+
+def report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str, Any]:
+    """Everything that was measured and what it was measured on, ready for JSON.
+
+    Args:
+        likelihood: from `evaluate_vae`, with the same network.
+        about: further facts, such as the checkpoint's name; they come first.
+    """
+    images, terms = likelihood.images, likelihood.terms
+    kl, activity = terms.kl_per_dimension.flatten(), terms.activity.flatten()
+    effective = mean_and_error(terms.effective_samples)
+    return {
+        **about,
+        "weights_sha256": weights_sha256(vae),
+        "likelihood": vae.config["likelihood"],
+        "measure": CROSS_ENTROPY if not likelihood.normalised else DENSITY if likelihood.density else MASS,
+        "latent_shape": list(terms.kl.shape),
+        "n": len(images.levels),
+        "shape": list(images.levels.shape[1:]),
+        "bit_depth": images.bit_depth,
+        "seed": likelihood.seed,
+        "num_samples": likelihood.num_samples,
+        "seconds": round(likelihood.seconds, 1),
+        "versions": _versions(),
+        _name(likelihood): _in_both_units(likelihood, -terms.log_p_x),
+        "negative_elbo": _in_both_units(likelihood, -terms.elbo),
+        "rate": {"nats": mean_and_error(terms.rate)},
+        "distortion": {"nats": mean_and_error(-terms.log_p_x_given_z)},
+        "effective_samples": {**effective, "least": float(terms.effective_samples.min())},
+        "active_units": {"count": terms.active_units, "of": kl.numel(), "threshold": ACTIVE_VARIANCE},
+        "per_dimension": {"kl": kl.tolist(), "activity": activity.tolist()},
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """A few lines for the terminal: value, standard error and number of images."""
+    exact = "nll" in found
+    main = found["nll"] if exact else found["cross_entropy"]
+    sampled = f"{'-log p(x)' if exact else 'cross-entropy'}, K = {found['num_samples']}"
+    rows = [(sampled, main["nats"]), ("-ELBO", found["negative_elbo"]["nats"])]
+    rows += [("  rate, KL(q(z|x) || p(z))", found["rate"]["nats"])]
+    rows += [("  distortion, -E log p(x|z)", found["distortion"]["nats"])]
+    lines = [f"{'nats an image':<28}{'mean':>11}   standard error   n"]
+    lines += [_line(name, value, found["n"]) for name, value in rows]
+    lines += [f"{'bits/dim':<28}", _line(sampled, main["bits_per_dim"], found["n"])]
+    lines += [_line("-ELBO", found["negative_elbo"]["bits_per_dim"], found["n"])]
+    active, effective = found["active_units"], found["effective_samples"]
+    lines.append(
+        f"active units: {active['count']} of {active['of']}; effective sample size of the K draws: "
+        f"{effective['mean']:.1f} on average, {effective['least']:.1f} at least"
+    )
+    if not exact:
+        lines.append("greys under a Bernoulli: a cross-entropy, not a likelihood; compare with nothing but itself")
+    return "\n".join(lines)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Write a PNG: the KL of every latent dimension, the largest first, those that are not active in grey.
+
+    Args:
+        found: from `report`.
+        path: ends in .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and pyplot's state stays untouched
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    pairs = sorted(zip(found["per_dimension"]["kl"], found["per_dimension"]["activity"], strict=True), reverse=True)
+    active, threshold = found["active_units"], found["active_units"]["threshold"]
+    colours = ["tab:blue" if activity > threshold else "lightgrey" for _, activity in pairs]
+    axes.bar(range(len(pairs)), [kl for kl, _ in pairs], color=colours, width=0.9)
+    axes.set_xlabel("latent dimension, sorted")
+    axes.set_ylabel("KL in nats, mean over images")
+    axes.set_title(f"rate {found['rate']['nats']['mean']:.2f} nats, {active['count']} of {active['of']} units active")
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _name(likelihood: VAELikelihood) -> str:
+    return "nll" if likelihood.normalised else "cross_entropy"
+
+
+def _in_both_units(likelihood: VAELikelihood, nats: Tensor) -> dict[str, dict[str, float]]:
+    return {"nats": mean_and_error(nats), "bits_per_dim": mean_and_error(likelihood.bits_per_dim(nats))}
+
+
+def _line(name: str, value: dict[str, float], n: int) -> str:
+    return f"{name:<28}{value['mean']:>11.4f} ± {value['standard_error']:<14.4f} {n}"
