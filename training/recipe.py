@@ -18,24 +18,42 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.objectives import make_objective
+from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.objectives import ELBOObjective, make_objective
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
+from hf_ddpm.training.settings import Checkpoints, Grids, Latents, Optimization, Sampling, Training
 
 Recipe = dict[str, dict[str, Any]]
-BLOCKS: Mapping[str, Callable[..., Any]] = {
-    "data": ImageData,
-    "model": UNet2DModel,
-    "scheduler": HFDDPMScheduler,
-    "objective": make_objective,
-    "optimization": Optimization,
-    "ema": EMA,
-    "training": Training,
-    "sampling": Sampling,
-    "checkpoints": Checkpoints,
+Blocks = Mapping[str, Callable[..., Any]]
+_LOOP: Blocks = {"optimization": Optimization, "ema": EMA, "training": Training}
+FAMILIES: Mapping[str, Blocks] = {
+    "diffusion": {
+        "data": ImageData,
+        "latents": Latents,
+        "model": UNet2DModel,
+        "scheduler": HFDDPMScheduler,
+        "objective": make_objective,
+        **_LOOP,
+        "sampling": Sampling,
+        "checkpoints": Checkpoints,
+    },
+    "vae": {
+        "data": ImageData,
+        "vae": HFVAE,
+        "elbo": ELBOObjective,
+        **_LOOP,
+        "sampling": Grids,
+        "checkpoints": Checkpoints,
+    },
 }
-SUPPLIED = {"self", "scheduler", "model"}  # parameters that the loop supplies, not the recipe
+DEFAULT = "mnist"
+# parameters that the loop supplies, not the recipe
+SUPPLIED: Mapping[Callable[..., Any], set[str]] = {
+    EMA: {"model"},
+    make_objective: {"scheduler"},
+    ELBOObjective: {"likelihood", "latent_shape"},
+}
 
 
 def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
@@ -46,12 +64,12 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
     Raises:
         UserError: an unknown recipe, key or option (the nearest is named), or a value of the wrong type.
     """
-    parser = _parser()
+    recipe = read_recipe(_recipe_name(argv))
+    parser = _parser(family_of(recipe))
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         raise UserError(f"unknown option {unknown[0]}{_hint(unknown[0].split('=')[0], known)}")
-    recipe = read_recipe(options.recipe)
     for dotted, text in vars(options).items():
         if "." in dotted and text is not None:
             block, key = dotted.split(".", 1)
@@ -60,7 +78,7 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by its path, or by the name of one that ships in `training/recipes`; every block is there."""
+    """A recipe by its path, or by the name of one that ships in `training/recipes`, with every block of its family."""
     shipped = {
         p.name.removesuffix(".yaml"): p for p in resources.files("hf_ddpm.training").joinpath("recipes").iterdir()
     }
@@ -71,9 +89,15 @@ def read_recipe(name: str) -> Recipe:
     except yaml.YAMLError as error:
         raise UserError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(blocks, dict) or not all(isinstance(block, dict) for block in blocks.values()):
-        raise UserError(f"recipe {name} must hold blocks of keys ({', '.join(BLOCKS)})")
-    recipe: Recipe = {block: {} for block in BLOCKS}
+        known = "; or ".join(", ".join(family) for family in FAMILIES.values())
+        raise UserError(f"recipe {name} must hold blocks of keys ({known})")
+    recipe: Recipe = {block: {} for block in FAMILIES[family_of(blocks)]}
     return recipe | blocks
+
+
+def family_of(recipe: Mapping[str, Any]) -> str:
+    """What a recipe trains, one of `FAMILIES`: its block `vae` makes it a VAE."""
+    return "vae" if "vae" in recipe else "diffusion"
 
 
 def check_recipe(recipe: Mapping[str, Mapping[str, Any]]) -> Recipe:
@@ -82,55 +106,73 @@ def check_recipe(recipe: Mapping[str, Mapping[str, Any]]) -> Recipe:
     Raises:
         UserError: an unknown block or key, with the nearest one; a wrong type; a required key that is missing.
     """
+    blocks = FAMILIES[family_of(recipe)]
     for block, values in recipe.items():
-        if block not in BLOCKS:
-            raise UserError(f"unknown block {block!r}{_hint(block, BLOCKS)}")
+        if block not in blocks:
+            raise UserError(f"unknown block {block!r}{_hint(block, blocks)}")
         for key in values:
-            if key not in block_keys(block):
-                raise UserError(f"unknown key {block}.{key}{_hint(key, block_keys(block))}")
+            if key not in keys_of(blocks[block]):
+                raise UserError(f"unknown key {block}.{key}{_hint(key, keys_of(blocks[block]))}")
     for block in recipe:
-        for key, parameter in block_keys(block).items():
+        for key, parameter in keys_of(blocks[block]).items():
             if parameter.default is parameter.empty and key not in recipe[block]:
                 raise UserError(f"{block}.{key} is missing: give it in the recipe or as --{block}.{key}")
     return {
         block: {
-            key: _convert(f"{block}.{key}", value, block_keys(block)[key].annotation) for key, value in values.items()
+            key: _convert(f"{block}.{key}", value, keys_of(blocks[block])[key].annotation)
+            for key, value in values.items()
         }
         for block, values in recipe.items()
     }
 
 
+def built(block: str, constructor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a constructor with a recipe's keywords; what it refuses becomes the user's sentence."""
+    try:
+        return constructor(*args, **kwargs)
+    except ValueError as error:
+        raise UserError(f"{block}: {error}") from error
+
+
 @functools.cache
-def block_keys(block: str) -> dict[str, inspect.Parameter]:
-    """The keys of a block: the parameters of its class or function, annotations resolved. `model` adds `preset`."""
-    constructor = BLOCKS[block]
+def keys_of(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The keys of a block: the parameters of its class or function, annotations resolved. A UNet's has `preset` too."""
+    supplied = {"self"} | SUPPLIED.get(constructor, set())
     init = inspect.unwrap(constructor.__init__ if inspect.isclass(constructor) else constructor)
     hints = get_type_hints(init)
     parameters = inspect.signature(init).parameters.values()
-    keys = {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in parameters if p.name not in SUPPLIED}
-    if block == "model":
+    keys = {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in parameters if p.name not in supplied}
+    if constructor is UNet2DModel:
         preset = inspect.Parameter("preset", inspect.Parameter.KEYWORD_ONLY, annotation=str)
         keys = {"preset": preset} | keys
     return keys
 
 
-def _parser() -> argparse.ArgumentParser:
+def _recipe_name(argv: Sequence[str]) -> str:
+    """What `--recipe` says: the other options are those of what it trains."""
+    parser = _Parser(prog="train.py", allow_abbrev=False, add_help=False)
+    parser.add_argument("--recipe", default=DEFAULT)
+    return parser.parse_known_args(argv)[0].recipe
+
+
+def _parser(family: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="train.py",
-        description="Train a diffusion model from a recipe. Every key of a recipe is an option.",
+        description="Train from a recipe. Every key of the recipe is an option; those of its kind are listed here.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--recipe", default="mnist", help="a path, or a shipped recipe (default: mnist)")
+    parser.add_argument("--recipe", default=DEFAULT, help=f"a path, or a shipped recipe (default: {DEFAULT})")
     parser.add_argument("--resume", metavar="latest|FOLDER", help="continue a run from its latest or a given state")
+    blocks = FAMILIES[family]
     owners: dict[str, list[str]] = {}
-    for block in BLOCKS:
-        for key in block_keys(block):
+    for block, constructor in blocks.items():
+        for key in keys_of(constructor):
             owners.setdefault(key, []).append(block)
-    for block, constructor in BLOCKS.items():
+    for block, constructor in blocks.items():
         group = parser.add_argument_group(f"{block}: keywords of {constructor.__name__}")
         docs = _argument_docs(constructor)
-        for key, parameter in block_keys(block).items():
+        for key, parameter in keys_of(constructor).items():
             names = [f"--{block}.{key}"] + ([f"--{key}"] if owners[key] == [block] else [])
             default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
             text = f"{docs.get(key, '')} [{_describe(parameter.annotation)}, {default}]".strip().replace("%", "%%")

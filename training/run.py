@@ -4,10 +4,8 @@ import ctypes
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -15,15 +13,15 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, is_tensorboard_available
 from torch import Tensor, nn
 
-from hf_ddpm import HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
-from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError
-from hf_ddpm.objectives import Objective, make_objective
+from hf_ddpm.latents import LatentData
+from hf_ddpm.objectives import Objective
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.recipe import Recipe, block_keys
+from hf_ddpm.training.family import Family, make_family
+from hf_ddpm.training.recipe import Recipe, built
 from hf_ddpm.training.run_folder import RunFolder
-from hf_ddpm.training.settings import Checkpoints, Optimization, Sampling, Training
+from hf_ddpm.training.settings import Checkpoints, Optimization, Training
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -33,20 +31,24 @@ class Run:
     """Everything that one training run is made of."""
 
     recipe: Recipe
+    family: Family
     training: Training
     optimization: Optimization
-    sampling: Sampling
     checkpoints: Checkpoints
     folder: RunFolder
     accelerator: Accelerator
-    data: ImageData
-    objective: Objective
+    data: ImageData | LatentData
     model: nn.Module
     ema: EMA
     optimizer: torch.optim.Optimizer
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
     losses: list[Tensor] = field(default_factory=list)  # since the last line of the log
+
+    @property
+    def objective(self) -> Objective:
+        """What the family minimises."""
+        return self.family.objective
 
 
 def open_folder(recipe: Recipe, resume: str | None) -> Path | None:
@@ -67,23 +69,15 @@ def open_folder(recipe: Recipe, resume: str | None) -> Path | None:
 
 def build_run(recipe: Recipe) -> Run:
     """Every part of a run, cheapest first, so that a mistake shows before data are read. Nothing is written."""
-    training, sampling = Training(**recipe["training"]), Sampling(**recipe["sampling"])
-    optimization, checkpoints = Optimization(**recipe["optimization"]), Checkpoints(**recipe["checkpoints"])
-    folder = RunFolder(training.output_dir)
-    scheduler = _built("scheduler", HFDDPMScheduler, **recipe["scheduler"])
-    objective = _built("objective", make_objective, scheduler, **recipe["objective"])
-    if sampling.num_inference_steps > len(scheduler):
-        raise UserError(
-            f"sampling.num_inference_steps={sampling.num_inference_steps} must be at most T={len(scheduler)}"
-        )
-    _built("sampling", scheduler.set_timesteps, sampling.num_inference_steps)
-    network = check_model(recipe, scheduler)
+    training, optimization = Training(**recipe["training"]), Optimization(**recipe["optimization"])
+    checkpoints, folder = Checkpoints(**recipe["checkpoints"]), RunFolder(training.output_dir)
+    family = make_family(recipe)
     accelerator = make_accelerator(training, folder)
-    data = ImageData(**recipe["data"])
-    check_classes(network, data)
+    with accelerator.main_process_first():  # which may have to download, or to encode
+        data = family.open_data(training.seed, accelerator.device)
     torch.manual_seed(training.seed)
-    model = build_model(recipe["model"], scheduler, data.image_size, data.channels, data.num_classes)
-    ema = _built("ema", EMA, model, **recipe["ema"])
+    model = family.build_model(data)
+    ema = built("ema", EMA, model, **recipe["ema"])
     ema.model.to(accelerator.device)
     if training.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,72 +86,17 @@ def build_run(recipe: Recipe) -> Run:
     model, optimizer = accelerator.prepare(model, optimization.build(model))
     return Run(
         recipe=recipe,
+        family=family,
         training=training,
         optimization=optimization,
-        sampling=sampling,
         checkpoints=checkpoints,
         folder=folder,
         accelerator=accelerator,
         data=data,
-        objective=objective,
         model=model,
         ema=ema,
         optimizer=optimizer,
     )
-
-
-def check_model(recipe: Recipe, scheduler: HFDDPMScheduler) -> Mapping[str, Any]:
-    """Build the network and its average without memory, before data are opened: a mistake costs no download.
-
-    Returns:
-        Mapping: the network's configuration.
-    """
-    size, channels = (recipe["data"].get(key, block_keys("data")[key].default) for key in ("image_size", "channels"))
-    if not 1 <= channels <= 4:
-        raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
-    with torch.device("meta"):
-        model: Any = build_model(recipe["model"], scheduler, size, channels)
-        _built("ema", EMA, model, **recipe["ema"])
-    inputs, outputs, fit = model.config["in_channels"], model.config["out_channels"], outputs_of(scheduler, channels)
-    if (inputs, outputs) != (channels, fit):
-        raise UserError(
-            f"model: {inputs} input and {outputs} output channels do not fit images of {channels} and "
-            f"variance_type={scheduler.config['variance_type']!r}: leave in_channels to the data and give "
-            f"--out_channels {fit}"
-        )
-    return model.config
-
-
-def check_classes(network: Mapping[str, Any], data: ImageData) -> None:
-    """Refuse a class-conditional network without labels."""
-    if network["num_class_embeds"] is not None and data.num_classes is None:
-        raise UserError(
-            f"model: the network has {network['num_class_embeds']} classes and the data no labels: give --label_column "
-            "auto, or --num_class_embeds null"
-        )
-
-
-def outputs_of(scheduler: HFDDPMScheduler, channels: int) -> int:
-    """Channels of a network's output: the prediction's, and as many again where the variance is learned."""
-    return 2 * channels if scheduler.learns_variance else channels
-
-
-def build_model(
-    block: Mapping[str, Any],
-    scheduler: HFDDPMScheduler,
-    image_size: int | Sequence[int],
-    channels: int,
-    num_classes: int | None = None,
-) -> nn.Module:
-    """The recipe's preset; image size, channels and classes are the data's unless the recipe says otherwise.
-
-    So are the output channels, which the scheduler's variance decides too.
-    """
-    keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
-    keywords["out_channels"] = outputs_of(scheduler, channels)
-    keywords |= {} if num_classes is None else {"num_class_embeds": num_classes}
-    keywords |= block
-    return _built("model", unet_preset, keywords.pop("preset"), **keywords)
 
 
 def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
@@ -209,7 +148,7 @@ def introduce(run: Run, state: Path | None) -> None:
     say = run.accelerator.print
     say(f"data: {run.data.description}")
     say(
-        f"model: {run.recipe['model']['preset']}, {weights:,} weights, on {run.accelerator.num_processes} process(es), "
+        f"model: {run.family.title}, {weights:,} weights, on {run.accelerator.num_processes} process(es), "
         f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
     )
     say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
@@ -238,11 +177,3 @@ def mean_loss(run: Run) -> float:
             "the last saved state is untouched"
         )
     return loss
-
-
-def _built(block: str, constructor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a constructor with a recipe's keywords; what it refuses becomes the user's sentence."""
-    try:
-        return constructor(*args, **kwargs)
-    except ValueError as error:
-        raise UserError(f"{block}: {error}") from error

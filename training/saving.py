@@ -13,16 +13,13 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from diffusers.models.unets.unet_2d import UNet2DModel
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.checkpoint import GO_ON, new_folder, save_checkpoint, unfinished, writing
 from hf_ddpm.errors import UserError
-from hf_ddpm.pipelines.doors import stock_samples_the_same
-from hf_ddpm.sampling import image_grid, sample_images
+from hf_ddpm.sampling import image_grid
 from hf_ddpm.training.run import Run, mean_loss
 
 COUNTERS, LOSS_HISTORY = "counters.json", "loss_history.safetensors"  # of a saved state
@@ -30,13 +27,10 @@ COUNTERS, LOSS_HISTORY = "counters.json", "loss_history.safetensors"  # of a sav
 
 def sample(run: Run) -> list[Image.Image]:
     """The grid's images from the averaged weights, each process drawing its share."""
-    pipeline = HFDDPMPipeline(run.ema.model, run.objective.scheduler)
+    pipeline = run.family.pipeline(run.ema.model)
     pipeline.set_progress_bar_config(disable=True)
-    settings = run.sampling
-    with run.accelerator.split_between_processes(list(range(settings.num_images))) as mine:
-        images = sample_images(
-            pipeline, mine, seed=run.training.seed, num_inference_steps=settings.num_inference_steps, eta=settings.eta
-        )
+    with run.accelerator.split_between_processes(list(range(run.family.sampling.num_images))) as mine:
+        images = run.family.sample(pipeline, mine, run.training.seed)
     return gather_object(images)
 
 
@@ -61,8 +55,8 @@ def save_state(run: Run) -> None:
         run.accelerator.save_state(str(unfinished(final)))
         if on_main:
             run.ema.model.save_pretrained(unfinished(final) / "ema")
-            if run.objective.sampler.history is not None:
-                save_file(run.objective.sampler.history.arrays(), unfinished(final) / LOSS_HISTORY)
+            if run.objective.history is not None:
+                save_file(run.objective.history.arrays(), unfinished(final) / LOSS_HISTORY)
             counters = {"step": run.step, "seconds": run.seconds}
             (unfinished(final) / COUNTERS).write_text(json.dumps(counters) + "\n")
         run.accelerator.wait_for_everyone()
@@ -78,9 +72,9 @@ def load_state(run: Run, state: Path) -> None:
     """
     try:
         run.accelerator.load_state(str(state))
-        run.ema.model.load_state_dict(UNet2DModel.from_pretrained(state / "ema").state_dict())
-        if run.objective.sampler.history is not None:
-            run.objective.sampler.history.load(load_file(state / LOSS_HISTORY))
+        run.ema.model.load_state_dict(type(run.ema.model).from_pretrained(state / "ema").state_dict())
+        if run.objective.history is not None:
+            run.objective.history.load(load_file(state / LOSS_HISTORY))
         counters = json.loads((state / COUNTERS).read_text())
     except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -101,21 +95,21 @@ def finish(run: Run) -> Path:
     """Save the last state, the last grid and the checkpoint with its card; say where they are and what to run next."""
     if run.folder.states / f"step_{run.step:08d}" not in run.folder.saved_states():
         save_state(run)
+    run.family.measure(run.ema.model, run.data, run.training.seed)
     images = sample(run)
-    checkpoint = run.folder.checkpoint
+    checkpoint, pipeline = run.folder.checkpoint, run.family.pipeline(run.ema.model)
     if run.accelerator.is_main_process:
         samples = image_grid(images)
         with writing(run.folder.samples, remedy=GO_ON):
             samples.save(run.folder.samples / "final.png")
-        pipeline = HFDDPMPipeline(run.ema.model, run.objective.scheduler)
         save_checkpoint(pipeline, checkpoint, facts(run), samples)
     if run.data.skipped:
         run.accelerator.print(f"data: {run.data.description}")
     run.accelerator.print(
         f"\nsamples:    {run.folder.samples / 'final.png'}\n"
         f"checkpoint: {checkpoint}\n"
-        f"next:       {_console_script()} sample {checkpoint} -n 64 --steps 50 --out grid.png\n"
-        f"or:         HFDDPMPipeline.from_pretrained({str(checkpoint)!r})"
+        f"next:       {_console_script()} sample {checkpoint} -n 64 {run.family.sample_options}--out grid.png\n"
+        f"or:         {type(pipeline).__name__}.from_pretrained({str(checkpoint)!r})"
     )
     _end(run)
     return checkpoint
@@ -150,9 +144,8 @@ def facts(run: Run) -> dict[str, Any]:
         "mixed_precision": run.accelerator.mixed_precision,
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "stock": stock_samples_the_same(run.objective.scheduler.config, run.ema.model.config, None),
-        "sampling": {"num_inference_steps": run.sampling.num_inference_steps, "eta": run.sampling.eta},
         "metrics": [],
+        **run.family.facts(run.ema.model),
     }
 
 

@@ -143,6 +143,39 @@ class Optimization:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """The latent space that a diffusion model works in, if not in pixels.
+
+    Args:
+        vae: folder or Hub name of a frozen HFVAE, AutoencoderKL or AutoencoderTiny; null is pixels.
+        cache: encode every image once, into the cache of `datasets`, instead of each time it is seen.
+    """
+
+    vae: str | None = None
+    cache: bool = False
+
+    def __post_init__(self) -> None:
+        if self.cache and self.vae is None:
+            raise UserError("latents.cache=True needs latents.vae, whose latents it keeps")
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Sample grids of a model that draws an image in one call, during training and at the end.
+
+    Args:
+        every: steps between two grids; null draws only the last.
+        num_images: images of a grid.
+    """
+
+    every: int | None = None
+    num_images: int = 64
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "every", "num_images")
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Sample grids during training and at the end, drawn with the averaged weights.
 

@@ -1,4 +1,4 @@
-"""Train a diffusion model: `accelerate launch training/train.py --recipe mnist`.
+"""Train what a recipe says: `accelerate launch training/train.py --recipe mnist`.
 
 The recipe's data yields x_0; the objective draws t and noise and returns each image's loss; this loop, and only it,
 turns losses into backward, step, EMA and checkpoints. What is random in step k is a function of (seed, k), drawn for
@@ -64,7 +64,7 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
             progress.update()
             if _due(run, run.training.log_every):
                 log_losses(run, progress)
-            if _due(run, run.sampling.every):
+            if _due(run, run.family.sampling.every):
                 save_samples(run, f"step_{run.step:08d}.png")
             if _due(run, run.checkpoints.every):
                 save_state(run)
@@ -75,8 +75,8 @@ def optimizer_step(run: Run, batch: Batch) -> Tensor:
     """One update of the weights and their average from one global batch; the mean loss of this process's part."""
     rank, size = run.accelerator.process_index, len(batch.x_0)
     generator = step_generator(run.training.seed, run.step, run.accelerator.device)
-    drawn = run.objective.draw((run.training.batch_size, *batch.x_0.shape[1:]), generator)
-    t, noise, weight = (values[rank * size : (rank + 1) * size] for values in drawn)
+    whole = run.objective.draw((run.training.batch_size, *batch.x_0.shape[1:]), generator, run.step)
+    *drawn, weight = (values[rank * size : (rank + 1) * size] for values in whole)
     torch.manual_seed(mixed_seed(run.training.seed, run.step, 1 + rank))  # dropout
     run.optimization.set_learning_rate(run.optimizer, run.step, run.training.total_steps)
 
@@ -86,7 +86,7 @@ def optimizer_step(run: Run, batch: Batch) -> Tensor:
         cut = slice(start, start + part)
         labels = None if batch.labels is None else batch.labels[cut]
         with run.accelerator.accumulate(run.model):
-            loss = run.objective(run.model, batch.x_0[cut], t[cut], noise[cut], labels)
+            loss = run.objective(run.model, batch.x_0[cut], *(values[cut] for values in drawn), labels)
             run.accelerator.backward((weight[cut] * loss).mean())
             if run.accelerator.sync_gradients and run.optimization.max_grad_norm is not None:
                 run.accelerator.clip_grad_norm_(run.model.parameters(), run.optimization.max_grad_norm)
@@ -95,7 +95,7 @@ def optimizer_step(run: Run, batch: Batch) -> Tensor:
         losses.append(loss.detach())
     if not run.accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
         run.ema.update(run.accelerator.unwrap_model(run.model), run.step + 1)
-        record_losses(run, drawn[0], torch.cat(losses))
+        record_losses(run, whole[0], torch.cat(losses))
     return (weight * torch.cat(losses)).mean()
 
 
@@ -104,7 +104,7 @@ def record_losses(run: Run, t: Tensor, losses: Tensor) -> None:
 
     `t` (B,) is the whole batch's already; `losses` are this process's part.
     """
-    history = run.objective.sampler.history
+    history = run.objective.history
     if history is not None:
         history.record(t, run.accelerator.gather(losses))
 

@@ -8,18 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
-from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FACTS_FILE = "training.json"
-CONFIG_FILES = {"unet": "config.json", "scheduler": "scheduler_config.json"}
+FACTS_FILE, INDEX = "training.json", "model_index.json"
+Pipeline = HFDDPMPipeline | HFVAEPipeline
+CONFIG_FILES: dict[type[Pipeline], dict[str, str]] = {
+    HFDDPMPipeline: {"unet": "config.json", "scheduler": "scheduler_config.json"},
+    HFVAEPipeline: {"vae": "config.json"},
+}
 GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
 
 
@@ -68,7 +73,7 @@ def recover(final: Path) -> None:
         aside(final).rename(final)
 
 
-def save_checkpoint(pipeline: HFDDPMPipeline, folder: Path, facts: dict[str, Any], samples: "Image") -> None:
+def save_checkpoint(pipeline: DiffusionPipeline, folder: Path, facts: dict[str, Any], samples: "Image") -> None:
     """Write a pipeline, a grid of its samples, the measured facts (training.json) and the card rendered from them.
 
     Raises:
@@ -94,7 +99,19 @@ def writing(target: Path, *, remedy: str = "make room or choose another place") 
 
 
 def load_pipeline(source: str, **kwargs: Any) -> HFDDPMPipeline:
-    """`HFDDPMPipeline.from_pretrained` with every failure in one sentence.
+    """`load_checkpoint` of a diffusion model.
+
+    Raises:
+        UserError: as there, and for a checkpoint of another kind.
+    """
+    pipeline = load_checkpoint(source, **kwargs)
+    if not isinstance(pipeline, HFDDPMPipeline):
+        raise UserError(f"{source!r} holds a VAE: this is for diffusion models, such as `make train` leaves")
+    return pipeline
+
+
+def load_checkpoint(source: str, **kwargs: Any) -> Pipeline:
+    """`from_pretrained` of the pipeline that the checkpoint's index names, with every failure in one sentence.
 
     Raises:
         UserError: nothing at the path, a folder that is no checkpoint, files that are missing, corrupt or cut short.
@@ -106,9 +123,9 @@ def load_pipeline(source: str, **kwargs: Any) -> HFDDPMPipeline:
             raise UserError(
                 f"there is no checkpoint folder at {source!r}: give a folder saved by training, or a Hub name"
             )
-    elif not (folder / "model_index.json").is_file():
-        inside = sorted(str(p.parent) for p in folder.glob("*/model_index.json"))
-        hint = f"did you mean {inside[0]}?" if inside else "a checkpoint folder holds a model_index.json"
+    elif not (folder / INDEX).is_file():
+        inside = sorted(str(p.parent) for p in folder.glob(f"*/{INDEX}"))
+        hint = f"did you mean {inside[0]}?" if inside else f"a checkpoint folder holds a {INDEX}"
         raise UserError(f"{source!r} is not a checkpoint: {hint}")
     try:
         return _open(folder if folder.is_dir() else source, **kwargs)
@@ -133,17 +150,18 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
     return found
 
 
-def _open(source: Path | str, **kwargs: Any) -> HFDDPMPipeline:
+def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     """`from_pretrained`, with a word for the damage that it ends in a TypeError or opens without one."""
+    kind = _kind(source)
     if isinstance(source, Path):
-        _check_files(source)
+        _check_files(source, CONFIG_FILES[kind])
     try:
-        pipeline = HFDDPMPipeline.from_pretrained(source, **kwargs)
+        pipeline: Pipeline = kind.from_pretrained(source, **kwargs)
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
         reason = str(error).partition(", but expected one of")[0]  # torch goes on with all its signatures
         where = "a value in config.json or scheduler_config.json"
         raise UserError(f"{where} is of the wrong kind, such as '1000' for 1000: mend it ({reason})") from error
-    size = pipeline.unet.config.get("sample_size")
+    size = pipeline.unet.config.get("sample_size") if isinstance(pipeline, HFDDPMPipeline) else None
     if size is not None:
         try:
             check_image_size(pipeline.unet, *size_pair(tuple(size) if isinstance(size, list) else size))
@@ -152,17 +170,23 @@ def _open(source: Path | str, **kwargs: Any) -> HFDDPMPipeline:
     return pipeline
 
 
-def _check_files(folder: Path) -> None:
+def _kind(source: Path | str) -> type[Pipeline]:
+    """The pipeline that the index names: the VAE's, or the one that opens every diffusion model."""
+    index: Any = read_object(source / INDEX) if isinstance(source, Path) else DiffusionPipeline.load_config(source)
+    return HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
+
+
+def _check_files(folder: Path, config_files: dict[str, str]) -> None:
     """Refuse a folder whose index and configs are not there as JSON objects, or whose weights are missing."""
-    index = read_object(folder / "model_index.json")
-    for key in ("_class_name", *CONFIG_FILES):
+    index = read_object(folder / INDEX)
+    for key in ("_class_name", *config_files):
         if not index.get(key):
-            raise UserError(f"model_index.json lacks {key!r}: restore it from another copy")
-    for name, config in CONFIG_FILES.items():
+            raise UserError(f"{INDEX} lacks {key!r}: restore it from another copy")
+    for name, config in config_files.items():
         oldest_layout = (folder / config).is_file() and not (folder / name).is_dir()  # all files in the root
         place = folder if oldest_layout else folder / name
         read_object(place / config)
-        if name == "unet" and not any(place.glob("diffusion_pytorch_model*")):  # shards, a variant or .bin will do
+        if name != "scheduler" and not any(place.glob("diffusion_pytorch_model*")):  # shards, a variant or .bin will do
             raise UserError(f"{place / 'diffusion_pytorch_model.safetensors'} is missing: copy it again")
 
 

@@ -1,4 +1,4 @@
-"""The model card: `model_card.md` filled from the facts that training measured, and from nothing else."""
+"""The model card: a template filled from the facts that training measured, and from nothing else."""
 
 from importlib import resources
 from typing import Any
@@ -14,7 +14,8 @@ def render_card(facts: dict[str, Any]) -> str:
     """
     import jinja2
 
-    template = resources.files("hf_ddpm").joinpath("model_card.md").read_text(encoding="utf-8")
+    name = "model_card_vae.md" if "vae" in (facts.get("recipe") or {}) else "model_card.md"
+    template = resources.files("hf_ddpm").joinpath(name).read_text(encoding="utf-8")
     environment = jinja2.Environment(
         keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )

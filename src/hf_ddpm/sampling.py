@@ -15,7 +15,7 @@ from diffusers import (
 from diffusers.utils import make_image_grid
 
 from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing
 
@@ -84,6 +84,18 @@ def sample_images(
             return_dict=False,
         )
         images += part_images
+    return images
+
+
+def sample_latents(
+    pipeline: HFVAEPipeline, indices: Sequence[int], *, seed: int, batch_size: int = 64, sample_pixels: bool = False
+) -> "list[Image]":
+    """The images of `indices` from a VAE's prior as PIL images, in batches; `sample_pixels` as in a call."""
+    images: list[Image] = []
+    for start in range(0, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        generators = [image_generator(seed, i) for i in part]
+        images += pipeline(len(part), generators, sample_pixels=sample_pixels, return_dict=False)[0]
     return images
 
 

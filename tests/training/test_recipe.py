@@ -1,17 +1,18 @@
 """Recipes: shipped ones, overrides, and the sentence for every mistake, before anything is built."""
 
 import re
+import types
 from importlib import resources
 
 import pytest
 import torch
 import yaml
 
-from hf_ddpm import HFDDPMScheduler
+from hf_ddpm import HFVAE
 from hf_ddpm.errors import UserError
-from hf_ddpm.objectives import make_objective
-from hf_ddpm.training.recipe import BLOCKS, block_keys, check_recipe, parse_command_line, read_recipe
-from hf_ddpm.training.run import build_model
+from hf_ddpm.objectives import ELBOObjective
+from hf_ddpm.training.family import make_family
+from hf_ddpm.training.recipe import FAMILIES, check_recipe, family_of, keys_of, parse_command_line, read_recipe
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Optimization, Training
 
@@ -42,11 +43,13 @@ def test_first_comment_states_command_weights_seed_hardware_and_figure(name):
 def test_every_recipe_builds_with_the_weights_it_states(name):
     recipe = check_recipe(read_recipe(name))
     stated = int(re.search(r"([\d,]{7,}) weights", text_of(name)).group(1).replace(",", ""))
-    data, scheduler = recipe["data"], HFDDPMScheduler(**recipe["scheduler"])
+    blocks = FAMILIES[family_of(recipe)]
+    data = types.SimpleNamespace(num_classes=None, **{k: recipe["data"][k] for k in ("image_size", "channels")})
+    family = make_family(recipe)
     with torch.device("meta"):
-        model = build_model(recipe["model"], scheduler, data["image_size"], data["channels"])
+        model = family.build_model(data)
     assert sum(p.numel() for p in model.parameters()) == stated
-    make_objective(scheduler, **recipe["objective"])
+    assert set(recipe) == set(blocks)
     Training(**recipe["training"])
     Optimization(**recipe["optimization"])
 
@@ -139,20 +142,30 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
     assert recipe["optimization"]["lr"] == 1e-3
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_every_key_is_a_keyword_of_its_constructor(block):
-    assert block_keys(block)
-    assert not {"self", "kwargs"} & set(block_keys(block))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_key_is_a_keyword_of_its_constructor(family):
+    for constructor in FAMILIES[family].values():
+        assert not {"self", "kwargs", "model", "scheduler", "latent_shape"} & set(keys_of(constructor))
+    assert "likelihood" in keys_of(HFVAE) and "likelihood" not in keys_of(ELBOObjective)
 
 
-def test_help_shows_every_key(capsys):
+@pytest.mark.parametrize(("recipe", "family"), [("mnist", "diffusion"), ("mnist-vae", "vae")])
+def test_help_shows_every_key_of_what_is_trained(recipe, family, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse_command_line(["--help"])
+        parse_command_line(["--recipe", recipe, "--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
-    for block in BLOCKS:
-        for key in block_keys(block):
+    for block, constructor in FAMILIES[family].items():
+        assert f"{block}: keywords of {constructor.__name__}" in shown
+        for key in keys_of(constructor):
             assert f"--{block}.{key}" in shown
+    assert ("--scheduler.beta_schedule" in shown) == (family == "diffusion")
+
+
+def test_help_tells_what_the_docstrings_say(capsys):
+    with pytest.raises(SystemExit):
+        parse_command_line(["--help"])
+    shown = capsys.readouterr().out
     assert "peak learning rate" in shown
     assert "objective: keywords of make_objective" in shown
     flat = " ".join(shown.split())

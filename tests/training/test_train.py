@@ -14,6 +14,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from launching import SCRIPT, launch_script
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,7 +24,6 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.training.recipe import check_recipe, parse_command_line, read_recipe
 from hf_ddpm.training.train import main, optimizer_step, prepare, train
 
-SCRIPT = Path(__file__).parents[2] / "training" / "train.py"
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
 TINY += ["--num_images", "4", "--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "null"]
 TINY += ["--tracker", "none", "--max_images", "64", "--cpu_threads", "1"]
@@ -57,20 +57,6 @@ def launch(folder, *words, processes=1, config_file=None):
     """Train as a user does, in `processes` processes or as an `accelerate config` file says."""
     words = [*TINY, "--output_dir", str(folder), "--total_steps", "6", *words]
     return launch_script(SCRIPT, *words, processes=processes, config_file=config_file)
-
-
-def launch_script(script, *words, processes=1, config_file=None):
-    """`accelerate launch`. Without MPI its `--cpu` and MULTI_CPU start a single process, whatever `--num_processes`
-    says, so two are asked for as two GPUs are, and the environment sends them to the CPU."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "-q"]
-    if config_file is None:
-        command += ["--cpu"] if processes == 1 else ["--multi_gpu"]
-        command += ["--num_processes", str(processes), "--num_machines", "1", "--main_process_port", "0"]  # a free one
-        command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
-    else:
-        command += ["--config_file", str(config_file), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
 
 
 def weights(folder):

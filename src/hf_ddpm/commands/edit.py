@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     from hf_ddpm.checkpoint import load_pipeline, writing
 
     pipeline = on_device(load_pipeline(options.checkpoint), options.device)
-    channels = pipeline.unet.config["in_channels"]
+    channels = pipeline.image_channels
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
     require_walk(options, pipeline)

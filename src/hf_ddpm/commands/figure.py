@@ -13,6 +13,7 @@ from hf_ddpm.commands.options import (
     on_device,
     open_data,
     open_labelled_data,
+    require_pixels,
     require_positive,
     require_seed,
     require_walk,
@@ -127,7 +128,9 @@ def run(options: argparse.Namespace) -> None:
     if options.checkpoint is not None:
         from hf_ddpm.checkpoint import load_pipeline
 
-        keywords["pipeline"] = on_device(load_pipeline(options.checkpoint), options.device)
+        pipeline = load_pipeline(options.checkpoint)
+        require_pixels(pipeline, f"figure {options.name}")
+        keywords["pipeline"] = on_device(pipeline, options.device)
         require_walk(options, keywords["pipeline"])
         keywords |= _files(options, parameters, keywords["pipeline"])
     origin = _origin(options, keywords.get("pipeline"))

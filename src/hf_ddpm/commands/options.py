@@ -2,13 +2,17 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
     from hf_ddpm.data import ImageData
     from hf_ddpm.pipelines import HFDDPMPipeline
+
+P = TypeVar("P", bound="DiffusionPipeline")
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +78,13 @@ def number_in_unit_interval(word: str) -> float:
     return number
 
 
-def on_device(pipeline: "HFDDPMPipeline", name: str | None) -> "HFDDPMPipeline":
+def require_pixels(pipeline: "HFDDPMPipeline", command: str) -> None:
+    """Refuse a diffusion model that works in the latents of a VAE."""
+    if pipeline.vae is not None:
+        raise UserError(f"{command} looks at pixels, and this diffusion model works in the latents of a VAE")
+
+
+def on_device(pipeline: P, name: str | None) -> P:
     """The pipeline on the device `name`, or on the best there is.
 
     Raises:
@@ -103,7 +113,7 @@ def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: s
     """
     from hf_ddpm.data import ImageData
 
-    size, channels = size_of_network(pipeline, checkpoint), pipeline.unet.config["in_channels"]
+    size, channels = size_of_network(pipeline, checkpoint), pipeline.image_channels
     return ImageData(source, split=split, image_size=size, channels=channels, **cut_of_training(checkpoint), **more)
 
 
@@ -132,13 +142,13 @@ def size_of_network(pipeline: "HFDDPMPipeline", checkpoint: str) -> tuple[int, i
     Raises:
         UserError: its config names no size.
     """
-    size = pipeline.unet.config["sample_size"]
+    size = pipeline.image_size
     if size is None:
         raise UserError(
             f"the network of {checkpoint!r} has no sample_size, so the size of images is unknown: "
             "write it into unet/config.json"
         )
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return size
 
 
 def cut_of_training(checkpoint: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """`hf-ddpm sample`: draw images from a checkpoint."""
 
 import argparse
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from hf_ddpm.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from hf_ddpm.pipelines import HFDDPMPipeline
+    from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 
 NAME = "{:06d}.png"  # of an image in a folder
 SIGMA_HAT, ALGORITHM_2 = "sigma-hat", "none"
@@ -46,6 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--class", type=int, dest="class_label", help="one class for all images (default: each in turn)"
     )
+    parser.add_argument("--pixels", action="store_true", help="of a VAE: draw from p(x|z) instead of its mean image")
     parser.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
     add_device(parser)
     parser.add_argument("--out", default="grid.png", help="a PNG for one grid, or a new folder for one PNG an image")
@@ -55,20 +57,24 @@ def run(options: argparse.Namespace) -> None:
     """Write a grid, or one PNG an image, batch by batch."""
     _check(options)
 
-    from hf_ddpm.checkpoint import load_pipeline, writing
+    from hf_ddpm import HFVAEPipeline
+    from hf_ddpm.checkpoint import load_checkpoint, writing
     from hf_ddpm.sampling import count_calls, image_grid
 
-    pipeline = on_device(load_pipeline(options.checkpoint), options.device)
-    channels = pipeline.unet.config["in_channels"]
+    pipeline = on_device(load_checkpoint(options.checkpoint), options.device)
+    if isinstance(pipeline, HFVAEPipeline):
+        network, images = pipeline.vae.decoder, _from_prior(options, pipeline)
+        channels = pipeline.vae.config["in_channels"]
+    else:
+        network, images = pipeline.unet, _walked(options, pipeline)
+        channels = pipeline.image_channels
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and a PNG 1 to 4: sample tensors in Python")
-    sampler = _sampler(options, pipeline)
-    require_walk(options, pipeline)
     out = Path(options.out)
     require_writable(out if out.suffix else out / NAME.format(0))
-    calls = count_calls(pipeline.unet)
+    calls = count_calls(network)
     drawn: list[Image] = []
-    for i, image in enumerate(_draw(options, pipeline, sampler)):
+    for i, image in enumerate(images):
         if out.suffix:
             drawn.append(image)
             continue
@@ -80,21 +86,39 @@ def run(options: argparse.Namespace) -> None:
     print(f"{options.num_images} images, {sum(calls) // options.num_images} network calls each: {options.out}")
 
 
-def _draw(options: argparse.Namespace, pipeline: "HFDDPMPipeline", sampler: dict[str, Any]) -> "Iterator[Image]":
+def _walked(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "Iterator[Image]":
+    """A diffusion model's images, batch by batch; what the options cannot ask of it is said at once."""
     from hf_ddpm.sampling import sample_images
 
+    if options.pixels:
+        raise UserError("--pixels belongs to a VAE, whose decoder sees noise in its images: leave it out")
+    sampler = _sampler(options, pipeline)
+    require_walk(options, pipeline)
+    keywords: dict[str, Any] = {
+        "num_inference_steps": options.steps,
+        "class_label": options.class_label,
+        "corrector_steps": options.corrector_steps,
+    }
+    return _batches(options, functools.partial(sample_images, pipeline, **keywords, **sampler))
+
+
+def _from_prior(options: argparse.Namespace, pipeline: "HFVAEPipeline") -> "Iterator[Image]":
+    """A VAE's images, batch by batch."""
+    from hf_ddpm.sampling import sample_latents
+
+    walk = {"steps": options.steps, "spacing": options.spacing, "eta": options.eta, "solver": options.solver}
+    walk |= {"corrector-steps": options.corrector_steps or None, "class": options.class_label}
+    for name, value in walk.items():
+        if value is not None:
+            raise UserError(f"--{name} {value}: a VAE draws an image in one call and knows no classes, leave it out")
+    return _batches(options, functools.partial(sample_latents, pipeline, sample_pixels=options.pixels))
+
+
+def _batches(options: argparse.Namespace, draw: "Callable[..., list[Image]]") -> "Iterator[Image]":
     for start in range(0, options.num_images, options.batch_size):
+        part = range(start, min(start + options.batch_size, options.num_images))
         try:
-            yield from sample_images(
-                pipeline,
-                range(start, min(start + options.batch_size, options.num_images)),
-                seed=options.seed,
-                batch_size=options.batch_size,
-                num_inference_steps=options.steps,
-                class_label=options.class_label,
-                corrector_steps=options.corrector_steps,
-                **sampler,
-            )
+            yield from draw(part, seed=options.seed, batch_size=options.batch_size)
         except ValueError as error:
             raise UserError(str(error)) from error
 

@@ -1,0 +1,246 @@
+"""Training images as latents of a frozen VAE: the x_0 of a diffusion model that works in them.
+
+The VAE is an `HFVAE`, or diffusers' `AutoencoderKL` or `AutoencoderTiny`. Its latents are scaled to unit variance by a
+factor that is measured on the training images and kept in its config (Rombach et al. 2022, arXiv 2112.10752).
+"""
+
+import hashlib
+import itertools
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from safetensors import SafetensorError
+from torch import Tensor
+
+from hf_ddpm.data import Batch, ImageData
+from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
+from hf_ddpm.errors import UserError
+from hf_ddpm.likelihood.report import weights_sha256
+from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.pipelines.latent_images import encode_moments
+from hf_ddpm.sampling import mixed_seed
+
+VAES: dict[str, Any] = {"HFVAE": HFVAE, "AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+MEASURED_IMAGES = 1024  # whose latents fix the scale
+ENCODED_AT_ONCE = 64
+_NOISE_OF_LATENTS = 0x1A7E  # other numbers than t, noise and dropout of the same step
+
+
+def open_vae(source: str) -> Any:
+    """A VAE from a folder or the Hub: alone, or as the `vae` of a pipeline that was saved with one.
+
+    Raises:
+        UserError: nothing there, or a model of another class.
+    """
+    folder = Path(source).expanduser()
+    place = {"subfolder": "vae"} if (folder / "model_index.json").is_file() else {}
+    where = str(folder) if folder.is_dir() else source
+    try:
+        try:
+            config: Any = HFVAE.load_config(where, **place)
+        except OSError:
+            if place or folder.is_dir():
+                raise
+            place = {"subfolder": "vae"}  # of a pipeline on the Hub
+            config = HFVAE.load_config(where, **place)
+        name = config.get("_class_name")
+        if name not in VAES:
+            raise UserError(f"latents.vae={source!r} is of class {name!r}; allowed are {', '.join(VAES)}")
+        vae = VAES[name].from_pretrained(where, **place)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"latents.vae={source!r} cannot be opened as a VAE ({reason})") from error
+    return vae.eval().requires_grad_(False)
+
+
+def latent_shape(vae: Any, image_size: tuple[int, int]) -> tuple[int, int, int]:
+    """(J, h, w) of images of a size, by encoding one.
+
+    Raises:
+        UserError: a size that the VAE does not take.
+    """
+    x_0 = torch.zeros(1, vae.config["in_channels"], *image_size, device=vae.device, dtype=vae.dtype)
+    try:
+        with torch.no_grad():
+            moments = encode_moments(vae, x_0)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"latents.vae does not take images of {image_size[0]}x{image_size[1]}: {error}") from error
+    return moments.shape[1] // 2, moments.shape[2], moments.shape[3]
+
+
+class LatentData:
+    """Batches of latents of unit variance; what is not said here is as in `ImageData`, whose images are encoded.
+
+    z is drawn from q(z|x_0) anew each time an image is seen, a function of the seed and the place in the run.
+
+    Args:
+        vae: from `open_vae`, on the device that encodes; its config gets the measured `scaling_factor`.
+        block: keywords of `ImageData`.
+        seed: of the images that the scale is measured on.
+        cache: encode every image once, mirrored too where it may be, into the cache of `datasets`, and read from there.
+
+    Attributes:
+        scale: 1 / std of the VAE's latents of these images.
+
+    Raises:
+        UserError: images that do not fit, or that a cache cannot hold.
+    """
+
+    def __init__(self, vae: Any, block: dict[str, Any], *, seed: int, cache: bool = False) -> None:
+        self._vae, self._flip = vae, bool(block.get("horizontal_flip"))
+        self.images = ImageData(**(block | {"horizontal_flip": False}))  # flips are made here, cached or not
+        _check_images(vae, self.images, block, cache)
+        self.channels, *size = latent_shape(vae, self.images.image_size)
+        self.image_size = (size[0], size[1])
+        self.num_images, self.num_classes = self.images.num_images, self.images.num_classes
+        self.scale = self._measured_scale(seed)
+        vae.register_to_config(scaling_factor=self.scale)
+        self._store = _EncodedOnce(vae, self.images, self._flip) if cache else None
+
+    @property
+    def skipped(self) -> int:
+        """How many undecodable images were met so far."""
+        return self.images.skipped
+
+    @property
+    def description(self) -> str:
+        """Sentences for the log."""
+        shape = "x".join(map(str, (self.channels, *self.image_size)))
+        kept = "encoded once into the cache of datasets" if self._store else "encoded each time they are seen"
+        how = f"Seen as latents of {type(self._vae).__name__}, {shape}, times {self.scale:.5f}, {kept}."
+        return f"{self.images.description} {how}"
+
+    def batches(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+    ) -> Generator[Batch, None, None]:
+        """Batches of step `start_step`, `start_step` + 1, ... without end, as those of `ImageData`."""
+        plan = BatchPlan(seed, batch_size, start_step, rank, world_size)
+        steps = self._store.batches(plan) if self._store else self._encoded(plan, self._flip)
+        with closing(steps):
+            for step, batch in enumerate(steps, start_step):
+                mean, variance = batch.x_0.to(device).chunk(2, dim=1)
+                z = mean + variance.sqrt() * _noise(plan, step, mean)
+                labels = None if batch.labels is None else batch.labels.to(device)
+                yield Batch(self.scale * z, labels, batch.indices)
+
+    def _encoded(self, plan: BatchPlan, flip: bool) -> Generator[Batch, None, None]:
+        """Batches of moments in the place of x_0."""
+        where = {"rank": plan.rank, "world_size": plan.world_size, "device": self._vae.device}
+        batches = self.images.batches(batch_size=plan.batch_size, seed=plan.seed, start_step=plan.start_step, **where)
+        with closing(batches):
+            for step, batch in enumerate(batches, plan.start_step):
+                x_0 = batch.x_0
+                if flip:
+                    x_0 = torch.where(_mirrored(plan, step).to(x_0.device), x_0.flip(-1), x_0)
+                yield Batch(_moments(self._vae, x_0), batch.labels, batch.indices)
+
+    def _measured_scale(self, seed: int) -> float:
+        """z has the variance of its mean and the mean of its variance, over all elements of all images."""
+        count = min(MEASURED_IMAGES, self.num_images or MEASURED_IMAGES)
+        with closing(self._encoded(BatchPlan(seed, ENCODED_AT_ONCE), flip=False)) as batches:
+            moments = torch.cat([next(batches).x_0 for _ in range(-(-count // ENCODED_AT_ONCE))])
+        mean, variance = moments.double().chunk(2, dim=1)
+        return float((mean.var(correction=0) + variance.mean()).rsqrt())
+
+
+class _EncodedOnce:
+    """The moments of every image in Arrow files of the `datasets` cache, found again by what they were made of."""
+
+    def __init__(self, vae: Any, images: ImageData, mirrored: bool) -> None:
+        from datasets import Dataset, Features, List, Value
+
+        self._shape = (-1, 2 * latent_shape(vae, images.image_size)[0], *latent_shape(vae, images.image_size)[1:])
+        self._flip, self._labelled = mirrored, images.num_classes is not None
+        numbers = List(Value("float32"), length=int(np.prod(self._shape[1:])))
+        columns = {"row": Value("int64"), "label": Value("int64"), "moments": numbers}
+        made_of = [weights_sha256(vae), images.fingerprint, str(mirrored)]
+        self._rows = Dataset.from_generator(
+            _encoded_rows,
+            features=Features(columns | ({"mirrored": numbers} if mirrored else {})),
+            gen_kwargs={"vae": vae, "images": images, "mirrored": mirrored},
+            fingerprint=hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:32],
+        ).with_format("numpy")
+        self._place_of = _places(self._rows["row"][:], images.num_images or 0)
+
+    def batches(self, plan: BatchPlan) -> Generator[Batch, None, None]:
+        """Batches of moments in the place of x_0, in the order of `ImageData`."""
+        order = SampleOrder(len(self._place_of), plan.seed)
+        for step in itertools.count(plan.start_step):
+            read = self._rows[self._place_of[order.rows(plan.first_position(step), plan.local_size)]]
+            columns = {name: torch.from_numpy(values) for name, values in read.items()}
+            moments = columns["moments"].view(self._shape)
+            if self._flip:
+                moments = torch.where(_mirrored(plan, step), columns["mirrored"].view(self._shape), moments)
+            yield Batch(moments, columns["label"] if self._labelled else None, columns["row"])
+
+
+def _encoded_rows(vae: Any, images: ImageData, mirrored: bool) -> Iterator[dict[str, Any]]:
+    """One epoch of the images as rows of the cache."""
+    left = images.num_images or 0
+    with closing(images.batches(batch_size=ENCODED_AT_ONCE, seed=0, device=vae.device)) as batches:
+        while left > 0:
+            batch = next(batches)
+            columns = {"row": batch.indices, "moments": _moments(vae, batch.x_0).flatten(1)}
+            columns["label"] = torch.full_like(batch.indices, -1) if batch.labels is None else batch.labels
+            if mirrored:
+                columns["mirrored"] = _moments(vae, batch.x_0.flip(-1)).flatten(1)
+            arrays = {name: values.cpu().numpy() for name, values in columns.items()}
+            for i in range(min(left, len(batch.indices))):
+                yield {name: values[i] for name, values in arrays.items()}
+            left -= len(batch.indices)
+
+
+def _places(rows: np.ndarray, num_images: int) -> np.ndarray:
+    """Where each row of the data set stands in the cache; a bad one, which is not there, has the place of the next."""
+    place_of = np.full(num_images, -1)
+    place_of[rows] = np.arange(len(rows))
+    for row in np.flatnonzero(place_of < 0)[::-1]:
+        place_of[row] = place_of[(row + 1) % num_images]
+    return place_of
+
+
+@torch.no_grad()
+def _moments(vae: Any, x_0: Tensor) -> Tensor:
+    """Mean and variance of q(z|x_0), float32 (B, 2J, h, w)."""
+    return encode_moments(vae, x_0.to(vae.dtype)).float()
+
+
+def _mirrored(plan: BatchPlan, step: int) -> Tensor:
+    """Which images of a step are mirrored, (b, 1, 1, 1); those that `ImageData` would mirror."""
+    chance = position_uniforms(plan.seed, plan.first_position(step), plan.local_size)[:, 0]
+    return torch.from_numpy(chance < 0.5)[:, None, None, None]
+
+
+def _noise(plan: BatchPlan, step: int, mean: Tensor) -> Tensor:
+    """Standard normal, as `mean`: this process's part of what is drawn for the whole batch."""
+    generator = torch.Generator().manual_seed(mixed_seed(plan.seed, step, _NOISE_OF_LATENTS))
+    whole = torch.randn(plan.batch_size, *mean.shape[1:], generator=generator)
+    start = plan.rank * plan.local_size
+    return whole[start : start + plan.local_size].to(mean.device)
+
+
+def _check_images(vae: Any, images: ImageData, block: dict[str, Any], cache: bool) -> None:
+    channels = vae.config["in_channels"]
+    if images.channels != channels:
+        raise UserError(
+            f"latents.vae encodes images of {channels} channels and data.channels is {images.channels}: "
+            f"give --channels {channels}"
+        )
+    changing = block.get("binarize") == "dynamic" or block.get("resize") == "random_crop" or images.num_images is None
+    if cache and changing:
+        raise UserError(
+            "latents.cache keeps each image once, and a stream, resize='random_crop' and binarize='dynamic' show it "
+            "anew each time: give --latents.cache false"
+        )

@@ -1,0 +1,86 @@
+"""What a VAE recipe trains: an HFVAE, by the ELBO or IWAE's bound, and how it is sampled and saved."""
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hf_ddpm import HFVAE, HFVAEPipeline
+from hf_ddpm.data import ImageData
+from hf_ddpm.data.options import size_of
+from hf_ddpm.errors import UserError
+from hf_ddpm.objectives import ELBOObjective
+from hf_ddpm.sampling import sample_latents
+from hf_ddpm.training.ema import EMA
+from hf_ddpm.training.recipe import Recipe, built, keys_of
+from hf_ddpm.training.settings import Grids
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MEASURED_IMAGES = 2048  # of the training data, for figures that are stored in the model
+
+
+class VAEFamily:
+    """The blocks `vae`, `elbo` and `sampling` of a recipe, checked; see `Family`.
+
+    Raises:
+        UserError: what they cannot be, together or with the data's size and channels.
+    """
+
+    sample_options = ""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.sampling = recipe, Grids(**recipe["sampling"])
+        size, channels = (recipe["data"].get(k, keys_of(ImageData)[k].default) for k in ("image_size", "channels"))
+        if not 1 <= channels <= 4:
+            raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
+        with torch.device("meta"):  # a mistake costs no download
+            model = self._model(size, channels)
+            built("ema", EMA, model, **recipe["ema"])
+        config = model.config
+        if (config["in_channels"], size_of(config["sample_size"])) != (channels, size_of(size)):
+            raise UserError(
+                f"vae: in_channels={config['in_channels']} and sample_size={config['sample_size']} do not fit images "
+                f"of {channels} channels and {size}: leave both to the data"
+            )
+        self.objective: ELBOObjective = built(
+            "elbo", ELBOObjective, config["likelihood"], model.latent_shape, **recipe["elbo"]
+        )
+        self.title = f"VAE, {config['network']}, {config['likelihood']}, {math.prod(model.latent_shape)} latent numbers"
+
+    def open_data(self, seed: int, device: torch.device) -> ImageData:
+        """The recipe's images."""
+        return ImageData(**self.recipe["data"])
+
+    def build_model(self, data: ImageData) -> nn.Module:
+        """The network for these data."""
+        return self._model(data.image_size, data.channels)
+
+    def measure(self, model: HFVAE, data: ImageData, seed: int) -> None:
+        """Set what the model stores of its training data: the scale of its latents, and a sigma that fits best."""
+        with closing(data.batches(batch_size=MEASURED_IMAGES, seed=seed)) as batches:
+            images = next(batches).x_0
+        images = images.to(model.device)
+        model.measure_scaling_factor(images)
+        if model.config["likelihood"] == "gaussian_optimal":
+            model.measure_log_variance(images)
+
+    def pipeline(self, model: HFVAE) -> HFVAEPipeline:
+        """What samples from the model, and is saved."""
+        return HFVAEPipeline(model)
+
+    def sample(self, pipeline: HFVAEPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
+        """Images of a grid, from the prior."""
+        return sample_latents(pipeline, indices, seed=seed)
+
+    def facts(self, model: HFVAE) -> dict[str, Any]:
+        """What the card may say beside the facts of every run."""
+        return {"title": self.title, "scaling_factor": model.config["scaling_factor"]}
+
+    def _model(self, image_size: int | Sequence[int], channels: int) -> HFVAE:
+        keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
+        return built("vae", HFVAE, **(keywords | self.recipe["vae"]))

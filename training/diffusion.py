@@ -1,0 +1,156 @@
+"""What a diffusion recipe trains: a UNet, by one of DDPM's objectives, and how it is sampled and saved."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
+from hf_ddpm.data import ImageData
+from hf_ddpm.data.options import size_of
+from hf_ddpm.errors import UserError
+from hf_ddpm.latents import LatentData, latent_shape, open_vae
+from hf_ddpm.objectives import make_objective
+from hf_ddpm.pipelines.doors import stock_samples_the_same
+from hf_ddpm.sampling import sample_images
+from hf_ddpm.training.ema import EMA
+from hf_ddpm.training.recipe import Recipe, built, keys_of
+from hf_ddpm.training.settings import Latents, Sampling
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class DiffusionFamily:
+    """The blocks `model`, `scheduler`, `objective` and `sampling` of a recipe, checked; see `Family`.
+
+    Raises:
+        UserError: what they cannot be, together or with the data's size and channels.
+    """
+
+    sample_options = "--steps 50 "
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.sampling, self.latents = recipe, Sampling(**recipe["sampling"]), Latents(**recipe["latents"])
+        self.vae = None if self.latents.vae is None else open_vae(self.latents.vae)
+        self.scheduler = built("scheduler", HFDDPMScheduler, **recipe["scheduler"])
+        self.objective = built("objective", make_objective, self.scheduler, **recipe["objective"])
+        self.title: str = recipe["model"]["preset"]
+        steps = self.sampling.num_inference_steps
+        if steps > len(self.scheduler):
+            raise UserError(f"sampling.num_inference_steps={steps} must be at most T={len(self.scheduler)}")
+        built("sampling", self.scheduler.set_timesteps, steps)
+        size, channels = _image_shape(recipe)
+        if self.vae is not None:
+            check_latents(recipe, self.scheduler)
+            channels, *size = latent_shape(self.vae, size_of(size))
+        self._config = check_model(recipe, self.scheduler, size, channels)
+
+    def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
+        """The recipe's images, or their latents."""
+        if self.vae is None:
+            return ImageData(**self.recipe["data"])
+        return LatentData(self.vae.to(device), self.recipe["data"], seed=seed, cache=self.latents.cache)
+
+    def build_model(self, data: ImageData | LatentData) -> nn.Module:
+        """The network for these data."""
+        check_classes(self._config, data)
+        return build_model(self.recipe["model"], self.scheduler, data.image_size, data.channels, data.num_classes)
+
+    def measure(self, model: nn.Module, data: ImageData | LatentData, seed: int) -> None:
+        """Nothing is left to measure when such a model is saved."""
+
+    def pipeline(self, model: Any) -> HFDDPMPipeline:
+        """What samples from the network, and is saved."""
+        return HFDDPMPipeline(model, self.scheduler, vae=self.vae)
+
+    def sample(self, pipeline: HFDDPMPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
+        """Images of a grid."""
+        settings = self.sampling
+        return sample_images(
+            pipeline, indices, seed=seed, num_inference_steps=settings.num_inference_steps, eta=settings.eta
+        )
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        """What the card may say beside the facts of every run."""
+        return {
+            "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, model.config, None),
+            "latents": None if self.vae is None else {"class": type(self.vae).__name__, **self.vae.config},
+            "sampling": {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta},
+        }
+
+
+def _image_shape(recipe: Recipe) -> tuple[Any, int]:
+    """The size and the channels of the recipe's images."""
+    size, channels = (recipe["data"].get(key, keys_of(ImageData)[key].default) for key in ("image_size", "channels"))
+    if not 1 <= channels <= 4:
+        raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
+    return size, channels
+
+
+def check_latents(recipe: Recipe, scheduler: HFDDPMScheduler) -> None:
+    """Refuse what has a meaning for pixels only."""
+    if scheduler.config["clip_sample"] or scheduler.config["thresholding"]:
+        raise UserError(
+            "scheduler: clip_sample and thresholding keep pixels in [-1, 1], where latents are not: give "
+            "--clip_sample false"
+        )
+    if recipe["objective"].get("loss", "simple") != "simple":
+        raise UserError(
+            f"objective.loss={recipe['objective']['loss']!r} has a decoder of grey levels at t = 0, which latents are "
+            "not: give --loss simple"
+        )
+
+
+def check_model(
+    recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence[int], channels: int
+) -> Mapping[str, Any]:
+    """Build the network and its average without memory, before data are opened: a mistake costs no download.
+
+    Returns:
+        Mapping: the network's configuration.
+    """
+    with torch.device("meta"):
+        model: Any = build_model(recipe["model"], scheduler, size, channels)
+        built("ema", EMA, model, **recipe["ema"])
+    inputs, outputs, fit = model.config["in_channels"], model.config["out_channels"], outputs_of(scheduler, channels)
+    if (inputs, outputs) != (channels, fit):
+        raise UserError(
+            f"model: {inputs} input and {outputs} output channels do not fit images of {channels} and "
+            f"variance_type={scheduler.config['variance_type']!r}: leave in_channels to the data and give "
+            f"--out_channels {fit}"
+        )
+    return model.config
+
+
+def check_classes(network: Mapping[str, Any], data: ImageData | LatentData) -> None:
+    """Refuse a class-conditional network without labels."""
+    if network["num_class_embeds"] is not None and data.num_classes is None:
+        raise UserError(
+            f"model: the network has {network['num_class_embeds']} classes and the data no labels: give --label_column "
+            "auto, or --num_class_embeds null"
+        )
+
+
+def outputs_of(scheduler: HFDDPMScheduler, channels: int) -> int:
+    """Channels of a network's output: the prediction's, and as many again where the variance is learned."""
+    return 2 * channels if scheduler.learns_variance else channels
+
+
+def build_model(
+    block: Mapping[str, Any],
+    scheduler: HFDDPMScheduler,
+    image_size: int | Sequence[int],
+    channels: int,
+    num_classes: int | None = None,
+) -> nn.Module:
+    """The recipe's preset; image size, channels and classes are the data's unless the recipe says otherwise.
+
+    So are the output channels, which the scheduler's variance decides too.
+    """
+    keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
+    keywords["out_channels"] = outputs_of(scheduler, channels)
+    keywords |= {} if num_classes is None else {"num_class_embeds": num_classes}
+    keywords |= block
+    return built("model", unet_preset, keywords.pop("preset"), **keywords)
