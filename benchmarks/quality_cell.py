@@ -32,8 +32,8 @@ from hf_ddpm.data import ImageData
 from hf_ddpm.data.sources import open_source
 from hf_ddpm.metrics import DigitStatistics, digit_score, digit_statistics
 from hf_ddpm.sampling import image_grid, sample_images
+from hf_ddpm.training.diffusion import build_model
 from hf_ddpm.training.recipe import Recipe
-from hf_ddpm.training.run import build_model
 
 ARMS = ("ours", "diffusers", "diffusers-tuned", "diffusers-default-unet")
 GRID, SAMPLING_BATCH = 64, 100

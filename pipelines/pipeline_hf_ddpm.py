@@ -8,7 +8,6 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -21,6 +20,7 @@ from torch import Tensor
 from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli
+from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver, check_variances, labels_of
 from hf_ddpm.pipelines.doors import (
     check_index,
@@ -32,9 +32,10 @@ from hf_ddpm.pipelines.doors import (
 )
 from hf_ddpm.pipelines.editing import ImageEditing
 from hf_ddpm.pipelines.evaluating import without_training
-from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
+from hf_ddpm.pipelines.image_inputs import to_images, to_x_0
+from hf_ddpm.pipelines.image_space import ImageSpace
 from hf_ddpm.pipelines.interpolation import slerp
-from hf_ddpm.pipelines.latent_images import check_latents, decode_latents, encode_images
+from hf_ddpm.pipelines.latent_images import check_latents, encode_images
 from hf_ddpm.schedulers.beta_schedules import make_betas
 from hf_ddpm.schedulers.chain_tables import chain_tables
 from hf_ddpm.schedulers.choices import check_choice
@@ -54,6 +55,7 @@ SIBLINGS = (
     Bernoulli,
     CoefficientTables,
     ImageEditing,
+    ImageSpace,
     ReverseWalk,
     TrainingChain,
     chain_tables,
@@ -62,6 +64,7 @@ SIBLINGS = (
     clip_,
     encode_images,
     gaussian_log_density,
+    image_size,
     make_betas,
     mean_coefficients,
     slerp,
@@ -79,7 +82,7 @@ sys.modules.setdefault(VAE_MODULE, sys.modules[HFVAE.__module__])
 StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
-class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
+class HFDDPMPipeline(ImageEditing, ImageSpace, DiffusionPipeline):
     """Sample images from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
 
     Args:
@@ -306,49 +309,6 @@ class HFDDPMPipeline(ImageEditing, DiffusionPipeline):
                 f"{what} needs an HFDDPMScheduler, not {type(self.scheduler).__name__}: "
                 "pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
             )
-
-    def _x_0(self, images: Images) -> Tensor:
-        """Images where the walk begins and ends: pixels, or the latents that are the mean of q(z|image)."""
-        pixels = self._pixels(images)
-        if self.vae is None:
-            return pixels
-        x_0, size = encode_images(self.vae, pixels.to(self.vae.dtype)), self._size
-        if size is not None and tuple(x_0.shape[2:]) != size:
-            raise ValueError(
-                f"images of {tuple(pixels.shape[2:])} have latents of {tuple(x_0.shape[2:])}, and the network was "
-                f"trained with {size}: resize them first"
-            )
-        return x_0.to(self.unet.dtype)
-
-    def _pixels(self, images: Images) -> Tensor:
-        """Images as (B, C, H, W) in [-1, 1]."""
-        pixels = to_x_0(images, self.image_channels, self._size if self.vae is None else None)
-        return pixels.to(self._execution_device, self.unet.dtype)
-
-    @property
-    def image_channels(self) -> int:
-        """C of the images, which those of the latents are not."""
-        return (self.unet if self.vae is None else self.vae).config["in_channels"]
-
-    @property
-    def image_size(self) -> tuple[int, int] | None:
-        """(H, W) of the images, found by decoding one where there is a VAE; None: any."""
-        if self.vae is None or self._size is None:
-            return self._size
-        zeros = torch.zeros(1, self.unet.config["in_channels"], *self._size, device=self._execution_device)
-        with torch.no_grad():
-            height, width = self._decoded(zeros).shape[2:]
-        return height, width
-
-    @property
-    def _size(self) -> tuple[int, int] | None:
-        """(h, w) of the network's x_t; None: any."""
-        size = self.unet.config["sample_size"]
-        return (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
-
-    def _decoded(self, x_0: Tensor) -> Tensor:
-        """Pixels of where the walk ended, about in [-1, 1]."""
-        return x_0 if self.vae is None else decode_latents(self.vae, x_0.to(self.vae.dtype))
 
     def _prediction(self, output: Tensor, x_t: Tensor) -> Tensor:
         """The network's output as the scheduler wants it: all of 2C where it reads variances, else the first half."""

@@ -16,8 +16,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hf_ddpm.models.gaussian import gaussian_log_density
-from hf_ddpm.models.vae import HFVAE, image_size
+from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli, DecoderDistribution
+from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_count, finite_numbers
 from hf_ddpm.pipelines.doors import check_index, name_module, write_code
 from hf_ddpm.pipelines.evaluating import without_training
@@ -33,6 +34,7 @@ SIBLINGS = (
     check_call,
     check_choice,
     gaussian_log_density,
+    image_size,
     slerp,
     to_x_0,
     without_training,

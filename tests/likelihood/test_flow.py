@@ -165,15 +165,15 @@ def test_bits_of_dequantised_images_count_the_width_of_the_bins(gaussian, gaussi
 
 
 def test_dequantisation_is_uniform_in_the_bin_and_follows_the_index(gaussian, random_images):
-    from hf_ddpm.likelihood.flow import _dequantised
+    from hf_ddpm.likelihood.flow import dequantised
 
     images = random_images(3, (1, 32, 32), bit_depth=4)
     rows = torch.arange(3)
-    u = (_dequantised(images, rows, seed=0) - images.x_0(rows)) / images.bin_width
+    u = (dequantised(images, rows, seed=0) - images.x_0(rows)) / images.bin_width
     assert u.min() >= -0.5 and u.max() < 0.5
     assert u.mean().item() == pytest.approx(0, abs=0.03) and u.var().item() == pytest.approx(1 / 12, rel=0.05)
-    assert torch.equal(_dequantised(images, rows[1:2], seed=0), _dequantised(images, rows, seed=0)[1:2])
-    assert not torch.equal(_dequantised(images, rows, seed=1), _dequantised(images, rows, seed=0))
+    assert torch.equal(dequantised(images, rows[1:2], seed=0), dequantised(images, rows, seed=0)[1:2])
+    assert not torch.equal(dequantised(images, rows, seed=1), dequantised(images, rows, seed=0))
 
 
 @pytest.mark.parametrize("variance_type", ["fixed_small", "learned"])

@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal
 from hf_ddpm import unet_preset
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood import GridImages, ImportanceTerms, evaluate_vae, importance_terms
-from hf_ddpm.likelihood.flow import _dequantised
+from hf_ddpm.likelihood.flow import dequantised
 from hf_ddpm.likelihood.importance import draws_at_once, is_binary
 from hf_ddpm.models.vae import HFVAE
 
@@ -58,7 +58,7 @@ def test_with_the_exact_posterior_every_weight_is_the_density(num_samples, rando
     vae, density = probabilistic_pca()
     images = random_images(20, (1, 4, 4))
     terms = importance_terms(vae, images, ALL(20), num_samples=num_samples, seed=0, batch_size=16)
-    expected = density.log_prob(_dequantised(images, ALL(20), 0).flatten(1))
+    expected = density.log_prob(dequantised(images, ALL(20), 0).flatten(1))
     torch.testing.assert_close(terms.log_p_x, expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(terms.effective_samples, torch.full_like(expected, num_samples))
     many = importance_terms(vae, images, ALL(20), num_samples=4000, seed=0, batch_size=4000)
@@ -68,7 +68,7 @@ def test_with_the_exact_posterior_every_weight_is_the_density(num_samples, rando
 def test_a_wrong_posterior_rises_to_the_density(random_images):
     vae, density = probabilistic_pca(error=0.5)
     images = random_images(400, (1, 4, 4))
-    truth = density.log_prob(_dequantised(images, ALL(400), 0).flatten(1)).mean()
+    truth = density.log_prob(dequantised(images, ALL(400), 0).flatten(1)).mean()
     found = [importance_terms(vae, images, ALL(400), num_samples=k, seed=0, batch_size=999) for k in (1, 4, 16, 400)]
     means = torch.stack([terms.log_p_x.mean() for terms in found])
     assert (means.diff() > 0.05).all()
@@ -197,7 +197,7 @@ def test_active_units_of_a_hand_made_encoder(random_images):
         vae.encoder[1].bias[:3] = torch.tensor([0.0, 5.0, 2.0])  # a large mean is not activity
     images = random_images(300, (1, 2, 2))
     terms = importance_terms(vae, images, ALL(300), num_samples=1, seed=0, batch_size=300)
-    x = _dequantised(images, ALL(300), 0).flatten(1)[:, :3]
+    x = dequantised(images, ALL(300), 0).flatten(1)[:, :3]
     expected = torch.tensor([0.25, 0.1, 0.0]).double().square() * x.var(dim=0)
     torch.testing.assert_close(terms.activity.flatten(), expected, rtol=1e-9, atol=1e-12)
     assert terms.active_units == 1
@@ -208,7 +208,7 @@ def test_the_encoder_and_the_decoder_see_the_same_dequantised_image(random_image
     vae, images, seen = small_vae(likelihood="gaussian_fixed").double(), random_images(4, (1, 4, 4)), []
     vae.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     importance_terms(vae, images, ALL(4), num_samples=2, seed=5, batch_size=8)
-    assert torch.equal(torch.cat(seen), _dequantised(images, ALL(4), 5))
+    assert torch.equal(torch.cat(seen), dequantised(images, ALL(4), 5))
     masses = small_vae(likelihood="discretized_gaussian").double()
     masses.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     importance_terms(masses, images, ALL(4), num_samples=2, seed=5, batch_size=8)

@@ -226,11 +226,13 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.models.gaussian as gaussian
     import hf_ddpm.models.vae as vae
     import hf_ddpm.models.vae_likelihoods as vae_likelihoods
+    import hf_ddpm.models.vae_networks as vae_networks
     import hf_ddpm.pipelines.call_checks as checks
     import hf_ddpm.pipelines.doors as doors
     import hf_ddpm.pipelines.editing as editing
     import hf_ddpm.pipelines.evaluating as evaluating
     import hf_ddpm.pipelines.image_inputs as inputs
+    import hf_ddpm.pipelines.image_space as image_space
     import hf_ddpm.pipelines.interpolation as interpolation
     import hf_ddpm.pipelines.latent_images as latent_images
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
@@ -249,6 +251,8 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         gaussian,
         vae,
         vae_likelihoods,
+        vae_networks,
+        image_space,
         latent_images,
         doors,
         editing,

@@ -121,7 +121,7 @@ def test_the_mask_of_latents_covers_that_of_pixels():
 
 
 def test_mistakes_are_one_sentence(latent_pipeline, make_pipeline):
-    with pytest.raises(ValueError, match="no scaling_factor.*measure_scaling_factor"):
+    with pytest.raises(ValueError, match=r"no scaling_factor.*measure_scaling_factor"):
         latent_pipeline(scale=None)
     inner = make_pipeline({}, sample_size=8)
     with pytest.raises(ValueError, match="the vae has 2 latent channels and the network takes 1"):

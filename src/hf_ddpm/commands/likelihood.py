@@ -235,7 +235,7 @@ def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData
 def _open_for_vae(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[str, Any] | None) -> "ImageData":
     """The data in the VAE's size and channels, cut and resized as in training, binarised if it is a Bernoulli."""
     from hf_ddpm.data import ImageData
-    from hf_ddpm.models.vae import image_size
+    from hf_ddpm.models.vae_networks import image_size
 
     if options.label_column != "auto":
         raise UserError(f"--label-column {options.label_column}: a VAE knows no classes, leave the option out")

@@ -159,7 +159,7 @@ class ImageData:
 
     @property
     def fingerprint(self) -> str:
-        """Which rows of which data, and how they become images: the same for the same images, whatever order and flips."""
+        """Which rows of which data, and how they become images: alike for the same images in any order."""
         return " ".join(map(str, (self._dataset._fingerprint, self._decoder, self._binarization)))
 
     @property

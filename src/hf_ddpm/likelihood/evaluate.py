@@ -86,9 +86,9 @@ def evaluate(
     # TF32 would make the batch size visible
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), evaluating(module):
         if method != "ode":
-            with _Bar("bound", len(rows) * len(network.scheduler), accelerator) as bar:
+            with ProgressBar("bound", len(rows) * len(network.scheduler), accelerator) as bar:
                 own = bound_terms(network, images, rows, clip=clip, progress=bar.update, **settings)
-            bound, seconds["bound"] = _gathered(own, BoundTerms.merged, bar.seconds)
+            bound, seconds["bound"] = gathered(own, BoundTerms.merged, bar.seconds)
         if method != "bound":
             flow, halved, seconds["ode"] = _both_flows(
                 network, images, rows, ode_steps, accelerator, num_probes=num_probes, **settings
@@ -101,11 +101,11 @@ def _both_flows(
 ) -> tuple[FlowTerms, FlowTerms, float]:
     """The ODE of all images, that of the first few with half the steps, and the seconds of both."""
     first, half = rows[rows < HALVED_IMAGES], steps // 2
-    with _Bar("ode", CALLS_A_STEP * (steps * len(rows) + half * len(first)), accelerator) as bar:
+    with ProgressBar("ode", CALLS_A_STEP * (steps * len(rows) + half * len(first)), accelerator) as bar:
         own = flow_terms(network, images, rows, steps=steps, progress=bar.update, **settings)
         own_halved = flow_terms(network, images, first, steps=half, progress=bar.update, **settings)
-    flow, seconds = _gathered(own, FlowTerms.merged, bar.seconds)
-    return flow, _gathered(own_halved, FlowTerms.merged, 0.0)[0], seconds
+    flow, seconds = gathered(own, FlowTerms.merged, bar.seconds)
+    return flow, gathered(own_halved, FlowTerms.merged, 0.0)[0], seconds
 
 
 def _check(images: GridImages, seed: int, batch_size: int, method: Method, ode_steps: int, num_probes: int) -> None:
@@ -136,13 +136,13 @@ def check_number_of_images(num_images: int) -> None:
         )
 
 
-def _gathered(own: Terms, merged: Callable[[list[Terms]], Terms], seconds: float) -> tuple[Terms, float]:
+def gathered(own: Terms, merged: Callable[[list[Terms]], Terms], seconds: float) -> tuple[Terms, float]:
     """The terms of all processes, and the time of the slowest."""
     parts = gather_object([(own, seconds)])
     return merged([part for part, _ in parts]), max(taken for _, taken in parts)
 
 
-class _Bar:
+class ProgressBar:
     """A progress bar of network calls on the main process, and the time that passed under it."""
 
     def __init__(self, name: str, total: int, accelerator: Accelerator) -> None:
@@ -154,7 +154,7 @@ class _Bar:
     def update(self, calls: int) -> None:
         self._bar.update(calls)
 
-    def __enter__(self) -> "_Bar":
+    def __enter__(self) -> "ProgressBar":
         self._start = time.perf_counter()
         return self
 

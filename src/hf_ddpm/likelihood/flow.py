@@ -70,7 +70,7 @@ def flow_terms(
     """
     dimensions, found = images.levels[0].numel(), [torch.empty(0, dtype=torch.float64)]
     for part in rows.split(batch_size) if len(rows) else ():
-        x, probes = _dequantised(images, part, seed), _probes(images, part, seed, num_probes)
+        x, probes = dequantised(images, part, seed), _probes(images, part, seed, num_probes)
         x, probes = x.to(network.formulas), probes.to(network.formulas)
         nats = flow_log_density(network, x, images.labels_of(part), probes, steps=steps, progress=progress)
         found.append(-nats.cpu() / (dimensions * math.log(2)) - math.log2(images.bin_width))
@@ -173,7 +173,7 @@ class _Flow:
                 return (alpha * x - (prediction - from_x_t * x) / from_x_0) / sigma
 
 
-def _dequantised(images: GridImages, rows: Tensor, seed: int) -> Tensor:
+def dequantised(images: GridImages, rows: Tensor, seed: int) -> Tensor:
     """x_0 + u, u uniform in [-w/2, w/2) for bins of width w, float64 (B, C, H, W)."""
     x_0, where = images.x_0(rows), rows.tolist()
     draws = [

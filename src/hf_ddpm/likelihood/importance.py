@@ -18,10 +18,11 @@ from torch import Tensor
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood.bound import Progress
-from hf_ddpm.likelihood.evaluate import LEAST_IMAGES, _Bar, _gathered
-from hf_ddpm.likelihood.flow import _dequantised
+from hf_ddpm.likelihood.evaluate import LEAST_IMAGES, ProgressBar, gathered
+from hf_ddpm.likelihood.flow import dequantised
 from hf_ddpm.likelihood.images import GridImages, Stream, share, stacked
-from hf_ddpm.models.vae import HFVAE, image_size
+from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.objectives.elbo import kl_per_dimension, log_prior_ratio
 from hf_ddpm.pipelines.evaluating import evaluating
 
@@ -149,10 +150,10 @@ def evaluate_vae(
     settings = {"num_samples": num_samples, "seed": seed, "batch_size": batch_size}
     # TF32 would make the batch size visible
     exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    bar = _Bar("draws", len(rows) * num_samples, accelerator)
+    bar = ProgressBar("draws", len(rows) * num_samples, accelerator)
     with exact, evaluating(vae), bar:
         own = importance_terms(vae, images, rows, progress=bar.update, **settings)
-    terms, seconds = _gathered(own, ImportanceTerms.merged, bar.seconds)
+    terms, seconds = gathered(own, ImportanceTerms.merged, bar.seconds)
     lost = int((~terms.log_p_x.isfinite()).sum())
     if lost:
         raise UserError(f"{lost} images have no finite log p(x): the training diverged, take an earlier checkpoint")
@@ -191,7 +192,7 @@ def importance_terms(
     of_latents = torch.zeros(3, *vae.latent_shape, dtype=torch.float64)
     rows = rows.sort().values
     for part in rows.split(max(1, batch_size // num_samples)) if len(rows) else ():
-        x = _dequantised(images, part, seed) if _is_density(vae) else images.x_0(part)
+        x = dequantised(images, part, seed) if _is_density(vae) else images.x_0(part)
         x = x.to(_formulas(vae))
         posterior = vae.encode(x.to(vae.device, vae.dtype), return_dict=False)[0]
         mean, log_variance = posterior.mean.to(x), posterior.logvar.to(x)  # (B, J, h, w)

@@ -38,7 +38,7 @@ def report(likelihood: Likelihood, module: nn.Module, scheduler: HFDDPMScheduler
         "seed": likelihood.seed,
         "clip": likelihood.clip,
         "seconds": {name: round(seconds, 1) for name, seconds in likelihood.seconds.items()},
-        "versions": _versions(),
+        "versions": versions(),
     }
     if likelihood.bound is not None:
         found["bound"] = _bound(likelihood.bound)
@@ -132,7 +132,7 @@ def _flow(likelihood: Likelihood, bits: Tensor, halved: Tensor) -> dict[str, Any
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     import diffusers
 
     from hf_ddpm.version import __version__

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from hf_ddpm.likelihood.importance import ACTIVE_VARIANCE, VAELikelihood
-from hf_ddpm.likelihood.report import _versions, mean_and_error, weights_sha256
+from hf_ddpm.likelihood.report import mean_and_error, versions, weights_sha256
 from hf_ddpm.models.vae import HFVAE
 
 MASS = "mass of an image; bits/dim = nats / (D ln 2)"
@@ -39,7 +39,7 @@ def report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str, Any
         "seed": likelihood.seed,
         "num_samples": likelihood.num_samples,
         "seconds": round(likelihood.seconds, 1),
-        "versions": _versions(),
+        "versions": versions(),
         _name(likelihood): _in_both_units(likelihood, -terms.log_p_x),
         "negative_elbo": _in_both_units(likelihood, -terms.elbo),
         "rate": {"nats": mean_and_error(terms.rate)},

@@ -1,9 +1,7 @@
 """The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114): q(z|x), p(x|z) and what joins them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -21,11 +19,8 @@ from hf_ddpm.models.vae_likelihoods import (
     optimal_log_variance,
     outputs_per_channel,
 )
+from hf_ddpm.models.vae_networks import Activation, Network, check_levels, check_sizes, image_size, mlp, shown
 from hf_ddpm.schedulers.choices import check_choice
-
-Network = Literal["mlp", "conv"]
-Activation = Literal["relu", "tanh", "silu"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 
 
 @dataclass
@@ -91,7 +86,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         check_choice("network", network, get_args(Network))
         check_choice("activation", activation, get_args(Activation))
         check_choice("likelihood", likelihood, get_args(Likelihood))
-        _check_sizes(
+        check_sizes(
             sample_size=image_size(sample_size),
             in_channels=(in_channels,),
             latent_channels=(latent_channels,),
@@ -110,7 +105,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             self.encoder = mlp(image, hidden_sizes, (2 * latent_channels, 1, 1), activation)
             self.decoder = mlp((latent_channels, 1, 1), hidden_sizes[::-1], (out_channels, *image[1:]), activation)
         else:
-            _check_levels(image_size(sample_size), block_out_channels, norm_num_groups)
+            check_levels(image_size(sample_size), block_out_channels, norm_num_groups)
             levels: dict[str, Any] = {"block_out_channels": block_out_channels, "layers_per_block": layers_per_block}
             levels |= {"norm_num_groups": norm_num_groups}
             kinds = ("DownEncoderBlock2D",) * len(block_out_channels), ("UpDecoderBlock2D",) * len(block_out_channels)
@@ -162,7 +157,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
 
     @apply_forward_hook
     def likelihood_params(self, z: Tensor) -> DecoderDistribution:
-        """p(x|z) of latents (B, J, h, w): `Bernoulli(logits)`, or `Gaussian(location, log_variance)` and its discrete form.
+        """p(x|z) of latents (B, J, h, w): `Bernoulli(logits)`, `Gaussian(location, log_variance)` or its discrete form.
 
         Raises:
             ValueError: a `gaussian_optimal` model whose sigma was not measured.
@@ -185,7 +180,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         p = self.likelihood_params(z)
         wanted = tuple(p.mean.shape[1:])
         if x.ndim != 4 or tuple(x.shape[1:]) != wanted:
-            raise ValueError(f"images of shape {tuple(x.shape)} must have shape (B, {_shown(wanted)})")
+            raise ValueError(f"images of shape {tuple(x.shape)} must have shape (B, {shown(wanted)})")
         low, high = (x.min().item(), x.max().item()) if len(x) else (0.0, 0.0)
         if not (low >= -1.001 and high <= 1.001):  # NaN fails too
             raise ValueError(
@@ -214,7 +209,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         if noise is not None:
             wanted = tuple(posterior.mean.shape)
             if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != wanted:
-                shape = f"({wanted[0]}, L, {_shown(wanted[1:])})"
+                shape = f"({wanted[0]}, L, {shown(wanted[1:])})"
                 raise ValueError(f"noise of shape {tuple(noise.shape)} must have shape {shape}")
             z = (posterior.mean[:, None] + posterior.std[:, None] * noise).flatten(0, 1)  # (B * L, J, h, w)
         else:
@@ -261,70 +256,18 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         channels, size = self.config["in_channels"], image_size(self.config["sample_size"])
         wanted = (channels, *size) if self.config["network"] == "mlp" else (channels,)
         if x.ndim != 4 or tuple(x.shape[1 : 1 + len(wanted)]) != wanted:
-            shape = _shown((*wanted, "H", "W")[:3])
+            shape = shown((*wanted, "H", "W")[:3])
             raise ValueError(
                 f"images of shape {tuple(x.shape)} must have shape (B, {shape}): resize and convert them first"
             )
         if self.config["network"] == "conv":
-            _check_levels(tuple(x.shape[2:]), self.config["block_out_channels"], self.config["norm_num_groups"])
+            check_levels(tuple(x.shape[2:]), self.config["block_out_channels"], self.config["norm_num_groups"])
         return self.encoder(x)
 
     def _decoded(self, z: Tensor) -> Tensor:
         """The decoder's output, (B, C, H, W) or (B, 2C, H, W)."""
         wanted = self.latent_shape if self.config["network"] == "mlp" else self.latent_shape[:1]
         if z.ndim != 4 or tuple(z.shape[1 : 1 + len(wanted)]) != wanted:
-            shape = _shown((*wanted, "h", "w")[:3])
+            shape = shown((*wanted, "h", "w")[:3])
             raise ValueError(f"latents of shape {tuple(z.shape)} must have shape (B, {shape})")
         return self.decoder(z)
-
-
-def mlp(
-    inputs: tuple[int, int, int], hidden_sizes: tuple[int, ...], outputs: tuple[int, int, int], activation: Activation
-) -> nn.Sequential:
-    """Linear layers from (B, *inputs) to (B, *outputs), `activation` between them."""
-    sizes = [_numel(inputs), *hidden_sizes, _numel(outputs)]
-    layers: list[nn.Module] = [nn.Flatten()]
-    for i, o in pairwise(sizes):
-        layers += [nn.Linear(i, o), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1], nn.Unflatten(1, outputs))
-
-
-def image_size(sample_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W).
-
-    Raises:
-        ValueError: neither a number nor a pair.
-    """
-    pair = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
-    if len(pair) != 2:
-        raise ValueError(f"sample_size={list(pair)} must be one whole number, or (H, W)")
-    return pair
-
-
-def _shown(shape: tuple[int | str, ...]) -> str:
-    return ", ".join(map(str, shape))
-
-
-def _numel(shape: tuple[int, int, int]) -> int:
-    return shape[0] * shape[1] * shape[2]
-
-
-def _check_sizes(**sizes: Sequence[int]) -> None:
-    """Refuse what is no number of something."""
-    for name, values in sizes.items():
-        if not all(isinstance(value, int) and value >= 1 for value in values):
-            raise ValueError(f"{name}={list(values)} must be whole numbers of at least 1")
-
-
-def _check_levels(size: tuple[int, ...], block_out_channels: tuple[int, ...], norm_num_groups: int) -> None:
-    """Refuse an image that the levels cannot halve, and widths that the groups do not divide."""
-    factor = 2 ** (len(block_out_channels) - 1)
-    if any(side % factor or side < factor for side in size):
-        raise ValueError(
-            f"images of {size[0]}x{size[1]} do not fit {len(block_out_channels)} levels: both sides must be multiples "
-            f"of {factor}"
-        )
-    if any(width % norm_num_groups for width in block_out_channels):
-        raise ValueError(
-            f"block_out_channels={list(block_out_channels)} must be multiples of norm_num_groups={norm_num_groups}"
-        )

@@ -26,7 +26,8 @@ class ELBOObjective:
         bound: elbo or iwae.
         num_samples: L of the elbo's Monte Carlo mean, or k of iwae; draws of z for each image.
         beta: weight of the KL; 1 is the bound, more presses latents apart (Higgins et al. 2017).
-        kl_warmup_steps: the weight of the KL grows from 0 to beta over so many optimizer steps (arXiv 1602.02282).
+        kl_warmup_steps: the weight of the KL grows from 0 to beta over so many optimizer steps (arXiv 1602.02282); in
+            iwae that of log p(z) / q(z|x). Without it many latent dimensions are given up early and stay unused.
         free_bits: nats below which the KL of a latent dimension costs nothing more (arXiv 1606.04934, eq. 15, for each
             image where the paper averages over a batch first).
 
@@ -53,8 +54,11 @@ class ELBOObjective:
             raise ValueError(
                 f"beta={beta}, kl_warmup_steps={kl_warmup_steps} and free_bits={free_bits} must not be negative"
             )
-        if bound == "iwae" and (beta, kl_warmup_steps, free_bits) != (1, 0, 0):
-            raise ValueError("beta, kl_warmup_steps and free_bits weigh the KL of bound='elbo': iwae has none apart")
+        if bound == "iwae" and (beta, free_bits) != (1, 0):
+            raise ValueError(
+                f"beta={beta} and free_bits={free_bits} change the KL of bound='elbo': iwae has none apart, "
+                "leave them out"
+            )
         self.likelihood, self.latent_shape, self.bound, self.num_samples = likelihood, latent_shape, bound, num_samples
         self.history: LossHistory | None = None  # there is no t to draw
         self.beta, self.kl_warmup_steps, self.free_bits = beta, kl_warmup_steps, free_bits
@@ -85,7 +89,7 @@ class ELBOObjective:
         log_p_x = self._log_p_x(found, x, noise.shape[1])  # (B, L)
         mean, log_variance = moments_of(found)
         if self.bound == "iwae":
-            log_w = log_p_x + log_prior_ratio(mean, log_variance, noise)
+            log_w = log_p_x + kl_weight[:, None] * log_prior_ratio(mean, log_variance, noise)
             return math.log(noise.shape[1]) - log_w.logsumexp(dim=1)
         kl = kl_per_dimension(mean, log_variance).clamp(min=self.free_bits)  # (B, J, h, w)
         return kl_weight * kl.flatten(1).sum(dim=1) - log_p_x.mean(dim=1)

@@ -1,0 +1,120 @@
+"""-log p(x) of binarised MNIST: the VAE of 2 x 200, the same by IWAE's bound, and AEVB's network of one layer.
+
+Every arm is a shipped recipe, trained by the real loop on the 60,000 training digits, binarised anew each time, and
+measured on all 10,000 test digits, each binarised once (seed 0), with 200 importance samples (seed 0). A run that was
+cut goes on from its last state in runs/vae_nll.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.options import Options
+from benchmarks.ours import recipe_with
+from benchmarks.quality_cell import about_data
+from benchmarks.report import Result, table, verdict
+from benchmarks.trained_cells import complete
+from hf_ddpm import HFVAEPipeline
+from hf_ddpm.checkpoint import FACTS_FILE
+from hf_ddpm.data import ImageData
+from hf_ddpm.likelihood import draw_images, evaluate_vae
+from hf_ddpm.likelihood.report import mean_and_error
+from hf_ddpm.training.run_folder import RunFolder
+from hf_ddpm.training.train import train
+
+TITLE = "Likelihood of binarised MNIST"
+ABOUT = """Recipes of VAEs trained on MNIST's 60,000 digits (dynamic binarisation), measured on the 10,000 test digits,
+each binarised once with seed 0: -log p(x) in nats from K = 200 importance samples, its standard error over the digits,
+and the ELBO with its parts. Settings were chosen on 10,000 training digits held out (RECIPE_TRIALS.md). pythae
+publishes 89.78 (K = 200) on the fixed Binary MNIST split; Burda et al. 2016 86.76 after about 3,000 epochs (K = 5,000).
+"""
+TARGET = 89.8
+RUNS = Path("runs/vae_nll")
+ARMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
+    "VAE, 2 x 200": ("mnist-vae-binary", {}),
+    "VAE, 2 x 200, short": ("mnist-vae-binary", {"training": {"total_steps": 30_000}}),
+    "IWAE, k = 5, 2 x 200, short": (
+        "mnist-vae-binary",
+        {"training": {"total_steps": 30_000}, "elbo": {"bound": "iwae", "num_samples": 5}},
+    ),
+    "AEVB's network, 500, short": ("mnist-vae-aevb", {"training": {"total_steps": 30_000}}),
+}
+
+
+def measure(options: Options) -> Result:
+    digits, samples = (256, 5) if options.quick else (10_000, 200)
+    cells = []
+    for arm, (name, overrides) in ARMS.items():
+        recipe = recipe_of(name, arm, overrides, options)
+
+        def run(recipe: dict[str, dict[str, Any]] = recipe) -> Result:
+            return measured(recipe, options.data, digits, samples)
+
+        settings = {"recipe": about(recipe), "data": about_data(options.data), "digits": digits, "K": samples}
+        cell = complete(options.out / "results" / "vae_nll", slug(arm), settings, run, options.kept)
+        if cell is not None:
+            cells.append({**{k: v for k, v in cell.items() if k != "settings"}, "arm": arm})
+    return {"data": about_data(options.data), "digits": digits, "K": samples, "cells": cells}
+
+
+def recipe_of(name: str, arm: str, overrides: dict[str, dict[str, Any]], options: Options) -> dict[str, dict[str, Any]]:
+    """The arm's recipe on these data, in its own folder."""
+    source = {"source": "digits", "max_images": 500} if options.data is None else {"source": str(options.data)}
+    folder = options.out / "runs" if options.quick else RUNS
+    training = {**overrides.get("training", {}), "output_dir": str(folder / slug(arm)), "tracker": "none"}
+    training |= {"total_steps": 2} if options.quick else {}
+    training["cpu_threads"] = torch.get_num_threads()  # OMP_NUM_THREADS says
+    return recipe_with(name, {**overrides, "data": source, "training": training})
+
+
+def measured(recipe: dict[str, dict[str, Any]], data: Path | None, digits: int, samples: int) -> Result:
+    """Train, or go on, and measure."""
+    folder = RunFolder(recipe["training"]["output_dir"])
+    if not folder.checkpoint.is_dir():
+        train(recipe, "latest" if folder.saved_states() else None)
+    vae = HFVAEPipeline.from_pretrained(folder.checkpoint).vae
+    where = {"source": "digits"} if data is None else {"source": str(data), "split": "test"}
+    images = draw_images(ImageData(**where, binarize="static"), digits, seed=0)
+    found = evaluate_vae(vae, images, num_samples=samples, seed=0)
+    nats = {"nll": -found.terms.log_p_x, "elbo": -found.terms.elbo, "rate": found.terms.rate}
+    return {
+        **{key: mean_and_error(values) for key, values in nats.items()},
+        "active": found.terms.active_units,
+        "seconds": json.loads((folder.checkpoint / FACTS_FILE).read_text())["seconds"],
+        "measuring_seconds": round(found.seconds, 1),
+    }
+
+
+def about(recipe: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The recipe without the paths and threads of this machine."""
+    of_machine = {"training": {"output_dir", "cpu_threads", "tracker"}, "data": {"source"}}
+    return {
+        block: {key: value for key, value in values.items() if key not in of_machine.get(block, set())}
+        for block, values in recipe.items()
+    }
+
+
+def slug(arm: str) -> str:
+    """A file's name of an arm's."""
+    return "".join(c if c.isalnum() else "-" for c in arm.lower()).replace("--", "-").strip("-")
+
+
+def render(result: Result) -> str:
+    rows = []
+    for cell in result["cells"]:
+        nll, elbo, rate = (cell[key] for key in ("nll", "elbo", "rate"))
+        reached = verdict(nll["mean"], TARGET, at_most=True) if cell["arm"] == "VAE, 2 x 200" else ""
+        figures = [f"{nll['mean']:.2f} ± {nll['standard_error']:.2f}", f"{elbo['mean']:.2f}", f"{rate['mean']:.2f}"]
+        rows.append([cell["arm"], *figures, cell["active"], f"{cell['seconds'] / 60:.0f} min", reached])
+    header = ["recipe", f"-log p(x), K = {result['K']}", "-ELBO", "rate", "active units", "training", "target"]
+    return f"{result['digits']:,} digits, {result['data']}.\n\n" + table(header, rows)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from benchmarks.run import main
+
+    main(["--only", "vae_nll", *sys.argv[1:]])

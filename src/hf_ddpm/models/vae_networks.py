@@ -1,0 +1,64 @@
+"""What an `HFVAE` is built of: layers, sizes, and one sentence where they do not fit."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import nn
+
+Network = Literal["mlp", "conv"]
+Activation = Literal["relu", "tanh", "silu"]
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+
+
+def mlp(
+    inputs: tuple[int, int, int], hidden_sizes: tuple[int, ...], outputs: tuple[int, int, int], activation: Activation
+) -> nn.Sequential:
+    """Linear layers from (B, *inputs) to (B, *outputs), `activation` between them."""
+    sizes = [_numel(inputs), *hidden_sizes, _numel(outputs)]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for i, o in pairwise(sizes):
+        layers += [nn.Linear(i, o), ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers[:-1], nn.Unflatten(1, outputs))
+
+
+def image_size(sample_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(H, W).
+
+    Raises:
+        ValueError: neither a number nor a pair.
+    """
+    pair = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+    if len(pair) != 2:
+        raise ValueError(f"sample_size={list(pair)} must be one whole number, or (H, W)")
+    return pair
+
+
+def shown(shape: tuple[int | str, ...]) -> str:
+    """A shape without its brackets."""
+    return ", ".join(map(str, shape))
+
+
+def _numel(shape: tuple[int, int, int]) -> int:
+    return shape[0] * shape[1] * shape[2]
+
+
+def check_sizes(**sizes: Sequence[int]) -> None:
+    """Refuse what is no number of something."""
+    for name, values in sizes.items():
+        if not all(isinstance(value, int) and value >= 1 for value in values):
+            raise ValueError(f"{name}={list(values)} must be whole numbers of at least 1")
+
+
+def check_levels(size: tuple[int, ...], block_out_channels: tuple[int, ...], norm_num_groups: int) -> None:
+    """Refuse an image that the levels cannot halve, and widths that the groups do not divide."""
+    factor = 2 ** (len(block_out_channels) - 1)
+    if any(side % factor or side < factor for side in size):
+        raise ValueError(
+            f"images of {size[0]}x{size[1]} do not fit {len(block_out_channels)} levels: both sides must be multiples "
+            f"of {factor}"
+        )
+    if any(width % norm_num_groups for width in block_out_channels):
+        raise ValueError(
+            f"block_out_channels={list(block_out_channels)} must be multiples of norm_num_groups={norm_num_groups}"
+        )
