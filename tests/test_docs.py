@@ -1,4 +1,4 @@
-"""docs/ddpm.md and docs/ddim.md cannot lie: their programs run, and the code lines and numbers they quote are ours."""
+"""ddpm.md, ddim.md and vae.md cannot lie: their programs run, and the code lines and numbers they quote are ours."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hf_ddpm.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["docs/ddpm.md", "docs/ddim.md"]
+PAGES = ["docs/ddpm.md", "docs/ddim.md", "docs/vae.md"]
 
 
 def text(page: str) -> str:
@@ -46,6 +46,10 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_programs_of_ddim_md_run():
     assert run("docs/ddim.md")["squares"]
+
+
+def test_the_programs_of_vae_md_run():
+    assert run("docs/vae.md")["latent"].vae is not None
 
 
 def test_the_programs_of_ddpm_md_run_and_its_table_is_what_they_compute():
