@@ -21,6 +21,7 @@ from benchmarks import (
     time_to_quality,
     unet_ablation,
     vae_nll,
+    vae_peers,
 )
 from benchmarks.options import Options, parse
 from benchmarks.report import machine, section, write_json
@@ -35,6 +36,7 @@ BENCHMARKS = {
     "bits_per_dim": bits_per_dim,
     "sampling_grid": sampling_grid,
     "vae_nll": vae_nll,
+    "vae_peers": vae_peers,
     "time_to_quality": time_to_quality,
 }
 OF_KEPT_CELLS = (
