@@ -62,7 +62,8 @@ class VAEFamily:
 
     def measure(self, model: HFVAE, data: ImageData, seed: int) -> None:
         """Set what the model stores of its training data: the scale of its latents, and a sigma that fits best."""
-        with closing(data.batches(batch_size=MEASURED_IMAGES, seed=seed)) as batches:
+        count = min(MEASURED_IMAGES, data.num_images or MEASURED_IMAGES)
+        with closing(data.batches(batch_size=count, seed=seed)) as batches:
             images = next(batches).x_0
         images = images.to(model.device)
         model.measure_scaling_factor(images)

@@ -19,7 +19,7 @@ from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood import bound_terms, evaluate
-from hf_ddpm.likelihood.evaluate import _Bar
+from hf_ddpm.likelihood.evaluate import ProgressBar
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.report import report, weights_sha256
 
@@ -203,7 +203,7 @@ def test_images_without_labels_for_a_network_with_classes(make_pipeline, tmp_pat
 
 
 def test_the_bar_is_quiet_in_a_file(capsys):
-    with _Bar("bound", 50, Accelerator(cpu=True)) as bar:
+    with ProgressBar("bound", 50, Accelerator(cpu=True)) as bar:
         for _ in range(50):
             time.sleep(0.02)
             bar.update(1)

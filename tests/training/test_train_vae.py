@@ -21,6 +21,7 @@ from hf_ddpm.training.train import main, train
 TINY = ["--recipe", "mnist-vae", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
 TINY += ["--num_images", "4", "--sampling.every", "null", "--checkpoints.every", "null", "--tracker", "none"]
 TINY += ["--hidden_sizes", "[16]", "--latent_channels", "3", "--max_images", "64", "--cpu_threads", "1"]
+TINY += ["--likelihood", "gaussian_optimal", "--binarize", "null"]
 LIKELIHOODS = HFVAE.__init__.__annotations__["likelihood"].__args__
 CONV = ["--network", "conv", "--block_out_channels", "[8, 8]", "--latent_channels", "2"]
 
@@ -120,7 +121,8 @@ def test_a_class_column_is_no_obstacle(tmp_path):
     assert tiny(tmp_path, "--label_column", "auto").is_dir()
 
 
-VAE_RECIPES = ["mnist-vae", "mnist-vae-binary"]
+VAE_RECIPES = ["mnist-vae", "mnist-vae-binary", "mnist-vae-iwae", "mnist-vae-aevb", "mnist-vae-conv", "cifar10-vae"]
+VAE_RECIPES += ["faces-vae"]
 
 
 @pytest.mark.parametrize("name", VAE_RECIPES)
@@ -128,8 +130,10 @@ def test_every_recipe_trains_a_shrunken_copy(name, tmp_path):
     recipe = read_recipe(name)
     recipe["data"] |= {"source": "digits", "image_size": 16, "num_workers": 0, "max_images": 16}
     recipe["data"].pop("crop_box", None)
-    recipe["vae"] |= {"block_out_channels": [8, 8, 8], "hidden_sizes": [8 for _ in recipe["vae"]["hidden_sizes"]]}
+    recipe["vae"] |= {"block_out_channels": [8, 8, 8], "norm_num_groups": 8}
+    recipe["vae"] |= {"hidden_sizes": [8 for _ in recipe["vae"].get("hidden_sizes", [8])]}
     recipe["training"] |= {"total_steps": 2, "batch_size": 4, "output_dir": str(tmp_path / "run"), "tracker": "none"}
+    recipe["training"] |= {"cpu_threads": 1}
     recipe["sampling"] |= {"every": None, "num_images": 2}
     vae = HFVAEPipeline.from_pretrained(train(check_recipe(recipe))).vae
     assert vae.config["likelihood"] == recipe["vae"]["likelihood"]
