@@ -91,7 +91,7 @@ def test_mistakes_are_one_sentence(vae, tmp_path):
     UNet2DModel(block_out_channels=(32, 32, 32, 32)).save_pretrained(tmp_path / "unet")
     with pytest.raises(UserError, match="class 'UNet2DModel'; allowed are HFVAE, AutoencoderKL, AutoencoderTiny"):
         open_vae(str(tmp_path / "unet"))
-    with pytest.raises(UserError, match="nowhere.* cannot be opened as a VAE"):
+    with pytest.raises(UserError, match=r"nowhere.* cannot be opened as a VAE"):
         open_vae(str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="3: give --channels 1"):
         LatentData(vae, BLOCK | {"channels": 3}, seed=0)
