@@ -6,6 +6,7 @@ cut goes on from its last state in runs/vae_nll.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def about(recipe: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def slug(arm: str) -> str:
     """A file's name of an arm's."""
-    return "".join(c if c.isalnum() else "-" for c in arm.lower()).replace("--", "-").strip("-")
+    return re.sub("[^a-z0-9]+", "-", arm.lower())
 
 
 def render(result: Result) -> str:
