@@ -147,8 +147,8 @@ def decoder_distribution(
 def optimal_log_variance(x: Tensor, location: Tensor) -> Tensor:
     """log of the mean squared error: the one sigma^2 under which images are most probable (arXiv 2006.13202, eq. 6).
 
-    By the envelope theorem the gradient of the loss needs none through it, so there is none: (1,). In training it is that
-    of the images computed together, so parts and processes of a batch change it a little.
+    By the envelope theorem the gradient of the loss needs none through it, so there is none: (1,). In training it is
+    that of the images computed together, so parts and processes of a batch change it a little.
     """
     error = (x - location.detach()).square().mean()
     return error.clamp(min=_GREY_LEVEL**2).log().view(1)
