@@ -113,6 +113,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(cache, vae, tmp_path):
     assert one == two
 
 
+@pytest.mark.slow
 def test_cached_encoded_anew_and_two_processes_walk_the_same_path(vae, tmp_path):
     """They agree to 1e-4 after 20 steps, which is two and a half epochs with flips."""
     words = ["--total_steps", "20", "--horizontal_flip", "true"]
