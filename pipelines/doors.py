@@ -8,7 +8,8 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,16 @@ def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any]
 
 def open_stock_door(folder: Path) -> None:
     """Make the index of a saved pipeline name diffusers' own classes instead of ours."""
-    path = folder / "model_index.json"
-    index = json.loads(path.read_text())
-    index["_class_name"] = STOCK_PIPELINE
-    index["scheduler"] = ["diffusers", STOCK_SCHEDULER]
-    del index["default_eta"]
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    with _editing_index(folder) as index:
+        index["_class_name"] = STOCK_PIPELINE
+        index["scheduler"] = ["diffusers", STOCK_SCHEDULER]
+        del index["default_eta"]
 
 
 def forget_component(folder: Path, component: str) -> None:
     """Take an optional component that is not there out of the index of a saved pipeline."""
-    path = folder / "model_index.json"
-    index = json.loads(path.read_text())
-    del index[component]
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    with _editing_index(folder) as index:
+        del index[component]
 
 
 def name_module(folder: Path, component: str, module: str) -> None:
@@ -60,10 +57,8 @@ def name_module(folder: Path, component: str, module: str) -> None:
 
     A pipeline that came through door 3 holds classes of a cache, and their modules mean nothing on another machine.
     """
-    path = folder / "model_index.json"
-    index = json.loads(path.read_text())
-    index[component][0] = module
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    with _editing_index(folder) as index:
+        index[component][0] = module
 
 
 def check_index(pipeline: str, index: Mapping[str, Any]) -> None:
@@ -93,3 +88,12 @@ def write_code(folder: Path, pipeline: type, siblings: Sequence[type | Callable]
 def relative_imports(source: str) -> str:
     """`from hf_ddpm.<package>.x import` becomes `from .x import`; the rest stays as it is."""
     return re.sub(r"^from hf_ddpm\.\w+\.(\w+) import", r"from .\1 import", source, flags=re.MULTILINE)
+
+
+@contextmanager
+def _editing_index(folder: Path) -> Iterator[dict[str, Any]]:
+    """The index of a saved pipeline, written again when the block ends."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text())
+    yield index
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -112,7 +111,7 @@ class HFVAEPipeline(DiffusionPipeline):
         posterior = self._posterior(images)
         check_call(len(posterior.mean), generator, "pt")
         self.maybe_free_model_hooks()
-        return _drawn(posterior, generator) if sample_posterior else posterior.mean
+        return posterior.sample(generator) if sample_posterior else posterior.mean
 
     @without_training
     def decode(
@@ -156,7 +155,7 @@ class HFVAEPipeline(DiffusionPipeline):
         check_count("num_samples", num_samples)
         posterior = self._posterior(images)
         check_call(len(posterior.mean), generator, output_type)
-        z = torch.stack([_drawn(posterior, generator) for _ in range(num_samples)], dim=1)  # (B, L, J, h, w)
+        z = torch.stack([posterior.sample(generator) for _ in range(num_samples)], dim=1)  # (B, L, J, h, w)
         drawn = self.decode(z.flatten(0, 1), output_type, return_dict=False)[0]
         return [drawn[i : i + num_samples] for i in range(0, len(drawn), num_samples)]
 
@@ -259,12 +258,12 @@ class HFVAEPipeline(DiffusionPipeline):
         check_index(HFVAEPipeline.__name__, config_dict)
         return super().extract_init_dict(config_dict, **kwargs)
 
-    def _posterior(self, images: Images) -> DiagonalGaussianDistribution:
-        """q(z|x); convolutions take images of any size that their levels halve."""
+    def _posterior(self, images: Images) -> Any:
+        """q(z|x), its `sample` takes a list of generators too; convolutions take any size that their levels halve."""
         config = self.vae.config
         size = image_size(config["sample_size"]) if config["network"] == "mlp" else None
         x = to_x_0(images, config["in_channels"], size)
-        return self.vae.encode(x.to(self._execution_device, self.vae.dtype)).latent_dist
+        return self.vae.posterior(x.to(self._execution_device, self.vae.dtype))
 
     def _checked(self, latents: Tensor | None) -> Tensor:
         """Latents where the network is; their shape is the network's to check."""
@@ -285,12 +284,6 @@ class HFVAEPipeline(DiffusionPipeline):
         images = to_images(x, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
-
-
-def _drawn(posterior: DiagonalGaussianDistribution, generator: Generators) -> Tensor:
-    """z = mu + sigma * noise, (B, J, h, w)."""
-    mean = posterior.mean
-    return mean + posterior.std * randn_tensor(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
 
 
 def _of_image(p: DecoderDistribution, i: int) -> DecoderDistribution:

@@ -15,7 +15,7 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.objectives import ELBOObjective
 from hf_ddpm.sampling import sample_latents
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.recipe import Recipe, built, keys_of
+from hf_ddpm.training.recipe import Recipe, built, image_shape
 from hf_ddpm.training.settings import Grids
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ class VAEFamily:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling = recipe, Grids(**recipe["sampling"])
-        size, channels = (recipe["data"].get(k, keys_of(ImageData)[k].default) for k in ("image_size", "channels"))
-        if not 1 <= channels <= 4:
-            raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
+        size, channels = image_shape(recipe)
         with torch.device("meta"):  # a mistake costs no download
             model = self._model(size, channels)
             built("ema", EMA, model, **recipe["ema"])

@@ -15,7 +15,7 @@ from hf_ddpm.objectives import make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import sample_images
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.recipe import Recipe, built, keys_of
+from hf_ddpm.training.recipe import Recipe, built, image_shape
 from hf_ddpm.training.settings import Latents, Sampling
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ class DiffusionFamily:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling, self.latents = recipe, Sampling(**recipe["sampling"]), Latents(**recipe["latents"])
-        self.vae = None if self.latents.vae is None else open_vae(self.latents.vae)
         self.scheduler = built("scheduler", HFDDPMScheduler, **recipe["scheduler"])
         self.objective = built("objective", make_objective, self.scheduler, **recipe["objective"])
         self.title: str = recipe["model"]["preset"]
@@ -41,9 +40,11 @@ class DiffusionFamily:
         if steps > len(self.scheduler):
             raise UserError(f"sampling.num_inference_steps={steps} must be at most T={len(self.scheduler)}")
         built("sampling", self.scheduler.set_timesteps, steps)
-        size, channels = _image_shape(recipe)
-        if self.vae is not None:
+        size, channels = image_shape(recipe)
+        self.vae: Any = None
+        if self.latents.vae is not None:
             check_latents(recipe, self.scheduler)
+            self.vae = open_vae(self.latents.vae)
             channels, *size = latent_shape(self.vae, size_of(size))
         self._config = check_model(recipe, self.scheduler, size, channels)
 
@@ -79,14 +80,6 @@ class DiffusionFamily:
             "latents": None if self.vae is None else {"class": type(self.vae).__name__, **self.vae.config},
             "sampling": {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta},
         }
-
-
-def _image_shape(recipe: Recipe) -> tuple[Any, int]:
-    """The size and the channels of the recipe's images."""
-    size, channels = (recipe["data"].get(key, keys_of(ImageData)[key].default) for key in ("image_size", "channels"))
-    if not 1 <= channels <= 4:
-        raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
-    return size, channels
 
 
 def check_latents(recipe: Recipe, scheduler: HFDDPMScheduler) -> None:

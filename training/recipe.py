@@ -134,6 +134,18 @@ def built(block: str, constructor: Callable[..., Any], *args: Any, **kwargs: Any
         raise UserError(f"{block}: {error}") from error
 
 
+def image_shape(recipe: Recipe) -> tuple[Any, int]:
+    """The size and the channels of the recipe's images.
+
+    Raises:
+        UserError: more channels than a PNG has.
+    """
+    size, channels = (recipe["data"].get(key, keys_of(ImageData)[key].default) for key in ("image_size", "channels"))
+    if not 1 <= channels <= 4:
+        raise UserError(f"data.channels={channels}: training draws grids as PNG, which have 1, 2, 3 or 4 channels")
+    return size, channels
+
+
 @functools.cache
 def keys_of(constructor: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """The keys of a block: the parameters of its class or function, annotations resolved. A UNet's has `preset` too."""

@@ -152,9 +152,10 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
 
 def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     """`from_pretrained`, with a word for the damage that it ends in a TypeError or opens without one."""
-    kind = _kind(source)
+    index: Any = read_object(source / INDEX) if isinstance(source, Path) else DiffusionPipeline.load_config(source)
+    kind = HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
     if isinstance(source, Path):
-        _check_files(source, CONFIG_FILES[kind])
+        _check_files(source, index, CONFIG_FILES[kind])
     try:
         pipeline: Pipeline = kind.from_pretrained(source, **kwargs)
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
@@ -170,15 +171,8 @@ def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     return pipeline
 
 
-def _kind(source: Path | str) -> type[Pipeline]:
-    """The pipeline that the index names: the VAE's, or the one that opens every diffusion model."""
-    index: Any = read_object(source / INDEX) if isinstance(source, Path) else DiffusionPipeline.load_config(source)
-    return HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
-
-
-def _check_files(folder: Path, config_files: dict[str, str]) -> None:
-    """Refuse a folder whose index and configs are not there as JSON objects, or whose weights are missing."""
-    index = read_object(folder / INDEX)
+def _check_files(folder: Path, index: dict[str, Any], config_files: dict[str, str]) -> None:
+    """Refuse a folder whose index lacks a part, whose configs are no JSON objects, or whose weights are missing."""
     for key in ("_class_name", *config_files):
         if not index.get(key):
             raise UserError(f"{INDEX} lacks {key!r}: restore it from another copy")

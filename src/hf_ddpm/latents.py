@@ -6,6 +6,7 @@ factor that is measured on the training images and kept in its config (Rombach e
 
 import hashlib
 import itertools
+import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,6 +23,7 @@ from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood.report import weights_sha256
 from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.models.vae_networks import unit_scale
 from hf_ddpm.pipelines.latent_images import encode_moments
 from hf_ddpm.sampling import mixed_seed
 
@@ -95,12 +97,12 @@ class LatentData:
         self._vae, self._flip = vae, bool(block.get("horizontal_flip"))
         self.images = ImageData(**(block | {"horizontal_flip": False}))  # flips are made here, cached or not
         _check_images(vae, self.images, block, cache)
-        self.channels, *size = latent_shape(vae, self.images.image_size)
-        self.image_size = (size[0], size[1])
+        shape = latent_shape(vae, self.images.image_size)
+        self.channels, self.image_size = shape[0], shape[1:]
         self.num_images, self.num_classes = self.images.num_images, self.images.num_classes
         self.scale = self._measured_scale(seed)
         vae.register_to_config(scaling_factor=self.scale)
-        self._store = _EncodedOnce(vae, self.images, self._flip) if cache else None
+        self._store = _EncodedOnce(vae, self.images, shape, self._flip) if cache else None
 
     @property
     def skipped(self) -> int:
@@ -147,23 +149,22 @@ class LatentData:
                 yield Batch(_moments(self._vae, x_0), batch.labels, batch.indices)
 
     def _measured_scale(self, seed: int) -> float:
-        """z has the variance of its mean and the mean of its variance, over all elements of all images."""
+        """1 / std of the latents of the first images in the order of the seed."""
         count = min(MEASURED_IMAGES, self.num_images or MEASURED_IMAGES)
         with closing(self._encoded(BatchPlan(seed, ENCODED_AT_ONCE), flip=False)) as batches:
             moments = torch.cat([next(batches).x_0 for _ in range(-(-count // ENCODED_AT_ONCE))])
-        mean, variance = moments.double().chunk(2, dim=1)
-        return float((mean.var(correction=0) + variance.mean()).rsqrt())
+        return unit_scale(*moments.double().chunk(2, dim=1))
 
 
 class _EncodedOnce:
     """The moments of every image in Arrow files of the `datasets` cache, found again by what they were made of."""
 
-    def __init__(self, vae: Any, images: ImageData, mirrored: bool) -> None:
+    def __init__(self, vae: Any, images: ImageData, shape: tuple[int, int, int], mirrored: bool) -> None:
         from datasets import Dataset, Features, List, Value
 
-        self._shape = (-1, 2 * latent_shape(vae, images.image_size)[0], *latent_shape(vae, images.image_size)[1:])
+        self._shape = (-1, 2 * shape[0], *shape[1:])  # of moments
         self._flip, self._labelled = mirrored, images.num_classes is not None
-        numbers = List(Value("float32"), length=int(np.prod(self._shape[1:])))
+        numbers = List(Value("float32"), length=2 * math.prod(shape))
         columns = {"row": Value("int64"), "label": Value("int64"), "moments": numbers}
         made_of = [weights_sha256(vae), images.fingerprint, str(mirrored)]
         self._rows = Dataset.from_generator(

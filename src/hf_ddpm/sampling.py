@@ -1,7 +1,7 @@
 """Many images from a pipeline, each fixed by (seed, its index), whatever the batches and processes."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -71,8 +71,7 @@ def sample_images(
     is as in a call of the pipeline.
     """
     images: list[Image] = []
-    for start in range(0, len(indices), batch_size):
-        part = indices[start : start + batch_size]
+    for part in parts_of(indices, batch_size):
         (part_images,) = pipeline(
             len(part),
             num_inference_steps,
@@ -92,11 +91,15 @@ def sample_latents(
 ) -> "list[Image]":
     """The images of `indices` from a VAE's prior as PIL images, in batches; `sample_pixels` as in a call."""
     images: list[Image] = []
-    for start in range(0, len(indices), batch_size):
-        part = indices[start : start + batch_size]
+    for part in parts_of(indices, batch_size):
         generators = [image_generator(seed, i) for i in part]
         images += pipeline(len(part), generators, sample_pixels=sample_pixels, return_dict=False)[0]
     return images
+
+
+def parts_of(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """The indices in their order, `size` at a time."""
+    return (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 def use_algorithm_2(pipeline: HFDDPMPipeline, variance_type: str | None = None) -> None:

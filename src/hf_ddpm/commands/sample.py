@@ -115,8 +115,9 @@ def _from_prior(options: argparse.Namespace, pipeline: "HFVAEPipeline") -> "Iter
 
 
 def _batches(options: argparse.Namespace, draw: "Callable[..., list[Image]]") -> "Iterator[Image]":
-    for start in range(0, options.num_images, options.batch_size):
-        part = range(start, min(start + options.batch_size, options.num_images))
+    from hf_ddpm.sampling import parts_of
+
+    for part in parts_of(range(options.num_images), options.batch_size):
         try:
             yield from draw(part, seed=options.seed, batch_size=options.batch_size)
         except ValueError as error:

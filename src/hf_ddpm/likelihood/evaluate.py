@@ -109,9 +109,7 @@ def _both_flows(
 
 
 def _check(images: GridImages, seed: int, batch_size: int, method: Method, ode_steps: int, num_probes: int) -> None:
-    if not isinstance(images, GridImages):
-        raise UserError(f"images are {type(images).__name__}: make them with draw_images or grid_images")
-    check_number_of_images(len(images.levels))
+    check_images(images)
     if method not in get_args(Method):
         allowed = ", ".join(get_args(Method))
         raise UserError(
@@ -127,12 +125,19 @@ def _check(images: GridImages, seed: int, batch_size: int, method: Method, ode_s
             raise UserError(f"{name}={value} must be at least {least}")
 
 
+def check_images(images: GridImages) -> None:
+    """Refuse other things than images, and too few of them."""
+    if not isinstance(images, GridImages):
+        raise UserError(f"images are {type(images).__name__}: make them with draw_images or grid_images")
+    check_number_of_images(len(images.levels))
+
+
 def check_number_of_images(num_images: int) -> None:
     """Refuse a figure from fewer than `LEAST_IMAGES`."""
     if num_images < LEAST_IMAGES:
         raise UserError(
             f"{num_images} images are too few for a likelihood that is reported: take at least {LEAST_IMAGES}, "
-            "or call bound_terms and flow_terms for a first look"
+            "or call importance_terms of a VAE, bound_terms and flow_terms of a diffusion model, for a first look"
         )
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood.bound import Progress
-from hf_ddpm.likelihood.evaluate import LEAST_IMAGES, ProgressBar, gathered
+from hf_ddpm.likelihood.evaluate import ProgressBar, check_images, gathered
 from hf_ddpm.likelihood.flow import dequantised
 from hf_ddpm.likelihood.images import GridImages, Stream, share, stacked
+from hf_ddpm.likelihood.network import float64_device
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.objectives.elbo import kl_per_dimension, log_prior_ratio
@@ -135,7 +136,9 @@ def evaluate_vae(
         UserError: fewer images or draws, images that do not fit the network or its likelihood, a sigma that was not
             measured, or weights that give nan.
     """
-    _check(images, seed)
+    check_images(images)
+    if seed < 0:
+        raise UserError(f"seed={seed} must be at least 0")
     _check_fit(vae, images)
     batch_size = draws_at_once(images) if batch_size is None else batch_size
     likelihood = vae.config["likelihood"]
@@ -193,8 +196,8 @@ def importance_terms(
     rows = rows.sort().values
     for part in rows.split(max(1, batch_size // num_samples)) if len(rows) else ():
         x = dequantised(images, part, seed) if _is_density(vae) else images.x_0(part)
-        x = x.to(_formulas(vae))
-        posterior = vae.encode(x.to(vae.device, vae.dtype), return_dict=False)[0]
+        x = x.to(float64_device(vae.device))
+        posterior = vae.posterior(x.to(vae.device, vae.dtype))
         mean, log_variance = posterior.mean.to(x), posterior.logvar.to(x)  # (B, J, h, w)
         noise = stacked(  # (B, K, J, h, w)
             [images.generator(seed, row, Stream.LATENT) for row in part.tolist()],
@@ -245,23 +248,6 @@ def _log_p_x_given_z(vae: HFVAE, x: Tensor, z: Tensor) -> Tensor:
 
 def _is_density(vae: HFVAE) -> bool:
     return str(vae.config["likelihood"]).startswith("gaussian")
-
-
-def _formulas(vae: HFVAE) -> torch.device:
-    """Where float64 is: the network's own CPU or CUDA device, else the CPU."""
-    return vae.device if vae.device.type == "cuda" else torch.device("cpu")
-
-
-def _check(images: GridImages, seed: int) -> None:
-    if not isinstance(images, GridImages):
-        raise UserError(f"images are {type(images).__name__}: make them with draw_images or grid_images")
-    if len(images.levels) < LEAST_IMAGES:
-        raise UserError(
-            f"{len(images.levels)} images are too few for a likelihood that is reported: take at least "
-            f"{LEAST_IMAGES}, or call importance_terms for a first look"
-        )
-    if seed < 0:
-        raise UserError(f"seed={seed} must be at least 0")
 
 
 def _check_fit(vae: HFVAE, images: GridImages) -> None:

@@ -33,7 +33,7 @@ class Network:
         self.module, self.scheduler = module, scheduler
         weight = next(module.parameters(), torch.zeros(()))
         self.dtype, self.device = weight.dtype, weight.device
-        self.formulas = self.device if self.device.type == "cuda" else torch.device("cpu")
+        self.formulas = float64_device(self.device)
 
     def __call__(self, x_t: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """The output at (x_t, t), float64 on the formulas' device; `t` (B,) whole numbers or not."""
@@ -84,3 +84,8 @@ class Network:
         if not bool(((labels >= 0) & (labels < num_classes)).all()):
             low, high = int(labels.min()), int(labels.max())
             raise UserError(f"labels {low}..{high} must lie within 0..{num_classes - 1}, the network's classes")
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where float64 is: a network's own CPU or CUDA device, else the CPU."""
+    return device if device.type == "cuda" else torch.device("cpu")

@@ -1,10 +1,13 @@
 """The bound as two graphs: its terms by t, and rate against distortion."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
@@ -14,16 +17,23 @@ def draw(found: dict[str, Any], path: Path) -> None:
         found: from `report`.
         path: ends in .png.
     """
+    with drawing(path, width=11) as figure:
+        left, right = figure.subplots(1, 2)
+        _terms(left, found["bound"])
+        _rate_distortion(right, found["bound"])
+        total = found["bound"]["bits_per_dim"]
+        figure.suptitle(f"{total['mean']:.3f} ± {total['standard_error']:.3f} bits/dim of {found['n']} images")
+
+
+@contextmanager
+def drawing(path: Path, *, width: float) -> "Iterator[Figure]":
+    """An empty figure, `width` by 4 inches, that is written as a PNG when the block ends."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and pyplot's state stays untouched
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(width, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    _terms(left, found["bound"])
-    _rate_distortion(right, found["bound"])
-    total = found["bound"]["bits_per_dim"]
-    figure.suptitle(f"{total['mean']:.3f} ± {total['standard_error']:.3f} bits/dim of {found['n']} images")
+    yield figure
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 

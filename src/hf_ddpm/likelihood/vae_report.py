@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from hf_ddpm.likelihood.importance import ACTIVE_VARIANCE, VAELikelihood
+from hf_ddpm.likelihood.picture import drawing
 from hf_ddpm.likelihood.report import mean_and_error, versions, weights_sha256
 from hf_ddpm.models.vae import HFVAE
 
@@ -79,21 +80,18 @@ def draw(found: dict[str, Any], path: Path) -> None:
         found: from `report`.
         path: ends in .png.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and pyplot's state stays untouched
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     pairs = sorted(zip(found["per_dimension"]["kl"], found["per_dimension"]["activity"], strict=True), reverse=True)
     active, threshold = found["active_units"], found["active_units"]["threshold"]
     colours = ["tab:blue" if activity > threshold else "lightgrey" for _, activity in pairs]
-    axes.bar(range(len(pairs)), [kl for kl, _ in pairs], color=colours, width=0.9)
-    axes.set_xlabel("latent dimension, sorted")
-    axes.set_ylabel("KL in nats, mean over images")
-    axes.set_title(f"rate {found['rate']['nats']['mean']:.2f} nats, {active['count']} of {active['of']} units active")
-    axes.grid(axis="y", alpha=0.3)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    with drawing(path, width=8) as figure:
+        axes = figure.subplots()
+        axes.bar(range(len(pairs)), [kl for kl, _ in pairs], color=colours, width=0.9)
+        axes.set_xlabel("latent dimension, sorted")
+        axes.set_ylabel("KL in nats, mean over images")
+        axes.set_title(
+            f"rate {found['rate']['nats']['mean']:.2f} nats, {active['count']} of {active['of']} units active"
+        )
+        axes.grid(axis="y", alpha=0.3)
 
 
 def _name(likelihood: VAELikelihood) -> str:

@@ -19,7 +19,16 @@ from hf_ddpm.models.vae_likelihoods import (
     optimal_log_variance,
     outputs_per_channel,
 )
-from hf_ddpm.models.vae_networks import Activation, Network, check_levels, check_sizes, image_size, mlp, shown
+from hf_ddpm.models.vae_networks import (
+    Activation,
+    Network,
+    check_levels,
+    check_sizes,
+    image_size,
+    mlp,
+    shown,
+    unit_scale,
+)
 from hf_ddpm.schedulers.choices import check_choice
 
 
@@ -223,14 +232,14 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
     def measure_scaling_factor(self, images: Tensor) -> float:
         """Set `scaling_factor` to 1 / std of the latents z ~ q(z|x) of these images, over all elements.
 
-        z has the variance of its mean and the mean of its variance (arXiv 2112.10752, appendix G, takes one batch).
+        As in arXiv 2112.10752, appendix G, which takes one batch.
 
         Args:
             images: (n, C, H, W) in [-1, 1]; a few hundred will do.
         """
         posteriors = [self.posterior(part) for part in images.split(64)]
         means, variances = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "var"))
-        scale = float((means.var(correction=0) + variances.mean()).rsqrt())
+        scale = unit_scale(means, variances)
         self.register_to_config(scaling_factor=scale)
         return scale
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 Network = Literal["mlp", "conv"]
 Activation = Literal["relu", "tanh", "silu"]
@@ -32,6 +32,11 @@ def image_size(sample_size: int | tuple[int, int]) -> tuple[int, int]:
     if len(pair) != 2:
         raise ValueError(f"sample_size={list(pair)} must be one whole number, or (H, W)")
     return pair
+
+
+def unit_scale(mean: Tensor, variance: Tensor) -> float:
+    """1 / std of draws of N(mean, variance), over all elements: Var(mean) and the mean of the variance make theirs."""
+    return float((mean.var(correction=0) + variance.mean()).rsqrt())
 
 
 def shown(shape: tuple[int | str, ...]) -> str:

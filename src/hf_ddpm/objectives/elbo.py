@@ -4,6 +4,7 @@ import math
 from typing import Literal, get_args
 
 import torch
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
 from hf_ddpm.models.vae import VAEOutput
@@ -104,8 +105,8 @@ class ELBOObjective:
 
 def moments_of(found: VAEOutput) -> tuple[Tensor, Tensor]:
     """mu and log sigma^2 of q(z|x), each (B, J, h, w), clamped as `DiagonalGaussianDistribution` does."""
-    mean, log_variance = found.moments.chunk(2, dim=1)
-    return mean, log_variance.clamp(-30, 20)
+    posterior = DiagonalGaussianDistribution(found.moments)
+    return posterior.mean, posterior.logvar
 
 
 def kl_per_dimension(mean: Tensor, log_variance: Tensor) -> Tensor:
