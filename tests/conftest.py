@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 
@@ -13,6 +14,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
 WITHOUT_HF_DDPM = "import sys; sys.modules['hf_ddpm'] = None\n"  # importing it now fails, as if it were not installed
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps one state a process; each test starts as a new process would."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

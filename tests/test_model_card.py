@@ -147,3 +147,21 @@ def test_its_python_is_python():
 def test_a_bar_in_a_fact_does_not_break_the_table():
     row = next(line for line in render_card(changed("device", "a|b")).splitlines() if line.startswith("| device"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 3
+
+
+def test_a_model_in_latents_names_the_vae_and_its_scale():
+    plain, latent = render_card(FACTS), render_card({**FACTS, "latents": {"class": "HFVAE", "scaling_factor": 0.73124}})
+    assert "latents of the HFVAE in `vae/`, multiplied by 0.73124" in latent
+    assert "rombach2022high" in latent
+    assert "latents" not in plain
+    assert "rombach" not in plain
+
+
+@pytest.mark.parametrize("facts", [{"recipe": {"vae": {}}}, {**FACTS, "recipe": {"vae": {"likelihood": "logistic"}}}])
+def test_the_card_of_a_vae_is_one_of_a_vae(facts):
+    card = render_card(facts)
+    assert {"vae", "hf_ddpm"} <= set(ModelCard(card).data.tags)
+    assert "kingma2014auto" in card
+    assert "ho2020denoising" not in card
+    assert "from hf_ddpm import HFVAEPipeline" in card
+    assert "None" not in card

@@ -77,9 +77,15 @@ class DiffusionFamily:
         """What the card may say beside the facts of every run."""
         return {
             "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, model.config, None),
-            "latents": None if self.vae is None else {"class": type(self.vae).__name__, **self.vae.config},
+            "latents": self._latent_facts(),
             "sampling": {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta},
         }
+
+    def _latent_facts(self) -> dict[str, Any] | None:
+        """The VAE without its config, which may name a folder of this machine."""
+        if self.vae is None:
+            return None
+        return {"class": type(self.vae).__name__, "scaling_factor": self.vae.config["scaling_factor"]}
 
 
 def check_latents(recipe: Recipe, scheduler: HFDDPMScheduler) -> None:

@@ -1,6 +1,5 @@
 """The model card: a template filled from the facts that training measured, and from nothing else."""
 
-from importlib import resources
 from typing import Any
 
 
@@ -15,8 +14,11 @@ def render_card(facts: dict[str, Any]) -> str:
     import jinja2
 
     name = "model_card_vae.md" if "vae" in (facts.get("recipe") or {}) else "model_card.md"
-    template = resources.files("hf_ddpm").joinpath(name).read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        keep_trailing_newline=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
+        loader=jinja2.PackageLoader("hf_ddpm", ""),
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.ChainableUndefined,
     )
-    return environment.from_string(template).render(facts=facts).lstrip()
+    return environment.get_template(name).render(facts=facts).lstrip()

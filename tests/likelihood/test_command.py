@@ -3,16 +3,13 @@
 import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from launching import launch_script
 from PIL import Image
 
 from hf_ddpm.checkpoint import save_checkpoint
@@ -24,12 +21,6 @@ from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.report import report, weights_sha256
 
 T = 8
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps one state a process; each test starts as a new process would."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -55,19 +46,13 @@ def words(checkpoint, out, *more):
     ]
 
 
-def two_processes(command):
-    """Without MPI `accelerate launch --cpu` starts one process, so two are asked for as GPUs and sent to the CPU."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "-q", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_ddpm.cli"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run([*launch, *command], capture_output=True, text=True, timeout=300, env=environment)
-
-
 def test_one_process_and_two_say_the_same(checkpoint, tmp_path, capsys):
     """Classes, both methods, another batch size: the same numbers to a millionth, in the file of the main process."""
     main(words(checkpoint, tmp_path / "deep" / "one.json", "--batch-size", "100"))
     shown = capsys.readouterr().out
-    done = two_processes(words(checkpoint, tmp_path / "two.json", "--batch-size", "64"))
+    done = launch_script(
+        "-m", "hf_ddpm.cli", *words(checkpoint, tmp_path / "two.json", "--batch-size", "64"), processes=2
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("variational bound") == 1
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("deep/one.json", "two.json"))

@@ -13,8 +13,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from launching import SCRIPT, launch_script
+from launching import SCRIPT, difference, launch_script, losses
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -39,12 +38,6 @@ TWO_PROCESSES = {  # as `accelerate config` writes it for two GPUs; `launch_scri
     "main_process_port": 0,
     "mixed_precision": "no",
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps one state a process; each test starts as a new process would."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def tiny(folder, *words):
@@ -73,10 +66,6 @@ def loss_history(folder, step):
 
 def same(one, two):
     return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
-
-
-def difference(one, two):
-    return max((one[k] - two[k]).abs().max().item() for k in one)
 
 
 # --- what a run leaves ---------------------------------------------------------------------------------------------
@@ -111,8 +100,8 @@ def test_the_checkpoint_holds_the_average_not_the_raw_weights(tmp_path):
 
 def test_training_learns(tmp_path):
     tiny(tmp_path, "--total_steps", "60", "--lr", "1e-2", "--batch_size", "32")
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    found = losses(tmp_path)
+    assert np.mean(found[-10:]) < 0.7 * np.mean(found[:5])
 
 
 def test_tensorboard_is_written(tmp_path):
@@ -305,11 +294,7 @@ def test_the_seed_decides(tmp_path):
 def test_bf16_trains_with_an_exact_schedule(tmp_path):
     tiny(tmp_path / "bf16", "--mixed_precision", "bf16", "--total_steps", "3")
     tiny(tmp_path / "full", "--total_steps", "3")
-    one, two = (
-        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        for name in ("bf16", "full")
-    )
-    assert one == pytest.approx(two, rel=0.02)
+    assert losses(tmp_path / "bf16") == pytest.approx(losses(tmp_path / "full"), rel=0.02)
     assert all(weight.dtype == torch.float32 for weight in weights(tmp_path / "bf16").values())
 
 

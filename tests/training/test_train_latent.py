@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL
-from launching import SCRIPT, launch_script
+from launching import SCRIPT, difference, launch_script, losses
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,12 +24,6 @@ TINY += ["--block_out_channels", "[4, 8, 8]", "--norm_num_groups", "2", "--num_i
 TINY += ["--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "null", "--batch_size", "8"]
 TINY += ["--warmup_steps", "2", "--log_every", "1", "--tracker", "none", "--cpu_threads", "1"]
 TINY += ["--latents.cache", "false"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps one state a process; each test starts as a new process would."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)
@@ -61,14 +55,6 @@ def weights(folder):
     return load_file(Path(folder) / "checkpoint" / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-def losses(folder):
-    return [json.loads(line)["loss"] for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-
-
-def difference(one, two):
-    return max((one[k] - two[k]).abs().max().item() for k in one)
-
-
 def test_a_run_leaves_one_pipeline_with_the_vae_and_its_measured_scale(vae, tmp_path):
     checkpoint = tiny(tmp_path / "run", vae)
     assert HFVAEPipeline.from_pretrained(vae).vae.config["scaling_factor"] is None
@@ -82,7 +68,9 @@ def test_a_run_leaves_one_pipeline_with_the_vae_and_its_measured_scale(vae, tmp_
     draws = torch.stack([posterior.sample(torch.Generator().manual_seed(i)) for i in range(100)])
     assert (draws * pipeline.vae.config["scaling_factor"]).std().item() == pytest.approx(1, abs=0.02)
     assert Image.open(checkpoint / "samples.png").size == (32, 32)
-    assert json.loads((checkpoint / "training.json").read_text())["latents"]["class"] == "HFVAE"
+    facts = json.loads((checkpoint / "training.json").read_text())["latents"]
+    assert facts == {"class": "HFVAE", "scaling_factor": pipeline.vae.config["scaling_factor"]}
+    assert f"multiplied by {facts['scaling_factor']:.5f}" in (checkpoint / "README.md").read_text()
 
 
 def test_the_command_line_samples_it(vae, tmp_path, capsys):

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
-from launching import SCRIPT, launch_script
+from launching import SCRIPT, difference, launch_script, losses
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -26,12 +25,6 @@ LIKELIHOODS = HFVAE.__init__.__annotations__["likelihood"].__args__
 CONV = ["--network", "conv", "--block_out_channels", "[8, 8]", "--latent_channels", "2"]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps one state a process; each test starts as a new process would."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 def tiny(folder, *words):
     recipe, resume = parse_command_line([*TINY, "--output_dir", str(folder), "--total_steps", "6", *words])
     return train(recipe, resume)
@@ -39,14 +32,6 @@ def tiny(folder, *words):
 
 def weights(folder):
     return load_file(Path(folder) / "checkpoint" / "vae" / "diffusion_pytorch_model.safetensors")
-
-
-def losses(folder):
-    return [json.loads(line)["loss"] for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
-
-
-def difference(one, two):
-    return max((one[k] - two[k]).abs().max().item() for k in one)
 
 
 def test_a_run_leaves_what_it_says(tmp_path, capsys):
