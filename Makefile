@@ -1,5 +1,5 @@
 # make train        train on the embedded digits; ARGS="--recipe cifar10 --total_steps 1000" are train.py's options
-# make test         lint, types and tests;        ARGS="tests/schedulers -x" are pytest's options
+# make test         lint, types and tests;        ARGS="tests/schedulers -x" are pytest's options, JOBS=1 its processes
 # make test-slow    the tests that take minutes
 # make bench        the tables of benchmarks/;    DATA=<folder with train.parquet and test.parquet> is what they train on
 # make style        counts of the habits in CONTRIBUTING.md
@@ -9,6 +9,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 ARGS ?=
 DATA ?=
+JOBS ?= auto
 # One process, whatever is on this machine. LAUNCH="--config_file my.yaml" takes an `accelerate config` instead.
 LAUNCH ?= --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
 
@@ -25,7 +26,7 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)
