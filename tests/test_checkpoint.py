@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_ddpm import unet_preset
+from hf_ddpm import HFVAE, HFDDPMPipeline, unet_preset
 from hf_ddpm.checkpoint import load_pipeline, new_folder, save_checkpoint, unfinished
 from hf_ddpm.cli import main
 from hf_ddpm.commands.options import cut_of_training
@@ -148,12 +148,15 @@ def test_an_empty_index_says_what_it_lacks(checkpoint):
     ("file", "values", "said"),
     [
         (INDEX, {"unet": None}, "model_index.json lacks 'unet'"),
+        (INDEX, {"unet": "UNet2DModel"}, r"model_index.json has unet='UNet2DModel', not \[library, class\]"),
+        (INDEX, {"unet": [None, None]}, r"model_index.json has unet=\[None, None\], not \[library, class\]"),
         (SCHEDULER, {"prediction_type": "nonsense"}, "prediction_type='nonsense'"),
         (SCHEDULER, {"num_train_timesteps": "1000"}, "a value in config.json or scheduler_config.json is of the wrong"),
         (SCHEDULER, {"beta_end": None}, "a value in config.json or scheduler_config.json is of the wrong kind"),
         (UNET, {"down_block_types": None}, "a value in config.json or scheduler_config.json is of the wrong kind"),
         (UNET, {"in_channels": "1"}, "a value in config.json or scheduler_config.json is of the wrong kind"),
-        (UNET, {"in_channels": 3}, "Cannot load because conv_in"),
+        (UNET, {"in_channels": 3}, "Cannot load because conv_in.*: config.json and the weights are not of one model"),
+        (UNET, {"num_class_embeds": 3}, "[0-9]+ weights, such as .*, are in no file: config.json and the weights are"),
         (UNET, {"sample_size": "28"}, "sample_size in config.json of the UNet: .* not '28'"),
         (UNET, {"sample_size": [28]}, "sample_size in config.json of the UNet: sample_size must be"),
         (UNET, {"sample_size": 33}, "sample_size in config.json of the UNet: image size 33x33 does not fit"),
@@ -162,6 +165,41 @@ def test_an_empty_index_says_what_it_lacks(checkpoint):
 def test_a_damaged_value_is_one_sentence(file, values, said, checkpoint):
     change(checkpoint / file, **values)
     assert re.match(said, refusal(checkpoint))
+
+
+VAE, VAE_WEIGHTS = "vae/config.json", "vae/diffusion_pytorch_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: shutil.rmtree(folder / "vae"), f"{VAE} is missing: restore it from another copy"),
+        (lambda folder: (folder / VAE).unlink(), f"{VAE} is missing: restore it from another copy"),
+        (lambda folder: (folder / VAE).write_text("[1]"), f"{VAE} holds no JSON object"),
+        (lambda folder: (folder / VAE_WEIGHTS).unlink(), f"{VAE_WEIGHTS} is missing: copy it again"),
+        (lambda folder: (folder / VAE_WEIGHTS).write_bytes(b"12"), f"{VAE_WEIGHTS} is cut short or damaged"),
+        (lambda folder: change(folder / INDEX, vae=None), f"{INDEX} lacks 'vae': restore it"),
+        (lambda folder: change(folder / INDEX, vae=[None, None]), rf"{INDEX} has vae=\[None, None\], not \[library"),
+        (
+            lambda folder: change(folder / VAE, network="conv"),
+            "[0-9]+ weights, such as .*, are in no file: config.json",
+        ),
+    ],
+)
+def test_a_latent_model_needs_its_vae(damage, said, make_pipeline, tmp_path, capfd):
+    """Without it in the index it would open, and show latents as pictures."""
+    inner = make_pipeline({"clip_sample": False}, sample_size=8, in_channels=2, out_channels=2)
+    vae = HFVAE(sample_size=16, latent_channels=2, hidden_sizes=(8,), scaling_factor=1.0)
+    HFDDPMPipeline(inner.unet, inner.scheduler, vae=vae).save_pretrained(tmp_path / "c")
+    assert load_pipeline(str(tmp_path / "c")).vae is not None
+    damage(tmp_path / "c")
+    assert re.match(said, refusal(tmp_path / "c"))
+    assert "unsafe" not in capfd.readouterr().err
+
+
+def test_an_index_may_say_that_there_is_no_vae(checkpoint):
+    change(checkpoint / INDEX, vae=[None, None])  # as diffusers writes it
+    assert load_pipeline(str(checkpoint)).vae is None
 
 
 def test_the_command_says_it_in_one_line(checkpoint):

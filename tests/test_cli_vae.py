@@ -51,6 +51,14 @@ def test_what_a_walk_takes_is_refused(option, checkpoint, tmp_path):
     assert not (tmp_path / "grid.png").exists()
 
 
+def test_no_name_is_no_folder(checkpoint, tmp_path, monkeypatch):
+    """Such as that of a shell's variable that is not set: the images would lie about where the shell is."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert "must be a .png file or a folder" in refused("sample", checkpoint, "-n", 1, "--out", "")
+    assert not any((tmp_path / "empty").iterdir())
+
+
 def test_pixels_are_refused_for_a_diffusion_model(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path / "ddpm")
     assert "--pixels belongs to a VAE" in refused("sample", tmp_path / "ddpm", "--pixels", "--steps", 2)

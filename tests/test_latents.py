@@ -1,13 +1,18 @@
 """Training data as latents of a frozen VAE: the same whether cached or not, on any number of processes."""
 
+import json
+import shutil
+
 import datasets
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
+from PIL import Image
 
-from hf_ddpm import HFVAE, HFVAEPipeline
+from hf_ddpm import HFVAE, HFVAEPipeline, latents
+from hf_ddpm.data.order import SampleOrder
 from hf_ddpm.errors import UserError
-from hf_ddpm.latents import LatentData, open_vae
+from hf_ddpm.latents import ENCODED_AT_ONCE, LatentData, open_vae
 
 BLOCK = {"source": "digits", "image_size": 16, "channels": 1, "max_images": 100, "label_column": "auto"}
 
@@ -76,6 +81,67 @@ def test_a_step_is_the_same_on_two_processes_and_after_a_resume(cache, vae):
     torch.testing.assert_close(torch.cat([part.x_0 for part in parts]), whole.x_0, atol=1e-5, rtol=0)
 
 
+def images(folder, count, *bad):
+    """A data block of `count` files, all different, those in `bad` no images."""
+    folder.mkdir()
+    for i in range(count):
+        Image.new("L", (16, 16), 3 * i).save(folder / f"{i:03d}.png")
+    for i in bad:
+        (folder / f"{i:03d}.png").write_bytes(b"half a picture")
+    return {"source": str(folder), "image_size": 16, "channels": 1}
+
+
+@pytest.mark.parametrize("bad", [(0, 17), (0, 1, 16, 17), (5, 6), (17,), (0,)])
+def test_the_cache_has_the_next_readable_image_for_a_bad_one(bad, vae, tmp_path):
+    """Also for the last rows, after which the first come."""
+    block = images(tmp_path / "images", 18, *bad) | {"on_bad_image": "skip"}
+    seen, cached = (LatentData(vae, block, seed=0, cache=cache) for cache in (False, True))
+    for one, two in zip(steps(seen, 4), steps(cached, 4), strict=True):  # more than two epochs
+        assert one.indices.tolist() == two.indices.tolist()
+        torch.testing.assert_close(one.x_0, two.x_0, atol=1e-5, rtol=0)
+
+
+def test_a_bad_image_met_while_encoding_is_named(vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "MEASURED_IMAGES", ENCODED_AT_ONCE)
+    count = ENCODED_AT_ONCE + 6
+    bad = int(SampleOrder(count, 0).rows(ENCODED_AT_ONCE + 3, 1)[0])  # not among those that are measured first
+    block = images(tmp_path / "images", count, bad) | {"cache": "none"}
+    with pytest.raises(UserError, match=rf"^image {bad} of .* cannot be decoded: .*{bad:03d}\.png"):
+        LatentData(vae, block, seed=0, cache=True)
+
+
+@pytest.mark.parametrize("how", ["file in its place", "cut short"])
+def test_a_cache_that_cannot_be_used_is_one_sentence(how, vae, tmp_path):
+    cache = tmp_path / "cache"
+    if how == "cut short":
+        LatentData(vae, BLOCK, seed=0, cache=True)
+        file = next(cache.rglob("*.arrow"))
+        file.write_bytes(file.read_bytes()[:500])
+    else:
+        cache.write_text("")
+    with pytest.raises(UserError, match=r"^encoded images cannot be kept in .*: make room, delete it .* false$"):
+        LatentData(vae, BLOCK, seed=0, cache=True)
+    if how == "cut short":
+        shutil.rmtree(next(cache.glob("generator/*")))  # which the sentence names
+        LatentData(vae, BLOCK, seed=0, cache=True)
+
+
+def test_a_vae_that_diverged_is_refused(vae):
+    with torch.no_grad():
+        vae.encoder.conv_out.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match=r"no scale \(1 / std is nan\): its training diverged.*take another VAE"):
+        LatentData(vae, BLOCK, seed=0)
+
+
+def test_another_config_is_another_cache(vae):
+    """The same weights, normalised in other groups."""
+    config = {**vae.config, "norm_num_groups": 4}
+    other = HFVAE(**{name: value for name, value in config.items() if name[0] != "_"}).eval()
+    other.load_state_dict(vae.state_dict())
+    one, two = (LatentData(model, BLOCK, seed=0, cache=True) for model in (vae, other))
+    assert (steps(one, 1)[0].x_0 / one.scale - steps(two, 1)[0].x_0 / two.scale).abs().max() > 1e-3
+
+
 def test_a_vae_opens_alone_or_in_a_pipeline(vae, tmp_path):
     vae.save_pretrained(tmp_path / "alone")
     HFVAEPipeline(vae).save_pretrained(tmp_path / "pipeline")
@@ -85,6 +151,50 @@ def test_a_vae_opens_alone_or_in_a_pipeline(vae, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), vae.parameters(), strict=True))
         assert not opened.training and not any(p.requires_grad for p in opened.parameters())
     assert type(open_vae(str(tmp_path / "stock"))) is AutoencoderKL
+
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def change(folder, **values):
+    file = folder / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: shutil.rmtree(run / "c" / "vae"), "cannot be opened as a VAE: it has no folder vae: give the"),
+        (lambda run: (run / "c/vae/config.json").unlink(), r": \S*vae/config\.json is missing: restore it"),
+        (lambda run: (run / "c/vae/config.json").write_text("[1]"), r"vae/config\.json holds no JSON object"),
+        (lambda run: (run / "c/vae/config.json").write_text("{"), r"vae/config\.json cannot be read as JSON"),
+        (lambda run: change(run / "c", sample_size=None), r"a value in config\.json .* is of the wrong kind"),
+        (lambda run: change(run / "c", _class_name=["HFVAE"]), r"is of class \['HFVAE'\]; allowed are HFVAE"),
+        (
+            lambda run: change(run / "c", latent_channels=4),
+            r"expected shape .*: config\.json and the weights are not of",
+        ),
+        (lambda run: change(run / "c", layers_per_block=2), r"weights, such as .*, are in no file: config\.json and"),
+        (lambda run: (run / "c/vae" / WEIGHTS).unlink(), rf"vae/{WEIGHTS} is missing: copy it again"),
+        (lambda run: (run / "c/vae" / WEIGHTS).write_bytes(b"12"), rf": vae/{WEIGHTS} is cut short or damaged"),
+    ],
+)
+def test_a_damaged_vae_is_one_sentence(damage, said, vae, tmp_path):
+    HFVAEPipeline(vae).save_pretrained(tmp_path / "c")
+    damage(tmp_path)
+    with pytest.raises(UserError, match=rf"^latents\.vae='{tmp_path}/c' .*{said}") as caught:
+        open_vae(str(tmp_path / "c"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_vae_folder_gets_a_hint(vae, tmp_path):
+    HFVAEPipeline(vae).save_pretrained(tmp_path / "run" / "checkpoint")
+    with pytest.raises(UserError, match=r"run' cannot be opened as a VAE: did you mean .*run/checkpoint\?"):
+        open_vae(str(tmp_path / "run"))
+    (tmp_path / "file").write_text("")
+    for name in ("file", "nowhere"):
+        with pytest.raises(UserError, match=rf"cannot be opened as a VAE: there is no checkpoint folder at .*{name}'"):
+            open_vae(str(tmp_path / name))
 
 
 def test_mistakes_are_one_sentence(vae, tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
@@ -25,6 +26,8 @@ CONFIG_FILES: dict[type[Pipeline], dict[str, str]] = {
     HFDDPMPipeline: {"unet": "config.json", "scheduler": "scheduler_config.json"},
     HFVAEPipeline: {"vae": "config.json"},
 }
+WRONG_KIND = (TypeError, AttributeError, LookupError, ArithmeticError)  # what a value of another kind ends in
+NOT_OF_ONE_MODEL = "config.json and the weights are not of one model, restore both from one copy"
 GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
 
 
@@ -116,22 +119,78 @@ def load_checkpoint(source: str, **kwargs: Any) -> Pipeline:
     Raises:
         UserError: nothing at the path, a folder that is no checkpoint, files that are missing, corrupt or cut short.
     """
+    folder = find_folder(source)
+    if folder is not None and not (folder / INDEX).is_file():
+        raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
+    with opening(f"the checkpoint {source!r} cannot be opened", folder):
+        return _open(folder or source, **kwargs)
+
+
+def find_folder(source: str) -> Path | None:
+    """The folder that a user names, put in place if a kill left it aside; None for a Hub name.
+
+    Raises:
+        UserError: nothing is there, or a file.
+    """
     folder = Path(source).expanduser()
     recover(folder.resolve())
-    if not folder.is_dir():
-        if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
-            raise UserError(
-                f"there is no checkpoint folder at {source!r}: give a folder saved by training, or a Hub name"
-            )
-    elif not (folder / INDEX).is_file():
-        inside = sorted(str(p.parent) for p in folder.glob(f"*/{INDEX}"))
-        hint = f"did you mean {inside[0]}?" if inside else f"a checkpoint folder holds a {INDEX}"
-        raise UserError(f"{source!r} is not a checkpoint: {hint}")
+    if folder.is_dir():
+        return folder
+    if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise UserError(f"there is no checkpoint folder at {source!r}: give a folder saved by training, or a Hub name")
+    return None
+
+
+def hint_at_checkpoint(folder: Path) -> str:
+    """What to give instead of a folder without an index: the checkpoint in it, if there is one."""
+    inside = sorted(str(p.parent) for p in folder.glob(f"*/{INDEX}"))
+    return f"did you mean {inside[0]}?" if inside else f"a checkpoint folder holds a {INDEX}"
+
+
+@contextlib.contextmanager
+def opening(what: str, folder: Path | None) -> Iterator[None]:
+    """Turn the ways in which `from_pretrained` fails into one sentence that begins with `what`.
+
+    Args:
+        folder: where it opens files, which the sentence names from there; None for a Hub name.
+    """
     try:
-        return _open(folder if folder.is_dir() else source, **kwargs)
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        reason = " ".join(_damage(folder, str(error)).replace(f"{folder}{os.sep}", "").split())
-        raise UserError(f"the checkpoint {source!r} cannot be opened: {reason[:300]}") from error
+        yield
+    except (OSError, SafetensorError, ValueError, RuntimeError, *WRONG_KIND) as error:
+        reason = str(error)
+        if isinstance(error, WRONG_KIND):
+            reason = reason.partition(", but expected one of")[0]  # torch goes on with all its signatures
+            where = "a value in config.json or scheduler_config.json"
+            reason = f"{where} is of the wrong kind, such as '1000' for 1000: mend it ({reason})"
+        reason, stray, _ = reason.partition(". If you want to instead overwrite randomly initialized weights")
+        if stray:  # diffusers goes on with how to run an untrained network
+            reason += f": {NOT_OF_ONE_MODEL}"
+        if folder is not None:
+            reason = _damage(folder, reason).replace(f"{folder}{os.sep}", "")
+        raise UserError(f"{what}: {' '.join(reason.split())[:300]}") from error
+
+
+def check_network(place: Path) -> dict[str, Any]:
+    """The config of a saved network, whose weights lie beside it.
+
+    Raises:
+        UserError: a config that is no JSON object, or no weights.
+    """
+    config = read_object(place / "config.json")
+    if not any(place.glob("diffusion_pytorch_model*")):  # shards, a variant or .bin will do
+        raise UserError(f"{place / 'diffusion_pytorch_model.safetensors'} is missing: copy it again")
+    return config
+
+
+def check_weights(network: nn.Module) -> None:
+    """Refuse a network of which some weights were in no file: diffusers goes on and leaves them without memory.
+
+    Raises:
+        UserError: how many, and one of them.
+    """
+    missing = [name for name, weight in network.named_parameters() if weight.is_meta]
+    if missing:
+        raise UserError(f"{len(missing)} weights, such as {missing[0]}, are in no file: {NOT_OF_ONE_MODEL}")
 
 
 def read_object(file: Path, remedy: str = "restore it from another copy") -> dict[str, Any]:
@@ -151,17 +210,16 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
 
 
 def _open(source: Path | str, **kwargs: Any) -> Pipeline:
-    """`from_pretrained`, with a word for the damage that it ends in a TypeError or opens without one."""
+    """`from_pretrained`, with a word for the damage that it opens without one."""
     index: Any = read_object(source / INDEX) if isinstance(source, Path) else DiffusionPipeline.load_config(source)
     kind = HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
     if isinstance(source, Path):
-        _check_files(source, index, CONFIG_FILES[kind])
-    try:
-        pipeline: Pipeline = kind.from_pretrained(source, **kwargs)
-    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        reason = str(error).partition(", but expected one of")[0]  # torch goes on with all its signatures
-        where = "a value in config.json or scheduler_config.json"
-        raise UserError(f"{where} is of the wrong kind, such as '1000' for 1000: mend it ({reason})") from error
+        in_latents = (source / "vae").is_dir() or index.get("vae", [None, None]) != [None, None]
+        _check_files(source, index, CONFIG_FILES[kind] | ({"vae": "config.json"} if in_latents else {}))
+    pipeline: Pipeline = kind.from_pretrained(source, **kwargs)
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            check_weights(part)
     size = pipeline.unet.config.get("sample_size") if isinstance(pipeline, HFDDPMPipeline) else None
     if size is not None:
         try:
@@ -177,11 +235,14 @@ def _check_files(folder: Path, index: dict[str, Any], config_files: dict[str, st
         if not index.get(key):
             raise UserError(f"{INDEX} lacks {key!r}: restore it from another copy")
     for name, config in config_files.items():
+        if not isinstance(index[name], list) or [type(word) for word in index[name]] != [str, str]:
+            raise UserError(f"{INDEX} has {name}={index[name]!r}, not [library, class]: restore it from another copy")
         oldest_layout = (folder / config).is_file() and not (folder / name).is_dir()  # all files in the root
         place = folder if oldest_layout else folder / name
-        read_object(place / config)
-        if name != "scheduler" and not any(place.glob("diffusion_pytorch_model*")):  # shards, a variant or .bin will do
-            raise UserError(f"{place / 'diffusion_pytorch_model.safetensors'} is missing: copy it again")
+        if name == "scheduler":
+            read_object(place / config)
+        else:
+            check_network(place)
 
 
 def _damage(folder: Path, reason: str) -> str:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from safetensors import SafetensorError
 from torch import Tensor
 
+from hf_ddpm.checkpoint import INDEX, check_network, check_weights, find_folder, hint_at_checkpoint, opening
 from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
 from hf_ddpm.errors import UserError
@@ -37,27 +37,34 @@ def open_vae(source: str) -> Any:
     """A VAE from a folder or the Hub: alone, or as the `vae` of a pipeline that was saved with one.
 
     Raises:
-        UserError: nothing there, or a model of another class.
+        UserError: nothing there, a model of another class, or files that are missing, corrupt or cut short.
     """
-    folder = Path(source).expanduser()
-    place = {"subfolder": "vae"} if (folder / "model_index.json").is_file() else {}
-    where = str(folder) if folder.is_dir() else source
-    try:
-        try:
-            config: Any = HFVAE.load_config(where, **place)
-        except OSError:
-            if place or folder.is_dir():
-                raise
-            place = {"subfolder": "vae"}  # of a pipeline on the Hub
-            config = HFVAE.load_config(where, **place)
-        name = config.get("_class_name")
-        if name not in VAES:
-            raise UserError(f"latents.vae={source!r} is of class {name!r}; allowed are {', '.join(VAES)}")
+    what = f"latents.vae={source!r} cannot be opened as a VAE"
+    with opening(what, None):
+        where, place, name = _find_vae(source)
+    if name not in [*VAES]:
+        raise UserError(f"latents.vae={source!r} is of class {name!r}; allowed are {', '.join(VAES)}")
+    with opening(what, Path(where)):
         vae = VAES[name].from_pretrained(where, **place)
-    except (OSError, SafetensorError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"latents.vae={source!r} cannot be opened as a VAE ({reason})") from error
+        check_weights(vae)
     return vae.eval().requires_grad_(False)
+
+
+def _find_vae(source: str) -> tuple[str, dict[str, str], Any]:
+    """Where a VAE is, its subfolder there, and its class as its config says it."""
+    folder, of_pipeline = find_folder(source), {"subfolder": "vae"}
+    if folder is None:
+        try:
+            return source, {}, HFVAE.load_config(source).get("_class_name")
+        except OSError:
+            return source, of_pipeline, HFVAE.load_config(source, **of_pipeline).get("_class_name")
+    if (folder / INDEX).is_file():
+        if not (folder / "vae").is_dir():
+            raise UserError("it has no folder vae: give the checkpoint of a VAE, such as mnist-vae-conv leaves")
+        return str(folder), of_pipeline, check_network(folder / "vae").get("_class_name")
+    if not (folder / "config.json").is_file():
+        raise UserError(hint_at_checkpoint(folder))
+    return str(folder), {}, check_network(folder).get("_class_name")
 
 
 def latent_shape(vae: Any, image_size: tuple[int, int]) -> tuple[int, int, int]:
@@ -90,7 +97,7 @@ class LatentData:
         scale: 1 / std of the VAE's latents of these images.
 
     Raises:
-        UserError: images that do not fit, or that a cache cannot hold.
+        UserError: images that do not fit, that cannot be decoded or that a cache cannot hold, or a VAE that diverged.
     """
 
     def __init__(self, vae: Any, block: dict[str, Any], *, seed: int, cache: bool = False) -> None:
@@ -153,26 +160,32 @@ class LatentData:
         count = min(MEASURED_IMAGES, self.num_images or MEASURED_IMAGES)
         with closing(self._encoded(BatchPlan(seed, ENCODED_AT_ONCE), flip=False)) as batches:
             moments = torch.cat([next(batches).x_0 for _ in range(-(-count // ENCODED_AT_ONCE))])
-        return unit_scale(*moments.double().chunk(2, dim=1))
+        scale = unit_scale(*moments.double().chunk(2, dim=1))
+        if not 0 < scale < math.inf:  # NaN fails too
+            raise UserError(
+                f"the latents of latents.vae have no scale (1 / std is {scale}): its training diverged, or it encodes "
+                "all images alike; take another VAE"
+            )
+        return scale
 
 
 class _EncodedOnce:
     """The moments of every image in Arrow files of the `datasets` cache, found again by what they were made of."""
 
     def __init__(self, vae: Any, images: ImageData, shape: tuple[int, int, int], mirrored: bool) -> None:
-        from datasets import Dataset, Features, List, Value
+        from datasets import Features, List, Value
 
         self._shape = (-1, 2 * shape[0], *shape[1:])  # of moments
         self._flip, self._labelled = mirrored, images.num_classes is not None
         numbers = List(Value("float32"), length=2 * math.prod(shape))
         columns = {"row": Value("int64"), "label": Value("int64"), "moments": numbers}
-        made_of = [weights_sha256(vae), images.fingerprint, str(mirrored)]
-        self._rows = Dataset.from_generator(
-            _encoded_rows,
+        network = {key: value for key, value in vae.config.items() if key[0] != "_" and key != "scaling_factor"}
+        made_of = [weights_sha256(vae), str(sorted(network.items())), images.fingerprint, str(mirrored)]
+        self._rows = _rows_in_cache(
             features=Features(columns | ({"mirrored": numbers} if mirrored else {})),
             gen_kwargs={"vae": vae, "images": images, "mirrored": mirrored},
             fingerprint=hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:32],
-        ).with_format("numpy")
+        )
         self._place_of = _places(self._rows["row"][:], images.num_images or 0)
 
     def batches(self, plan: BatchPlan) -> Generator[Batch, None, None]:
@@ -185,6 +198,30 @@ class _EncodedOnce:
             if self._flip:
                 moments = torch.where(_mirrored(plan, step), columns["mirrored"].view(self._shape), moments)
             yield Batch(moments, columns["label"] if self._labelled else None, columns["row"])
+
+
+def _rows_in_cache(**of_generator: Any) -> Any:
+    """The data set of `_encoded_rows`, made or found in the cache of `datasets`.
+
+    Raises:
+        UserError: an image that cannot be decoded, a cache that cannot be written, or one that was damaged since.
+    """
+    from datasets import Dataset, config
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        return Dataset.from_generator(_encoded_rows, **of_generator).with_format("numpy")
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
+        if isinstance(cause, UserError):  # of the images
+            raise cause from None
+        if not isinstance(cause, (OSError, ValueError)):
+            raise
+        folder = Path(config.HF_DATASETS_CACHE) / "generator" / f"default-fingerprint={of_generator['fingerprint']}"
+        raise UserError(
+            f"encoded images cannot be kept in {folder} or read there ({' '.join(str(cause).split())}): make room, "
+            "delete it if it is there, or give --latents.cache false"
+        ) from error
 
 
 def _encoded_rows(vae: Any, images: ImageData, mirrored: bool) -> Iterator[dict[str, Any]]:
@@ -204,12 +241,11 @@ def _encoded_rows(vae: Any, images: ImageData, mirrored: bool) -> Iterator[dict[
 
 
 def _places(rows: np.ndarray, num_images: int) -> np.ndarray:
-    """Where each row of the data set stands in the cache; a bad one, which is not there, has the place of the next."""
+    """Where each row of the data set stands in the cache; a bad one, not there, has the place of the next (cyclic)."""
     place_of = np.full(num_images, -1)
     place_of[rows] = np.arange(len(rows))
-    for row in np.flatnonzero(place_of < 0)[::-1]:
-        place_of[row] = place_of[(row + 1) % num_images]
-    return place_of
+    good = np.flatnonzero(place_of >= 0)
+    return place_of[good[np.searchsorted(good, np.arange(num_images)) % len(good)]]
 
 
 @torch.no_grad()

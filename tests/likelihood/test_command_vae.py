@@ -2,17 +2,14 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from launching import launch_script
 from PIL import Image
 
-from hf_ddpm import HFVAEPipeline
+from hf_ddpm import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.data import ImageData
@@ -22,12 +19,6 @@ from hf_ddpm.likelihood.vae_report import report, table
 from hf_ddpm.models.vae import HFVAE
 
 LATENTS = 4
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps one state a process; each test starts as a new process would."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def make_vae(**config):
@@ -59,19 +50,11 @@ def measured(checkpoint, out, *more):
     return json.loads(out.read_text())
 
 
-def two_processes(command):
-    """Without MPI `accelerate launch --cpu` starts one process, so two are asked for as GPUs and sent to the CPU."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "-q", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "hf_ddpm.cli"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.run([*launch, *command], capture_output=True, text=True, timeout=300, env=environment)
-
-
 def test_one_process_and_two_say_the_same(checkpoint, tmp_path, capsys):
     folder = checkpoint()
     one = measured(folder, tmp_path / "deep" / "one.json", "--batch-size", "3")
     shown = capsys.readouterr().out
-    done = two_processes(words(folder, tmp_path / "two.json", "--num-samples", "5"))
+    done = launch_script("-m", "hf_ddpm.cli", *words(folder, tmp_path / "two.json", "--num-samples", "5"), processes=2)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("-log p(x), K = 5") == 2  # nats and bits, of the main process alone
     two = json.loads((tmp_path / "two.json").read_text())
@@ -186,6 +169,15 @@ def test_options_of_vaes_given_with_a_diffusion_model(option, value, make_pipeli
     save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "one"}, Image.new("L", (8, 8)))
     with pytest.raises(SystemExit, match=f"{option}: '.*' holds a diffusion model, leave the option out"):
         main(words(tmp_path / "c", tmp_path / "x.json", option, value))
+
+
+def test_a_latent_model_has_no_likelihood_whatever_the_options(make_pipeline, tmp_path):
+    inner = make_pipeline({"clip_sample": False}, sample_size=8, in_channels=LATENTS, out_channels=LATENTS)
+    pipeline = HFDDPMPipeline(inner.unet, inner.scheduler, vae=make_vae(scaling_factor=1.0))
+    save_checkpoint(pipeline, tmp_path / "c", {"name": "one"}, Image.new("L", (8, 8)))
+    for more in ([], ["--num-samples", "5"]):
+        with pytest.raises(SystemExit, match="this diffusion model works in the latents of a VAE"):
+            main(words(tmp_path / "c", tmp_path / "x.json", *more))
 
 
 def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypatch):

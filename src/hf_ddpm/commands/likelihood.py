@@ -85,6 +85,7 @@ def run(options: argparse.Namespace) -> None:
         _settle(options, OF_VAE, OF_DIFFUSION, "VAE")
         _measure_vae(options, pipeline, accelerator, device)
     else:
+        require_pixels(pipeline, "likelihood")  # no option would help
         _settle(options, OF_DIFFUSION, OF_VAE, "diffusion model")
         _measure_diffusion(options, pipeline, accelerator, device)
 
@@ -98,7 +99,6 @@ def _measure_diffusion(
 
     wanted = {"matplotlib": options.method != "ode", "torchdiffeq": options.method != "bound"}
     _require_packages(f"--method {options.method}", *(name for name, needed in wanted.items() if needed))
-    require_pixels(pipeline, "likelihood")
     Network(pipeline.unet, pipeline.scheduler)  # a scheduler that cannot be measured is said before data are opened
     pipeline = on_device(pipeline, device)
     options.batch_size = options.batch_size or 64

@@ -138,7 +138,7 @@ def _check(options: argparse.Namespace) -> None:
     require_positive(options, "num_images", "batch_size")
     require_seed(options)
     out = Path(options.out)
-    if out.suffix.lower() not in ("", ".png"):
+    if not options.out or out.suffix.lower() not in ("", ".png"):
         raise UserError(f"--out {options.out} must be a .png file or a folder")
     if not out.suffix and out.is_dir() and any(out.iterdir()):
         raise UserError(f"the folder --out {options.out} is not empty: name a new one, so that no images mix")
