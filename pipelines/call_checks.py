@@ -35,7 +35,7 @@ def check_count(name: str, value: int) -> None:
     Raises:
         ValueError: `name` is no whole number of at least 1.
     """
-    if not isinstance(value, Integral) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 

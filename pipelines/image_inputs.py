@@ -45,10 +45,15 @@ def to_images(x_0: Tensor, output_type: str) -> Any:
 
     Args:
         output_type: `pil`, by `round((x + 1) * 127.5)`; `np` (B, H, W, C) in [0, 1]; or `pt` (B, C, H, W) in [0, 1].
+
+    Raises:
+        ValueError: NaN, which a picture would show as black; `pt` keeps it.
     """
     images = (x_0 / 2 + 0.5).clamp(0, 1)
     if output_type == "pt":
         return images
+    if images.isnan().any():
+        raise ValueError("the images hold NaN: weights or latents have diverged, take an earlier checkpoint")
     arrays = images.float().cpu().permute(0, 2, 3, 1).numpy()  # (B, H, W, C)
     return VaeImageProcessor.numpy_to_pil(arrays) if output_type == "pil" else arrays
 

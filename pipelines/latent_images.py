@@ -26,12 +26,16 @@ def latent_scale(vae: Any) -> float:
 
 
 def check_latents(vae: Any, unet: Mapping[str, Any]) -> None:
-    """Refuse a VAE without a measured scale, and latents that the network, of config `unet`, does not take.
+    """Refuse a VAE without a measured scale or of MLPs, and latents that the network, of config `unet`, does not take.
 
     Raises:
         ValueError: which of them.
     """
     latent_scale(vae)
+    if vae.config.get("network") == "mlp":
+        raise ValueError(
+            "the vae is an MLP, whose latents have no height and width to walk in: give a convolutional one"
+        )
     if vae.config["latent_channels"] != unet["in_channels"]:
         raise ValueError(
             f"the vae has {vae.config['latent_channels']} latent channels and the network takes {unet['in_channels']}: "

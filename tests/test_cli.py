@@ -12,6 +12,7 @@ from PIL import Image
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.checkpoint import load_pipeline, save_checkpoint
 from hf_ddpm.cli import main
+from hf_ddpm.errors import exit_with_a_sentence
 from hf_ddpm.sampling import image_generator, image_grid, sample_images
 from hf_ddpm.version import __version__
 
@@ -30,6 +31,27 @@ def test_a_grid(checkpoint, tmp_path, capsys):
     sample(checkpoint, tmp_path / "deep" / "grid.png", "-n", "6")
     assert Image.open(tmp_path / "deep" / "grid.png").size == (3 * 8, 2 * 8)
     assert "6 images, 3 network calls each: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [("--device", "meta"), ("--out", "")])
+def test_no_device_and_no_place_are_refused(words, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=f"error: {words[0]} {words[1]}"):
+        sample(checkpoint, tmp_path / "x.png", *words)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("3 TiB"), RuntimeError("CUDA out of memory.\nTried to allocate 3 TiB")])
+def test_full_memory_is_one_sentence(error):
+    said = r"does not fit into memory, take a smaller batch: .*3 TiB"
+    with pytest.raises(SystemExit, match=said) as caught, exit_with_a_sentence():
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="shapes"), exit_with_a_sentence():
+        raise RuntimeError("shapes do not fit")
 
 
 def test_a_folder_of_images_does_not_depend_on_the_batch(checkpoint, tmp_path):

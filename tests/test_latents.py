@@ -129,7 +129,9 @@ def test_a_cache_that_cannot_be_used_is_one_sentence(how, vae, tmp_path):
 def test_a_vae_that_diverged_is_refused(vae):
     with torch.no_grad():
         vae.encoder.conv_out.weight.fill_(torch.nan)
-    with pytest.raises(UserError, match=r"no scale \(1 / std is nan\): its training diverged.*take another VAE"):
+    with pytest.raises(
+        UserError, match=r"latents\.vae: .*no scale \(1 / std is nan\): training diverged.*take another VAE"
+    ):
         LatentData(vae, BLOCK, seed=0)
 
 
@@ -203,6 +205,9 @@ def test_mistakes_are_one_sentence(vae, tmp_path):
         open_vae(str(tmp_path / "unet"))
     with pytest.raises(UserError, match=r"nowhere.* cannot be opened as a VAE"):
         open_vae(str(tmp_path / "nowhere"))
+    HFVAE(sample_size=16).save_pretrained(tmp_path / "mlp")
+    with pytest.raises(UserError, match="mlp' is an MLP, whose latents have no height and width: take a convolutional"):
+        open_vae(str(tmp_path / "mlp"))
     with pytest.raises(UserError, match="3: give --channels 1"):
         LatentData(vae, BLOCK | {"channels": 3}, seed=0)
     with pytest.raises(UserError, match="does not take images of 15x15"):

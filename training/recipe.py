@@ -207,6 +207,9 @@ def _argument_docs(constructor: Callable[..., Any]) -> dict[str, str]:
 
 
 def _parse_value(text: str) -> Any:
+    """A word of the command line as YAML reads it, but for an empty one, which is no null."""
+    if not text.strip():
+        return text
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -26,11 +26,18 @@ COUNTERS, LOSS_HISTORY = "counters.json", "loss_history.safetensors"  # of a sav
 
 
 def sample(run: Run) -> list[Image.Image]:
-    """The grid's images from the averaged weights, each process drawing its share."""
+    """The grid's images from the averaged weights, each process drawing its share.
+
+    Raises:
+        UserError: the weights have diverged.
+    """
     pipeline = run.family.pipeline(run.ema.model)
     pipeline.set_progress_bar_config(disable=True)
     with run.accelerator.split_between_processes(list(range(run.family.sampling.num_images))) as mine:
-        images = run.family.sample(pipeline, mine, run.training.seed)
+        try:
+            images = run.family.sample(pipeline, mine, run.training.seed)
+        except ValueError as error:
+            raise UserError(f"no grid at step {run.step}: {error}; the last saved state is untouched") from error
     return gather_object(images)
 
 

@@ -155,6 +155,8 @@ class Latents:
     cache: bool = False
 
     def __post_init__(self) -> None:
+        if self.vae == "":
+            raise UserError("latents.vae='' names no VAE: give a folder or a Hub name, or null for pixels")
         if self.cache and self.vae is None:
             raise UserError("latents.cache=True needs latents.vae, whose latents it keeps")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_ddpm.data import Batch
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import exit_with_a_sentence
 from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.training.recipe import Recipe, parse_command_line
 from hf_ddpm.training.run import Run, build_run, introduce, mean_loss, open_folder, start_trackers
@@ -26,13 +26,9 @@ from hf_ddpm.training.saving import finish, load_state, save_samples, save_state
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence on stderr and exit code 1."""
-    try:
+    with exit_with_a_sentence(silent=os.environ.get("RANK", "0") != "0"):
         recipe, resume = parse_command_line(sys.argv[1:] if argv is None else argv)
         train(recipe, resume)
-    except UserError as error:
-        sys.exit(f"error: {error}" if os.environ.get("RANK", "0") == "0" else 1)
-    except KeyboardInterrupt:
-        sys.exit("stopped")
 
 
 def train(recipe: Recipe, resume: str | None = None) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hf_ddpm.commands import edit, figure, likelihood, sample
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, exit_with_a_sentence
 from hf_ddpm.version import __version__
 
 
@@ -20,18 +20,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `hf-ddpm COMMAND ...`; a user's mistake is one sentence on stderr and exit code 1."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if words[:1] == ["train"]:  # its options are the recipe's keys
-            from hf_ddpm.training.train import main as train_main
+        with exit_with_a_sentence():
+            if words[:1] == ["train"]:  # its options are the recipe's keys
+                from hf_ddpm.training.train import main as train_main
 
-            train_main(words[1:])
-            return
-        options = _parser().parse_args(words)
-        options.run(options)
-        sys.stdout.flush()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+                train_main(words[1:])
+                return
+            options = _parser().parse_args(words)
+            options.run(options)
+            sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has left; the interpreter's own last flush must not meet that
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,7 +1,11 @@
 """A mistake that the user can mend, and the sentence that says how."""
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+FULL_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of the CPU, as torch says it
 
 
 class UserError(ValueError):
@@ -15,3 +19,22 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     """The end of such a sentence: the known word that was probably meant, or nothing if none resembles it."""
     close = difflib.get_close_matches(str(word), list(map(str, known)), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+@contextmanager
+def exit_with_a_sentence(*, silent: bool = False) -> Iterator[None]:
+    """Around a command: a user's mistake, Ctrl-C and full memory are one sentence on stderr and exit code 1.
+
+    Args:
+        silent: leave the sentence for a mistake to another process, which makes the same one.
+    """
+    try:
+        yield
+    except UserError as error:
+        sys.exit(1 if silent else f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in FULL_MEMORY):
+            raise
+        sys.exit(f"error: it does not fit into memory, take a smaller batch: {' '.join(str(error).split())[:200]}")

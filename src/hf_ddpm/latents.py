@@ -47,6 +47,11 @@ def open_vae(source: str) -> Any:
     with opening(what, Path(where)):
         vae = VAES[name].from_pretrained(where, **place)
         check_weights(vae)
+    if vae.config.get("network") == "mlp":
+        raise UserError(
+            f"latents.vae={source!r} is an MLP, whose latents have no height and width: take a convolutional one, such "
+            "as mnist-vae-conv leaves"
+        )
     return vae.eval().requires_grad_(False)
 
 
@@ -160,13 +165,10 @@ class LatentData:
         count = min(MEASURED_IMAGES, self.num_images or MEASURED_IMAGES)
         with closing(self._encoded(BatchPlan(seed, ENCODED_AT_ONCE), flip=False)) as batches:
             moments = torch.cat([next(batches).x_0 for _ in range(-(-count // ENCODED_AT_ONCE))])
-        scale = unit_scale(*moments.double().chunk(2, dim=1))
-        if not 0 < scale < math.inf:  # NaN fails too
-            raise UserError(
-                f"the latents of latents.vae have no scale (1 / std is {scale}): its training diverged, or it encodes "
-                "all images alike; take another VAE"
-            )
-        return scale
+        try:
+            return unit_scale(*moments.double().chunk(2, dim=1))
+        except ValueError as error:
+            raise UserError(f"latents.vae: {error}; take another VAE") from error
 
 
 class _EncodedOnce:

@@ -172,11 +172,12 @@ def test_options_of_vaes_given_with_a_diffusion_model(option, value, make_pipeli
 
 
 def test_a_latent_model_has_no_likelihood_whatever_the_options(make_pipeline, tmp_path):
+    vae = make_vae(network="conv", sample_size=16, block_out_channels=(8, 8), scaling_factor=1.0)
     inner = make_pipeline({"clip_sample": False}, sample_size=8, in_channels=LATENTS, out_channels=LATENTS)
-    pipeline = HFDDPMPipeline(inner.unet, inner.scheduler, vae=make_vae(scaling_factor=1.0))
+    pipeline = HFDDPMPipeline(inner.unet, inner.scheduler, vae=vae)
     save_checkpoint(pipeline, tmp_path / "c", {"name": "one"}, Image.new("L", (8, 8)))
     for more in ([], ["--num-samples", "5"]):
-        with pytest.raises(SystemExit, match="this diffusion model works in the latents of a VAE"):
+        with pytest.raises(SystemExit, match="works in the latents of a VAE: sample and edit take it"):
             main(words(tmp_path / "c", tmp_path / "x.json", *more))
 
 

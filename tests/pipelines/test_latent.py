@@ -126,5 +126,8 @@ def test_mistakes_are_one_sentence(latent_pipeline, make_pipeline):
     inner = make_pipeline({}, sample_size=8)
     with pytest.raises(ValueError, match="the vae has 2 latent channels and the network takes 1"):
         HFDDPMPipeline(inner.unet, HFDDPMScheduler(), vae=make_vae())
+    flat = HFVAE(sample_size=16, latent_channels=1, scaling_factor=1.0)
+    with pytest.raises(ValueError, match="the vae is an MLP, whose latents have no height and width"):
+        HFDDPMPipeline(inner.unet, HFDDPMScheduler(), vae=flat)
     with pytest.raises(ValueError, match=r"images of \(32, 32\) have latents of \(16, 16\)"):
         latent_pipeline().invert(torch.zeros(1, 1, 32, 32), 3)

@@ -398,6 +398,17 @@ def test_bad_input_is_one_sentence(call, sentence, make_vae_pipeline):
         call(pipeline, some_images(pipeline))
 
 
+def test_images_that_are_not_numbers_are_not_black(make_vae_pipeline):
+    pipeline = make_vae_pipeline()
+    pipeline.vae.decoder.requires_grad_(False)
+    for weight in pipeline.vae.decoder.parameters():
+        weight.fill_(math.nan)
+    for output_type in ("pil", "np"):
+        with pytest.raises(ValueError, match=r"the images hold NaN: .* take an earlier checkpoint"):
+            pipeline(2, output_type=output_type)
+    assert pipeline(2, output_type="pt").images.isnan().all()
+
+
 def test_a_sigma_that_was_never_measured_is_one_sentence(make_vae_pipeline):
     pipeline = make_vae_pipeline(likelihood="gaussian_optimal")
     pipeline.vae.log_variance.data.fill_(math.nan)

@@ -549,6 +549,14 @@ def test_a_state_that_diverged_is_never_saved(tmp_path):
     assert all(torch.isfinite(w).all() for w in load_file(last / "model.safetensors").values())
 
 
+def test_a_grid_of_weights_that_diverged_is_a_sentence(tmp_path):
+    """One step whose loss was finite leaves weights that are not."""
+    words = ["--optimizer", "adamw", "--lr", "1e38", "--max_grad_norm", "null", "--warmup_steps", "0"]
+    words += ["--max_decay", "0", "--sampling.every", "1"]
+    with pytest.raises(UserError, match=r"no grid at step 1: the images hold NaN.*the last saved state is untouched"):
+        tiny(tmp_path, *words)
+
+
 def test_data_that_cannot_be_read_leave_the_folder_free(tmp_path):
     (tmp_path / "photos").mkdir()
     for i in range(3):

@@ -81,7 +81,9 @@ def number_in_unit_interval(word: str) -> float:
 def require_pixels(pipeline: "HFDDPMPipeline", command: str) -> None:
     """Refuse a diffusion model that works in the latents of a VAE."""
     if pipeline.vae is not None:
-        raise UserError(f"{command} looks at pixels, and this diffusion model works in the latents of a VAE")
+        raise UserError(
+            f"{command} looks at pixels, and this model works in the latents of a VAE: sample and edit take it"
+        )
 
 
 def on_device(pipeline: P, name: str | None) -> P:
@@ -93,6 +95,8 @@ def on_device(pipeline: P, name: str | None) -> P:
     from hf_ddpm.sampling import best_device
 
     device = name or best_device()
+    if device.startswith("meta"):
+        raise UserError(f"--device {device} computes nothing; the best there is: {best_device()}")
     try:
         return pipeline.to(device)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have

@@ -1,5 +1,6 @@
 """What an `HFVAE` is built of: layers, sizes, and one sentence where they do not fit."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -35,8 +36,17 @@ def image_size(sample_size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def unit_scale(mean: Tensor, variance: Tensor) -> float:
-    """1 / std of draws of N(mean, variance), over all elements: Var(mean) and the mean of the variance make theirs."""
-    return float((mean.var(correction=0) + variance.mean()).rsqrt())
+    """1 / std of draws of N(mean, variance), over all elements: Var(mean) and the mean of the variance make theirs.
+
+    Raises:
+        ValueError: it is not finite.
+    """
+    scale = float((mean.var(correction=0) + variance.mean()).rsqrt())
+    if not 0 < scale < math.inf:  # NaN fails too
+        raise ValueError(
+            f"the latents have no scale (1 / std is {scale}): training diverged, or all images are encoded alike"
+        )
+    return scale
 
 
 def shown(shape: tuple[int | str, ...]) -> str:
