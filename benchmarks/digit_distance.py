@@ -55,7 +55,7 @@ def measure(checkpoint: Path, data: Path | None, num_samples: int, steps: int) -
         images = sample_images(
             pipeline, range(num_samples), seed=SEED, batch_size=BATCH, num_inference_steps=steps, eta=0.0
         )
-        settings["checkpoint_sha256"] = weights_sha256(pipeline.unet)
+        settings["weights_sha256"] = weights_sha256(pipeline.unet)
         remembered = {}
     pixels = torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None]
     return {**settings, "samples": digit_score(inner(pixels), against)._asdict(), **remembered}
@@ -71,7 +71,7 @@ def reconstructions(pipeline: HFVAEPipeline, data: Path | None, count: int, agai
         posteriors = [vae.posterior(part) for part in x_0.split(BATCH)]
         again = torch.cat([vae.decode(posterior.mean).sample for posterior in posteriors])
     return {
-        "checkpoint_sha256": weights_sha256(vae),
+        "weights_sha256": weights_sha256(vae),
         "reconstructions": digit_score(inner(again), against)._asdict(),
         "mean_squared_error": (again - x_0).square().mean().item(),
         "kl_nats": torch.cat([posterior.kl() for posterior in posteriors]).mean().item(),

@@ -31,7 +31,8 @@ TITLE = "The same VAE by pythae"
 ABOUT = """Two layers of 200 (ReLU), 50 latent numbers, a Bernoulli decoder, the same initial weights, batch 100, Adam
 with a constant learning rate of 1e-3, no KL warm-up and no averaging, on digits that are binarised once (seed 0), which
 is what both can do. -log p(x) is measured for both by `evaluate_vae` (K = 200). Seconds are those of a whole training,
-what it saves included: the median of three trainings of each, taken in turn. Our lines name a shipped recipe and measure it; pythae has no recipe for this network.
+what it saves included, and of ours decoding the data: the median of three trainings of each, taken in turn. Our lines
+name a shipped recipe and measure it; pythae has no recipe for this network.
 """
 EPOCHS, DIGITS, BATCH, ROUNDS = 10, 10_000, 100, 3
 NETWORK: dict[str, Any] = {"hidden_sizes": (200, 200), "latent_channels": 50}

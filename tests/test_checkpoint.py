@@ -181,7 +181,7 @@ VAE, VAE_WEIGHTS = "vae/config.json", "vae/diffusion_pytorch_model.safetensors"
         (lambda folder: change(folder / INDEX, vae=None), f"{INDEX} lacks 'vae': restore it"),
         (lambda folder: change(folder / INDEX, vae=[None, None]), rf"{INDEX} has vae=\[None, None\], not \[library"),
         (
-            lambda folder: change(folder / VAE, network="conv"),
+            lambda folder: change(folder / VAE, layers_per_block=2),
             "[0-9]+ weights, such as .*, are in no file: config.json",
         ),
     ],
@@ -189,7 +189,7 @@ VAE, VAE_WEIGHTS = "vae/config.json", "vae/diffusion_pytorch_model.safetensors"
 def test_a_latent_model_needs_its_vae(damage, said, make_pipeline, tmp_path, capfd):
     """Without it in the index it would open, and show latents as pictures."""
     inner = make_pipeline({"clip_sample": False}, sample_size=8, in_channels=2, out_channels=2)
-    vae = HFVAE(sample_size=16, latent_channels=2, hidden_sizes=(8,), scaling_factor=1.0)
+    vae = HFVAE(sample_size=16, latent_channels=2, network="conv", block_out_channels=(8, 8), scaling_factor=1.0)
     HFDDPMPipeline(inner.unet, inner.scheduler, vae=vae).save_pretrained(tmp_path / "c")
     assert load_pipeline(str(tmp_path / "c")).vae is not None
     damage(tmp_path / "c")
