@@ -89,11 +89,12 @@ def measured(recipe: dict[str, dict[str, Any]], data: Path | None, digits: int, 
 
 
 def about(recipe: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The recipe without the paths and threads of this machine."""
+    """The recipe without the paths and threads of this machine, and without where its checkpoints go."""
     of_machine = {"training": {"output_dir", "cpu_threads", "tracker"}, "data": {"source"}}
     return {
         block: {key: value for key, value in values.items() if key not in of_machine.get(block, set())}
         for block, values in recipe.items()
+        if block != "hub"
     }
 
 
