@@ -1,6 +1,7 @@
 # make train        train on the embedded digits; ARGS="--recipe cifar10 --total_steps 1000" are train.py's options
 # make test         lint, types and tests;        ARGS="tests/schedulers -x" are pytest's options, JOBS=1 its processes
 # make test-slow    the tests that take minutes
+# make test-browser the app of `hf-ddpm demo` and of Spaces in a real Chromium, which it installs by apt-get
 # make bench        the tables of benchmarks/;    DATA=<folder with train.parquet and test.parquet> is what they train on
 # make style        counts of the habits in CONTRIBUTING.md
 # make clean        remove what builds and checks leave behind (not runs/, not the virtual environment)
@@ -15,9 +16,10 @@ LAUNCH ?= --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backe
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 DESCRIPTION := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: train test test-slow bench style clean
+.PHONY: train test test-slow test-browser chromium bench style clean
 
 train: $(VENV)/.train
 	@$(BIN)/accelerate launch -q $(LAUNCH) training/train.py $(ARGS)
@@ -26,10 +28,19 @@ test: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 test-slow: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m slow $(ARGS)
+
+test-browser: $(VENV)/.browser chromium
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m browser $(ARGS)
+
+# Debian's own; without it the tests could only be skipped, which would tell nothing.
+chromium:
+	@{ command -v chromium && command -v chromedriver; } > /dev/null \
+	|| { $(AS_ROOT) apt-get update -qq && $(AS_ROOT) apt-get install -y -qq chromium chromium-driver; } \
+	|| { echo "make test-browser needs Debian's chromium and chromium-driver, which apt-get could not install" >&2; exit 1; }
 
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.run $(if $(DATA),--data "$(DATA)") $(ARGS)
@@ -44,7 +55,8 @@ clean:
 # A stamp says that its extra is installed as setup.cfg and constraints.txt now describe it.
 $(VENV)/.train: EXTRA := train
 $(VENV)/.dev: EXTRA := dev
-$(VENV)/.train $(VENV)/.dev: $(DESCRIPTION)
+$(VENV)/.browser: EXTRA := dev,space,browser
+$(VENV)/.train $(VENV)/.dev $(VENV)/.browser: $(DESCRIPTION)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the pinned packages need Python 3.11 or newer: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRA)]'

@@ -1,0 +1,48 @@
+"""`hf-ddpm demo`: show a checkpoint in the browser: samples, denoising, interpolation."""
+
+import argparse
+import importlib.util
+import socket
+from pathlib import Path
+
+from hf_ddpm.commands.options import add_checkpoint, add_device, on_device
+from hf_ddpm.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    add_checkpoint(parser)
+    parser.add_argument("--port", type=int, help="of the page (default: the first free one from 7860 on)")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: 127.0.0.1)")
+    parser.add_argument("--share", action="store_true", help="a public address for a week, through Gradio's servers")
+    add_device(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('hf-ddpm demo needs gradio: pip install "hf_ddpm[space]"')
+    _check_address(options)
+
+    from hf_ddpm.checkpoint import load_checkpoint
+
+    pipeline = on_device(load_checkpoint(options.checkpoint), options.device)
+
+    from hf_ddpm.space.app import LOOK, build
+
+    try:
+        page = build(pipeline, "/".join(Path(options.checkpoint).parts[-2:]))  # --share shows it to strangers
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    page.launch(server_name=options.host, server_port=options.port, share=options.share, **LOOK)
+
+
+def _check_address(options: argparse.Namespace) -> None:
+    """Refuse a place where no page can be, before the checkpoint is opened."""
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise UserError(f"--port {options.port} must be from 1 to 65535")
+    try:
+        socket.create_server((options.host, options.port or 0)).close()
+    except OSError as error:  # the port is taken, or the host is not this machine
+        where = options.host if options.port is None else f"{options.host} --port {options.port}"
+        raise UserError(f"no page can be at --host {where} ({error.strerror}): name another") from error

@@ -1,0 +1,55 @@
+"""`hf-ddpm space`: write a Gradio app for a pushed checkpoint, or upload it as a Space."""
+
+import argparse
+from pathlib import Path
+
+from hf_ddpm.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("repo", help="user/name of a checkpoint on the Hub")
+    parser.add_argument("--out", help="a new folder for the app (default: space, unless it is pushed)")
+    parser.add_argument(
+        "--push",
+        nargs="?",
+        const="",
+        metavar="SPACE",
+        help="upload the app as this Space, user/name (default: named as the checkpoint)",
+    )
+    parser.add_argument("--private", action="store_true", help="only its owner sees the new Space")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the app, or push it, or both, and print where it is."""
+    _check(options)
+
+    from hf_ddpm.space.files import check_name, push_space, space_files, write_space
+
+    space = None if options.push is None else options.push or options.repo
+    for name in (options.repo, space):
+        if name is not None:
+            check_name(name)
+    files = space_files(options.repo)
+    if options.out is not None or space is None:
+        out = Path(options.out or "space").expanduser()
+        write_space(files, out)
+        print(f"written: {out} (python {out / 'app.py'} shows it, with {', '.join(_required(files))})")
+    if space is not None:
+        print(f"pushed: {push_space(files, space, private=options.private)}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    if Path(options.repo).expanduser().is_dir():
+        raise UserError(
+            f"{options.repo} is a folder, and a Space opens a checkpoint from the Hub: hf-ddpm push it first "
+            "(hf-ddpm demo shows a folder's page here)"
+        )
+    if options.out == "":
+        raise UserError("--out '' must be the name of a new folder")
+    if options.private and options.push is None:
+        raise UserError("--private belongs to --push, which makes the Space: leave it out")
+
+
+def _required(files: dict[str, bytes]) -> list[str]:
+    return files["requirements.txt"].decode().split()

@@ -1,0 +1,327 @@
+"""A page that draws from one checkpoint: images, the way from noise to an image, and the ways between two seeds.
+
+In a Space this file is app.py as it is, and the checkpoint is the one that README.md names under `models`. It is opened
+by the code files of its own repository, or by hf_ddpm where that is installed. `hf-ddpm demo` shows the same page.
+"""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils.torch_utils import randn_tensor
+from huggingface_hub import metadata_load
+from PIL.Image import Image, fromarray
+from torch import Tensor
+
+LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser keeps exactly
+MOST_IMAGES, MOST_FRAMES, BATCH = 64, 100, 16
+IN_TURN = "each in turn"
+ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "network"}  # a walk's place is in the scheduler
+CSS = """
+.drawn img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }
+.drawn .grid-wrap { max-height: none; height: auto; overflow: hidden }
+"""
+LOOK: dict[str, Any] = {"css": CSS, "footer_links": ["api"], "run_history": False, "ssr_mode": False}
+
+
+def open_checkpoint(name: str) -> Any:
+    """The pipeline of a checkpoint, on the GPU if there is one. The code files of its repository run here."""
+    try:
+        from hf_ddpm.checkpoint import load_checkpoint
+    except ImportError:
+        pipeline = DiffusionPipeline.from_pretrained(name, custom_pipeline=name, trust_remote_code=True)
+    else:
+        pipeline = load_checkpoint(name)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build(pipeline: Any, name: str) -> gr.Blocks:
+    """The page, which `launch(**LOOK)` shows.
+
+    Args:
+        pipeline: an `HFDDPMPipeline` or `HFVAEPipeline`, of this module's hf_ddpm or of a repository's code files.
+        name: of the checkpoint, for the title.
+
+    Raises:
+        ValueError: a network without a size, or whose images have more channels than a picture.
+    """
+    check_pictures(pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    with gr.Blocks(title=name, analytics_enabled=False) as page:
+        gr.Markdown(f"# {name}\n\nImage i of a seed is the one that `hf-ddpm sample --seed` draws by the same steps.")
+        with gr.Tab("Sample"):
+            sample_tab(pipeline)
+        if type(scheduler_of(pipeline)).__name__ == "HFDDPMScheduler":  # others do not tell the x_0 that they see
+            with gr.Tab("Denoising"):
+                denoising_tab(pipeline)
+        with gr.Tab("Interpolation"):
+            interpolation_tab(pipeline)
+    return page
+
+
+def sample_tab(pipeline: Any) -> None:
+    """Images of one seed."""
+    with gr.Row():
+        with gr.Column(scale=1):
+            inputs = [seed_box("Seed"), gr.Slider(1, MOST_IMAGES, 8, step=1, label="Number of images")]
+            controls = walk_controls(pipeline, in_turn=True)
+            button = gr.Button("Draw", variant="primary", elem_id="sample-draw")
+        with gr.Column(scale=2):
+            gallery = image_gallery("Images", "sample-images")
+    call = spoken(sample, pipeline, tuple(controls))
+    button.click(call, [*inputs, *controls.values()], gallery, api_name="sample", **ONE_AT_A_TIME)
+
+
+def denoising_tab(pipeline: Any) -> None:
+    """x_t and the x_0 that the network sees in it, beside each other."""
+    with gr.Row():
+        with gr.Column(scale=1):
+            seed, controls = seed_box("Seed"), walk_controls(pipeline, most_steps=MOST_FRAMES)
+            button = gr.Button("Draw", variant="primary", elem_id="denoising-draw")
+        with gr.Column(scale=2):
+            at = gr.Slider(0, 1, 0, step=1, label="Steps taken", interactive=False, elem_id="denoising-at")
+            with gr.Row():
+                shown = [*image_box("**x_t**", "denoising-x-t")]
+                shown.append(image_box("**x_0** that is seen in it", "denoising-x-0")[1])
+    frames = gr.State(time_to_live=3600)
+    call = spoken(denoise, pipeline, tuple(controls))
+    button.click(call, [seed, *controls.values()], [frames, at, *shown], api_name="denoise", **ONE_AT_A_TIME)
+    moved: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    at.input(frame, [frames, at], shown, concurrency_limit=None, **moved)
+
+
+def interpolation_tab(pipeline: Any) -> None:
+    """Images between those of two seeds."""
+    with gr.Row():
+        with gr.Column(scale=1):
+            inputs = [seed_box("First seed"), seed_box("Second seed", 1)]
+            inputs.append(gr.Slider(2, MOST_IMAGES, 8, step=1, label="Number of images"))
+            controls = walk_controls(pipeline, eta=False)
+            button = gr.Button("Draw", variant="primary", elem_id="interpolation-draw")
+        with gr.Column(scale=2):
+            gallery = image_gallery("From the first to the second", "interpolation-images")
+    call = spoken(interpolate, pipeline, tuple(controls))
+    button.click(call, [*inputs, *controls.values()], gallery, api_name="interpolate", **ONE_AT_A_TIME)
+
+
+def image_gallery(label: str, elem_id: str) -> gr.Gallery:
+    """Images in rows of four, as exact as they were drawn."""
+    look: dict[str, Any] = {"show_label": False, "format": "png", "height": "auto", "buttons": ["download_all"]}
+    return gr.Gallery(label=label, columns=4, elem_id=elem_id, elem_classes="drawn", **look)
+
+
+def image_box(caption: str, elem_id: str) -> tuple[gr.Markdown, gr.Image]:
+    """An image under its caption."""
+    look: dict[str, Any] = {"show_label": False, "format": "png", "height": 300, "buttons": ["download", "fullscreen"]}
+    with gr.Column(min_width=160):
+        return gr.Markdown(caption), gr.Image(elem_id=elem_id, elem_classes="drawn", interactive=False, **look)
+
+
+def seed_box(label: str, value: int = 0) -> gr.Number:
+    """A field for a seed; what it holds is checked by `whole`."""
+    return gr.Number(value, label=label)
+
+
+def walk_controls(
+    pipeline: Any, *, most_steps: int | None = None, eta: bool = True, in_turn: bool = False
+) -> dict[str, Any]:
+    """Components by the argument of a call that they set, those that this pipeline's call has; a VAE's has none.
+
+    Args:
+        most_steps: fewer than the steps of training.
+        eta: offer it.
+        in_turn: offer that image i is of class i, then of the first again.
+    """
+    arguments, controls = call_arguments(pipeline), {}
+    if "num_inference_steps" in arguments:
+        most = min(pipeline.scheduler.config.num_train_timesteps, most_steps or np.inf)
+        controls["num_inference_steps"] = gr.Slider(1, most, min(50, most), step=1, label="Steps")
+    if eta and takes_eta(pipeline):
+        start = pipeline.config.default_eta or 0
+        controls["eta"] = gr.Slider(0, 1, start, step=0.05, label="eta", info="0 is DDIM, 1 is DDPM")
+    if "guidance_scale" in arguments:
+        start = arguments["guidance_scale"].default
+        controls["guidance_scale"] = gr.Slider(0, 20, start, step=0.1, label="Guidance")
+    num_classes = pipeline.unet.config.num_class_embeds if "class_labels" in arguments else None
+    if num_classes is not None:
+        choices: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *((str(k), k) for k in range(num_classes))]
+        controls["class_labels"] = gr.Dropdown(choices, value=choices[0][1], label="Class")
+    return controls
+
+
+def sample(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: float, count: int) -> list[Image]:
+    """Images 0 .. count - 1 of a seed."""
+    number = whole("Seed", seed, LARGEST_SEED)
+    generators = [image_generator(number, i) for i in range(count)]
+    return drawn(pipeline, progress, walk, count, generator=generators)
+
+
+def interpolate(
+    pipeline: Any, progress: gr.Progress, walk: dict[str, Any], first: float, second: float, count: int
+) -> list[Image]:
+    """`count` images from image 0 of one seed to image 0 of another, along the sphere on which noise lies, eta 0."""
+    x = noise(pipeline, image_generator(whole("First seed", first, LARGEST_SEED), 0))
+    y = noise(pipeline, image_generator(whole("Second seed", second, LARGEST_SEED), 0))
+    if takes_eta(pipeline):
+        walk = walk | {"eta": 0.0}
+    latents = torch.cat([slerp(x, y, k / (count - 1)) for k in range(count)])
+    return drawn(pipeline, progress, walk, count, latents=latents)
+
+
+def denoise(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: float) -> tuple[Any, ...]:
+    """All frames of image 0's walk, and what shows the one half way."""
+    generator = image_generator(whole("Seed", seed, LARGEST_SEED), 0)
+    x = noise(pipeline, generator)
+    levels: list[str] = []
+    x_t, x_0 = [picture(pipeline, x)], []
+
+    def keep(_pipeline: Any, i: int, t: Tensor, seen: dict[str, Tensor]) -> None:
+        progress((i + 1, walk["num_inference_steps"]))
+        levels.append(f"t = {int(t)}")
+        x_t.append(picture(pipeline, seen["latents"]))
+        x_0.append(picture(pipeline, seen["pred_original_sample"]))
+
+    pipeline(1, latents=x, generator=[generator], callback_on_step_end=keep, **walk)
+    frames = {"level": [*levels, "done"], "x_t": x_t, "x_0": [*x_0, x_t[-1]]}  # x_t[k] is what x_0[k] was seen in
+    at = len(levels) // 2
+    return frames, gr.Slider(maximum=len(levels), value=at, interactive=True), *frame(frames, at)
+
+
+def frame(frames: dict[str, Any] | None, at: int) -> tuple[str, Image, Image]:
+    """The caption of x_t after `at` steps, x_t, and the x_0 seen in it."""
+    if frames is None:  # the page is older than the session that drew them
+        raise gr.Error("these frames are no longer kept: press Draw again", print_exception=False)
+    at = min(at, len(frames["level"]) - 1)
+    return f"**x_t**, {frames['level'][at]}", frames["x_t"][at], frames["x_0"][at]
+
+
+def drawn(
+    pipeline: Any, progress: gr.Progress, walk: dict[str, Any], count: int, **fixed: list[torch.Generator] | Tensor
+) -> list[Image]:
+    """`count` images, a batch at a time.
+
+    Args:
+        walk: arguments of a call; class -1 is each in turn.
+        fixed: the generators or the latents of all images.
+    """
+    images: list[Image] = []
+    for start in range(0, count, BATCH):
+        part = range(start, min(start + BATCH, count))
+        call = walk | {name: values[start : part.stop] for name, values in fixed.items()}
+        if walk.get("class_labels") == -1:
+            call["class_labels"] = [i % pipeline.unet.config.num_class_embeds for i in part]
+        if "callback_on_step_end" in call_arguments(pipeline):
+            call["callback_on_step_end"] = reporter(progress, start, len(part), count, walk["num_inference_steps"])
+        images += pipeline(len(part), **call).images
+    return images
+
+
+def reporter(progress: gr.Progress, start: int, size: int, count: int, steps: int) -> Callable[..., None]:
+    """A callback that tells how much of all is done, while `size` images beginning with `start` are drawn."""
+
+    def report(_pipeline: Any, i: int, _t: Tensor, _seen: dict[str, Tensor]) -> None:
+        progress((start + size * (i + 1) / steps) / count)
+
+    return report
+
+
+def spoken(function: Callable[..., Any], pipeline: Any, names: tuple[str, ...]) -> Callable[..., Any]:
+    """A handler that gives the last values of the page by these names, and tells what went wrong in one sentence."""
+
+    def call(progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008  # gradio's way
+        own = len(values) - len(names)
+        walk = dict(zip(names, values[own:], strict=True))
+        try:
+            return function(pipeline, progress, walk, *values[:own])
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
+                raise
+            raise gr.Error("it does not fit into memory: draw fewer images", print_exception=False) from error
+
+    return call
+
+
+def whole(name: str, value: float | None, most: int) -> int:
+    """The number in a field; a `ValueError` if it is not whole, below 0 or above `most`."""
+    if value is None or not float(value).is_integer() or not 0 <= value <= most:
+        raise ValueError(f"{name} {'(empty)' if value is None else value} must be a whole number from 0 to {most}")
+    return int(value)
+
+
+def image_generator(seed: int, index: int) -> torch.Generator:
+    """The generator of image `index`, as hf_ddpm.sampling has it."""
+    state = np.random.SeedSequence((2, seed, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def noise(pipeline: Any, generator: torch.Generator) -> Tensor:
+    """The first draw of an image, (1, C, h, w): x_T, or a VAE's z."""
+    network, shape = networks_of(pipeline)
+    return randn_tensor((1, *shape), generator=generator, device=pipeline.device, dtype=network.dtype)
+
+
+def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Spherical interpolation, weight 0 is `first` (DDIM, eq. 67); where both are nearly parallel, a straight line."""
+    a, b = first.flatten().cpu().double(), second.flatten().cpu().double()
+    theta = (a @ b / (a.norm() * b.norm())).clamp(-1, 1).acos()
+    if theta.sin() < 1e-6:
+        return torch.lerp(first, second, weight)
+    mixed = (((1 - weight) * theta).sin() * a + (weight * theta).sin() * b) / theta.sin()
+    return mixed.to(first).view(first.shape)
+
+
+@torch.no_grad()
+def picture(pipeline: Any, x: Tensor) -> Image:
+    """The first of x (B, C, h, w) as an image, clipped to [-1, 1]; latents of a VAE are decoded."""
+    if pipeline.vae is not None:
+        x = pipeline.vae.decode(x.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor).sample
+    array = ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()  # (C, H, W)
+    return fromarray(array.permute(1, 2, 0).squeeze(-1).cpu().numpy())
+
+
+def check_pictures(pipeline: Any) -> None:
+    """Refuse what this page cannot show, by a `ValueError`."""
+    network, shape = networks_of(pipeline)
+    of_images = network if getattr(pipeline, "vae", None) is None else pipeline.vae
+    if of_images.config.in_channels not in (1, 3):
+        raise ValueError(f"the images have {of_images.config.in_channels} channels, and a page shows 1 or 3")
+    if None in shape:
+        raise ValueError("the network's config has no sample_size, so the size of images is unknown: write it there")
+
+
+def networks_of(pipeline: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The network that noise goes into, and the shape (C, h, w) of that noise."""
+    if "num_inference_steps" not in call_arguments(pipeline):
+        return pipeline.vae, tuple(pipeline.vae.latent_shape)
+    config = pipeline.unet.config
+    size = config.sample_size
+    return pipeline.unet, (config.in_channels, *(size if isinstance(size, list | tuple) else (size, size)))
+
+
+def scheduler_of(pipeline: Any) -> Any:
+    """None for a VAE, which draws an image in one call."""
+    return pipeline.components.get("scheduler")
+
+
+def takes_eta(pipeline: Any) -> bool:
+    """Whether a call may name eta: a diffusion model's, if its scheduler knows it."""
+    scheduler = scheduler_of(pipeline)
+    return scheduler is not None and "eta" in inspect.signature(scheduler.step).parameters
+
+
+def call_arguments(pipeline: Any) -> dict[str, inspect.Parameter]:
+    """What a call of the pipeline takes."""
+    return dict(inspect.signature(type(pipeline).__call__).parameters)
+
+
+if __name__ == "__main__":
+    header: Any = metadata_load(Path(__file__).with_name("README.md"))
+    checkpoint = header["models"][0]
+    build(open_checkpoint(checkpoint), checkpoint).launch(**LOOK)

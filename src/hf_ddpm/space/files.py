@@ -1,0 +1,119 @@
+"""The files of a Space that shows a pushed checkpoint, and their upload in one commit."""
+
+import importlib.resources
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, HfApi, SpaceCardData
+
+from hf_ddpm.checkpoint import INDEX, writing
+from hf_ddpm.errors import UserError
+from hf_ddpm.hub import hub_sentences
+
+# those of constraints.txt, tested together; diffusers loads large networks by accelerate
+VERSIONS = {"accelerate": "1.15.0", "diffusers": "0.42.1", "gradio": "6.31.0", "torch": "2.13.0"}
+PYTHON = "3.11"
+SECRET = "\nThe checkpoint is private: give this Space a secret `HF_TOKEN` that may read it, in its settings.\n"
+README = """---
+{header}
+---
+
+# {repo_id}
+
+Draws from the checkpoint [{repo_id}](https://huggingface.co/{repo_id}): images of a seed and those between two seeds,
+and of a diffusion model the way from noise to an image.
+{secret}
+The checkpoint is the one that `models` names above. It is opened by the code files of its repository, which run in this
+Space: name only one whose files you trust. On your own machine:
+
+```sh
+pip install -r requirements.txt
+python app.py
+```
+
+Written by `hf-ddpm space {repo_id}`.
+"""
+
+
+def space_files(repo_id: str, token: str | None = None) -> dict[str, bytes]:
+    """The files of a Space for a checkpoint on the Hub, by name.
+
+    Args:
+        repo_id: `user/name` of the checkpoint; the licence is that of its card.
+        token: instead of `HF_TOKEN` or the one of `hf auth login`.
+
+    Raises:
+        UserError: no such repository, or one without the pipeline's code files, which the Space opens it by.
+    """
+    with hub_sentences(repo_id):
+        info = HfApi(token=token).model_info(repo_id)
+    there = {file.rfilename for file in info.siblings or []}
+    if not {INDEX, "pipeline.py"} <= there:
+        raise UserError(
+            f"{repo_id} has no {INDEX if INDEX not in there else 'pipeline.py'}, by which a Space opens it: "
+            "hf-ddpm push writes it"
+        )
+    licence = info.card_data.get("license") if info.card_data else None
+    app = importlib.resources.files(__package__).joinpath("app.py").read_bytes()
+    requirements = "".join(f"{name}=={version}\n" for name, version in VERSIONS.items())
+    readme = _readme(info.id, licence, bool(info.private))
+    return {"app.py": app, "requirements.txt": requirements.encode(), "README.md": readme.encode()}
+
+
+def write_space(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write the files into a folder.
+
+    Raises:
+        UserError: it cannot be written, or holds a file.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"the folder --out {folder} is not empty: name a new one")
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+
+
+def push_space(files: Mapping[str, bytes], space_id: str, *, private: bool = False, token: str | None = None) -> str:
+    """Upload the files as a Gradio Space in one commit; other files of a Space that is there stay.
+
+    Args:
+        files: of `space_files`.
+        space_id: `user/name`; the Space is made if it is not there.
+        private: only its owner sees a new Space.
+        token: instead of `HF_TOKEN` or the one of `hf auth login`.
+
+    Returns:
+        str: its address.
+
+    Raises:
+        UserError: what the Hub refuses.
+    """
+    with hub_sentences(space_id):
+        api = HfApi(token=token)
+        made = api.create_repo(space_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
+        additions = [CommitOperationAdd(name, io.BytesIO(content)) for name, content in files.items()]
+        api.create_commit(made.repo_id, additions, commit_message="A page for a checkpoint", repo_type="space")
+    return f"{api.endpoint}/spaces/{made.repo_id}"
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no `user/name` before anything is asked of the Hub."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"{name!r} cannot be the name of a repository: give user/name")
+
+
+def _readme(repo_id: str, licence: str | None, private: bool) -> str:
+    """The Space's page, with the header that the Hub and app.py read."""
+    header = SpaceCardData(
+        title=repo_id.split("/")[-1],
+        sdk="gradio",
+        sdk_version=VERSIONS["gradio"],
+        python_version=PYTHON,
+        app_file="app.py",
+        models=[repo_id],
+        license=licence,
+    )
+    return README.format(header=header.to_yaml(), repo_id=repo_id, secret=SECRET if private else "")
