@@ -15,6 +15,8 @@ from typing import Any
 
 STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
 COMPONENTS = {"HFDDPMPipeline": ("unet", "scheduler"), "HFVAEPipeline": ("vae",)}
+# Where components of ours are defined. `trust_remote_code` brings the same modules under these names (door 3).
+OUR_MODULES = {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm", "HFVAE": "hf_ddpm.models.vae"}
 
 
 def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any], default_eta: float | None) -> bool:
@@ -52,13 +54,21 @@ def forget_component(folder: Path, component: str) -> None:
         del index[component]
 
 
-def name_module(folder: Path, component: str, module: str) -> None:
-    """Make the index of a saved pipeline name a component by its module in the package.
+def name_ours(folder: Path, component: str) -> None:
+    """Make the index of a saved pipeline name a component of ours by its class alone.
 
-    A pipeline that came through door 3 holds classes of a cache, and their modules mean nothing on another machine.
+    The Hub's client refuses an index that names a module which the repository does not bring, so the library is said to
+    be diffusers, as it is for the pipeline; `our_modules` knows better, and stock classes fail loudly.
     """
     with _editing_index(folder) as index:
-        index[component][0] = module
+        index[component][0] = "diffusers"
+
+
+def our_modules(index: Mapping[str, Any]) -> dict[str, Any]:
+    """An index with our components under the modules that define them."""
+    named = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    ours = {name: value[1] for name, value in named.items() if isinstance(value[1], str) and value[1] in OUR_MODULES}
+    return {**index, **{name: [OUR_MODULES[word], word] for name, word in ours.items()}}
 
 
 def check_index(pipeline: str, index: Mapping[str, Any]) -> None:

@@ -17,15 +17,16 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hf_ddpm.models.checked_files import CheckedFiles
 from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli
 from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver, check_variances, labels_of
 from hf_ddpm.pipelines.doors import (
-    check_index,
+    OUR_MODULES,
     forget_component,
-    name_module,
+    name_ours,
     open_stock_door,
     stock_samples_the_same,
     write_code,
@@ -36,6 +37,7 @@ from hf_ddpm.pipelines.image_inputs import to_images, to_x_0
 from hf_ddpm.pipelines.image_space import ImageSpace
 from hf_ddpm.pipelines.interpolation import slerp
 from hf_ddpm.pipelines.latent_images import check_latents, encode_images
+from hf_ddpm.pipelines.opening import CheckedOpening
 from hf_ddpm.schedulers.beta_schedules import make_betas
 from hf_ddpm.schedulers.chain_tables import chain_tables
 from hf_ddpm.schedulers.choices import check_choice
@@ -53,6 +55,8 @@ SIBLINGS = (
     HFDDPMScheduler,
     HFVAE,
     Bernoulli,
+    CheckedFiles,
+    CheckedOpening,
     CoefficientTables,
     ImageEditing,
     ImageSpace,
@@ -74,15 +78,14 @@ SIBLINGS = (
     write_code,
 )
 
-# An index names components of ours by their modules in the package; where it is missing, the siblings stand for them.
-SCHEDULER_MODULE, VAE_MODULE = "hf_ddpm.schedulers.scheduling_hf_ddpm", "hf_ddpm.models.vae"
-sys.modules.setdefault(SCHEDULER_MODULE, sys.modules[HFDDPMScheduler.__module__])
-sys.modules.setdefault(VAE_MODULE, sys.modules[HFVAE.__module__])
+# Components of ours are found by their modules in the package; where it is missing, the siblings stand for them.
+sys.modules.setdefault(OUR_MODULES["HFDDPMScheduler"], sys.modules[HFDDPMScheduler.__module__])
+sys.modules.setdefault(OUR_MODULES["HFVAE"], sys.modules[HFVAE.__module__])
 
 StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
-class HFDDPMPipeline(ImageEditing, ImageSpace, DiffusionPipeline):
+class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline):
     """Sample images from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
 
     Args:
@@ -211,7 +214,7 @@ class HFDDPMPipeline(ImageEditing, ImageSpace, DiffusionPipeline):
         if self.vae is None:
             forget_component(folder, "vae")
         elif isinstance(self.vae, HFVAE):
-            name_module(folder, "vae", VAE_MODULE)
+            name_ours(folder, "vae")
         if isinstance(self.scheduler, HFDDPMScheduler):
             in_pixels = self.vae is None
             if in_pixels and stock_samples_the_same(
@@ -219,14 +222,8 @@ class HFDDPMPipeline(ImageEditing, ImageSpace, DiffusionPipeline):
             ):
                 open_stock_door(folder)
             else:
-                name_module(folder, "scheduler", SCHEDULER_MODULE)
+                name_ours(folder, "scheduler")
         write_code(folder, type(self), SIBLINGS)
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What `from_pretrained` takes of an index; a `ValueError` for a checkpoint of another class."""
-        check_index(HFDDPMPipeline.__name__, config_dict)
-        return super().extract_init_dict(config_dict, **kwargs)
 
     def _labels(self, class_labels: int | Sequence[int] | Tensor | None, batch_size: int) -> Tensor | None:
         labels = labels_of(self.unet.config, class_labels, batch_size)

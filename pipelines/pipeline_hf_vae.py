@@ -14,15 +14,17 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hf_ddpm.models.checked_files import CheckedFiles
 from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli, DecoderDistribution
 from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_count, finite_numbers
-from hf_ddpm.pipelines.doors import check_index, name_module, write_code
+from hf_ddpm.pipelines.doors import OUR_MODULES, name_ours, write_code
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
 from hf_ddpm.pipelines.interpolation import Interpolation, check_pairs, shares_of, slerp
+from hf_ddpm.pipelines.opening import CheckedOpening
 from hf_ddpm.schedulers.choices import check_choice
 
 # One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
@@ -30,6 +32,8 @@ from hf_ddpm.schedulers.choices import check_choice
 SIBLINGS = (
     HFVAE,
     Bernoulli,
+    CheckedFiles,
+    CheckedOpening,
     check_call,
     check_choice,
     gaussian_log_density,
@@ -40,14 +44,13 @@ SIBLINGS = (
     write_code,
 )
 
-# An index names the network by its module in the package; where the package is missing, the sibling stands for it.
-VAE_MODULE = "hf_ddpm.models.vae"
-sys.modules.setdefault(VAE_MODULE, sys.modules[HFVAE.__module__])
+# The network is found by its module in the package; where the package is missing, the sibling stands for it.
+sys.modules.setdefault(OUR_MODULES["HFVAE"], sys.modules[HFVAE.__module__])
 
 OutputType = Literal["pil", "np", "pt"]
 
 
-class HFVAEPipeline(DiffusionPipeline):
+class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     """Images x ~ p(x|z) of latents z ~ N(0, I), or of the z of real images (Kingma & Welling 2014, arXiv 1312.6114).
 
     Images go in as PIL images or (B, C, H, W), uint8 or in [-1, 1]; latents are (B, J, h, w), 1x1 for MLPs. A method
@@ -249,14 +252,8 @@ class HFVAEPipeline(DiffusionPipeline):
         `save_pretrained` calls this last, after the component and before an upload.
         """
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
-        name_module(Path(save_directory), "vae", VAE_MODULE)
+        name_ours(Path(save_directory), "vae")
         write_code(Path(save_directory), type(self), SIBLINGS)
-
-    @classmethod
-    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What `from_pretrained` takes of an index; a `ValueError` for a checkpoint of another class."""
-        check_index(HFVAEPipeline.__name__, config_dict)
-        return super().extract_init_dict(config_dict, **kwargs)
 
     def _posterior(self, images: Images) -> Any:
         """q(z|x), its `sample` takes a list of generators too; convolutions take any size that their levels halve."""

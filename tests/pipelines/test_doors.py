@@ -160,9 +160,9 @@ def test_a_checkpoint_opened_by_door_3_saves_itself_whole(run_python, make_pipel
         p.name for p in (tmp_path / "checkpoint").iterdir()
     )
     assert np.array_equal(draw_through(3, tmp_path / "again"), draw(pipeline))
-    # the scheduler by its module in the package, not by its place in the cache of that process
+    # the scheduler by its class, not by its place in the cache of that process
     index = json.loads((tmp_path / "again" / "model_index.json").read_text())
-    assert index["scheduler"] == ["hf_ddpm.schedulers.scheduling_hf_ddpm", "HFDDPMScheduler"]
+    assert index["scheduler"] == ["diffusers", "HFDDPMScheduler"]
     assert np.array_equal(draw_through(1, tmp_path / "again"), draw(pipeline))
 
 
@@ -223,6 +223,7 @@ def test_other_schedulers_stay_what_they_are(make_pipeline, tmp_path):
 
 def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
+    import hf_ddpm.models.checked_files as checked_files
     import hf_ddpm.models.gaussian as gaussian
     import hf_ddpm.models.vae as vae
     import hf_ddpm.models.vae_likelihoods as vae_likelihoods
@@ -235,6 +236,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.pipelines.image_space as image_space
     import hf_ddpm.pipelines.interpolation as interpolation
     import hf_ddpm.pipelines.latent_images as latent_images
+    import hf_ddpm.pipelines.opening as opening
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
     import hf_ddpm.schedulers.beta_schedules as betas
     import hf_ddpm.schedulers.chain_tables as chain_tables
@@ -248,12 +250,14 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.schedulers.transition as transition
 
     siblings = (
+        checked_files,
         gaussian,
         vae,
         vae_likelihoods,
         vae_networks,
         image_space,
         latent_images,
+        opening,
         doors,
         editing,
         evaluating,
@@ -289,6 +293,20 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     assert not list(tmp_path.glob("*/*.py"))  # code in a component's folder would ask door 1 for trust
 
 
+BELOW_DIFFUSERS = {"torch", "diffusers", "huggingface_hub", "safetensors"}  # the last two are its own requirements
+
+
+def test_an_index_of_modules_opens(make_pipeline, draw_through, tmp_path):
+    """As it was written before the Hub was tried."""
+    pipeline = make_pipeline({"prediction_type": "mean"})
+    pipeline.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["scheduler"] = ["hf_ddpm.schedulers.scheduling_hf_ddpm", "HFDDPMScheduler"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert np.array_equal(draw_through(1, tmp_path), draw(pipeline))
+    assert np.array_equal(draw_through(3, tmp_path), draw(pipeline))
+
+
 def test_saved_files_import_only_torch_diffusers_and_themselves(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
     pipeline_imports = set()
@@ -299,7 +317,7 @@ def test_saved_files_import_only_torch_diffusers_and_themselves(make_pipeline, t
                 pipeline_imports |= {node.module} if path.name == "pipeline.py" else set()
             elif isinstance(node, ast.ImportFrom):
                 root = node.module.split(".")[0]
-                assert root in set(sys.stdlib_module_names) | {"torch", "diffusers"}, node.module
+                assert root in set(sys.stdlib_module_names) | BELOW_DIFFUSERS, node.module
     # diffusers copies first-level imports of pipeline.py alone
     assert pipeline_imports == {p.stem for p in tmp_path.glob("*.py")} - {"pipeline"}
 

@@ -110,7 +110,7 @@ def test_a_checkpoint_opened_by_door_3_saves_itself_whole(make_vae_pipeline, run
     for name in sorted(path.name for path in folder.glob("*.py")):
         assert (again / name).read_text() == (folder / name).read_text()
     # not by its place in a cache of that process
-    assert json.loads((again / "model_index.json").read_text())["vae"] == ["hf_ddpm.models.vae", "HFVAE"]
+    assert json.loads((again / "model_index.json").read_text())["vae"] == ["diffusers", "HFVAE"]
     assert np.array_equal(draw_through(1, again), draw(pipeline, tmp_path))
 
 

@@ -1,6 +1,9 @@
 """The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114): q(z|x), p(x|z) and what joins them."""
 
+import math
+import os
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, get_args
 
 import torch
@@ -12,6 +15,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from hf_ddpm.models.checked_files import HUB_KEYWORDS, CheckedFiles
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -30,6 +34,8 @@ from hf_ddpm.models.vae_networks import (
     unit_scale,
 )
 from hf_ddpm.schedulers.choices import check_choice
+
+MOST_WEIGHTS = 2**31  # of one layer of an MLP
 
 
 @dataclass
@@ -111,6 +117,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         self.decoder: nn.Module
         if network == "mlp":
             image = (in_channels, *image_size(sample_size))
+            _check_weights(math.prod(image), *hidden_sizes, latent_channels)
             self.encoder = mlp(image, hidden_sizes, (2 * latent_channels, 1, 1), activation)
             self.decoder = mlp((latent_channels, 1, 1), hidden_sizes[::-1], (out_channels, *image[1:]), activation)
         else:
@@ -125,6 +132,28 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             self.log_variance = nn.Parameter(torch.zeros(1))
         elif likelihood == "gaussian_optimal":  # nan until it is measured
             self.log_variance = nn.Parameter(torch.full((1,), torch.nan), requires_grad=False)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, **kwargs: Any) -> "HFVAE":
+        """Open a saved VAE from a folder or the Hub, `subfolder="vae"` of a pipeline; its files are checked first.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or `user/name`.
+            **kwargs: those of diffusers: `subfolder`, `revision`, `variant`, `dtype`, `cache_dir`, `token`, ...
+
+        Raises:
+            OSError: nothing is there, or the Hub does not give it.
+            ValueError: damaged, pickles, or sizes that would fill the memory.
+        """
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
+        hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+        subfolder = kwargs.pop("subfolder", None)
+        files = CheckedFiles(pretrained_model_name_or_path or "", cls.config_name, subfolder, **hub)
+        files.fetch_network("", cls, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
+        vae = super().from_pretrained(files.folder, **kwargs)
+        vae.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return vae
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -280,3 +309,13 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             shape = shown((*wanted, "h", "w")[:3])
             raise ValueError(f"latents of shape {tuple(z.shape)} must have shape (B, {shape})")
         return self.decoder(z)
+
+
+def _check_weights(*sizes: int) -> None:
+    """Refuse an MLP that no memory holds."""
+    weights = max(i * o for i, o in pairwise(sizes))
+    if weights > MOST_WEIGHTS:
+        raise ValueError(
+            f"a layer of {weights:,} weights is more than the {MOST_WEIGHTS:,} of 8 GB: take network='conv', smaller "
+            "images or smaller hidden_sizes"
+        )

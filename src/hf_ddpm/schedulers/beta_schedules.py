@@ -27,6 +27,7 @@ BetaSchedule = Literal[StockBetaSchedule, OwnBetaSchedule, PaperBetaSchedule]
 
 STOCK_NAMES = {"cosine": "squaredcos_cap_v2", "quad": "scaled_linear"}
 MAX_BETA = 0.999
+MAX_STEPS = 10**6  # T: what a table of coefficients holds
 
 
 def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_end: float) -> Tensor:
@@ -47,6 +48,10 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
     check_choice("beta_schedule", schedule, get_args(BetaSchedule))
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_train_timesteps={num_steps} must be a whole number of at least 1")
+    if num_steps > MAX_STEPS:
+        raise ValueError(
+            f"num_train_timesteps={num_steps} must be at most {MAX_STEPS}: the tables would fill the memory"
+        )
     if not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < beta_start <= beta_end < 1")
     steps = torch.arange(num_steps, dtype=torch.float64)

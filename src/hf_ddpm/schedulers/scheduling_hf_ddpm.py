@@ -1,7 +1,8 @@
 """The samplers of DDPM (Ho et al. 2020, arXiv 2006.11239) and DDIM (Song et al. 2021, arXiv 2010.02502)."""
 
+import os
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -10,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hf_ddpm.models.checked_files import HUB_KEYWORDS, CheckedFiles, check_config
 from hf_ddpm.schedulers.beta_schedules import (
     STOCK_NAMES,
     BetaSchedule,
@@ -91,6 +93,19 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         self._tables = chain_tables(self.betas, prediction_type, variance_type)
         self._walk = self._new_walk(list(range(num_train_timesteps - 1, -1, -1)))
         self.timesteps = torch.tensor(self._walk.steps)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # as ConfigMixin's: a path-like goes too
+        cls, pretrained_model_name_or_path: str | os.PathLike | None = None, subfolder: str | None = None, **kwargs: Any
+    ) -> Any:
+        """Open a saved scheduler from a folder or the Hub, `subfolder="scheduler"` of a pipeline, checked first.
+
+        `**kwargs` are those of diffusers; OSError where nothing is, ValueError for what fits no memory.
+        """
+        hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+        files = CheckedFiles(pretrained_model_name_or_path or "", cls.config_name, subfolder, **hub)
+        check_config(files.shown(cls.config_name), cls, files.json(cls.config_name))
+        return super().from_pretrained(files.folder, **kwargs)
 
     # --- reverse process p -------------------------------------------------------------------------------------------
 

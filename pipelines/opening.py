@@ -1,0 +1,132 @@
+"""Opening what others saved: `from_pretrained` that looks at every file before anything is built of it."""
+
+import os
+import sys
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import schedulers
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from hf_ddpm.models.checked_files import HUB_KEYWORDS, CheckedFiles, check_config
+from hf_ddpm.pipelines.doors import OUR_MODULES, check_index, our_modules
+
+INDEX, SCHEDULER_FILE = "model_index.json", "scheduler_config.json"
+STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
+OUR_CLASSES = {"unet": (), "vae": ("HFVAE",), "scheduler": ("HFDDPMScheduler",)}
+
+
+class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
+    """The half of a pipeline that opens saved ones; beside `DiffusionPipeline`, before it."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
+        """Open a checkpoint from a folder or the Hub. None of its code runs, and no pickle is read.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or `user/name`, kept in the cache for the next time.
+            **kwargs: those of diffusers: `revision`, `variant`, `dtype`, `cache_dir`, `local_files_only`, `token`,
+                `force_download`, components instead of the saved ones. Also `subfolder`, where in it the checkpoint
+                is. `variant="raw"` are the weights that training did not average.
+                `use_safetensors=False` opens pickles; give it only if you trust their author.
+
+        Raises:
+            OSError: nothing is there, or the Hub does not give it.
+            ValueError: a checkpoint of another kind, damaged, or one that would run code or fill the memory.
+        """
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
+        hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+        files = CheckedFiles(pretrained_model_name_or_path, INDEX, kwargs.pop("subfolder", None), **hub)
+        given = kwargs.keys() & {"unet", "scheduler", "vae"}
+        check_files(cls.__name__, files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
+        pipeline = super().from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
+        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        return pipeline
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What opening takes of an index; a `ValueError` for a checkpoint of another class."""
+        check_index(cls.__name__, config_dict)
+        return super().extract_init_dict(our_modules(config_dict), **kwargs)  # type: ignore[misc]
+
+
+def check_files(
+    pipeline: str, files: CheckedFiles, given: set[str], variant: str | None, *, pickles: bool = False
+) -> None:
+    """Fetch what a pipeline is made of, and refuse what is not what it should be.
+
+    Args:
+        pipeline: name of its class.
+        files: with the index.
+        given: components that the caller has, of which nothing is read.
+        variant: of the weights, which at least one network must have.
+        pickles: weights that are no safetensors.
+
+    Raises:
+        ValueError, OSError: one sentence.
+    """
+    index = files.json(INDEX)
+    check_index(pipeline, index)
+    kinds = {name: component_class(name, entry) for name, entry in _entries(index).items() if name not in given}
+    varied = False
+    for name, kind in kinds.items():
+        config = SCHEDULER_FILE if issubclass(kind, SchedulerMixin) else "config.json"
+        in_root = config in files.names and not any(file.startswith(f"{name}/") for file in files.names)
+        place = "" if in_root else name  # the oldest layout has no folders
+        if config == SCHEDULER_FILE:
+            file = f"{place}/{config}".lstrip("/")
+            check_config(files.shown(file), kind, files.json(file))
+        else:
+            varied |= files.fetch_network(place, kind, variant, pickles=pickles)
+    if variant is not None and not varied:
+        raise ValueError(f"{files.shown(INDEX)} has no weights of variant={variant!r} beside it: leave variant out")
+
+
+def component_class(name: str, entry: tuple[str, str]) -> type:
+    """The class that an index names for a component, one of a few; no module is imported for it.
+
+    Raises:
+        ValueError: any other class.
+    """
+    library, word = entry
+    if word in OUR_CLASSES[name] and library in ("diffusers", OUR_MODULES[word]) and OUR_MODULES[word] in sys.modules:
+        return getattr(sys.modules[OUR_MODULES[word]], word)
+    stock: dict[str, Any] = {kind.__name__: kind for kind in STOCK_CLASSES.get(name, ())}
+    if name == "scheduler" and word.endswith("Scheduler") and word.isidentifier():
+        stock = {word: getattr(schedulers, word, None)}
+    found = stock.get(word) if library == "diffusers" else None
+    if isinstance(found, type) and (name in STOCK_CLASSES or issubclass(found, SchedulerMixin)):
+        return found
+    known = [*OUR_CLASSES[name], *(stock if name in STOCK_CLASSES else ["a scheduler of diffusers"])]
+    raise ValueError(
+        f"{INDEX} has {name}=[{library[:60]!r}, {word[:60]!r}], allowed are {', '.join(known)}: nothing else is "
+        f"imported for a checkpoint; a class of yours is opened by you and given: from_pretrained(..., {name}=...)"
+    )
+
+
+def _entries(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The components of an index.
+
+    Raises:
+        ValueError: code of the repository for a pipeline, or components that nobody asked for.
+    """
+    if not isinstance(index.get("_class_name"), str):
+        raise ValueError(
+            f"{INDEX} has _class_name={str(index.get('_class_name'))[:80]}, which is no class of diffusers or hf_ddpm: "
+            "code of a repository runs only through DiffusionPipeline with custom_pipeline and trust_remote_code=True"
+        )
+    entries = {}
+    for name, value in index.items():
+        if name.startswith("_") or value in (None, [None, None]) or not isinstance(value, (list, dict)):
+            continue
+        if name not in OUR_CLASSES:
+            raise ValueError(f"{INDEX} has a component {name[:60]!r}, allowed are {', '.join(OUR_CLASSES)}")
+        if not isinstance(value, list) or [type(word) for word in value] != [str, str]:
+            raise ValueError(f"{INDEX} has {name}={str(value)[:80]}, not [library, class]")
+        entries[name] = (value[0], value[1])
+    return entries
