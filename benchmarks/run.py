@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from benchmarks import (
     bits_per_dim,
+    hub_transfer,
     objectives,
     pipeline_overhead,
     sampling_grid,
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "startup": startup,
     "throughput": throughput,
     "pipeline_overhead": pipeline_overhead,
+    "hub_transfer": hub_transfer,
     "unet_ablation": unet_ablation,
     "objectives": objectives,
     "bits_per_dim": bits_per_dim,

@@ -7,6 +7,8 @@ import sys
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from hub_server import hub_server
+from huggingface_hub import constants
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 
@@ -79,3 +81,16 @@ def run_python(tmp_path):
         return process
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The Hub, for this process and for those that it starts; the user is ada."""
+    with hub_server() as server:
+        for name, value in server.environment(tmp_path / "home", "hf_ada").items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("hf_ddpm.models.checked_files.WAITS", (0.01, 0.01, 0.01))
+        yield server

@@ -22,7 +22,7 @@ def launch_script(script, *words, processes=1, config_file=None):
         command += ["--mixed_precision", "no", "--dynamo_backend", "no", str(script)]
     else:
         command += ["--config_file", str(config_file), str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     environment["PYTHONPATH"] = str(Path(__file__).parent)  # where a script that runs a test file finds this one
     return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
 

@@ -22,11 +22,12 @@ from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.objectives import ELBOObjective, make_objective
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.settings import Checkpoints, Grids, Latents, Optimization, Sampling, Training
+from hf_ddpm.training.settings import Checkpoints, Grids, Hub, Latents, Optimization, Sampling, Training
 
 Recipe = dict[str, dict[str, Any]]
 Blocks = Mapping[str, Callable[..., Any]]
 _LOOP: Blocks = {"optimization": Optimization, "ema": EMA, "training": Training}
+_SAVING: Blocks = {"checkpoints": Checkpoints, "hub": Hub}
 FAMILIES: Mapping[str, Blocks] = {
     "diffusion": {
         "data": ImageData,
@@ -36,7 +37,7 @@ FAMILIES: Mapping[str, Blocks] = {
         "objective": make_objective,
         **_LOOP,
         "sampling": Sampling,
-        "checkpoints": Checkpoints,
+        **_SAVING,
     },
     "vae": {
         "data": ImageData,
@@ -44,7 +45,7 @@ FAMILIES: Mapping[str, Blocks] = {
         "elbo": ELBOObjective,
         **_LOOP,
         "sampling": Grids,
-        "checkpoints": Checkpoints,
+        **_SAVING,
     },
 }
 DEFAULT = "mnist"
@@ -188,7 +189,10 @@ def _parser(family: str) -> argparse.ArgumentParser:
             names = [f"--{block}.{key}"] + ([f"--{key}"] if owners[key] == [block] else [])
             default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
             text = f"{docs.get(key, '')} [{_describe(parameter.annotation)}, {default}]".strip().replace("%", "%%")
-            group.add_argument(*names, dest=f"{block}.{key}", metavar="VALUE", help=text)
+            bare: dict[str, Any] = (
+                {"nargs": "?", "const": "true"} if parameter.annotation is bool else {}
+            )  # --push_to_hub says it all
+            group.add_argument(*names, dest=f"{block}.{key}", metavar="VALUE", help=text, **bare)
     return parser
 
 

@@ -19,9 +19,10 @@ from hf_ddpm.latents import LatentData
 from hf_ddpm.objectives import Objective
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.family import Family, make_family
+from hf_ddpm.training.pushing import Pusher
 from hf_ddpm.training.recipe import Recipe, built
 from hf_ddpm.training.run_folder import RunFolder
-from hf_ddpm.training.settings import Checkpoints, Optimization, Training
+from hf_ddpm.training.settings import Checkpoints, Hub, Optimization, Training
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -41,6 +42,8 @@ class Run:
     model: nn.Module
     ema: EMA
     optimizer: torch.optim.Optimizer
+    hub: Hub
+    pusher: Pusher | None  # of the main process
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
     losses: list[Tensor] = field(default_factory=list)  # since the last line of the log
@@ -71,6 +74,7 @@ def build_run(recipe: Recipe) -> Run:
     """Every part of a run, cheapest first, so that a mistake shows before data are read. Nothing is written."""
     training, optimization = Training(**recipe["training"]), Optimization(**recipe["optimization"])
     checkpoints, folder = Checkpoints(**recipe["checkpoints"]), RunFolder(training.output_dir)
+    hub = Hub(**recipe["hub"])
     family = make_family(recipe)
     accelerator = make_accelerator(training, folder)
     with accelerator.main_process_first():  # which may have to download, or to encode
@@ -96,6 +100,8 @@ def build_run(recipe: Recipe) -> Run:
         model=model,
         ema=ema,
         optimizer=optimizer,
+        hub=hub,
+        pusher=Pusher(hub, folder.path.resolve().name) if hub.push_to_hub and accelerator.is_main_process else None,
     )
 
 

@@ -16,6 +16,7 @@ FREE_ON_RESUME = {
     "training",
     "sampling",
     "checkpoints",
+    "hub",
 }  # blocks a resumed run may change, but for what fixes the batch
 FIXED_TRAINING = {"batch_size", "seed"}
 
@@ -32,6 +33,7 @@ class RunFolder:
         self.recipe, self.log = self.path / "recipe.yaml", self.path / "log.jsonl"
         self.samples, self.states = self.path / "samples", self.path / "states"
         self.checkpoint = self.path / "checkpoint"
+        self.pushed = self.path / "pushed"  # a checkpoint of the way, until it has arrived on the Hub
 
     def check_new(self) -> None:
         """Refuse a folder that holds anything, so that no run is overwritten or mixed with another."""

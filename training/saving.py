@@ -12,10 +12,12 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from hf_ddpm.checkpoint import GO_ON, new_folder, save_checkpoint, unfinished, writing
 from hf_ddpm.errors import UserError
@@ -102,24 +104,52 @@ def finish(run: Run) -> Path:
     """Save the last state, the last grid and the checkpoint with its card; say where they are and what to run next."""
     if run.folder.states / f"step_{run.step:08d}" not in run.folder.saved_states():
         save_state(run)
-    run.family.measure(run.ema.model, run.data, run.training.seed)
-    images = sample(run)
-    checkpoint, pipeline = run.folder.checkpoint, run.family.pipeline(run.ema.model)
+    checkpoint = run.folder.checkpoint
+    write_checkpoint(run, checkpoint)
     if run.accelerator.is_main_process:
-        samples = image_grid(images)
         with writing(run.folder.samples, remedy=GO_ON):
-            samples.save(run.folder.samples / "final.png")
-        save_checkpoint(pipeline, checkpoint, facts(run), samples)
+            shutil.copy2(checkpoint / "samples.png", run.folder.samples / "final.png")
     if run.data.skipped:
         run.accelerator.print(f"data: {run.data.description}")
     run.accelerator.print(
         f"\nsamples:    {run.folder.samples / 'final.png'}\n"
         f"checkpoint: {checkpoint}\n"
         f"next:       {_console_script()} sample {checkpoint} -n 64 {run.family.sample_options}--out grid.png\n"
-        f"or:         {type(pipeline).__name__}.from_pretrained({str(checkpoint)!r})"
+        f"or:         {type(run.family.pipeline(run.ema.model)).__name__}.from_pretrained({str(checkpoint)!r})"
     )
+    if run.pusher is not None:
+        run.pusher.start(checkpoint, tag=None)
+        run.pusher.wait()
+        shutil.rmtree(run.folder.pushed, ignore_errors=True)
     _end(run)
     return checkpoint
+
+
+def write_checkpoint(run: Run, folder: Path) -> None:
+    """What the run has learned, as a pipeline that anybody can open; every process takes part, the main one writes."""
+    run.family.measure(run.ema.model, run.data, run.training.seed)
+    images, raw = sample(run), raw_weights(run)
+    if run.accelerator.is_main_process:
+        pipeline, logs = run.family.pipeline(run.ema.model), (run.folder.recipe, run.folder.log)
+        save_checkpoint(pipeline, folder, facts(run), image_grid(images), raw=raw, files=logs)
+
+
+def raw_weights(run: Run) -> dict[str, Tensor]:
+    """The weights that were not averaged, whole on every process; what is measured and not trained is the average's."""
+    model = run.accelerator.unwrap_model(run.model)
+    weights = run.ema.model.state_dict() | {name: w.detach() for name, w in model.named_parameters() if w.requires_grad}
+    return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in weights.items()}  # of FSDP2
+
+
+def push_on_the_way(run: Run) -> None:
+    """Write a checkpoint and hand it to the upload's thread, or say that the one before is still on its way."""
+    (busy,) = broadcast_object_list([run.pusher is not None and run.pusher.busy])
+    if busy:
+        run.accelerator.print(f"not pushed: step {run.step}, the push before is still under way")
+        return
+    write_checkpoint(run, run.folder.pushed)
+    if run.pusher is not None:
+        run.pusher.start(run.folder.pushed, tag=f"step-{run.step}")
 
 
 def _end(run: Run) -> None:

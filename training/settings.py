@@ -1,6 +1,7 @@
 """The blocks of a recipe that are settings of the loop itself."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -213,3 +214,27 @@ class Checkpoints:
 
     def __post_init__(self) -> None:
         _require_positive(self, "every", "keep")
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Where checkpoints are pushed to, with the token of HF_TOKEN or `hf auth login`.
+
+    Args:
+        push_to_hub: push the finished checkpoint.
+        hub_model_id: `user/name`; null is the name of output_dir, under the token's user.
+        hub_private_repo: nobody but its owner sees the repository, if this run makes it.
+        hub_every: steps between pushes during training, each with the tag `step-<N>`; null pushes the last alone.
+    """
+
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
+    hub_every: int | None = None
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "hub_every")
+        if not self.push_to_hub and (self.hub_model_id or self.hub_private_repo or self.hub_every):
+            raise UserError("hub: nothing is pushed without --push_to_hub: give it, or leave the other keys out")
+        if self.hub_model_id is not None and not re.fullmatch(r"([\w.-]+/)?[\w.-]+", self.hub_model_id):
+            raise UserError(f"hub.hub_model_id={self.hub_model_id!r} must be user/name")

@@ -21,7 +21,7 @@ from hf_ddpm.errors import exit_with_a_sentence
 from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.training.recipe import Recipe, parse_command_line
 from hf_ddpm.training.run import Run, build_run, introduce, mean_loss, open_folder, start_trackers
-from hf_ddpm.training.saving import finish, load_state, save_samples, save_state
+from hf_ddpm.training.saving import finish, load_state, push_on_the_way, save_samples, save_state
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,6 +64,8 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
                 save_samples(run, f"step_{run.step:08d}.png")
             if _due(run, run.checkpoints.every):
                 save_state(run)
+            if _due(run, run.hub.hub_every) and run.step < total:
+                push_on_the_way(run)
     return finish(run)
 
 

@@ -4,16 +4,18 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
+from hf_ddpm.models.checked_files import HUB_KEYWORDS, PICKLES_ONLY, CheckedFiles
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 
@@ -26,6 +28,7 @@ CONFIG_FILES: dict[type[Pipeline], dict[str, str]] = {
     HFDDPMPipeline: {"unet": "config.json", "scheduler": "scheduler_config.json"},
     HFVAEPipeline: {"vae": "config.json"},
 }
+RAW_WEIGHTS = "diffusion_pytorch_model.raw.safetensors"
 WRONG_KIND = (TypeError, AttributeError, LookupError, ArithmeticError)  # what a value of another kind ends in
 NOT_OF_ONE_MODEL = "config.json and the weights are not of one model, restore both from one copy"
 GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
@@ -76,8 +79,24 @@ def recover(final: Path) -> None:
         aside(final).rename(final)
 
 
-def save_checkpoint(pipeline: DiffusionPipeline, folder: Path, facts: dict[str, Any], samples: "Image") -> None:
+def save_checkpoint(
+    pipeline: DiffusionPipeline,
+    folder: Path,
+    facts: dict[str, Any],
+    samples: "Image",
+    *,
+    raw: Mapping[str, Tensor] | None = None,
+    files: Sequence[Path] = (),
+) -> None:
     """Write a pipeline, a grid of its samples, the measured facts (training.json) and the card rendered from them.
+
+    Args:
+        pipeline: whose network has the averaged weights.
+        folder: a new one, or a checkpoint that is replaced.
+        facts: of training, for `render_card`.
+        samples: the grid.
+        raw: weights of the network that was not averaged, which `variant="raw"` opens.
+        files: further ones, which are copied into it if they are there.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; an older checkpoint there stays as it was.
@@ -87,6 +106,13 @@ def save_checkpoint(pipeline: DiffusionPipeline, folder: Path, facts: dict[str, 
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         samples.save(temporary / "samples.png")
         (temporary / "README.md").write_text(render_card(facts))
+        if raw is not None:
+            network = "unet" if "unet" in pipeline.components else "vae"
+            weights = {name: value.detach().cpu().contiguous() for name, value in raw.items()}
+            save_file(weights, temporary / network / RAW_WEIGHTS, metadata={"format": "pt"})
+        for file in files:
+            if file.is_file():
+                shutil.copy2(file, temporary)
 
 
 @contextlib.contextmanager
@@ -177,7 +203,9 @@ def check_network(place: Path) -> dict[str, Any]:
         UserError: a config that is no JSON object, or no weights.
     """
     config = read_object(place / "config.json")
-    if not any(place.glob("diffusion_pytorch_model*")):  # shards, a variant or .bin will do
+    if not any(place.glob("diffusion_pytorch_model*.safetensors*")):  # shards or a variant will do
+        if any(place.glob("*.bin")):
+            raise UserError(f"{place} {PICKLES_ONLY}")
         raise UserError(f"{place / 'diffusion_pytorch_model.safetensors'} is missing: copy it again")
     return config
 
@@ -211,12 +239,10 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
 
 def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     """`from_pretrained`, with a word for the damage that it opens without one."""
-    index: Any = read_object(source / INDEX) if isinstance(source, Path) else DiffusionPipeline.load_config(source)
-    kind = HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
-    if isinstance(source, Path):
-        in_latents = (source / "vae").is_dir() or index.get("vae", [None, None]) != [None, None]
-        _check_files(source, index, CONFIG_FILES[kind] | ({"vae": "config.json"} if in_latents else {}))
-    pipeline: Pipeline = kind.from_pretrained(source, **kwargs)
+    hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
+    files = None if isinstance(source, Path) else CheckedFiles(source, INDEX, kwargs.get("subfolder"), **hub)
+    index = check_folder(Path(source)) if files is None else files.json(INDEX)
+    pipeline: Pipeline = _kind(index).from_pretrained(source, **kwargs)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             check_weights(part)
@@ -229,8 +255,20 @@ def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     return pipeline
 
 
-def _check_files(folder: Path, index: dict[str, Any], config_files: dict[str, str]) -> None:
-    """Refuse a folder whose index lacks a part, whose configs are no JSON objects, or whose weights are missing."""
+def _kind(index: dict[str, Any]) -> type[Pipeline]:
+    """The pipeline that an index names: the VAE's, or the one that opens every diffusion model."""
+    return HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """The index of a checkpoint that is all there.
+
+    Raises:
+        UserError: an index that lacks a part, configs that are no JSON objects, or weights that are missing.
+    """
+    index = read_object(folder / INDEX)
+    in_latents = (folder / "vae").is_dir() or index.get("vae", [None, None]) != [None, None]
+    config_files = CONFIG_FILES[_kind(index)] | ({"vae": "config.json"} if in_latents else {})
     for key in ("_class_name", *config_files):
         if not index.get(key):
             raise UserError(f"{INDEX} lacks {key!r}: restore it from another copy")
@@ -243,6 +281,7 @@ def _check_files(folder: Path, index: dict[str, Any], config_files: dict[str, st
             read_object(place / config)
         else:
             check_network(place)
+    return index
 
 
 def _damage(folder: Path, reason: str) -> str:

@@ -1,6 +1,9 @@
 """The model card: a template filled from the facts that training measured, and from nothing else."""
 
+import re
 from typing import Any
+
+TASK = "unconditional-image-generation"
 
 
 def render_card(facts: dict[str, Any]) -> str:
@@ -8,12 +11,12 @@ def render_card(facts: dict[str, Any]) -> str:
 
     Args:
         facts: what `training.saving.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
-            and `metrics`, a list of {"name", "value", "how"}. A fact that is missing, at any depth, is named as not
-            measured, never invented.
+            `metrics`, the entries of `measured.metrics_of`, and `repo_id`, where it is pushed to. A fact that is
+            missing, at any depth, is named as not measured, never invented.
     """
     import jinja2
 
-    name = "model_card_vae.md" if "vae" in (facts.get("recipe") or {}) else "model_card.md"
+    family = "vae" if "vae" in (facts.get("recipe") or {}) else "ddpm"
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hf_ddpm", ""),
         keep_trailing_newline=True,
@@ -21,4 +24,42 @@ def render_card(facts: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    return environment.get_template(name).render(facts=facts).lstrip()
+    template = environment.get_template("model_card_vae.md" if family == "vae" else "model_card.md")
+    return template.render(facts=facts, header=_header(facts, family)).lstrip()
+
+
+def _header(facts: dict[str, Any], family: str) -> str:
+    """The metadata as YAML; figures are `model-index` entries, which the Hub shows beside the card."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    recipe = facts.get("recipe") or {}
+    digits = (recipe.get("data") or {}).get("source") == "digits"
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type=re.sub(r"[^\w/.-]+", "-", _quoted("images of", metric, "not recorded")).lower(),
+            dataset_name=_quoted("images of", metric, "not recorded"),
+            dataset_split=_quoted("split", metric, None),
+            metric_type=metric.get("type") or metric["name"],
+            metric_name=metric["name"],
+            metric_value=metric["value"],
+            metric_args={key: metric[key] for key in ("how", "standard_error") if metric.get(key) is not None},
+        )
+        for metric in facts.get("metrics") or []
+    ]
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag=TASK,
+        license="apache-2.0",
+        tags=["diffusers", family, "hf_ddpm"],
+        datasets=["ylecun/mnist"] if digits else None,
+        model_name=(facts.get("name") or "hf_ddpm") if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _quoted(before: str, metric: dict[str, Any], otherwise: Any) -> Any:
+    """What stands in quotes after a word of the sentence about the data."""
+    found = re.search(rf"{before} '([^']+)'", metric.get("data") or "")
+    return found[1] if found else otherwise

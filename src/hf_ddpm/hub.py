@@ -1,0 +1,224 @@
+"""A checkpoint to the Hub: what is uploaded, in one commit, and one sentence for everything that can go wrong."""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, find_folder, hint_at_checkpoint, read_object
+from hf_ddpm.errors import UserError
+from hf_ddpm.measured import metrics_of
+from hf_ddpm.model_card import render_card
+from hf_ddpm.models.checked_files import TRANSIENT, patient
+
+COMPONENTS = ("unet", "scheduler", "vae")
+# What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
+UPLOADED = [INDEX, "README.md", FACTS_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
+UPLOADED += [f"{part}/{name}" for part in COMPONENTS for name in ("*.json", "*.safetensors")]
+
+
+def push_checkpoint(
+    source: str,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    revision: str = "main",
+    tag: str | None = None,
+    message: str | None = None,
+    metrics: Sequence[str | Path] = (),
+    token: str | None = None,
+) -> str:
+    """Upload a checkpoint in one commit, with a card rendered from what was measured.
+
+    Files of an earlier checkpoint that this one lacks leave the repository; files that are not of a checkpoint stay.
+    Weights that were uploaded before, by a push that was cut too, are not sent again.
+
+    Args:
+        source: the checkpoint's folder.
+        repo_id: `user/name`, or a name of one's own; the repository is made if it is not there.
+        private: only its owner sees it.
+        create_pr: open a pull request instead of a commit on `revision`.
+        revision: branch, which is made if it is not there.
+        tag: name for the commit, such as `step-1000`.
+        message: of the commit.
+        metrics: JSON files that `hf-ddpm likelihood` or benchmarks.digit_distance wrote of these weights.
+        token: instead of `HF_TOKEN` or the one of `hf auth login`.
+
+    Returns:
+        str: the address of what was pushed.
+
+    Raises:
+        UserError: a folder that is no whole checkpoint, metrics of other weights, or what the Hub refuses.
+    """
+    folder = _whole(source)
+    facts = _facts(folder, metrics)
+    with hub_sentences(repo_id):
+        api = HfApi(token=token)
+        repo_id = patient(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True)).repo_id
+        _check_visibility(api, repo_id, private)
+        if revision != "main":
+            patient(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
+        files = _files(folder, facts | {"repo_id": repo_id})
+        commit, pr_url = _commit(api, repo_id, revision, files, message or _message(facts), create_pr)
+        if tag is not None:
+            patient(lambda: api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True))
+    return pr_url or f"{api.endpoint}/{repo_id}" + ("" if revision == "main" else f"/tree/{revision}")
+
+
+@contextmanager
+def hub_sentences(repo_id: str) -> Iterator[None]:
+    """Turn what the Hub's client raises into one sentence that names the repository and the remedy."""
+    try:
+        yield
+    except HfHubHTTPError as error:
+        raise UserError(f"{repo_id}: {_reason(error)}") from error
+    except OfflineModeIsEnabled as error:
+        raise UserError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing is sent: unset it") from error
+    except HFValidationError as error:
+        raise UserError(f"{repo_id!r} cannot be the name of a repository: give user/name ({_line(error)})") from error
+    except httpx2.TransportError as error:
+        raise UserError(
+            f"{repo_id}: no connection to {constants.ENDPOINT} ({_line(error)}): push again later, what has arrived is "
+            "not sent twice"
+        ) from error
+
+
+def without_places(value: Any) -> Any:
+    """Facts and recipes without folders of this machine: of an absolute path the last name is left."""
+    if isinstance(value, Mapping):
+        return {key: without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_places(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if value.startswith(("/", "~")):
+        return Path(value).name
+    return re.sub(r"'[/~][^']*?([^/']+)/?'", r"'\1'", value)
+
+
+def _whole(source: str) -> Path:
+    """The folder of a checkpoint that is all there."""
+    folder = find_folder(source)
+    if folder is None:
+        raise UserError(f"there is no checkpoint folder at {source!r}: give a folder saved by training")
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
+    check_folder(folder)
+    return folder
+
+
+def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
+    """What training measured, if it is there, with the figures of `metrics`."""
+    facts = without_places(read_object(folder / FACTS_FILE)) if (folder / FACTS_FILE).is_file() else {}
+    measured = [entry for file in metrics for entry in metrics_of(Path(file), folder)]
+    return {**facts, "metrics": [*facts.get("metrics", []), *without_places(measured)]}
+
+
+def _files(folder: Path, facts: dict[str, Any]) -> dict[str, Path | bytes]:
+    """What is uploaded, by its place in the repository: files of the folder, and what is written for the Hub."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    files: dict[str, Path | bytes] = {p.relative_to(folder).as_posix(): p for p in paths}
+    files = {name: path for name, path in files.items() if _is_ours(name)}
+    files[FACTS_FILE] = (json.dumps(facts, indent=2) + "\n").encode()
+    files["README.md"] = render_card(facts).encode()
+    if "recipe.yaml" in files:
+        files["recipe.yaml"] = _recipe(folder / "recipe.yaml")
+    return files
+
+
+def _recipe(file: Path) -> bytes:
+    import yaml
+
+    return yaml.safe_dump(without_places(yaml.safe_load(file.read_text())), sort_keys=False).encode()
+
+
+def _is_ours(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in UPLOADED)
+
+
+def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
+    if private and not patient(lambda: api.model_info(repo_id)).private:
+        raise UserError(
+            f"{repo_id} is public already, which --private does not change: make it private in its settings, or push "
+            "to a new name"
+        )
+
+
+def _message(facts: Mapping[str, Any]) -> str:
+    steps = facts.get("steps")
+    return f"{facts.get('name') or 'A checkpoint'}" + (f", step {steps:,}" if isinstance(steps, int) else "")
+
+
+def _commit(
+    api: HfApi, repo_id: str, revision: str, files: Mapping[str, Path | bytes], message: str, create_pr: bool
+) -> tuple[str, str | None]:
+    """One commit that turns what the branch holds of a checkpoint into `files`, on top of the head that was seen.
+
+    Returns:
+        tuple: the commit, and the address of the pull request.
+    """
+    head = patient(lambda: api.model_info(repo_id, revision=revision))
+    stale = {file.rfilename for file in head.siblings or [] if _is_ours(file.rfilename)} - files.keys()
+    mark = f"hf_ddpm push {_digest(files)} on {head.sha}"
+
+    def attempt() -> Any:
+        additions = [
+            CommitOperationAdd(name, io.BytesIO(content) if isinstance(content, bytes) else content)
+            for name, content in files.items()
+        ]
+        return api.create_commit(
+            repo_id,
+            [*additions, *(CommitOperationDelete(name) for name in sorted(stale))],
+            commit_message=message,
+            commit_description=mark,
+            revision=revision,
+            parent_commit=head.sha,
+            create_pr=create_pr,
+        )
+
+    try:
+        made = patient(attempt)
+    except HfHubHTTPError as error:
+        last = patient(lambda: api.list_repo_commits(repo_id, revision=revision))[0]
+        if error.response.status_code != 412 or mark not in last.message:
+            raise
+        return last.commit_id, None  # it is ours: the answer to the first attempt was lost
+    return made.oid, made.pr_url
+
+
+def _digest(files: Mapping[str, Path | bytes]) -> str:
+    """Of names and contents; weights by their size alone, which the Hub checks by their own digest."""
+    parts = [f"{name} {len(c) if isinstance(c, bytes) else c.stat().st_size}" for name, c in sorted(files.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _reason(error: HfHubHTTPError) -> str:
+    """What the Hub's refusal means, and what to do."""
+    status, said = error.response.status_code, _line(error.server_message or error)
+    if status == 401:
+        return "the Hub knows no such token: `hf auth login`, or set HF_TOKEN to one that may write"
+    if status == 403:
+        return f"this token may not write there ({said}): take one with the role write, or a name of your own"
+    if status == 404:
+        return "there is no such repository or revision, or this token may not see it: check the name and HF_TOKEN"
+    if status == 412:
+        return "somebody else pushed while this push was under way, nothing of it was kept: push again"
+    if status in TRANSIENT:
+        return (
+            f"the Hub is busy or broken (status {status}, {said}): push again later, what has arrived is not sent twice"
+        )
+    return f"the Hub refused (status {status}): {said}"
+
+
+def _line(error: object) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,77 @@
+"""What commands measured of a checkpoint, read from the JSON that they wrote."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_ddpm.checkpoint import read_object
+from hf_ddpm.errors import UserError
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
+    """The figures of one file, as the card shows them.
+
+    Args:
+        file: JSON that `hf-ddpm likelihood` or benchmarks.digit_distance wrote.
+        folder: of the checkpoint that they must be of.
+
+    Returns:
+        list: of {"name", "type", "value", "how", "data"}; a file may hold several.
+
+    Raises:
+        UserError: no such file, a file of another kind, or figures of other weights.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no file of metrics {file}: give what `hf-ddpm likelihood ... --out` wrote")
+    found = read_object(file, remedy="measure again")
+    if found.get("weights_sha256") not in {_sha256(weights) for weights in folder.glob(f"*/{WEIGHTS}")}:
+        raise UserError(f"{file} was not measured on the weights of {folder}: measure this checkpoint")
+    metrics = [{**entry, "how": _how(found), "data": str(found.get("data", ""))} for entry in _entries(found)]
+    if not metrics:
+        raise UserError(f"{file} holds no figure that a card knows: give what `hf-ddpm likelihood ... --out` wrote")
+    return metrics
+
+
+def _entries(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for key, name in {"bound": "variational bound", "ode": "probability-flow ODE"}.items():
+        if key in found:
+            yield _entry(f"bits/dim, {name}", "bits_per_dim", found[key]["bits_per_dim"])
+    if "nll" in found:
+        draws = found["num_samples"]
+        yield _entry(f"-log p(x) in nats, K = {draws}", "nll", found["nll"]["nats"])
+        yield _entry(f"-log p(x) in bits/dim, K = {draws}", "bits_per_dim", found["nll"]["bits_per_dim"])
+        yield _entry("-ELBO in nats", "negative_elbo", found["negative_elbo"]["nats"])
+    if "samples" in found:
+        score = found["samples"]
+        yield {"name": "digit distance", "type": "digit_distance", "value": round(score["distance"], 1)}
+        yield {"name": "share of sure digits", "type": "digit_share", "value": round(score["share"], 3)}
+
+
+def _entry(name: str, kind: str, figure: dict[str, float]) -> dict[str, Any]:
+    mean, error = round(figure["mean"], 4), round(figure["standard_error"], 4)
+    return {"name": name, "type": kind, "value": mean, "standard_error": error}
+
+
+def _how(found: dict[str, Any]) -> str:
+    """The settings that another measurement must share to be compared."""
+    said = {
+        "n": "{:,} images",
+        "num_samples": "{:,} samples",
+        "num_inference_steps": "{} network calls",
+        "eta": "eta {}",
+    }
+    said |= {"T": "T = {}", "seed": "seed {}"}
+    if "nll" in found:
+        del said["num_samples"]  # K stands in the name
+    parts = [text.format(found[key]) for key, text in said.items() if found.get(key) is not None]
+    if found.get("binarisation"):
+        parts.append(f"binarised ({found['binarisation']['kind']}, seed {found['binarisation']['seed']})")
+    return ", ".join(parts)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,311 @@
+"""Pushing a checkpoint, against a server that speaks the Hub's API and the unmodified client."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard, constants
+from PIL import Image
+from safetensors.torch import load
+
+from hf_ddpm.checkpoint import save_checkpoint
+from hf_ddpm.errors import UserError
+from hf_ddpm.hub import push_checkpoint, without_places
+from hf_ddpm.likelihood.report import weights_sha256
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+RAW = "unet/diffusion_pytorch_model.raw.safetensors"
+
+
+@pytest.fixture
+def checkpoint(make_pipeline, tmp_path):
+    pipeline = make_pipeline()
+    folder = tmp_path / "run" / "checkpoint"
+    facts = {"name": "moons", "steps": 1200, "data": "9 images of '/home/ada/moons', split 'train'"}
+    facts["recipe"] = {"data": {"source": "/home/ada/moons"}, "training": {"output_dir": str(tmp_path / "run")}}
+    raw = {name: weight + 1 for name, weight in pipeline.unet.state_dict().items()}
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 1}\n')
+    save_checkpoint(pipeline, folder, facts, Image.new("L", (8, 8)), raw=raw, files=[log])
+    (folder / "optimizer.pt").write_bytes(b"a pickle")
+    (folder / ".secret").write_text("hf_ada")
+    (folder / "unet" / "pytorch_model.bin").write_bytes(b"a pickle")
+    return folder
+
+
+@pytest.fixture
+def measured(checkpoint, tmp_path):
+    """(bits/dim) -> a file as `hf-ddpm likelihood` writes it of the checkpoint."""
+
+    def write(bits, **more):
+        sha256 = weights_sha256(load_unet(checkpoint))
+        found = {
+            "weights_sha256": sha256,
+            "n": 256,
+            "seed": 0,
+            "T": 1000,
+            "data": "9 images of '/x/mnist', split 'test'",
+        }
+        found["bound"] = {"bits_per_dim": {"mean": bits, "standard_error": 0.02}}
+        (tmp_path / "likelihood.json").write_text(json.dumps(found | more))
+        return tmp_path / "likelihood.json"
+
+    return write
+
+
+def load_unet(folder):
+    from hf_ddpm import HFDDPMPipeline
+
+    return HFDDPMPipeline.from_pretrained(folder).unet
+
+
+def changed_weights(folder):
+    """Other weights, of the same shapes."""
+    unet = load_unet(folder)
+    for weight in unet.parameters():
+        weight.data += 1
+    unet.save_pretrained(folder / "unet")
+
+
+# --- what is pushed -------------------------------------------------------------------------------------------------
+
+
+def test_a_repository_holds_the_checkpoint_and_nothing_else(hub, checkpoint):
+    assert push_checkpoint(str(checkpoint), "ada/moons") == f"{hub.url}/ada/moons"
+    files = hub.files("ada/moons")
+    assert {"model_index.json", "README.md", "training.json", "samples.png", "log.jsonl", "pipeline.py"} <= set(files)
+    assert {"unet/config.json", WEIGHTS, RAW, "scheduler/scheduler_config.json"} <= set(files)
+    assert not [name for name in files if name.endswith((".pt", ".bin")) or name == ".secret"]
+    assert files[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
+    assert not hub.repo("ada/moons").private
+    first, *_ = hub.commits("ada/moons")
+    assert first.title == "moons, step 1,200"
+    assert len(hub.commits("ada/moons")) == 2  # the repository's own, and one of ours
+
+
+def test_no_token_and_no_folder_of_this_machine_leaves_it(hub, checkpoint, tmp_path):
+    push_checkpoint(str(checkpoint), "ada/moons")
+    for content in hub.files("ada/moons").values():
+        for secret in (b"hf_ada", b"/home/ada", str(tmp_path).encode()):
+            assert secret not in content
+    assert b"moons" in hub.files("ada/moons")["training.json"]
+
+
+def test_places_become_names():
+    assert without_places({"a": ["/data/x", "~/y/", 3]}) == {"a": ["x", "y", 3]}
+    assert without_places("9 images of '/data/x/', split 'train'") == "9 images of 'x', split 'train'"
+    assert without_places("ylecun/mnist") == "ylecun/mnist"
+
+
+def test_private_branch_tag_and_pull_request(hub, checkpoint):
+    push_checkpoint(str(checkpoint), "ada/moons", private=True, tag="step-1200")
+    assert hub.repo("ada/moons").private
+    assert "refs/tags/step-1200" in str(HfApi().list_repo_refs("ada/moons").tags)
+    url = push_checkpoint(str(checkpoint), "ada/moons", revision="trial")
+    assert url == f"{hub.url}/ada/moons/tree/trial"
+    assert WEIGHTS in hub.files("ada/moons", "trial")
+    changed_weights(checkpoint)
+    before = hub.files("ada/moons")
+    url = push_checkpoint(str(checkpoint), "ada/moons", create_pr=True)
+    assert "/discussions/1" in url
+    assert hub.files("ada/moons") == before
+    assert hub.files("ada/moons", "refs/pr/1")[WEIGHTS] != before[WEIGHTS]
+
+
+def test_a_second_push_leaves_no_file_of_the_first_but_those_of_others(hub, checkpoint):
+    push_checkpoint(str(checkpoint), "ada/moons")
+    HfApi().upload_file(path_or_fileobj=b"by hand", path_in_repo="LICENSE", repo_id="ada/moons")
+    (checkpoint / RAW).unlink()
+    sent = len(hub.log)
+    push_checkpoint(str(checkpoint), "ada/moons")
+    assert RAW not in hub.files("ada/moons")
+    assert hub.files("ada/moons")["LICENSE"] == b"by hand"
+    assert not [r for r in hub.log[sent:] if r.method == "PUT"]  # the weights were there
+
+
+# --- the card -------------------------------------------------------------------------------------------------------
+
+
+def test_the_card_has_the_figures_that_commands_wrote(hub, checkpoint, measured):
+    for bits in (3.51, 2.25):
+        push_checkpoint(str(checkpoint), "ada/moons", metrics=[measured(bits)])
+        card = ModelCard(hub.files("ada/moons")["README.md"].decode())
+        (result,) = card.data.eval_results
+        assert (result.metric_type, result.metric_value) == ("bits_per_dim", bits)
+        assert (result.dataset_name, result.dataset_split) == ("mnist", "test")
+        assert result.metric_args == {"how": "256 images, T = 1000, seed 0", "standard_error": 0.02}
+        assert f"| bits/dim, variational bound | {bits} ± 0.02 | 256 images, T = 1000, seed 0 |" in card.content
+        assert 'HFDDPMPipeline.from_pretrained("ada/moons")' in card.content
+    push_checkpoint(str(checkpoint), "ada/moons")
+    assert "Nothing was measured" in hub.files("ada/moons")["README.md"].decode()
+
+
+def test_figures_of_other_weights_are_refused(hub, checkpoint, measured, tmp_path):
+    with pytest.raises(UserError, match="was not measured on the weights of"):
+        push_checkpoint(str(checkpoint), "ada/moons", metrics=[measured(3.5, weights_sha256="0" * 64)])
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"other\.json holds no JSON object .*: measure again"):
+        push_checkpoint(str(checkpoint), "ada/moons", metrics=[tmp_path / "other.json"])
+    with pytest.raises(UserError, match=r"there is no file of metrics .*nowhere\.json"):
+        push_checkpoint(str(checkpoint), "ada/moons", metrics=["nowhere.json"])
+    assert hub.log == []
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "said"),
+    [
+        ("hf_nobody", "ada/moons", r"^ada/moons: the Hub knows no such token: `hf auth login`, or set HF_TOKEN"),
+        ("hf_ada_reads", "ada/moons", r"^ada/moons: this token may not write there"),
+        ("hf_ada", "bob/moons", r"^bob/moons: this token may not write there .*a name of your own"),
+        ("hf_ada", "a b", r"^'a b' cannot be the name of a repository: give user/name"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_sentence(token, repo_id, said, hub, checkpoint):
+    with pytest.raises(UserError, match=said) as caught:
+        push_checkpoint(str(checkpoint), repo_id, token=token)
+    assert "\n" not in str(caught.value)
+    assert token not in str(caught.value)
+    assert hub.repos() == []
+
+
+def test_offline_is_said(hub, checkpoint, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="ada/moons: HF_HUB_OFFLINE is set, so nothing is sent: unset it"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+
+
+def test_half_a_checkpoint_is_not_pushed(hub, checkpoint, tmp_path):
+    (checkpoint / WEIGHTS).unlink()
+    (checkpoint / RAW).unlink()
+    with pytest.raises(UserError, match="unet has no safetensors, only pickles"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+    (checkpoint / "unet" / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=rf"{WEIGHTS} is missing: copy it again"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+    with pytest.raises(UserError, match=r"is not a checkpoint: did you mean .*run/checkpoint\?"):
+        push_checkpoint(str(tmp_path / "run"), "ada/moons")
+    assert hub.log == []
+
+
+def test_private_does_not_mean_a_public_repository(hub, checkpoint):
+    push_checkpoint(str(checkpoint), "ada/moons")
+    with pytest.raises(UserError, match="ada/moons is public already, which --private does not change"):
+        push_checkpoint(str(checkpoint), "ada/moons", private=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "repos/create"), ("POST", "preupload"), ("POST", "/commit/"), ("GET", "api/models/")]
+)
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_busy_hub_is_asked_again(method, path, status, hub, checkpoint):
+    hub.fail(method, path, times=2, status=status, headers={"Retry-After": "0"})
+    push_checkpoint(str(checkpoint), "ada/moons")
+    assert len(hub.commits("ada/moons")) == 2
+    assert hub.files("ada/moons")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
+
+
+def test_a_hub_that_stays_broken_is_one_sentence(hub, checkpoint):
+    hub.fail("POST", "/commit/", times=99, status=500)
+    with pytest.raises(UserError, match=r"the Hub is busy or broken \(status 500.*push again later"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+    assert len(hub.commits("ada/moons")) == 1
+
+
+def test_an_answer_that_is_lost_makes_no_second_commit(hub, checkpoint):
+    hub.lose("POST", "/commit/")
+    assert push_checkpoint(str(checkpoint), "ada/moons", tag="once") == f"{hub.url}/ada/moons"
+    assert len(hub.commits("ada/moons")) == 2
+    assert hub.files("ada/moons", "once")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
+
+
+def test_a_connection_that_is_cut_leaves_nothing_half_visible(hub, checkpoint):
+    hub.cut("/commit/", after_bytes=1000, times=99)
+    with pytest.raises(UserError, match="no connection to"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+    assert len(hub.commits("ada/moons")) == 1
+    hub.faults.clear()
+    sent = len(hub.log)
+    push_checkpoint(str(checkpoint), "ada/moons")
+    assert not [r for r in hub.log[sent:] if r.method == "PUT"]  # the weights had arrived
+    assert hub.files("ada/moons")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
+
+
+def test_of_two_pushers_one_waits_or_is_told(hub, checkpoint, tmp_path, make_pipeline):
+    push_checkpoint(str(checkpoint), "ada/moons")
+    other = tmp_path / "other"
+    save_checkpoint(make_pipeline(seed=1), other, {"name": "stars"}, Image.new("L", (8, 8)))
+    hub.delay("preupload", 0.5, times=1)
+    said = []
+
+    def push(folder):
+        try:
+            said.append(push_checkpoint(str(folder), "ada/moons"))
+        except UserError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=push, args=[folder]) for folder in (checkpoint, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    told = [line for line in said if "somebody else pushed while this push was under way" in line]
+    assert len(said) == 2 and len(told) <= 1
+    at_last = hub.files("ada/moons")[WEIGHTS]
+    assert at_last in [(folder / WEIGHTS).read_bytes() for folder in (checkpoint, other)]
+    whole = [commit for commit in hub.commits("ada/moons") if WEIGHTS in commit.files]
+    assert len(whole) >= 2
+    assert load(at_last)["conv_in.weight"].shape == torch.Size(load_unet(other).conv_in.weight.shape)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_pushes_and_says_where(hub, checkpoint, measured):
+    words = ["push", str(checkpoint), "ada/moons", "--private", "--tag", "v1", "--metrics", str(measured(3.5))]
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_ddpm.cli", *words], capture_output=True, text=True, env=os.environ, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"pushed: {hub.url}/ada/moons" in done.stdout
+    assert "hf_ada" not in done.stdout + done.stderr
+    assert hub.repo("ada/moons").private
+    assert hub.files("ada/moons", "v1") == hub.files("ada/moons")
+
+
+def test_the_programs_of_the_page_run(hub, checkpoint, tmp_path):
+    """docs/hub.md from its first command to its last, as ada, in a process that knows the Hub by its environment."""
+    shutil.copytree(checkpoint, tmp_path / "runs" / "mnist" / "checkpoint")
+    page = (Path(__file__).parents[2] / "docs" / "hub.md").read_text().replace("you/", "ada/")
+    program = "from hf_ddpm.cli import main\n"
+    for language, block in re.findall(r"^```(bash|python)\n(.*?)^```", page, re.S | re.M):
+        commands = "".join(f"main({shlex.split(line)[1:]})\n" for line in block.splitlines())
+        program += block if language == "python" else commands
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "grid.png").is_file()
+    assert {ref.name for ref in HfApi().list_repo_refs("ada/mnist").tags} == {"v1", "v2"}
+
+
+def test_diffusers_own_push_of_our_pipeline_can_be_opened(hub, checkpoint):
+    program = (
+        "import torch\nfrom hf_ddpm import HFDDPMPipeline\n"
+        f"ours = HFDDPMPipeline.from_pretrained({str(checkpoint)!r})\n"
+        "ours.push_to_hub('ada/plain')\n"
+        "again = HFDDPMPipeline.from_pretrained('ada/plain')\n"
+        "draw = lambda p: p(2, 3, generator=torch.Generator().manual_seed(0), output_type='pt').images\n"
+        "assert torch.equal(draw(ours), draw(again))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert {"pipeline.py", "README.md", WEIGHTS} <= set(hub.files("ada/plain"))
