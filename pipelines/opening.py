@@ -13,7 +13,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hf_ddpm.models.checked_files import HUB_KEYWORDS, CheckedFiles, check_config
-from hf_ddpm.pipelines.doors import OUR_MODULES, check_index, our_modules
+from hf_ddpm.pipelines.doors import COMPONENTS, OUR_MODULES, check_index, our_modules
 
 INDEX, SCHEDULER_FILE = "model_index.json", "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
@@ -43,7 +43,7 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
         files = CheckedFiles(pretrained_model_name_or_path, INDEX, kwargs.pop("subfolder", None), **hub)
         given = kwargs.keys() & {"unet", "scheduler", "vae"}
-        check_files(cls.__name__, files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
+        check_files(_ours(cls), files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
         pipeline = super().from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
@@ -51,7 +51,7 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """What opening takes of an index; a `ValueError` for a checkpoint of another class."""
-        check_index(cls.__name__, config_dict)
+        check_index(_ours(cls), config_dict)
         return super().extract_init_dict(our_modules(config_dict), **kwargs)  # type: ignore[misc]
 
 
@@ -130,3 +130,8 @@ def _entries(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
             raise ValueError(f"{INDEX} has {name}={str(value)[:80]}, not [library, class]")
         entries[name] = (value[0], value[1])
     return entries
+
+
+def _ours(kind: type) -> str:
+    """The name of a pipeline class of ours, for itself and for those derived from it."""
+    return next(parent.__name__ for parent in kind.__mro__ if parent.__name__ in COMPONENTS)

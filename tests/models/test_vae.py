@@ -278,3 +278,8 @@ def test_bad_input_gets_a_sentence(network, call, sentence):
 def test_shapes_that_broadcast_get_a_sentence(call):
     with pytest.raises(ValueError, match="must have shape"):
         call(vae())
+
+
+def test_a_wide_network_that_can_be_saved_can_be_opened(tmp_path):
+    HFVAE(sample_size=4, hidden_sizes=(10_000,), latent_channels=1).save_pretrained(tmp_path)
+    assert HFVAE.from_pretrained(tmp_path).config["hidden_sizes"] == [10_000]

@@ -36,7 +36,7 @@ MOST_HEADER = 2**24  # bytes; a name, a type and a place for each tensor: 100,00
 DEEPEST = 16  # lists in lists
 MOST, MOST_ENTRIES = 2**13, 64  # of a whole number in a config, of the entries of a list
 BOUNDS = {"layers_per_block": 32, "num_encoder_blocks": 32, "num_decoder_blocks": 32}
-BOUNDS |= {"num_train_timesteps": 10**6, "num_class_embeds": 10**5}
+BOUNDS |= {"num_train_timesteps": 10**6, "num_class_embeds": 10**5, "hidden_sizes": 2**20}  # HFVAE bounds these too
 MAY_BE_ZERO = ("downsample_padding", "freq_shift", "steps_offset", "disable_corrector")
 PICKLES_ONLY = (
     "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors, or, if you "
