@@ -65,7 +65,8 @@ def push_checkpoint(
     with hub_sentences(repo_id):
         api = HfApi(token=token)
         repo_id = patient(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True)).repo_id
-        _check_visibility(api, repo_id, private)
+        if private:
+            check_private(api, repo_id)
         if revision != "main":
             patient(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
         files = _files(folder, facts | {"repo_id": repo_id})
@@ -146,8 +147,9 @@ def _is_ours(name: str) -> bool:
     return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in UPLOADED)
 
 
-def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
-    if private and not patient(lambda: api.model_info(repo_id)).private:
+def check_private(api: HfApi, repo_id: str, repo_type: str = "model") -> None:
+    """Refuse a repository that is public already, before anything is uploaded."""
+    if not patient(lambda: api.repo_info(repo_id, repo_type=repo_type)).private:
         raise UserError(
             f"{repo_id} is public already, which --private does not change: make it private in its settings, or push "
             "to a new name"

@@ -83,6 +83,15 @@ def test_push_without_a_name_takes_the_checkpoints_and_out_writes_as_well(hub, p
     assert all(uploaded[file.name] == file.read_bytes() for file in (tmp_path / "both").iterdir())
 
 
+def test_a_busy_hub_is_asked_again_and_a_public_space_is_no_secret(hub, pushed):
+    hub.fail("POST", "repos/create", times=1, status=429)
+    hub.fail("POST", "/commit/", times=1, status=500)
+    run(pushed, "--push", "ada/page")
+    assert "app.py" in hub.files("ada/page", repo_type="space")
+    with pytest.raises(UserError, match="ada/page is public already, which --private does not change"):
+        run(pushed, "--push", "ada/page", "--private")
+
+
 def test_private_spaces_and_private_checkpoints(hub, make_pipeline, tmp_path):
     save_checkpoint(make_pipeline(), tmp_path / "checkpoint", {}, Image.new("L", (8, 8)))
     push_checkpoint(str(tmp_path / "checkpoint"), "ada/hidden", private=True)

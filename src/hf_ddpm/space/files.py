@@ -5,12 +5,14 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, SpaceCardData
 
 from hf_ddpm.checkpoint import INDEX, writing
 from hf_ddpm.errors import UserError
-from hf_ddpm.hub import hub_sentences
+from hf_ddpm.hub import check_private, hub_sentences
+from hf_ddpm.models.checked_files import patient
 
 # those of constraints.txt, tested together; diffusers loads large networks by accelerate
 VERSIONS = {"accelerate": "1.15.0", "diffusers": "0.42.1", "gradio": "6.31.0", "torch": "2.13.0"}
@@ -93,9 +95,16 @@ def push_space(files: Mapping[str, bytes], space_id: str, *, private: bool = Fal
     """
     with hub_sentences(space_id):
         api = HfApi(token=token)
-        made = api.create_repo(space_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
-        additions = [CommitOperationAdd(name, io.BytesIO(content)) for name, content in files.items()]
-        api.create_commit(made.repo_id, additions, commit_message="A page for a checkpoint", repo_type="space")
+        settings: dict[str, Any] = {"repo_type": "space", "space_sdk": "gradio", "private": private or None}
+        made = patient(lambda: api.create_repo(space_id, exist_ok=True, **settings))
+        if private:
+            check_private(api, made.repo_id, "space")
+
+        def commit() -> None:
+            additions = [CommitOperationAdd(name, io.BytesIO(content)) for name, content in files.items()]
+            api.create_commit(made.repo_id, additions, commit_message="A page for a checkpoint", repo_type="space")
+
+        patient(commit)
     return f"{api.endpoint}/spaces/{made.repo_id}"
 
 
