@@ -22,7 +22,6 @@ from hf_ddpm import HFVAE, HFVAEPipeline, unet_preset
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.data.sources import open_source
 
-pytestmark = pytest.mark.xdist_group("benchmarks")  # one process makes what its tests share
 QUICK = Options(seconds=0.5, seeds=(0,), quick=True)
 
 

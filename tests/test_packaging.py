@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one process makes what its tests share
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "hf_ddpm"
 NEEDED_FROM_DIFFUSERS = (

@@ -17,7 +17,6 @@ from PIL import Image
 from hf_ddpm.cli import main
 from hf_ddpm.training.recipe import parse_command_line
 
-pytestmark = pytest.mark.xdist_group("readme")  # one process makes what its tests share
 ROOT = Path(__file__).parent.parent
 PAGES = [
     "README.md",
