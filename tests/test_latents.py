@@ -217,3 +217,9 @@ def test_mistakes_are_one_sentence(vae, tmp_path):
         LatentData(vae, BLOCK | {"image_size": 15}, seed=0)
     with pytest.raises(UserError, match="keeps each image once"):
         LatentData(vae, BLOCK | {"binarize": "dynamic"}, seed=0, cache=True)
+
+
+def test_pickles_of_a_stock_vae_are_not_opened(tmp_path):
+    AutoencoderKL(block_out_channels=(32,)).save_pretrained(tmp_path / "stock", safe_serialization=False)
+    with pytest.raises(UserError, match=r"stock' cannot be opened as a VAE"):
+        open_vae(str(tmp_path / "stock"))

@@ -45,7 +45,7 @@ def open_vae(source: str) -> Any:
     if name not in [*VAES]:
         raise UserError(f"latents.vae={source!r} is of class {name!r}; allowed are {', '.join(VAES)}")
     with opening(what, Path(where)):
-        vae = VAES[name].from_pretrained(where, **place)
+        vae = VAES[name].from_pretrained(where, use_safetensors=True, **place)
         check_weights(vae)
     if vae.config.get("network") == "mlp":
         raise UserError(
