@@ -46,14 +46,26 @@ def words(checkpoint, out, *more):
     ]
 
 
+ENDS = """
+import sys
+from torch.distributed import is_initialized
+from hf_ddpm.cli import main
+
+main(sys.argv[1:])
+print("in a process group at the end:", is_initialized(), flush=True)
+"""
+
+
 def test_one_process_and_two_say_the_same(checkpoint, tmp_path, capsys):
     """Classes, both methods, another batch size: the same numbers to a millionth, in the file of the main process."""
     main(words(checkpoint, tmp_path / "deep" / "one.json", "--batch-size", "100"))
     shown = capsys.readouterr().out
+    (tmp_path / "ends.py").write_text(ENDS)
     done = launch_script(
-        "-m", "hf_ddpm.cli", *words(checkpoint, tmp_path / "two.json", "--batch-size", "64"), processes=2
+        tmp_path / "ends.py", *words(checkpoint, tmp_path / "two.json", "--batch-size", "64"), processes=2
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("in a process group at the end: False") == 2
     assert done.stdout.count("variational bound") == 1
     one, two = (json.loads((tmp_path / name).read_text()) for name in ("deep/one.json", "two.json"))
     assert (one["processes"], two["processes"]) == (1, 2)

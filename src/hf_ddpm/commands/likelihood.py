@@ -88,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
         require_pixels(pipeline, "likelihood")  # no option would help
         _settle(options, OF_DIFFUSION, OF_VAE, "diffusion model")
         _measure_diffusion(options, pipeline, accelerator, device)
+    accelerator.end_training()  # a process that ends with gloo's threads alive may be aborted
 
 
 def _measure_diffusion(
