@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,8 @@ def test_a_repository_holds_the_checkpoint_and_nothing_else(hub, checkpoint):
 
 
 def test_no_token_and_no_folder_of_this_machine_leaves_it(hub, checkpoint, tmp_path):
+    changed_weights(checkpoint)  # the config of a network that was opened says from where
+    assert str(tmp_path) in (checkpoint / "unet" / "config.json").read_text()
     push_checkpoint(str(checkpoint), "ada/moons")
     for content in hub.files("ada/moons").values():
         for secret in (b"hf_ada", b"/home/ada", str(tmp_path).encode()):
@@ -266,6 +269,33 @@ def test_of_two_pushers_one_waits_or_is_told(hub, checkpoint, tmp_path, make_pip
     whole = [commit for commit in hub.commits("ada/moons") if WEIGHTS in commit.files]
     assert len(whole) >= 2
     assert load(at_last)["conv_in.weight"].shape == torch.Size(load_unet(other).conv_in.weight.shape)
+
+
+def test_the_push_of_somebody_else_is_never_taken_for_ones_own(hub, checkpoint, tmp_path):
+    """Two runs of one recipe: the same files of the same sizes, other weights, pushed onto the same head."""
+    push_checkpoint(str(checkpoint), "ada/moons")
+    other = tmp_path / "other"
+    shutil.copytree(checkpoint, other)
+    changed_weights(other)
+    changed_weights(checkpoint)
+    changed_weights(checkpoint)
+    hub.delay("/commit/", 2.0)
+    sent, said = len(hub.requests("PUT")), []
+
+    def push():
+        with pytest.raises(UserError) as caught:
+            push_checkpoint(str(checkpoint), "ada/moons")
+        said.append(str(caught.value))
+
+    slow = threading.Thread(target=push)
+    slow.start()
+    while len(hub.requests("PUT")) == sent:  # its weights are there, its commit is held up
+        time.sleep(0.01)
+    time.sleep(0.5)
+    push_checkpoint(str(other), "ada/moons")
+    slow.join()
+    assert "somebody else pushed while this push was under way" in said[0]
+    assert hub.files("ada/moons")[WEIGHTS] == (other / WEIGHTS).read_bytes()
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
