@@ -21,7 +21,7 @@ class Pusher:
     def __init__(self, settings: Hub, name: str) -> None:
         self._settings, self._repo_id = settings, settings.hub_model_id or name
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
-        self._last: Future[None] | None = None
+        self._last: Future[str] | None = None
 
     @property
     def busy(self) -> bool:
@@ -30,17 +30,19 @@ class Pusher:
 
     def start(self, checkpoint: Path, tag: str | None) -> None:
         """Upload a folder that nobody changes until `busy` is over."""
-        self._last = self._thread.submit(self._push, checkpoint, tag)
+        private = self._settings.hub_private_repo
+        self._last = self._thread.submit(push_checkpoint, str(checkpoint), self._repo_id, private=private, tag=tag)
+        self._last.add_done_callback(lambda done: self._say(done, checkpoint, tag))
 
     def wait(self) -> None:
         """Return when everything has arrived or has failed."""
         self._thread.shutdown()
 
-    def _push(self, checkpoint: Path, tag: str | None) -> None:
-        try:
-            url = push_checkpoint(str(checkpoint), self._repo_id, private=self._settings.hub_private_repo, tag=tag)
-            tqdm.write(f"pushed:     {url}" + ("" if tag is None else f", tag {tag}"))
-        except UserError as error:
-            tqdm.write(
-                f"not pushed: {error}; the run goes on, `hf-ddpm push {checkpoint} {self._repo_id}` does it later"
-            )
+    def _say(self, done: "Future[str]", checkpoint: Path, tag: str | None) -> None:
+        error = done.exception()
+        if error is None:
+            tqdm.write(f"pushed:     {done.result()}" + ("" if tag is None else f", tag {tag}"))
+            return
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        later = f"`hf-ddpm push {checkpoint} {self._repo_id}` does it later" if tag is None else f"{tag} is left out"
+        tqdm.write(f"not pushed: {reason}; the run goes on, {later}")

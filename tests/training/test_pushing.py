@@ -12,7 +12,9 @@ from safetensors.torch import load, load_file
 
 from hf_ddpm import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.errors import UserError
+from hf_ddpm.training.pushing import Pusher
 from hf_ddpm.training.recipe import parse_command_line
+from hf_ddpm.training.settings import Hub
 from hf_ddpm.training.train import train
 
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
@@ -81,10 +83,25 @@ def test_a_hub_that_refuses_is_a_line_and_the_run_goes_on(hub, tmp_path, capfd):
     checkpoint = tiny(tmp_path / "moons", "--push_to_hub", "--hub_model_id", "bob/moons", "--hub_every", "2")
     said = "".join(capfd.readouterr())
     assert said.count("not pushed: bob/moons: this token may not write there") == 2
-    assert f"`hf-ddpm push {checkpoint} bob/moons` does it later" in said
+    assert "the run goes on, step-2 is left out" in said
+    assert f"the run goes on, `hf-ddpm push {checkpoint} bob/moons` does it later" in said
     assert "Traceback" not in said
     assert (checkpoint / WEIGHTS).is_file()
     assert hub.repos() == []
+
+
+def test_what_nobody_foresaw_is_a_line_too(hub, tmp_path, capfd):
+    checkpoint = tiny(tmp_path / "moons")
+    hub.delay("preupload", 1.0)
+    pusher = Pusher(Hub(push_to_hub=True), "moons")
+    pusher.start(checkpoint, tag=None)
+    while not hub.requests("POST", "preupload"):
+        time.sleep(0.01)
+    (checkpoint / WEIGHTS).unlink()
+    pusher.wait()
+    said = "".join(capfd.readouterr())
+    assert re.search(r"not pushed: \w+Error: .*; the run goes on, `hf-ddpm push ", said), said
+    assert WEIGHTS not in hub.files("ada/moons")
 
 
 def test_of_two_processes_one_pushes(hub, tmp_path):
