@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+INDEX = "model_index.json"
 STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
 COMPONENTS = {"HFDDPMPipeline": ("unet", "scheduler"), "HFVAEPipeline": ("vae",)}
 # Where components of ours are defined. `trust_remote_code` brings the same modules under these names (door 3).
@@ -72,14 +73,16 @@ def our_modules(index: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_index(pipeline: str, index: Mapping[str, Any]) -> None:
-    """Refuse the index of a checkpoint that has nothing of what `pipeline` is made of.
+    """Refuse an index that names no class, or has nothing of what `pipeline` is made of.
 
     Raises:
-        ValueError: whose checkpoint it is, and which of our classes opens it.
+        ValueError: what it lacks, or whose checkpoint it is and which of our classes opens it.
     """
+    owner = index.get("_class_name")
+    if not owner:
+        raise ValueError(f"{INDEX} lacks '_class_name': restore it from another copy")
     if any(component in index for component in COMPONENTS[pipeline]):
         return
-    owner = index.get("_class_name")
     opens = [name for name, components in COMPONENTS.items() if all(component in index for component in components)]
     raise ValueError(
         f"this is a checkpoint of {owner} and has no {' or '.join(COMPONENTS[pipeline])} for {pipeline}: "
@@ -103,7 +106,7 @@ def relative_imports(source: str) -> str:
 @contextmanager
 def _editing_index(folder: Path) -> Iterator[dict[str, Any]]:
     """The index of a saved pipeline, written again when the block ends."""
-    path = folder / "model_index.json"
+    path = folder / INDEX
     index = json.loads(path.read_text())
     yield index
     path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -1,6 +1,7 @@
 """Opening what others saved: `from_pretrained` that looks at every file before anything is built of it."""
 
 import os
+import reprlib
 import sys
 from abc import ABC
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-from hf_ddpm.models.checked_files import HUB_KEYWORDS, CheckedFiles, check_config
-from hf_ddpm.pipelines.doors import COMPONENTS, OUR_MODULES, check_index, our_modules
+from hf_ddpm.models.checked_files import CheckedFiles, check_config
+from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index, our_modules
 
-INDEX, SCHEDULER_FILE = "model_index.json", "scheduler_config.json"
+SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
 OUR_CLASSES = {"unet": (), "vae": ("HFVAE",), "scheduler": ("HFDDPMScheduler",)}
 
@@ -40,8 +41,7 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         """
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
-        hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
-        files = CheckedFiles(pretrained_model_name_or_path, INDEX, kwargs.pop("subfolder", None), **hub)
+        files = CheckedFiles(pretrained_model_name_or_path, INDEX, kwargs.pop("subfolder", None), **kwargs)
         given = kwargs.keys() & {"unet", "scheduler", "vae"}
         check_files(_ours(cls), files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
         pipeline = super().from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
@@ -72,7 +72,10 @@ def check_files(
     """
     index = files.json(INDEX)
     check_index(pipeline, index)
-    kinds = {name: component_class(name, entry) for name, entry in _entries(index).items() if name not in given}
+    in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
+    needed = {*COMPONENTS[pipeline], *(["vae"] if in_latents else [])} - given
+    entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
+    kinds = {name: component_class(name, entry) for name, entry in entries.items()}
     varied = False
     for name, kind in kinds.items():
         config = SCHEDULER_FILE if issubclass(kind, SchedulerMixin) else "config.json"
@@ -109,25 +112,29 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
     )
 
 
-def _entries(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str, str]]:
     """The components of an index.
 
     Raises:
-        ValueError: code of the repository for a pipeline, or components that nobody asked for.
+        ValueError: one that is needed and lacks, one that nobody asked for, or code of the repository for a pipeline.
     """
-    if not isinstance(index.get("_class_name"), str):
+    for name in sorted(needed):
+        if not index.get(name):
+            raise ValueError(f"{INDEX} lacks {name!r}: restore it from another copy")
+    if not isinstance(index["_class_name"], str):
         raise ValueError(
-            f"{INDEX} has _class_name={str(index.get('_class_name'))[:80]}, which is no class of diffusers or hf_ddpm: "
+            f"{INDEX} has _class_name={str(index['_class_name'])[:80]}, which is no class of diffusers or hf_ddpm: "
             "code of a repository runs only through DiffusionPipeline with custom_pipeline and trust_remote_code=True"
         )
     entries = {}
     for name, value in index.items():
-        if name.startswith("_") or value in (None, [None, None]) or not isinstance(value, (list, dict)):
+        is_component = isinstance(value, (list, dict)) and value != [None, None]
+        if name.startswith("_") or not (is_component or name in needed):
             continue
         if name not in OUR_CLASSES:
             raise ValueError(f"{INDEX} has a component {name[:60]!r}, allowed are {', '.join(OUR_CLASSES)}")
         if not isinstance(value, list) or [type(word) for word in value] != [str, str]:
-            raise ValueError(f"{INDEX} has {name}={str(value)[:80]}, not [library, class]")
+            raise ValueError(f"{INDEX} has {name}={reprlib.repr(value)}, not [library, class]: restore it")
         entries[name] = (value[0], value[1])
     return entries
 

@@ -15,19 +15,17 @@ from torch import Tensor, nn
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
-from hf_ddpm.models.checked_files import HUB_KEYWORDS, PICKLES_ONLY, CheckedFiles
+from hf_ddpm.models.checked_files import CheckedFiles
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
+from hf_ddpm.pipelines.doors import INDEX
+from hf_ddpm.pipelines.opening import check_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FACTS_FILE, INDEX = "training.json", "model_index.json"
+FACTS_FILE = "training.json"
 Pipeline = HFDDPMPipeline | HFVAEPipeline
-CONFIG_FILES: dict[type[Pipeline], dict[str, str]] = {
-    HFDDPMPipeline: {"unet": "config.json", "scheduler": "scheduler_config.json"},
-    HFVAEPipeline: {"vae": "config.json"},
-}
 RAW_WEIGHTS = "diffusion_pytorch_model.raw.safetensors"
 WRONG_KIND = (TypeError, AttributeError, LookupError, ArithmeticError)  # what a value of another kind ends in
 NOT_OF_ONE_MODEL = "config.json and the weights are not of one model, restore both from one copy"
@@ -196,20 +194,6 @@ def opening(what: str, folder: Path | None) -> Iterator[None]:
         raise UserError(f"{what}: {' '.join(reason.split())[:300]}") from error
 
 
-def check_network(place: Path) -> dict[str, Any]:
-    """The config of a saved network, whose weights lie beside it.
-
-    Raises:
-        UserError: a config that is no JSON object, or no weights.
-    """
-    config = read_object(place / "config.json")
-    if not any(place.glob("diffusion_pytorch_model*.safetensors*")):  # shards or a variant will do
-        if any(place.glob("*.bin")):
-            raise UserError(f"{place} {PICKLES_ONLY}")
-        raise UserError(f"{place / 'diffusion_pytorch_model.safetensors'} is missing: copy it again")
-    return config
-
-
 def check_weights(network: nn.Module) -> None:
     """Refuse a network of which some weights were in no file: diffusers goes on and leaves them without memory.
 
@@ -239,9 +223,7 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
 
 def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     """`from_pretrained`, with a word for the damage that it opens without one."""
-    hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
-    files = None if isinstance(source, Path) else CheckedFiles(source, INDEX, kwargs.get("subfolder"), **hub)
-    index = check_folder(Path(source)) if files is None else files.json(INDEX)
+    index = CheckedFiles(source, INDEX, **kwargs).json(INDEX)
     pipeline: Pipeline = _kind(index).from_pretrained(source, **kwargs)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
@@ -260,28 +242,15 @@ def _kind(index: dict[str, Any]) -> type[Pipeline]:
     return HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
 
 
-def check_folder(folder: Path) -> dict[str, Any]:
-    """The index of a checkpoint that is all there.
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that `load_checkpoint` would not open, without building anything.
 
     Raises:
-        UserError: an index that lacks a part, configs that are no JSON objects, or weights that are missing.
+        UserError: what is missing, corrupt or cut short.
     """
-    index = read_object(folder / INDEX)
-    in_latents = (folder / "vae").is_dir() or index.get("vae", [None, None]) != [None, None]
-    config_files = CONFIG_FILES[_kind(index)] | ({"vae": "config.json"} if in_latents else {})
-    for key in ("_class_name", *config_files):
-        if not index.get(key):
-            raise UserError(f"{INDEX} lacks {key!r}: restore it from another copy")
-    for name, config in config_files.items():
-        if not isinstance(index[name], list) or [type(word) for word in index[name]] != [str, str]:
-            raise UserError(f"{INDEX} has {name}={index[name]!r}, not [library, class]: restore it from another copy")
-        oldest_layout = (folder / config).is_file() and not (folder / name).is_dir()  # all files in the root
-        place = folder if oldest_layout else folder / name
-        if name == "scheduler":
-            read_object(place / config)
-        else:
-            check_network(place)
-    return index
+    with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
+        files = CheckedFiles(folder, INDEX)
+        check_files(_kind(files.json(INDEX)).__name__, files, set(), None)
 
 
 def _damage(folder: Path, reason: str) -> str:

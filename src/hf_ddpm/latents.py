@@ -17,17 +17,19 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-from hf_ddpm.checkpoint import INDEX, check_network, check_weights, find_folder, hint_at_checkpoint, opening
+from hf_ddpm.checkpoint import INDEX, check_weights, find_folder, hint_at_checkpoint, opening
 from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood.report import weights_sha256
+from hf_ddpm.models.checked_files import CheckedFiles
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_networks import unit_scale
 from hf_ddpm.pipelines.latent_images import encode_moments
 from hf_ddpm.sampling import mixed_seed
 
 VAES: dict[str, Any] = {"HFVAE": HFVAE, "AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+CONFIG = "config.json"
 MEASURED_IMAGES = 1024  # whose latents fix the scale
 ENCODED_AT_ONCE = 64
 _NOISE_OF_LATENTS = 0x1A7E  # other numbers than t, noise and dropout of the same step
@@ -39,13 +41,13 @@ def open_vae(source: str) -> Any:
     Raises:
         UserError: nothing there, a model of another class, or files that are missing, corrupt or cut short.
     """
-    what = f"latents.vae={source!r} cannot be opened as a VAE"
-    with opening(what, None):
-        where, place, name = _find_vae(source)
-    if name not in [*VAES]:
-        raise UserError(f"latents.vae={source!r} is of class {name!r}; allowed are {', '.join(VAES)}")
-    with opening(what, Path(where)):
-        vae = VAES[name].from_pretrained(where, use_safetensors=True, **place)
+    with opening(f"latents.vae={source!r} cannot be opened as a VAE", None):
+        files = _find_vae(source)
+        name = files.json(CONFIG).get("_class_name")
+        if name not in [*VAES]:
+            raise UserError(f"it is of class {name!r}; allowed are {', '.join(VAES)}")
+        files.fetch_network("", VAES[name])
+        vae = VAES[name].from_pretrained(files.folder, use_safetensors=True)
         check_weights(vae)
     if vae.config.get("network") == "mlp":
         raise UserError(
@@ -55,21 +57,21 @@ def open_vae(source: str) -> Any:
     return vae.eval().requires_grad_(False)
 
 
-def _find_vae(source: str) -> tuple[str, dict[str, str], Any]:
-    """Where a VAE is, its subfolder there, and its class as its config says it."""
-    folder, of_pipeline = find_folder(source), {"subfolder": "vae"}
+def _find_vae(source: str) -> CheckedFiles:
+    """The files of a VAE: those of a folder or a repository, or of the folder vae in it."""
+    folder = find_folder(source)
     if folder is None:
         try:
-            return source, {}, HFVAE.load_config(source).get("_class_name")
-        except OSError:
-            return source, of_pipeline, HFVAE.load_config(source, **of_pipeline).get("_class_name")
+            return CheckedFiles(source, CONFIG)
+        except FileNotFoundError:
+            return CheckedFiles(source, CONFIG, "vae")
     if (folder / INDEX).is_file():
         if not (folder / "vae").is_dir():
             raise UserError("it has no folder vae: give the checkpoint of a VAE, such as mnist-vae-conv leaves")
-        return str(folder), of_pipeline, check_network(folder / "vae").get("_class_name")
-    if not (folder / "config.json").is_file():
+        return CheckedFiles(folder, CONFIG, "vae")
+    if not (folder / CONFIG).is_file():
         raise UserError(hint_at_checkpoint(folder))
-    return str(folder), {}, check_network(folder).get("_class_name")
+    return CheckedFiles(folder, CONFIG)
 
 
 def latent_shape(vae: Any, image_size: tuple[int, int]) -> tuple[int, int, int]:

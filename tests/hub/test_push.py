@@ -201,6 +201,15 @@ def test_half_a_checkpoint_is_not_pushed(hub, checkpoint, tmp_path):
     assert hub.log == []
 
 
+@pytest.mark.parametrize("file", [WEIGHTS, "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"])
+def test_a_file_that_is_cut_short_is_not_pushed(file, hub, checkpoint):
+    content = (checkpoint / file).read_bytes()
+    (checkpoint / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=rf"^the checkpoint '.*' is not whole: {file} (is cut short|cannot be read)"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+    assert hub.log == []
+
+
 def test_private_does_not_mean_a_public_repository(hub, checkpoint):
     push_checkpoint(str(checkpoint), "ada/moons")
     with pytest.raises(UserError, match="ada/moons is public already, which --private does not change"):

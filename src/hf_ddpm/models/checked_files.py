@@ -51,7 +51,7 @@ class CheckedFiles:
         source: the folder, or `user/name`.
         first: the JSON file that must be there.
         subfolder: where in it.
-        hub: of `HUB_KEYWORDS`, as `from_pretrained` takes them.
+        kwargs: as `from_pretrained` takes them; `HUB_KEYWORDS` say where on the Hub, the rest is not looked at.
 
     Attributes:
         folder: where the fetched files are.
@@ -61,16 +61,17 @@ class CheckedFiles:
         OSError: nothing there, or the Hub does not give it, in one sentence.
     """
 
-    def __init__(self, source: str | os.PathLike, first: str, subfolder: str | None = None, **hub: Any) -> None:
+    def __init__(self, source: str | os.PathLike, first: str, subfolder: str | None = None, **kwargs: Any) -> None:
         self._source, self._inside = str(source), f"{subfolder}/" if subfolder else ""
-        self._hub = None if os.path.isdir(source) else {key: value for key, value in hub.items() if value is not None}
+        hub = {key: kwargs[key] for key in HUB_KEYWORDS if kwargs.get(key) is not None}
+        self._hub = None if os.path.isdir(source) else hub
         root = Path(source) if self._hub is None else self._downloaded([first])
         if self._hub is not None:
             self._hub["revision"] = root.name  # the commit: what follows is of the same one
         self.folder = root / self._inside
         self.names = self._list_names()
         if first not in self.names:
-            raise OSError(f"{self._source}/{self._inside}{first} is missing: this is no whole checkpoint")
+            raise FileNotFoundError(f"{self.shown(first)} is missing: this is no whole checkpoint")
 
     def fetch(self, names: Sequence[str]) -> None:
         """Have these files in the folder."""

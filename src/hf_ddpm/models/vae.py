@@ -15,7 +15,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from hf_ddpm.models.checked_files import HUB_KEYWORDS, CheckedFiles
+from hf_ddpm.models.checked_files import CheckedFiles
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -147,9 +147,8 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         """
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
-        hub = {name: kwargs[name] for name in HUB_KEYWORDS if name in kwargs}
-        subfolder = kwargs.pop("subfolder", None)
-        files = CheckedFiles(pretrained_model_name_or_path or "", cls.config_name, subfolder, **hub)
+        source, subfolder = pretrained_model_name_or_path or "", kwargs.pop("subfolder", None)
+        files = CheckedFiles(source, cls.config_name, subfolder, **kwargs)
         files.fetch_network("", cls, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
         vae = super().from_pretrained(files.folder, **kwargs)
         vae.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
