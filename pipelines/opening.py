@@ -12,8 +12,10 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import nn
 
-from hf_ddpm.models.checked_files import CheckedFiles, check_config
+from hf_ddpm.models.checked_files import MOST_BETAS, CheckedFiles
+from hf_ddpm.models.config_checks import building, check_config, check_weights
 from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index, our_modules
 
 SCHEDULER_FILE = "scheduler_config.json"
@@ -44,7 +46,11 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         files = CheckedFiles(pretrained_model_name_or_path, INDEX, kwargs.pop("subfolder", None), **kwargs)
         given = kwargs.keys() & {"unet", "scheduler", "vae"}
         check_files(_ours(cls), files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
-        pipeline = super().from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
+        with building(pretrained_model_name_or_path):
+            pipeline = super().from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                check_weights(part)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
 
@@ -75,7 +81,8 @@ def check_files(
     in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
     needed = {*COMPONENTS[pipeline], *(["vae"] if in_latents else [])} - given
     entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
-    kinds = {name: component_class(name, entry) for name, entry in entries.items()}
+    taken = [*COMPONENTS[pipeline], "vae"]  # what another pipeline's index has more is left there
+    kinds = {name: component_class(name, entry) for name, entry in entries.items() if name in taken}
     varied = False
     for name, kind in kinds.items():
         config = SCHEDULER_FILE if issubclass(kind, SchedulerMixin) else "config.json"
@@ -83,7 +90,7 @@ def check_files(
         place = "" if in_root else name  # the oldest layout has no folders
         if config == SCHEDULER_FILE:
             file = f"{place}/{config}".lstrip("/")
-            check_config(files.shown(file), kind, files.json(file))
+            check_config(files.shown(file), kind, files.json(file, MOST_BETAS))
         else:
             varied |= files.fetch_network(place, kind, variant, pickles=pickles)
     if variant is not None and not varied:
@@ -128,8 +135,8 @@ def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str,
         )
     entries = {}
     for name, value in index.items():
-        is_component = isinstance(value, (list, dict)) and value != [None, None]
-        if name.startswith("_") or not (is_component or name in needed):
+        is_component = name in OUR_CLASSES or isinstance(value, (list, dict))
+        if name.startswith("_") or not is_component or (value == [None, None] and name not in needed):
             continue
         if name not in OUR_CLASSES:
             raise ValueError(f"{INDEX} has a component {name[:60]!r}, allowed are {', '.join(OUR_CLASSES)}")

@@ -18,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hf_ddpm.models.checked_files import CheckedFiles
+from hf_ddpm.models.config_checks import check_config
 from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli
@@ -56,6 +57,7 @@ SIBLINGS = (
     HFVAE,
     Bernoulli,
     CheckedFiles,
+    check_config,
     CheckedOpening,
     CoefficientTables,
     ImageEditing,

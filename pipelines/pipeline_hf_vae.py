@@ -15,6 +15,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hf_ddpm.models.checked_files import CheckedFiles
+from hf_ddpm.models.config_checks import check_config
 from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli, DecoderDistribution
@@ -33,6 +34,7 @@ SIBLINGS = (
     HFVAE,
     Bernoulli,
     CheckedFiles,
+    check_config,
     CheckedOpening,
     check_call,
     check_choice,

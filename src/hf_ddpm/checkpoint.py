@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.checked_files import CheckedFiles
+from hf_ddpm.models.config_checks import NOT_OF_ONE_MODEL
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.pipelines.doors import INDEX
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 FACTS_FILE = "training.json"
 Pipeline = HFDDPMPipeline | HFVAEPipeline
 RAW_WEIGHTS = "diffusion_pytorch_model.raw.safetensors"
-WRONG_KIND = (TypeError, AttributeError, LookupError, ArithmeticError)  # what a value of another kind ends in
-NOT_OF_ONE_MODEL = "config.json and the weights are not of one model, restore both from one copy"
 GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
 
 
@@ -180,29 +179,13 @@ def opening(what: str, folder: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError, ValueError, RuntimeError, *WRONG_KIND) as error:
-        reason = str(error)
-        if isinstance(error, WRONG_KIND):
-            reason = reason.partition(", but expected one of")[0]  # torch goes on with all its signatures
-            where = "a value in config.json or scheduler_config.json"
-            reason = f"{where} is of the wrong kind, such as '1000' for 1000: mend it ({reason})"
-        reason, stray, _ = reason.partition(". If you want to instead overwrite randomly initialized weights")
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason, stray, _ = str(error).partition(". If you want to instead overwrite randomly initialized weights")
         if stray:  # diffusers goes on with how to run an untrained network
             reason += f": {NOT_OF_ONE_MODEL}"
         if folder is not None:
             reason = _damage(folder, reason).replace(f"{folder}{os.sep}", "")
         raise UserError(f"{what}: {' '.join(reason.split())[:300]}") from error
-
-
-def check_weights(network: nn.Module) -> None:
-    """Refuse a network of which some weights were in no file: diffusers goes on and leaves them without memory.
-
-    Raises:
-        UserError: how many, and one of them.
-    """
-    missing = [name for name, weight in network.named_parameters() if weight.is_meta]
-    if missing:
-        raise UserError(f"{len(missing)} weights, such as {missing[0]}, are in no file: {NOT_OF_ONE_MODEL}")
 
 
 def read_object(file: Path, remedy: str = "restore it from another copy") -> dict[str, Any]:
@@ -222,12 +205,9 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
 
 
 def _open(source: Path | str, **kwargs: Any) -> Pipeline:
-    """`from_pretrained`, with a word for the damage that it opens without one."""
+    """`from_pretrained`, with a word for a size that fits no network."""
     index = CheckedFiles(source, INDEX, **kwargs).json(INDEX)
     pipeline: Pipeline = _kind(index).from_pretrained(source, **kwargs)
-    for part in pipeline.components.values():
-        if isinstance(part, nn.Module):
-            check_weights(part)
     size = pipeline.unet.config.get("sample_size") if isinstance(pipeline, HFDDPMPipeline) else None
     if size is not None:
         try:

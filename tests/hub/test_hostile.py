@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from diffusers import AutoencoderKL
 from hub_server import hub_server
 
 from hf_ddpm import HFVAE, HFVAEPipeline
@@ -170,12 +171,20 @@ def test_code_beside_the_weights_is_neither_fetched_nor_run(hub, files, run_smal
     assert hub.requests("GET", r"resolve.*\.py") == []
 
 
-@pytest.mark.parametrize("values", [{"custom_pipeline": REPO}, {"trust_remote_code": True}, {"auto_map": {"x": "x.X"}}])
-def test_no_key_of_the_index_grants_trust(values, hub, files, run_small, canary):
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"custom_pipeline": REPO}, ""),
+        ({"trust_remote_code": True}, ""),
+        ({"auto_map": {"x": "x.X"}}, "refused: model_index.json has a component 'auto_map', allowed are"),
+    ],
+)
+def test_no_key_of_the_index_grants_trust(values, said, hub, files, run_small, canary):
     files["pipeline.py"] = CODE.format(canary=str(canary)).encode()
     spoilt = changed(files, INDEX, **values)
     hub.add_repo(REPO, spoilt)
-    run_small(OPEN.format(kind="HFDDPMPipeline", source=REPO))
+    done = run_small(OPEN.format(kind="HFDDPMPipeline", source=REPO))
+    assert said in done.stderr and done.returncode == (1 if said else 0), done.stderr[-2000:]
     assert not canary.exists()
     assert hub.requests("GET", r"resolve.*\.py") == []
 
@@ -208,14 +217,16 @@ def test_an_index_that_names_code(values, said, refused, files, canary):
     assert re.search(said, refused(spoilt))
 
 
-OUT = ["../../../../../canary", "unet/../../../../../../canary", "/canary", "unet\\..\\canary"]
+OUT = ["../../../../../escapee", "unet/../../../../../../escapee", "/escapee", "unet\\..\\escapee"]
 
 
 @pytest.mark.parametrize("name", OUT)
-def test_names_that_lead_out_of_the_cache(name, hub, files, run_small, canary):
+def test_names_that_lead_out_of_the_cache(name, hub, files, run_small, tmp_path_factory):
     hub.add_repo(REPO, files | {name: b"out"})
-    run_small(OPEN.format(kind="HFDDPMPipeline", source=REPO))
-    assert not list(canary.parent.rglob("*canary*")) and not Path("/canary").exists()
+    done = run_small(OPEN.format(kind="HFDDPMPipeline", source=REPO))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(tmp_path_factory.getbasetemp().rglob("*escapee*")) and not Path("/escapee").exists()
+    assert hub.requests("GET", r"resolve.*escapee") == []
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -280,7 +291,14 @@ def test_pickles_only(name, hub, refused, files, canary):
     assert hub.requests("GET", f"resolve.*{name}") == []
 
 
-ELSEWHERE = ["evil.bin", "../evil.safetensors", "/etc/passwd", ["x"], "diffusion_pytorch_model.bin"]
+ELSEWHERE = [
+    "diffusion_pytorch_model.safetensors.index.json",
+    "evil.bin",
+    "../evil.safetensors",
+    "/etc/passwd",
+    ["x"],
+    "diffusion_pytorch_model.bin",
+]
 
 
 @pytest.mark.parametrize("shard", ELSEWHERE)
@@ -297,7 +315,7 @@ def test_shards_that_are_elsewhere(shard, refused, files, canary):
 WHOLE = r"allowed are whole numbers from \d+ to \d+$"
 CONFIGS = [
     (UNET, {"block_out_channels": [10**9, 10**9]}, f"has block_out_channels=1000000000, {WHOLE}"),
-    (UNET, {"block_out_channels": [32] * 10**6}, "has block_out_channels of 1000000 entries, and 64 are allowed"),
+    (UNET, {"block_out_channels": [32] * 10**5}, "has block_out_channels of 100000 entries, and 64 are allowed"),
     (UNET, {"block_out_channels": [[32], [[64]]]}, "has block_out_channels=.*, which must be int: mend it"),
     (UNET, {"layers_per_block": 10**9}, f"has layers_per_block=1000000000, {WHOLE}"),
     (UNET, {"layers_per_block": -1}, f"has layers_per_block=-1, {WHOLE}"),
@@ -322,24 +340,36 @@ CONFIGS = [
 
 @pytest.mark.parametrize(("file", "values", "said"), CONFIGS, ids=[str(values)[:40] for _, values, _ in CONFIGS])
 def test_absurd_configs(file, values, said, refused, files):
-    sys.set_int_max_str_digits(5000)
     assert re.match(f"{REPO}/{file} {said}", refused(changed(files, file, **values)))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b'{"a": ' * 10**5 + b"1" + b"}" * 10**5, "cannot be read as JSON"),
+        (b'{"a": ' * 10**5 + b"1" + b"}" * 10**5, "has 100000 lists and objects, and 10000 are allowed"),
+        (b'{"a": ' * 5000 + b"1" + b"}" * 5000, "cannot be read as JSON"),
         (b'{"a": ' * 400 + b"1" + b"}" * 400, "nests more than 16 lists and objects"),
-        (b'{"trained_betas": [' + b"0.1, " * (2**24 - 1) + b"0.1]}", "has 83886099 bytes, and no config needs more"),
+        (b'{"trained_betas": [' + b"0.1, " * (2**24 - 1) + b"0.1]}", "has 83886099 bytes, and"),
+        (b'{"a": [' + b"{}," * 10**5 + b"{}]}", "has 100003 lists and objects, and 10000 are allowed"),
         (b'{"in_channels": ' + b"1" * 10**5 + b"}", "cannot be read as JSON"),
         (b"\xff\xfe\x00", "cannot be read as JSON"),
+        ('{"_class_name": "x"}'.encode("utf-16"), "cannot be read as JSON"),
     ],
-    ids=["deeper than Python", "deep", "long", "a long number", "no text"],
+    ids=["giant nest", "deeper than Python", "deep", "long", "objects", "a long number", "no text", "utf-16"],
 )
 @pytest.mark.parametrize("file", [INDEX, UNET, SCHEDULER])
 def test_config_bombs(text, said, file, refused, files):
     assert refused(files | {file: text}).startswith(f"{REPO}/{file} {said}")
+
+
+@pytest.mark.parametrize("entry", [b"0,", b"0.5,", b'"ab",', b"[],"])
+@pytest.mark.parametrize(("file", "most"), [(INDEX, 2**20), (UNET, 2**20), (SCHEDULER, 2**25)])
+def test_the_longest_configs_do_not_fill_the_memory(entry, file, most, hub, files, run_small):
+    """A list that nobody asked for, as long as may be: it opens or is refused."""
+    text = files[file].rstrip().removesuffix(b"}") + b', "a": ['
+    hub.add_repo(REPO, files | {file: text + entry * ((most - len(text) - 10) // len(entry)) + b"0]}"})
+    done = run_small(OPEN.format(kind="HFDDPMPipeline", source=REPO))
+    assert done.returncode == 0 or "refused: " in done.stderr, done.stderr[-2000:]
 
 
 def test_a_million_betas_are_no_harm(hub, files, run_small):
@@ -368,6 +398,44 @@ def test_absurd_vaes(values, said, refused, tmp_path):
     paths = [p for p in (tmp_path / "vae-pipeline").rglob("*") if p.is_file() and p.suffix != ".py"]
     files = {p.relative_to(tmp_path / "vae-pipeline").as_posix(): p.read_bytes() for p in paths}
     assert refused(changed(files, VAE, **values), kind="HFVAEPipeline").startswith(said)
+
+
+@pytest.fixture
+def vae_files(tmp_path):
+    """Of a stock VAE that latents could be made by."""
+    AutoencoderKL(1, 1, block_out_channels=(8,), norm_num_groups=8).save_pretrained(tmp_path / "stock")
+    return {path.name: path.read_bytes() for path in (tmp_path / "stock").iterdir()}
+
+
+STOCK_WEIGHTS = "diffusion_pytorch_model.safetensors"
+SPOILT_VAES = {
+    "a pickle as a shard": (f"{STOCK_WEIGHTS}.index.json names 'evil.bin'", {}),
+    "pickles only": ("has no safetensors, only pickles", {}),
+    "a lying header": (f"{STOCK_WEIGHTS} is cut short or damaged", {}),
+    "quantised": ("has a quantization_config", {"quantization_config": {"quant_method": "bitsandbytes"}}),
+    "giant": ("has block_out_channels=1000000000, allowed", {"block_out_channels": [10**9]}),
+    "another class": (r"is of class 'UNet2DModel'; allowed are HFVAE", {"_class_name": "UNet2DModel"}),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT_VAES)
+def test_a_vae_to_train_in_is_looked_at_as_well(how, vae_files, hub, run_small, canary):
+    said, values = SPOILT_VAES[how]
+    spoilt = changed(vae_files, "config.json", **values)
+    weights = spoilt.pop(STOCK_WEIGHTS)
+    if how == "a pickle as a shard":
+        index = {"metadata": {}, "weight_map": {"encoder.conv_in.weight": "evil.bin"}}
+        spoilt |= {f"{STOCK_WEIGHTS}.index.json": json.dumps(index).encode(), "evil.bin": torch_pickle(canary)}
+    elif how == "pickles only":
+        spoilt["diffusion_pytorch_model.bin"] = torch_pickle(canary)
+    else:
+        spoilt[STOCK_WEIGHTS] = LIES["a shape that overflows"] if how == "a lying header" else weights
+    hub.add_repo(REPO, spoilt)
+    code = "import sys\nfrom hf_ddpm.errors import UserError\nfrom hf_ddpm.latents import open_vae\ntry:\n"
+    done = run_small(f"{code}    open_vae({REPO!r})\nexcept UserError as error:\n    sys.exit(str(error))")
+    *_, last = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and re.match(f"latents.vae='{REPO}' cannot be opened as a VAE: .*{said}", last), last
+    assert not canary.exists() and hub.requests("GET", r"resolve.*\.bin") == []
 
 
 # --- the other ways in -----------------------------------------------------------------------------------------------

@@ -137,7 +137,8 @@ def test_revisions_subfolders_and_dtypes(hub, make_pipeline, pull, tmp_path):
     hub.add_repo("ada/nested", nested)
     assert same(pull(HFDDPMPipeline, revision=first).unet, old.unet)
     assert same(pull(HFDDPMPipeline, revision="main").unet, old.unet)
-    assert same(pull(HFDDPMPipeline, "ada/nested", subfolder="runs/long").unet, new.unet)
+    for subfolder in ("runs/long", "runs/long/", "./runs/long"):
+        assert same(pull(HFDDPMPipeline, "ada/nested", subfolder=subfolder).unet, new.unet)
     assert pull(HFDDPMPipeline, dtype=torch.float64).unet.dtype == torch.float64
 
 
@@ -255,6 +256,7 @@ NOT_THERE = "there is no such repository, or it is private and this token may no
         (REPO, {"revision": "v9"}, "ada/digits: there is no revision 'v9': see the branches and tags on its page"),
         (REPO, {"subfolder": "none"}, "ada/digits/none/model_index.json is missing: this is no whole checkpoint"),
         (REPO, {"local_files_only": True}, "ada/digits: it is not whole in the cache, and the Hub gives nothing: "),
+        (REPO, {"subfolder": "run[1]"}, "ada/digits/run[1]/model_index.json is missing: this is no whole checkpoint"),
         ("ada/no..name", {}, "ada/no..name: this is no name of a repository, give user/name ("),
     ],
 )

@@ -224,6 +224,7 @@ def test_other_schedulers_stay_what_they_are(make_pipeline, tmp_path):
 def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
     import hf_ddpm.models.checked_files as checked_files
+    import hf_ddpm.models.config_checks as config_checks
     import hf_ddpm.models.gaussian as gaussian
     import hf_ddpm.models.vae as vae
     import hf_ddpm.models.vae_likelihoods as vae_likelihoods
@@ -251,6 +252,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
 
     siblings = (
         checked_files,
+        config_checks,
         gaussian,
         vae,
         vae_likelihoods,

@@ -4,14 +4,14 @@ A stranger may have written them. So only JSON and safetensors are fetched and r
 what would fill the memory is refused in one sentence.
 """
 
-import inspect
 import json
 import os
 import re
 import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from glob import escape
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from huggingface_hub import get_cached_repo_tree, snapshot_download
@@ -26,18 +26,18 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
+from hf_ddpm.models.config_checks import check_config
+
 T = TypeVar("T")
 
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between five attempts
-MOST_JSON = 2**26  # bytes; a million betas are 22 MB
+MOST_JSON, MOST_BETAS, MOST_SHARDS = 2**20, 2**25, 2**24  # bytes of a config, of one with a million betas, of an index
+MOST_OBJECTS = 10**4  # lists and objects in a file: 64 bytes and more each, whose text has two
+DEEPEST = 16  # of lists in lists
 MOST_HEADER = 2**24  # bytes; a name, a type and a place for each tensor: 100,000 of them
-DEEPEST = 16  # lists in lists
-MOST, MOST_ENTRIES = 2**13, 64  # of a whole number in a config, of the entries of a list
-BOUNDS = {"layers_per_block": 32, "num_encoder_blocks": 32, "num_decoder_blocks": 32}
-BOUNDS |= {"num_train_timesteps": 10**6, "num_class_embeds": 10**5, "hidden_sizes": 2**20}  # HFVAE bounds these too
-MAY_BE_ZERO = ("downsample_padding", "freq_shift", "steps_offset", "disable_corrector")
+KINDS_OF_WEIGHTS = ("F64", "F32", "F16", "BF16")
 PICKLES_ONLY = (
     "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors, or, if you "
     "trust it, open it once with use_safetensors=False and save it anew"
@@ -61,11 +61,13 @@ class CheckedFiles:
         OSError: nothing there, or the Hub does not give it, in one sentence.
     """
 
-    def __init__(self, source: str | os.PathLike, first: str, subfolder: str | None = None, **kwargs: Any) -> None:
-        self._source, self._inside = str(source), f"{subfolder}/" if subfolder else ""
+    def __init__(self, source: str | os.PathLike | None, first: str, subfolder: str | None = None, **kwargs: Any):
+        self._source = str(source or "")
+        self._inside = f"{PurePosixPath(subfolder)}/" if subfolder else ""
+        self._fetched: set[str] = set()
         hub = {key: kwargs[key] for key in HUB_KEYWORDS if kwargs.get(key) is not None}
-        self._hub = None if os.path.isdir(source) else hub
-        root = Path(source) if self._hub is None else self._downloaded([first])
+        self._hub = None if os.path.isdir(self._source) else hub
+        root = Path(self._source) if self._hub is None else self._downloaded([first])
         if self._hub is not None:
             self._hub["revision"] = root.name  # the commit: what follows is of the same one
         self.folder = root / self._inside
@@ -75,14 +77,14 @@ class CheckedFiles:
 
     def fetch(self, names: Sequence[str]) -> None:
         """Have these files in the folder."""
-        if self._hub is not None:
+        if self._hub is not None and not self._fetched.issuperset(names):
             self._downloaded(names)
 
-    def json(self, name: str) -> dict[str, Any]:
-        """The JSON object of a file.
+    def json(self, name: str, most: int = MOST_JSON) -> dict[str, Any]:
+        """The JSON object of a file of at most so many bytes.
 
         Raises:
-            ValueError: it holds something else, or is too long to be a config.
+            ValueError: it holds something else, or more than such a file needs.
             OSError: it is missing.
         """
         where = self.shown(name)
@@ -90,10 +92,14 @@ class CheckedFiles:
             raise OSError(f"{where} is missing: restore it from another copy")
         self.fetch([name])
         file = self.folder / name
-        if file.stat().st_size > MOST_JSON:
-            raise ValueError(f"{where} has {file.stat().st_size} bytes, and no config needs more than {MOST_JSON}")
+        if file.stat().st_size > most:
+            raise ValueError(f"{where} has {file.stat().st_size} bytes, and {most} are allowed")
+        text = file.read_bytes()
+        objects = text.count(b"{") + text.count(b"[")
+        if objects > MOST_OBJECTS:
+            raise ValueError(f"{where} has {objects} lists and objects, and {MOST_OBJECTS} are allowed")
         try:
-            found = json.loads(file.read_bytes())
+            found = json.loads(text.decode())
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where} cannot be read as JSON ({error}): restore it from another copy") from error
         if not isinstance(found, dict):
@@ -144,13 +150,15 @@ class CheckedFiles:
         if suffix == "safetensors" and any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in here):
             raise ValueError(f"{self.shown(place)} {PICKLES_ONLY}")
         missing = f"{place}/diffusion_pytorch_model.{suffix}".lstrip("/")
-        raise OSError(f"{self.shown(missing)} is missing: copy it again")
+        of_others = [re.fullmatch(rf"diffusion_pytorch_model\.(\w+)\.{suffix}", name) for name in sorted(here)]
+        variants = [f"variant={match[1]!r}" for match in of_others if match]
+        raise OSError(f"{self.shown(missing)} is missing: {'copy it again' if not variants else 'take ' + variants[0]}")
 
     def _check_shards(self, index: str, weights: Sequence[str]) -> None:
         """Refuse an index of shards that names other files than these: it could lead out of the folder."""
-        found = self.json(index)
+        found = self.json(index, MOST_SHARDS)
         shards, metadata = found.get("weight_map"), found.get("metadata")
-        names = {name.rpartition("/")[2] for name in weights}
+        names = {name.rpartition("/")[2] for name in weights if name != index}
         if not isinstance(metadata, dict) or not isinstance(shards, dict):
             raise ValueError(f"{self.shown(index)} must have weight_map and metadata: copy it again")
         strays = [shard for shard in shards.values() if not isinstance(shard, str) or shard not in names]
@@ -159,7 +167,8 @@ class CheckedFiles:
 
     def _downloaded(self, names: Sequence[str]) -> Path:
         """The folder in the cache, with these files in it; exact names, so that nothing else comes along."""
-        wanted = [self._inside + name for name in names]
+        wanted = [escape(self._inside + name) for name in names]
+        self._fetched |= {*names}
         return Path(_from_hub(self._source, self._hub or {}, wanted))
 
     def _list_names(self) -> set[str]:
@@ -179,46 +188,6 @@ def _is_deep(value: Any, levels: int) -> bool:
     return levels == 0 or any(_is_deep(entry, levels - 1) for entry in inside if isinstance(entry, (dict, list)))
 
 
-def check_config(file: str, kind: type, config: Mapping[str, Any]) -> None:
-    """Refuse what `kind` cannot be made of: values of another kind, and sizes that would fill the memory.
-
-    Raises:
-        ValueError: the file, the value and what is allowed.
-    """
-    if config.get("quantization_config") is not None:
-        raise ValueError(f"{file} has a quantization_config, which would load further libraries: take the whole model")
-    for name, parameter in inspect.signature(kind).parameters.items():
-        if name in config and parameter.annotation is not inspect.Parameter.empty:
-            _check_value(file, name, config[name], _words(parameter.annotation))
-
-
-def _words(annotation: object) -> set[str]:
-    """What an annotation is made of: `int | tuple[int, ...]` is {"int", "list"}."""
-    text = annotation.__name__ if type(annotation) is type else str(annotation)
-    names = {"Literal": "str", "Optional": "None", "tuple": "list", "Sequence": "list", "ndarray": "list"}
-    names |= {word: word for word in ("int", "float", "bool", "str", "list", "None")}
-    text = re.sub(r"'[^']*'", "", text)  # the choices of a Literal
-    return {kind for word, kind in names.items() if re.search(rf"\b{word}\b", text)}
-
-
-def _check_value(file: str, name: str, value: Any, words: set[str]) -> None:
-    """Refuse a value of another kind than the words say, or a whole number out of bounds."""
-    if isinstance(value, list) and "list" in words:
-        longest = BOUNDS["num_train_timesteps"] if name == "trained_betas" else MOST_ENTRIES
-        if len(value) > longest:
-            raise ValueError(f"{file} has {name} of {len(value)} entries, and {longest} are allowed")
-        for entry in value:
-            _check_value(file, name, entry, words - {"list", "None"})
-        return
-    kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None)}
-    if words and not any(isinstance(value, kinds[word]) for word in words & kinds.keys()):
-        allowed = " or ".join(sorted(words))
-        raise ValueError(f"{file} has {name}={reprlib.repr(value)}, which must be {allowed}: mend it")
-    least, most = 0 if name in MAY_BE_ZERO else 1, BOUNDS.get(name, MOST)
-    if type(value) is int and "float" not in words and not least <= value <= most:
-        raise ValueError(f"{file} has {name}={reprlib.repr(value)}, allowed are whole numbers from {least} to {most}")
-
-
 def _check_safetensors(file: Path, shown: str) -> None:
     """Refuse weights that are cut short, that are no safetensors, or whose header is a lie, before they are mapped."""
     with file.open("rb") as opened:
@@ -226,10 +195,13 @@ def _check_safetensors(file: Path, shown: str) -> None:
     if MOST_HEADER < header <= file.stat().st_size:
         raise ValueError(f"{shown} has a header of {header} bytes, and no network needs more than {MOST_HEADER}")
     try:
-        with safe_open(file, "pt"):
-            pass
+        with safe_open(file, "pt") as weights:
+            kinds = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118  # no mapping
     except SafetensorError as error:
         raise ValueError(f"{shown} is cut short or damaged: copy it again ({error})") from error
+    for name, kind in kinds.items():
+        if kind not in KINDS_OF_WEIGHTS:
+            raise ValueError(f"{shown} has {name} of {kind}, allowed are {', '.join(KINDS_OF_WEIGHTS)}")
 
 
 def _from_hub(repo_id: str, hub: Mapping[str, Any], names: Sequence[str]) -> str:

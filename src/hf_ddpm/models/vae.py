@@ -16,6 +16,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hf_ddpm.models.checked_files import CheckedFiles
+from hf_ddpm.models.config_checks import building, check_weights
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -147,10 +148,12 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         """
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
-        source, subfolder = pretrained_model_name_or_path or "", kwargs.pop("subfolder", None)
-        files = CheckedFiles(source, cls.config_name, subfolder, **kwargs)
+        subfolder = kwargs.pop("subfolder", None)
+        files = CheckedFiles(pretrained_model_name_or_path, cls.config_name, subfolder, **kwargs)
         files.fetch_network("", cls, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
-        vae = super().from_pretrained(files.folder, **kwargs)
+        with building(pretrained_model_name_or_path):
+            vae = super().from_pretrained(files.folder, **kwargs)
+        check_weights(vae)
         vae.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return vae
 

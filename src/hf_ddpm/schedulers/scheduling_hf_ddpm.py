@@ -11,7 +11,8 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.models.checked_files import CheckedFiles, check_config
+from hf_ddpm.models.checked_files import MOST_BETAS, CheckedFiles
+from hf_ddpm.models.config_checks import building, check_config
 from hf_ddpm.schedulers.beta_schedules import (
     STOCK_NAMES,
     BetaSchedule,
@@ -102,9 +103,10 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
 
         `**kwargs` are those of diffusers; OSError where nothing is, ValueError for what fits no memory.
         """
-        files = CheckedFiles(pretrained_model_name_or_path or "", cls.config_name, subfolder, **kwargs)
-        check_config(files.shown(cls.config_name), cls, files.json(cls.config_name))
-        return super().from_pretrained(files.folder, **kwargs)
+        files = CheckedFiles(pretrained_model_name_or_path, cls.config_name, subfolder, **kwargs)
+        check_config(files.shown(cls.config_name), cls, files.json(cls.config_name, MOST_BETAS))
+        with building(pretrained_model_name_or_path):
+            return super().from_pretrained(files.folder, **kwargs)
 
     # --- reverse process p -------------------------------------------------------------------------------------------
 

@@ -1,0 +1,66 @@
+"""What a config may say to those who open it; what means harm is in tests/hub/test_hostile.py."""
+
+import inspect
+import json
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+from hf_ddpm import HFVAE, HFDDPMScheduler
+from hf_ddpm.models.config_checks import building, check_config, check_weights
+
+
+def schedulers():
+    """Those of diffusers that need no argument and no further package."""
+    for name in dir(diffusers):
+        if name.endswith("Scheduler"):
+            kind = getattr(diffusers, name)
+            required = [p for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
+            if issubclass(kind, SchedulerMixin) and not required:
+                yield kind
+
+
+@pytest.mark.parametrize("kind", [*schedulers()], ids=lambda kind: kind.__name__)
+def test_what_a_scheduler_says_of_itself_is_allowed(kind, tmp_path):
+    kind().save_pretrained(tmp_path)
+    check_config("scheduler_config.json", kind, json.loads((tmp_path / "scheduler_config.json").read_text()))
+
+
+def test_a_unet_may_have_no_groups():
+    """As those of score-based models have."""
+    blocks = {"down_block_types": ("SkipDownBlock2D",), "up_block_types": ("SkipUpBlock2D",)}
+    unet = UNet2DModel(16, block_out_channels=(32,), norm_num_groups=None, layers_per_block=1, **blocks)
+    check_config("config.json", UNet2DModel, json.loads(unet.to_json_string()))
+
+
+def test_a_value_of_another_kind_names_its_file():
+    with pytest.raises(ValueError, match=r"^x\.json has layers_per_block='2', which must be int: mend it$"):
+        check_config("x.json", UNet2DModel, {"layers_per_block": "2"})
+    with pytest.raises(ValueError, match=r"^x\.json has hidden_sizes of 65 entries, and 64 are allowed$"):
+        check_config("x.json", HFVAE, {"hidden_sizes": [1] * 65})
+    check_config("x.json", HFDDPMScheduler, {"trained_betas": [0.1] * 1000, "something_else": {"a": "b"}})
+
+
+@pytest.mark.parametrize("wrong", [{"time_embedding_type": "x"}, {"block_out_channels": []}, {"block_out_channels": 7}])
+def test_what_passes_and_still_does_not_fit_is_a_sentence(wrong):
+    check_config("config.json", UNet2DModel, wrong)
+    with (
+        pytest.raises(ValueError, match=r"^ada/x: a value in config\.json or .* is of the wrong kind"),
+        building("ada/x"),
+    ):
+        UNet2DModel(**wrong)
+
+
+def test_weights_that_are_nowhere_are_counted():
+    with torch.device("meta"):
+        network = torch.nn.Linear(2, 3)
+    with pytest.raises(ValueError, match=r"^2 weights, such as weight, are in no file: config\.json and the weights"):
+        check_weights(network)
+    check_weights(torch.nn.Linear(2, 3))
+
+
+def test_stock_defaults_are_not_bounded():
+    check_config("x.json", DDPMScheduler, json.loads(DDPMScheduler().to_json_string()))
