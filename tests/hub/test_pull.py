@@ -142,6 +142,15 @@ def test_revisions_subfolders_and_dtypes(hub, make_pipeline, pull, tmp_path):
     assert pull(HFDDPMPipeline, dtype=torch.float64).unet.dtype == torch.float64
 
 
+def test_a_forced_download_fetches_each_file_once(hub, pipeline, pull, tmp_path):
+    add(hub, pipeline, tmp_path)
+    pull(HFDDPMPipeline)
+    before = len(hub.log)
+    pull(HFDDPMPipeline, force_download=True)
+    fetched = [request.path for request in hub.log[before:] if request.method == "GET" and "resolve" in request.path]
+    assert len(fetched) == len(set(fetched)) == 4, fetched  # the index, two configs, the weights
+
+
 def test_the_average_is_the_default_and_raw_a_variant(hub, pipeline, pull, tmp_path):
     pipeline.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / RAW).write_bytes(raw_of(pipeline))

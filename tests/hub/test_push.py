@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from huggingface_hub import HfApi, ModelCard, constants
 from PIL import Image
-from safetensors.torch import load
 
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.errors import UserError
@@ -251,33 +249,6 @@ def test_a_connection_that_is_cut_leaves_nothing_half_visible(hub, checkpoint):
     push_checkpoint(str(checkpoint), "ada/moons")
     assert not [r for r in hub.log[sent:] if r.method == "PUT"]  # the weights had arrived
     assert hub.files("ada/moons")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
-
-
-def test_of_two_pushers_one_waits_or_is_told(hub, checkpoint, tmp_path, make_pipeline):
-    push_checkpoint(str(checkpoint), "ada/moons")
-    other = tmp_path / "other"
-    save_checkpoint(make_pipeline(seed=1), other, {"name": "stars"}, Image.new("L", (8, 8)))
-    hub.delay("preupload", 0.5, times=1)
-    said = []
-
-    def push(folder):
-        try:
-            said.append(push_checkpoint(str(folder), "ada/moons"))
-        except UserError as error:
-            said.append(str(error))
-
-    threads = [threading.Thread(target=push, args=[folder]) for folder in (checkpoint, other)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    told = [line for line in said if "somebody else pushed while this push was under way" in line]
-    assert len(said) == 2 and len(told) <= 1
-    at_last = hub.files("ada/moons")[WEIGHTS]
-    assert at_last in [(folder / WEIGHTS).read_bytes() for folder in (checkpoint, other)]
-    whole = [commit for commit in hub.commits("ada/moons") if WEIGHTS in commit.files]
-    assert len(whole) >= 2
-    assert load(at_last)["conv_in.weight"].shape == torch.Size(load_unet(other).conv_in.weight.shape)
 
 
 def test_the_push_of_somebody_else_is_never_taken_for_ones_own(hub, checkpoint, tmp_path):

@@ -14,13 +14,8 @@ BOUNDS = {"layers_per_block": 32, "num_encoder_blocks": 32, "num_decoder_blocks"
 BOUNDS |= {"num_train_timesteps": 10**6, "num_class_embeds": 10**5, "hidden_sizes": 2**20}  # HFVAE bounds these too
 MAY_BE_ZERO = ("downsample_padding", "freq_shift", "steps_offset", "disable_corrector")
 MAY_BE_NONE = ("norm_num_groups",)  # of a UNet whose blocks choose it, though it is annotated as a number
-WRONG_KIND = (
-    TypeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    NameError,
-)  # what a value of another kind ends in
+# what a wrong value ends in
+WRONG_KIND = (TypeError, AttributeError, LookupError, ArithmeticError, NameError, NotImplementedError)
 NOT_OF_ONE_MODEL = "config.json and the weights are not of one model, restore both from one copy"
 
 
