@@ -1,12 +1,15 @@
 """Checkpoints to the Hub while training goes on. A push that fails costs the run nothing but a line."""
 
+import shlex
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from huggingface_hub import get_token
 from tqdm.auto import tqdm
 
 from hf_ddpm.errors import UserError
-from hf_ddpm.hub import push_checkpoint
+from hf_ddpm.hub import check_name, push_checkpoint
 from hf_ddpm.training.settings import Hub
 
 
@@ -16,10 +19,16 @@ class Pusher:
     Args:
         settings: where to.
         name: of the repository, if the settings leave it to the run.
+
+    Raises:
+        UserError: a name that the Hub cannot take, or no token: no push of this run could arrive.
     """
 
     def __init__(self, settings: Hub, name: str) -> None:
         self._settings, self._repo_id = settings, settings.hub_model_id or name
+        check_name(self._repo_id)
+        if get_token() is None:
+            raise UserError("--push_to_hub finds no token: `hf auth login`, or set HF_TOKEN to one that may write")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
         self._last: Future[str] | None = None
 
@@ -44,5 +53,8 @@ class Pusher:
             tqdm.write(f"pushed:     {done.result()}" + ("" if tag is None else f", tag {tag}"))
             return
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        later = f"`hf-ddpm push {checkpoint} {self._repo_id}` does it later" if tag is None else f"{tag} is left out"
-        tqdm.write(f"not pushed: {reason}; the run goes on, {later}")
+        later = f"the run goes on, {tag} is left out"
+        if tag is None:
+            command = shlex.join(["hf-ddpm", "push", str(checkpoint), self._repo_id])
+            later = f"the checkpoint is kept, `{command}` does it later"
+        tqdm.write(f"not pushed: {reason}; {later}", file=sys.stderr)

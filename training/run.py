@@ -77,6 +77,7 @@ def build_run(recipe: Recipe) -> Run:
     hub = Hub(**recipe["hub"])
     family = make_family(recipe)
     accelerator = make_accelerator(training, folder)
+    pusher = Pusher(hub, folder.path.resolve().name) if hub.push_to_hub and accelerator.is_main_process else None
     with accelerator.main_process_first():  # which may have to download, or to encode
         data = family.open_data(training.seed, accelerator.device)
     torch.manual_seed(training.seed)
@@ -101,7 +102,7 @@ def build_run(recipe: Recipe) -> Run:
         ema=ema,
         optimizer=optimizer,
         hub=hub,
-        pusher=Pusher(hub, folder.path.resolve().name) if hub.push_to_hub and accelerator.is_main_process else None,
+        pusher=pusher,
     )
 
 

@@ -1,7 +1,6 @@
 """The blocks of a recipe that are settings of the loop itself."""
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -236,5 +235,3 @@ class Hub:
         _require_positive(self, "hub_every")
         if not self.push_to_hub and (self.hub_model_id or self.hub_private_repo or self.hub_every):
             raise UserError("hub: nothing is pushed without --push_to_hub: give it, or leave the other keys out")
-        if self.hub_model_id is not None and not re.fullmatch(r"([\w.-]+/)?[\w.-]+", self.hub_model_id):
-            raise UserError(f"hub.hub_model_id={self.hub_model_id!r} must be user/name")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
-from hf_ddpm.models.checked_files import CheckedFiles
+from hf_ddpm.models.checked_files import CheckedFiles, check_safetensors
 from hf_ddpm.models.config_checks import NOT_OF_ONE_MODEL
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
@@ -157,7 +157,7 @@ def find_folder(source: str) -> Path | None:
     """
     folder = Path(source).expanduser()
     recover(folder.resolve())
-    if folder.is_dir():
+    if source and folder.is_dir():
         return folder
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"there is no checkpoint folder at {source!r}: give a folder saved by training, or a Hub name")
@@ -165,9 +165,10 @@ def find_folder(source: str) -> Path | None:
 
 
 def hint_at_checkpoint(folder: Path) -> str:
-    """What to give instead of a folder without an index: the checkpoint in it, if there is one."""
-    inside = sorted(str(p.parent) for p in folder.glob(f"*/{INDEX}"))
-    return f"did you mean {inside[0]}?" if inside else f"a checkpoint folder holds a {INDEX}"
+    """What to give instead of a folder without an index: the checkpoint in it or beside it, if there is one."""
+    beside = [parent / "checkpoint" / INDEX for parent in list(folder.parents)[:2]]  # of a run's states, or one of them
+    near = [*sorted(folder.glob(f"*/{INDEX}")), *(index for index in beside if index.is_file())]
+    return f"did you mean {near[0].parent}?" if near else f"a checkpoint folder holds a {INDEX}"
 
 
 @contextlib.contextmanager
@@ -231,6 +232,8 @@ def check_folder(folder: Path) -> None:
     with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
         check_files(_kind(files.json(INDEX)).__name__, files, set(), None)
+        for file in folder.glob("*/*.safetensors"):  # variants too
+            check_safetensors(file, str(file))
 
 
 def _damage(folder: Path, reason: str) -> str:

@@ -14,12 +14,14 @@ import httpx2
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import validate_repo_id
 
-from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, find_folder, hint_at_checkpoint, read_object
+from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, hint_at_checkpoint, read_object, recover
 from hf_ddpm.errors import UserError
 from hf_ddpm.measured import metrics_of
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.checked_files import TRANSIENT, patient
+from hf_ddpm.models.config_checks import WRONG_KIND
 
 COMPONENTS = ("unet", "scheduler", "vae")
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
@@ -59,21 +61,28 @@ def push_checkpoint(
         str: the address of what was pushed.
 
     Raises:
-        UserError: a folder that is no whole checkpoint, metrics of other weights, or what the Hub refuses.
+        UserError: a folder that is no whole checkpoint, metrics of other weights, a tag that is there, or what the Hub
+            refuses.
     """
+    check_name(repo_id)
     folder = _whole(source)
     facts = _facts(folder, metrics)
+    _files(folder, facts)  # what is damaged is said before a repository is made
     with hub_sentences(repo_id):
         api = HfApi(token=token)
         repo_id = patient(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True)).repo_id
         if private:
             check_private(api, repo_id)
+        if tag is not None:
+            _check_tag(api, repo_id, tag)
         if revision != "main":
             patient(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
         files = _files(folder, facts | {"repo_id": repo_id})
         commit, pr_url = _commit(api, repo_id, revision, files, message or _message(facts), create_pr)
         if tag is not None:
             patient(lambda: api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True))
+    if create_pr and pr_url is None:
+        raise UserError(f"{repo_id} holds these very files: there is nothing to open a pull request for")
     return pr_url or f"{api.endpoint}/{repo_id}" + ("" if revision == "main" else f"/tree/{revision}")
 
 
@@ -86,12 +95,23 @@ def hub_sentences(repo_id: str) -> Iterator[None]:
         raise UserError(f"{repo_id}: {_reason(error)}") from error
     except OfflineModeIsEnabled as error:
         raise UserError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing is sent: unset it") from error
-    except HFValidationError as error:
-        raise UserError(f"{repo_id!r} cannot be the name of a repository: give user/name ({_line(error)})") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{repo_id}: the token holds {error.object[error.start]!r}, which no token does") from error
     except httpx2.TransportError as error:
         raise UserError(
-            f"{repo_id}: no connection to {constants.ENDPOINT} ({_line(error)}): push again later, what has arrived is "
-            "not sent twice"
+            f"{repo_id}: no connection to {constants.ENDPOINT} ({_line(error)}): see to the network and HF_ENDPOINT, "
+            "then push again, what has arrived is not sent twice"
+        ) from error
+
+
+def check_name(repo_id: str) -> None:
+    """Refuse what cannot be the name of a repository before anything is asked of the Hub."""
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(
+            f"{repo_id!r} cannot be the name of a repository: give user/name of letters and digits, with single "
+            "'-', '_' and '.' between them"
         ) from error
 
 
@@ -110,20 +130,29 @@ def without_places(value: Any) -> Any:
 
 def _whole(source: str) -> Path:
     """The folder of a checkpoint that is all there."""
-    folder = find_folder(source)
-    if folder is None:
-        raise UserError(f"there is no checkpoint folder at {source!r}: give a folder saved by training")
+    folder = Path(source).expanduser()
+    recover(folder.resolve())
+    if not source or not folder.is_dir():
+        raise UserError(f"there is no folder {source!r}: give the checkpoint's, as training leaves one")
     if not (folder / INDEX).is_file():
         raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
     check_folder(folder)
+    if not (folder / "pipeline.py").is_file() or (folder / "config.json").is_file():
+        raise UserError(
+            f"{source!r} lacks pipeline.py or a folder for each part, by which others open it: open it with hf_ddpm "
+            "and save it anew with save_pretrained"
+        )
     return folder
 
 
 def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     """What training measured, if it is there, with the figures of `metrics`."""
     facts = without_places(read_object(folder / FACTS_FILE)) if (folder / FACTS_FILE).is_file() else {}
-    measured = [entry for file in metrics for entry in metrics_of(Path(file), folder)]
-    return {**facts, "metrics": [*facts.get("metrics", []), *without_places(measured)]}
+    earlier = facts.get("metrics") or []
+    if not isinstance(earlier, list):
+        raise UserError(f"{folder / FACTS_FILE} has metrics={earlier!r}, not a list: restore it, or delete it")
+    measured = [entry for file in dict.fromkeys(metrics) for entry in metrics_of(Path(file), folder)]
+    return {**facts, "metrics": [*earlier, *without_places(measured)]}
 
 
 def _files(folder: Path, facts: dict[str, Any]) -> dict[str, Path | bytes]:
@@ -133,7 +162,12 @@ def _files(folder: Path, facts: dict[str, Any]) -> dict[str, Path | bytes]:
     files = {name: path for name, path in files.items() if _is_ours(name)}
     files |= {name: _config(folder / name) for name in files if name.endswith("config.json")}
     files[FACTS_FILE] = (json.dumps(facts, indent=2) + "\n").encode()
-    files["README.md"] = render_card(facts).encode()
+    try:
+        files["README.md"] = render_card(facts).encode()
+    except WRONG_KIND as error:
+        raise UserError(
+            f"{folder / FACTS_FILE} does not hold what training writes ({_line(error)}): restore it, or delete it"
+        ) from error
     if "recipe.yaml" in files:
         files["recipe.yaml"] = _recipe(folder / "recipe.yaml")
     return files
@@ -147,7 +181,11 @@ def _config(file: Path) -> Path | bytes:
 
 
 def _recipe(file: Path) -> bytes:
-    return yaml.safe_dump(without_places(yaml.safe_load(file.read_text())), sort_keys=False).encode()
+    try:
+        recipe = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as YAML ({_line(error)}): restore it, or delete it") from error
+    return yaml.safe_dump(without_places(recipe), sort_keys=False).encode()
 
 
 def _is_ours(name: str) -> bool:
@@ -161,6 +199,12 @@ def check_private(api: HfApi, repo_id: str, repo_type: str = "model") -> None:
             f"{repo_id} is public already, which --private does not change: make it private in its settings, or push "
             "to a new name"
         )
+
+
+def _check_tag(api: HfApi, repo_id: str, tag: str) -> None:
+    """Refuse a tag that names another commit: whoever opens it counts on finding what was there."""
+    if tag in [ref.name for ref in patient(lambda: api.list_repo_refs(repo_id)).tags]:
+        raise UserError(f"{repo_id} has a tag {tag!r}, which stays where it is: take another, or delete it there")
 
 
 def _message(facts: Mapping[str, Any]) -> str:
@@ -208,6 +252,8 @@ def _commit(
 def _reason(error: HfHubHTTPError) -> str:
     """What the Hub's refusal means, and what to do."""
     status, said = error.response.status_code, _line(error.server_message or error)
+    if status == 401 and "authorization" not in error.response.request.headers:
+        return "the Hub asks for a token and there is none: `hf auth login`, or set HF_TOKEN to one that may write"
     if status == 401:
         return "the Hub knows no such token: `hf auth login`, or set HF_TOKEN to one that may write"
     if status == 403:

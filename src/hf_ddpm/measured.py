@@ -1,12 +1,14 @@
 """What commands measured of a checkpoint, read from the JSON that they wrote."""
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hf_ddpm.checkpoint import read_object
 from hf_ddpm.errors import UserError
+from hf_ddpm.models.config_checks import WRONG_KIND
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -27,9 +29,16 @@ def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         raise UserError(f"there is no file of metrics {file}: give what `hf-ddpm likelihood ... --out` wrote")
     found = read_object(file, remedy="measure again")
-    if found.get("weights_sha256") not in {_sha256(weights) for weights in folder.glob(f"*/{WEIGHTS}")}:
+    if "weights_sha256" not in found:
+        raise UserError(f"{file} says not of which weights it is: give what `hf-ddpm likelihood ... --out` wrote")
+    if found["weights_sha256"] not in {_sha256(weights) for weights in folder.glob(f"*/{WEIGHTS}")}:
         raise UserError(f"{file} was not measured on the weights of {folder}: measure this checkpoint")
-    metrics = [{**entry, "how": _how(found), "data": str(found.get("data", ""))} for entry in _entries(found)]
+    try:
+        metrics = [{**entry, "how": _how(found), "data": str(found.get("data", ""))} for entry in _entries(found)]
+    except WRONG_KIND as error:
+        raise UserError(f"{file} does not hold what a measurement writes ({error}): measure again") from error
+    if not all(math.isfinite(entry["value"]) for entry in metrics):
+        raise UserError(f"{file} holds a figure that is no number: measure again")
     if not metrics:
         raise UserError(f"{file} holds no figure that a card knows: give what `hf-ddpm likelihood ... --out` wrote")
     return metrics

@@ -21,6 +21,7 @@ from hf_ddpm.hub import push_checkpoint, without_places
 from hf_ddpm.likelihood.report import weights_sha256
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+SCHEDULER = "scheduler/scheduler_config.json"
 RAW = "unet/diffusion_pytorch_model.raw.safetensors"
 
 
@@ -170,13 +171,17 @@ def test_figures_of_other_weights_are_refused(hub, checkpoint, measured, tmp_pat
         ("hf_ada_reads", "ada/moons", r"^ada/moons: this token may not write there"),
         ("hf_ada", "bob/moons", r"^bob/moons: this token may not write there .*a name of your own"),
         ("hf_ada", "a b", r"^'a b' cannot be the name of a repository: give user/name"),
+        ("hf_ada", "", r"^'' cannot be the name of a repository: give user/name"),
+        ("hf_ada", "ada/x..y", r"^'ada/x\.\.y' cannot be the name of a repository: give user/name"),
+        ("hf_adä", "ada/moons", r"^ada/moons: the token holds 'ä', which no token does$"),
+        (False, "ada/moons", r"^ada/moons: the Hub asks for a token and there is none: `hf auth login`"),
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence(token, repo_id, said, hub, checkpoint):
     with pytest.raises(UserError, match=said) as caught:
         push_checkpoint(str(checkpoint), repo_id, token=token)
     assert "\n" not in str(caught.value)
-    assert token not in str(caught.value)
+    assert not token or token not in str(caught.value)
     assert hub.repos() == []
 
 
@@ -199,13 +204,94 @@ def test_half_a_checkpoint_is_not_pushed(hub, checkpoint, tmp_path):
     assert hub.log == []
 
 
-@pytest.mark.parametrize("file", [WEIGHTS, "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"])
+@pytest.mark.parametrize(
+    "file", [WEIGHTS, RAW, "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"]
+)
 def test_a_file_that_is_cut_short_is_not_pushed(file, hub, checkpoint):
     content = (checkpoint / file).read_bytes()
     (checkpoint / file).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=rf"^the checkpoint '.*' is not whole: {file} (is cut short|cannot be read)"):
         push_checkpoint(str(checkpoint), "ada/moons")
     assert hub.log == []
+
+
+def test_what_others_could_not_open_is_not_pushed(hub, checkpoint):
+    (checkpoint / "pipeline.py").unlink()
+    with pytest.raises(UserError, match=r"lacks pipeline\.py or a folder for each part, .* save it anew"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+    from hf_ddpm import HFDDPMPipeline
+
+    HFDDPMPipeline.from_pretrained(checkpoint).save_pretrained(checkpoint)
+    for file in (WEIGHTS, "unet/config.json", SCHEDULER):  # the oldest layout
+        (checkpoint / file).rename(checkpoint / Path(file).name)
+    for part in ("unet", "scheduler"):
+        shutil.rmtree(checkpoint / part)
+    assert HFDDPMPipeline.from_pretrained(checkpoint).unet is not None
+    with pytest.raises(UserError, match=r"lacks pipeline\.py or a folder for each part, .* save it anew"):
+        push_checkpoint(str(checkpoint), "ada/moons")
+    assert hub.log == []
+
+
+@pytest.mark.parametrize("source", ["", "nowhere", "ada/moons"])
+def test_what_is_no_folder_is_not_pushed(source, hub):
+    with pytest.raises(UserError, match=rf"^there is no folder '{source}': give the checkpoint's, as training leaves"):
+        push_checkpoint(source, "ada/moons")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("recipe.yaml", b"a: [1, \n b: }", r"recipe\.yaml cannot be read as YAML"),
+        ("recipe.yaml", b"\xff\xfe\x00", r"recipe\.yaml cannot be read as YAML"),
+        ("training.json", b"[1]", r"training\.json holds no JSON object"),
+        ("training.json", b'{"metrics": 5}', r"training\.json has metrics=5, not a list"),
+        ("training.json", b'{"metrics": [1]}', r"training\.json does not hold what training writes"),
+        ("training.json", b'{"recipe": [1]}', r"training\.json does not hold what training writes"),
+    ],
+)
+def test_a_damaged_record_is_said_before_a_repository_is_made(file, text, said, hub, checkpoint):
+    (checkpoint / file).write_bytes(text)
+    with pytest.raises(UserError, match=said) as caught:
+        push_checkpoint(str(checkpoint), "ada/moons")
+    assert "\n" not in str(caught.value)
+    assert hub.log == []
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"bound": 1}, "does not hold what a measurement writes"),
+        ({"bound": {"bits_per_dim": {"mean": "x", "standard_error": 1}}}, "does not hold what a measurement writes"),
+        ({"binarisation": "x"}, "does not hold what a measurement writes"),
+        ({"bound": {"bits_per_dim": {"mean": float("nan"), "standard_error": 1}}}, "a figure that is no number"),
+    ],
+)
+def test_damaged_figures_are_refused(values, said, hub, checkpoint, measured):
+    with pytest.raises(UserError, match=rf"likelihood\.json .*{said}.*: measure again"):
+        push_checkpoint(str(checkpoint), "ada/moons", metrics=[measured(3.5, **values)])
+    assert hub.log == []
+
+
+def test_a_tag_stays_where_it_is(hub, checkpoint):
+    push_checkpoint(str(checkpoint), "ada/moons", tag="v1")
+    before = hub.files("ada/moons")
+    changed_weights(checkpoint)
+    with pytest.raises(UserError, match="ada/moons has a tag 'v1', which stays where it is: take another, or delete"):
+        push_checkpoint(str(checkpoint), "ada/moons", tag="v1")
+    assert hub.files("ada/moons") == before
+
+
+def test_a_pull_request_without_a_change_is_said(hub, checkpoint):
+    push_checkpoint(str(checkpoint), "ada/moons")
+    with pytest.raises(UserError, match="holds these very files: there is nothing to open a pull request for"):
+        push_checkpoint(str(checkpoint), "ada/moons", create_pr=True)
+
+
+def test_a_run_of_states_leads_to_its_checkpoint(checkpoint):
+    for folder in ("states", "states/step_00000004"):
+        (checkpoint.parent / folder).mkdir()
+        with pytest.raises(UserError, match=r"is not a checkpoint: did you mean .*run/checkpoint\?"):
+            push_checkpoint(str(checkpoint.parent / folder), "ada/moons")
 
 
 def test_private_does_not_mean_a_public_repository(hub, checkpoint):

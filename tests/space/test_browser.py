@@ -21,7 +21,7 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint
 from hf_ddpm.pipelines.interpolation import slerp
 from hf_ddpm.sampling import image_generator, sample_images, sample_latents
-from hf_ddpm.space.files import space_files, write_space
+from hf_ddpm.space.files import find_checkpoint, space_files, write_space
 
 pytestmark = pytest.mark.browser
 DEMO = """
@@ -195,15 +195,15 @@ def test_a_user_draws_slides_and_interpolates(page, serve, make_pipeline, tmp_pa
     assert not same(drawn[0], drawn[1])
 
     page.choose_tab("Denoising")
-    page.all("#denoising-draw")[0].click()
-    (half_way,), (predicted,) = page.images("#denoising-x-t", 1), page.images("#denoising-x-0", 1)
+    page.all("#denoise-draw")[0].click()
+    (half_way,), (predicted,) = page.images("#denoise-x-t", 1), page.images("#denoise-x-0", 1)
     assert not same(half_way, predicted)
     from selenium.webdriver.common.keys import Keys
 
-    slider = page.all("#denoising-at input[type=range]")[0]
+    slider = page.all("#denoise-at input[type=range]")[0]
     slider.send_keys(Keys.END)
     page.wait(lambda: "x_t, done" in page.driver.find_element("tag name", "body").text)
-    (last,), (of_it,) = page.images("#denoising-x-t", 1), page.images("#denoising-x-0", 1)
+    (last,), (of_it,) = page.images("#denoise-x-t", 1), page.images("#denoise-x-0", 1)
     page.shot("denoising")
     assert not same(last, half_way)
     assert same(last, of_it)
@@ -212,8 +212,8 @@ def test_a_user_draws_slides_and_interpolates(page, serve, make_pipeline, tmp_pa
     page.choose_tab("Interpolation")
     page.write("Number of images", 5)
     page.write("Steps", 10)
-    page.all("#interpolation-draw")[0].click()
-    between = page.images("#interpolation-images", 5)
+    page.all("#interpolate-draw")[0].click()
+    between = page.images("#interpolate-images", 5)
     page.shot("interpolation")
     for image, seed in ((between[0], 0), (between[-1], 1)):
         assert same(image, sample_images(pipeline, [0], seed=seed, num_inference_steps=10, eta=0.0)[0])
@@ -244,7 +244,10 @@ def test_a_space_runs_from_the_hub_without_hf_ddpm(hub, page, serve, make_pipeli
     pipeline = make_pipeline(num_class_embeds=3)
     pipeline.save_pretrained(tmp_path / "checkpoint")
     push_checkpoint(str(tmp_path / "checkpoint"), "ada/tiny")
-    write_space(space_files("ada/tiny"), tmp_path / "space")
+    of_now = find_checkpoint("ada/tiny")
+    make_pipeline(num_class_embeds=3, seed=1).save_pretrained(tmp_path / "later")
+    push_checkpoint(str(tmp_path / "later"), "ada/tiny")  # which the Space does not see
+    write_space(space_files(of_now), tmp_path / "space")
     run_app = "import runpy\nrunpy.run_path('app.py', run_name='__main__')"
     page.open(serve(WITHOUT_HF_DDPM + run_app, cwd=tmp_path / "space"))
     assert "ada/tiny" in page.driver.title
@@ -262,8 +265,8 @@ def test_a_vae_has_samples_and_interpolations_only(page, serve, vae_pipeline, tm
     page.all("#sample-draw")[0].click()
     assert all(map(same, page.images("#sample-images", 8), sample_latents(vae_pipeline, range(8), seed=0)))
     page.choose_tab("Interpolation")
-    page.all("#interpolation-draw")[0].click()
-    between = page.images("#interpolation-images", 8)
+    page.all("#interpolate-draw")[0].click()
+    between = page.images("#interpolate-images", 8)
     page.shot("vae")
     assert same(between[-1], sample_latents(vae_pipeline, [0], seed=1)[0])
 

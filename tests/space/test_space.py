@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -36,11 +37,18 @@ def pushed(hub, make_pipeline, tmp_path):
     return "ada/tiny"
 
 
-def test_the_folder_holds_a_space_that_the_hub_understands(pushed, tmp_path, capsys):
+def test_the_folder_holds_a_space_that_the_hub_understands(hub, pushed, tmp_path, capsys):
     run(pushed, "--out", tmp_path / "space")
     assert f"written: {tmp_path / 'space'}" in capsys.readouterr().out
-    assert sorted(file.name for file in (tmp_path / "space").iterdir()) == ["README.md", "app.py", "requirements.txt"]
+    assert sorted(file.name for file in (tmp_path / "space").iterdir()) == [
+        "README.md",
+        "app.py",
+        "checkpoint.json",
+        "requirements.txt",
+    ]
     assert (tmp_path / "space" / "app.py").read_bytes() == APP.read_bytes()
+    shown = json.loads((tmp_path / "space" / "checkpoint.json").read_text())
+    assert shown == {"checkpoint": "ada/tiny", "commit": hub.commits("ada/tiny")[0].sha}
     header = SpaceCard.load(tmp_path / "space" / "README.md").data.to_dict()
     assert header == {
         "title": "tiny",
@@ -73,6 +81,8 @@ def test_push_is_one_commit_and_is_repeated_in_place(hub, pushed, tmp_path, caps
     assert len(hub.commits("ada/page", repo_type="space")) == 2  # with the one that makes a repository
     run(pushed, "--push", "ada/page")
     assert hub.files("ada/page", repo_type="space") == files
+    run(pushed, "--push", "own")
+    assert ("space", "ada/own") in hub.repos()
 
 
 def test_push_without_a_name_takes_the_checkpoints_and_out_writes_as_well(hub, pushed, tmp_path):
@@ -92,11 +102,12 @@ def test_a_busy_hub_is_asked_again_and_a_public_space_is_no_secret(hub, pushed):
         run(pushed, "--push", "ada/page", "--private")
 
 
-def test_private_spaces_and_private_checkpoints(hub, make_pipeline, tmp_path):
+def test_the_space_of_a_private_checkpoint_is_private(hub, make_pipeline, tmp_path, capsys):
     save_checkpoint(make_pipeline(), tmp_path / "checkpoint", {}, Image.new("L", (8, 8)))
     push_checkpoint(str(tmp_path / "checkpoint"), "ada/hidden", private=True)
-    run("ada/hidden", "--push", "ada/page", "--private")
-    assert hub.repo("ada/page", "space").private
+    run("ada/hidden", "--push", "ada/page")
+    assert hub.repo("ada/page", "space").private  # or strangers would see what it draws
+    assert capsys.readouterr().out == f"pushed: {hub.url}/spaces/ada/page (private)\n"
     assert b"give this Space a secret `HF_TOKEN`" in hub.files("ada/page", repo_type="space")["README.md"]
 
 
@@ -104,16 +115,19 @@ def test_private_spaces_and_private_checkpoints(hub, make_pipeline, tmp_path):
     ("words", "sentence"),
     [
         (["ada/nothing"], "ada/nothing: there is no such repository or revision"),
-        (["nothing"], "'nothing' cannot be the name of a repository: give user/name"),
+        ([""], "'' cannot be the name of a repository: give user/name"),
         (["ada/a b"], "'ada/a b' cannot be the name of a repository: give user/name"),
-        (["ada/stock"], "ada/stock has no pipeline.py, by which a Space opens it: hf-ddpm push writes it"),
+        (
+            ["ada/stock"],
+            "ada/stock has no pipeline.py, by which a Space opens it: hf-ddpm push a checkpoint of hf_ddpm",
+        ),
         (["ada/empty"], "ada/empty has no model_index.json"),
         (["."], ". is a folder, and a Space opens a checkpoint from the Hub: hf-ddpm push it first"),
         (["ada/tiny", "--private"], "--private belongs to --push"),
         (["ada/tiny", "--out", ""], "--out '' must be the name of a new folder"),
         (["ada/tiny", "--out", "full"], "the folder --out full is not empty: name a new one"),
-        (["ada/tiny", "--out", "full/file"], "full/file could not be written"),
-        (["ada/tiny", "--push", "page"], "'page' cannot be the name of a repository: give user/name"),
+        (["ada/tiny", "--out", "full/file"], "--out full/file is a file: name a new folder"),
+        (["ada/tiny", "--push", "a b"], "'a b' cannot be the name of a repository: give user/name"),
         (["ada/tiny", "--push", "bob/page"], "bob/page: this token may not write there"),
     ],
 )
@@ -135,9 +149,9 @@ def test_the_app_imports_what_its_requirements_bring():
     names = [a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names]
     names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     packages = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
-    assert packages == {"PIL", "diffusers", "gradio", "hf_ddpm", "huggingface_hub", "numpy", "torch"}
-    (tried,) = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "hf_ddpm" in node.module]
-    assert any(tried in node.body for node in ast.walk(tree) if isinstance(node, ast.Try))
+    assert packages == {"PIL", "diffusers", "gradio", "hf_ddpm", "numpy", "torch"}
+    (ours,) = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "hf_ddpm" in node.module]
+    assert any(ours in node.orelse for node in ast.walk(tree) if isinstance(node, ast.If))  # where it is installed
 
 
 def test_demo_without_gradio_says_what_to_install(run_python):

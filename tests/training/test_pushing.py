@@ -84,7 +84,7 @@ def test_a_hub_that_refuses_is_a_line_and_the_run_goes_on(hub, tmp_path, capfd):
     said = "".join(capfd.readouterr())
     assert said.count("not pushed: bob/moons: this token may not write there") == 2
     assert "the run goes on, step-2 is left out" in said
-    assert f"the run goes on, `hf-ddpm push {checkpoint} bob/moons` does it later" in said
+    assert f"the checkpoint is kept, `hf-ddpm push {checkpoint} bob/moons` does it later" in said
     assert "Traceback" not in said
     assert (checkpoint / WEIGHTS).is_file()
     assert hub.repos() == []
@@ -100,7 +100,7 @@ def test_what_nobody_foresaw_is_a_line_too(hub, tmp_path, capfd):
     (checkpoint / WEIGHTS).unlink()
     pusher.wait()
     said = "".join(capfd.readouterr())
-    assert re.search(r"not pushed: \w+Error: .*; the run goes on, `hf-ddpm push ", said), said
+    assert re.search(r"not pushed: \w+Error: .*; the checkpoint is kept, `hf-ddpm push ", said), said
     assert WEIGHTS not in hub.files("ada/moons")
 
 
@@ -118,7 +118,8 @@ def test_of_two_processes_one_pushes(hub, tmp_path):
     ("words", "sentence"),
     [
         (["--hub_model_id", "ada/moons"], "nothing is pushed without --push_to_hub"),
-        (["--push_to_hub", "--hub_model_id", "a b"], r"hub\.hub_model_id='a b' must be user/name"),
+        (["--push_to_hub", "--hub_model_id", "a b"], "'a b' cannot be the name of a repository: give user/name of"),
+        (["--push_to_hub", "--hub_model_id", "ada/x..y"], r"'ada/x\.\.y' cannot be the name of a repository"),
         (["--push_to_hub", "--hub_every", "0"], "hub_every=0 must be at least 1"),
         (["--push_to_hub", "maybe"], r"hub\.push_to_hub='maybe' must be"),
     ],
@@ -128,6 +129,15 @@ def test_mistakes_are_one_sentence(words, sentence, tmp_path):
         tiny(tmp_path / "run", *words)
     assert re.search(sentence, str(caught.value)), caught.value
     assert not (tmp_path / "run").exists()
+
+
+def test_a_push_that_can_never_arrive_is_said_at_the_start(hub, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="'two words' cannot be the name of a repository"):
+        tiny(tmp_path / "two words", "--push_to_hub")
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UserError, match="--push_to_hub finds no token: `hf auth login`, or set HF_TOKEN"):
+        tiny(tmp_path / "moons", "--push_to_hub")
+    assert hub.log == [] and [*tmp_path.iterdir()] == []
 
 
 def test_a_vae_is_pushed_with_its_raw_weights_and_what_was_measured(hub, tmp_path):

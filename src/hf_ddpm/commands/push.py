@@ -16,7 +16,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", help="a name for the commit, such as step-1000")
     parser.add_argument("--message", help="of the commit (default: the run's name and step)")
     parser.add_argument(
-        "--metrics", nargs="+", default=[], metavar="JSON", help="what `hf-ddpm likelihood` wrote of these weights"
+        "--metrics",
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="what `hf-ddpm likelihood` wrote of these weights; may be given again",
     )
 
 
@@ -26,8 +30,10 @@ def run(options: argparse.Namespace) -> None:
         raise UserError("--create-pr goes to main and has no tag: leave --revision and --tag out")
     for name in ("tag", "revision"):
         value = getattr(options, name)
-        if value is not None and not re.fullmatch(r"[\w][\w./-]*", value):
-            raise UserError(f"--{name} {value} must be letters, digits, '.', '_', '-' and '/'")
+        if value is not None and not re.fullmatch(r"\w+([./-]\w+)*", value):
+            raise UserError(
+                f"--{name} {value} must be letters, digits and '_', with single '.', '-' and '/' between them"
+            )
 
     from hf_ddpm.hub import push_checkpoint
 

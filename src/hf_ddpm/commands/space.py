@@ -17,30 +17,35 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SPACE",
         help="upload the app as this Space, user/name (default: named as the checkpoint)",
     )
-    parser.add_argument("--private", action="store_true", help="only its owner sees the new Space")
+    parser.add_argument(
+        "--private", action="store_true", help="only its owner sees the new Space, as of a private checkpoint"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the app, or push it, or both, and print where it is."""
     _check(options)
 
-    from hf_ddpm.space.files import check_name, push_space, space_files, write_space
+    from hf_ddpm.hub import check_name
+    from hf_ddpm.space.files import find_checkpoint, push_space, space_files, write_space
 
     space = None if options.push is None else options.push or options.repo
     for name in (options.repo, space):
         if name is not None:
             check_name(name)
-    files = space_files(options.repo)
+    info = find_checkpoint(options.repo)
+    files = space_files(info)
     if options.out is not None or space is None:
         out = Path(options.out or "space").expanduser()
         write_space(files, out)
         print(f"written: {out} (python {out / 'app.py'} shows it, with {', '.join(_required(files))})")
     if space is not None:
-        print(f"pushed: {push_space(files, space, private=options.private)}")
+        private = options.private or bool(info.private)
+        print(f"pushed: {push_space(files, space, private=private)}" + (" (private)" if private else ""))
 
 
 def _check(options: argparse.Namespace) -> None:
-    if Path(options.repo).expanduser().is_dir():
+    if options.repo and Path(options.repo).expanduser().is_dir():
         raise UserError(
             f"{options.repo} is a folder, and a Space opens a checkpoint from the Hub: hf-ddpm push it first "
             "(hf-ddpm demo shows a folder's page here)"

@@ -131,7 +131,7 @@ class CheckedFiles:
             if name.endswith(".json"):
                 self._check_shards(name, weights)
             elif not pickles:
-                _check_safetensors(self.folder / name, self.shown(name))
+                check_safetensors(self.folder / name, self.shown(name))
         return of_variant
 
     def shown(self, name: str) -> str:
@@ -188,7 +188,7 @@ def _is_deep(value: Any, levels: int) -> bool:
     return levels == 0 or any(_is_deep(entry, levels - 1) for entry in inside if isinstance(entry, (dict, list)))
 
 
-def _check_safetensors(file: Path, shown: str) -> None:
+def check_safetensors(file: Path, shown: str) -> None:
     """Refuse weights that are cut short, that are no safetensors, or whose header is a lie, before they are mapped."""
     with file.open("rb") as opened:
         header = int.from_bytes(opened.read(8), "little")

@@ -1,11 +1,13 @@
 """A page that draws from one checkpoint: images, the way from noise to an image, and the ways between two seeds.
 
-In a Space this file is app.py as it is, and the checkpoint is the one that README.md names under `models`. It is opened
+In a Space this file is app.py as it is, and checkpoint.json beside it names the checkpoint and its commit. It is opened
 by the code files of its own repository, or by hf_ddpm where that is installed. `hf-ddpm demo` shows the same page.
 """
 
 import inspect
+import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import numpy as np
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
-from huggingface_hub import metadata_load
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
@@ -29,14 +30,15 @@ CSS = """
 LOOK: dict[str, Any] = {"css": CSS, "footer_links": ["api"], "run_history": False, "ssr_mode": False}
 
 
-def open_checkpoint(name: str) -> Any:
-    """The pipeline of a checkpoint, on the GPU if there is one. The code files of its repository run here."""
-    try:
-        from hf_ddpm.checkpoint import load_checkpoint
-    except ImportError:
-        pipeline = DiffusionPipeline.from_pretrained(name, custom_pipeline=name, trust_remote_code=True)
+def open_checkpoint(name: str, commit: str) -> Any:
+    """The pipeline of a checkpoint, on the GPU if there is one. Without hf_ddpm, code files of its repository run here."""
+    if find_spec("hf_ddpm") is None:
+        at = {"revision": commit, "custom_revision": commit}
+        pipeline = DiffusionPipeline.from_pretrained(name, custom_pipeline=name, trust_remote_code=True, **at)
     else:
-        pipeline = load_checkpoint(name)
+        from hf_ddpm.checkpoint import load_checkpoint
+
+        pipeline = load_checkpoint(name, revision=commit)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -55,58 +57,54 @@ def build(pipeline: Any, name: str) -> gr.Blocks:
     with gr.Blocks(title=name, analytics_enabled=False) as page:
         gr.Markdown(f"# {name}\n\nImage i of a seed is the one that `hf-ddpm sample --seed` draws by the same steps.")
         with gr.Tab("Sample"):
-            sample_tab(pipeline)
+            gallery_tab(pipeline, sample, ["Seed"], 1, in_turn=True)
         if type(scheduler_of(pipeline)).__name__ == "HFDDPMScheduler":  # others do not tell the x_0 that they see
             with gr.Tab("Denoising"):
                 denoising_tab(pipeline)
         with gr.Tab("Interpolation"):
-            interpolation_tab(pipeline)
+            gallery_tab(pipeline, interpolate, ["First seed", "Second seed"], 2, eta=False)
     return page
 
 
-def sample_tab(pipeline: Any) -> None:
-    """Images of one seed."""
+def gallery_tab(
+    pipeline: Any, function: Callable[..., list[Image]], seeds: list[str], least: int, **controlled: bool
+) -> None:
+    """Images that `function` draws from some seeds.
+
+    Args:
+        seeds: captions of their fields, whose values are 0, 1, ...
+        least: number of images.
+        controlled: of `walk_controls`.
+    """
+    name = function.__name__
     with gr.Row():
         with gr.Column(scale=1):
-            inputs = [seed_box("Seed"), gr.Slider(1, MOST_IMAGES, 8, step=1, label="Number of images")]
-            controls = walk_controls(pipeline, in_turn=True)
-            button = gr.Button("Draw", variant="primary", elem_id="sample-draw")
+            inputs: list[Any] = [seed_box(caption, value) for value, caption in enumerate(seeds)]
+            inputs.append(gr.Slider(least, MOST_IMAGES, 8, step=1, label="Number of images"))
+            controls = walk_controls(pipeline, **controlled)
+            button = gr.Button("Draw", variant="primary", elem_id=f"{name}-draw")
         with gr.Column(scale=2):
-            gallery = image_gallery("Images", "sample-images")
-    call = spoken(sample, pipeline, tuple(controls))
-    button.click(call, [*inputs, *controls.values()], gallery, api_name="sample", **ONE_AT_A_TIME)
+            gallery = image_gallery("Images", f"{name}-images")
+    call = spoken(function, pipeline, tuple(controls))
+    button.click(call, [*inputs, *controls.values()], gallery, api_name=name, **ONE_AT_A_TIME)
 
 
 def denoising_tab(pipeline: Any) -> None:
     """x_t and the x_0 that the network sees in it, beside each other."""
     with gr.Row():
         with gr.Column(scale=1):
-            seed, controls = seed_box("Seed"), walk_controls(pipeline, most_steps=MOST_FRAMES)
-            button = gr.Button("Draw", variant="primary", elem_id="denoising-draw")
+            seed, controls = seed_box("Seed", 0), walk_controls(pipeline, most_steps=MOST_FRAMES)
+            button = gr.Button("Draw", variant="primary", elem_id="denoise-draw")
         with gr.Column(scale=2):
-            at = gr.Slider(0, 1, 0, step=1, label="Steps taken", interactive=False, elem_id="denoising-at")
+            at = gr.Slider(0, 1, 0, step=1, label="Steps taken", interactive=False, elem_id="denoise-at")
             with gr.Row():
-                shown = [*image_box("**x_t**", "denoising-x-t")]
-                shown.append(image_box("**x_0** that is seen in it", "denoising-x-0")[1])
+                shown = [*image_box("**x_t**", "denoise-x-t")]
+                shown.append(image_box("**x_0** that is seen in it", "denoise-x-0")[1])
     frames = gr.State(time_to_live=3600)
     call = spoken(denoise, pipeline, tuple(controls))
     button.click(call, [seed, *controls.values()], [frames, at, *shown], api_name="denoise", **ONE_AT_A_TIME)
     moved: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
     at.input(frame, [frames, at], shown, concurrency_limit=None, **moved)
-
-
-def interpolation_tab(pipeline: Any) -> None:
-    """Images between those of two seeds."""
-    with gr.Row():
-        with gr.Column(scale=1):
-            inputs = [seed_box("First seed"), seed_box("Second seed", 1)]
-            inputs.append(gr.Slider(2, MOST_IMAGES, 8, step=1, label="Number of images"))
-            controls = walk_controls(pipeline, eta=False)
-            button = gr.Button("Draw", variant="primary", elem_id="interpolation-draw")
-        with gr.Column(scale=2):
-            gallery = image_gallery("From the first to the second", "interpolation-images")
-    call = spoken(interpolate, pipeline, tuple(controls))
-    button.click(call, [*inputs, *controls.values()], gallery, api_name="interpolate", **ONE_AT_A_TIME)
 
 
 def image_gallery(label: str, elem_id: str) -> gr.Gallery:
@@ -122,7 +120,7 @@ def image_box(caption: str, elem_id: str) -> tuple[gr.Markdown, gr.Image]:
         return gr.Markdown(caption), gr.Image(elem_id=elem_id, elem_classes="drawn", interactive=False, **look)
 
 
-def seed_box(label: str, value: int = 0) -> gr.Number:
+def seed_box(label: str, value: int) -> gr.Number:
     """A field for a seed; what it holds is checked by `whole`."""
     return gr.Number(value, label=label)
 
@@ -322,6 +320,5 @@ def call_arguments(pipeline: Any) -> dict[str, inspect.Parameter]:
 
 
 if __name__ == "__main__":
-    header: Any = metadata_load(Path(__file__).with_name("README.md"))
-    checkpoint = header["models"][0]
-    build(open_checkpoint(checkpoint), checkpoint).launch(**LOOK)
+    shown = json.loads(Path(__file__).with_name("checkpoint.json").read_text())
+    build(open_checkpoint(shown["checkpoint"], shown["commit"]), shown["checkpoint"]).launch(**LOOK)

@@ -2,12 +2,12 @@
 
 import importlib.resources
 import io
-import re
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, HfApi, SpaceCardData
+from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, SpaceCardData
 
 from hf_ddpm.checkpoint import INDEX, writing
 from hf_ddpm.errors import UserError
@@ -27,8 +27,8 @@ README = """---
 Draws from the checkpoint [{repo_id}](https://huggingface.co/{repo_id}): images of a seed and those between two seeds,
 and of a diffusion model the way from noise to an image.
 {secret}
-The checkpoint is the one that `models` names above. It is opened by the code files of its repository, which run in this
-Space: name only one whose files you trust. On your own machine:
+checkpoint.json names the checkpoint and its commit; later commits are not seen until it names them. It is opened by the
+code files of that commit, which run in this Space: name only one whose files you trust. On your own machine:
 
 ```sh
 pip install -r requirements.txt
@@ -39,29 +39,36 @@ Written by `hf-ddpm space {repo_id}`.
 """
 
 
-def space_files(repo_id: str, token: str | None = None) -> dict[str, bytes]:
-    """The files of a Space for a checkpoint on the Hub, by name.
+def find_checkpoint(repo_id: str, token: str | None = None) -> ModelInfo:
+    """What the Hub says of a checkpoint's repository.
 
     Args:
-        repo_id: `user/name` of the checkpoint; the licence is that of its card.
+        repo_id: `user/name`.
         token: instead of `HF_TOKEN` or the one of `hf auth login`.
 
     Raises:
-        UserError: no such repository, or one without the pipeline's code files, which the Space opens it by.
+        UserError: no such repository, or one without the pipeline's code files, which a Space opens it by.
     """
     with hub_sentences(repo_id):
-        info = HfApi(token=token).model_info(repo_id)
+        info = patient(lambda: HfApi(token=token).model_info(repo_id))
     there = {file.rfilename for file in info.siblings or []}
     if not {INDEX, "pipeline.py"} <= there:
         raise UserError(
             f"{repo_id} has no {INDEX if INDEX not in there else 'pipeline.py'}, by which a Space opens it: "
-            "hf-ddpm push writes it"
+            "hf-ddpm push a checkpoint of hf_ddpm"
         )
+    return info
+
+
+def space_files(info: ModelInfo) -> dict[str, bytes]:
+    """The files of a Space for the present commit of a checkpoint, by name; the licence is that of its card."""
     licence = info.card_data.get("license") if info.card_data else None
     app = importlib.resources.files(__package__).joinpath("app.py").read_bytes()
+    checkpoint = json.dumps({"checkpoint": info.id, "commit": info.sha}, indent=2) + "\n"
     requirements = "".join(f"{name}=={version}\n" for name, version in VERSIONS.items())
     readme = _readme(info.id, licence, bool(info.private))
-    return {"app.py": app, "requirements.txt": requirements.encode(), "README.md": readme.encode()}
+    texts = {"checkpoint.json": checkpoint, "requirements.txt": requirements, "README.md": readme}
+    return {"app.py": app} | {name: text.encode() for name, text in texts.items()}
 
 
 def write_space(files: Mapping[str, bytes], folder: Path) -> None:
@@ -70,6 +77,8 @@ def write_space(files: Mapping[str, bytes], folder: Path) -> None:
     Raises:
         UserError: it cannot be written, or holds a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file: name a new folder")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -108,14 +117,8 @@ def push_space(files: Mapping[str, bytes], space_id: str, *, private: bool = Fal
     return f"{api.endpoint}/spaces/{made.repo_id}"
 
 
-def check_name(name: str) -> None:
-    """Refuse what is no `user/name` before anything is asked of the Hub."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"{name!r} cannot be the name of a repository: give user/name")
-
-
 def _readme(repo_id: str, licence: str | None, private: bool) -> str:
-    """The Space's page, with the header that the Hub and app.py read."""
+    """The Space's page, with the header that the Hub reads."""
     header = SpaceCardData(
         title=repo_id.split("/")[-1],
         sdk="gradio",
