@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import pad
 
-from benchmarks.quality_cell import digits, reference
+from benchmarks.quality_cell import SIDE, digit_pixels, digits, inner, reference
 from benchmarks.report import Result, machine, write_json
 from hf_ddpm import HFVAEPipeline
 from hf_ddpm.checkpoint import load_checkpoint
@@ -24,7 +22,7 @@ from hf_ddpm.metrics import DigitStatistics, digit_score
 from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.sampling import sample_images, sample_latents
 
-SIDE, BATCH, SEED = 28, 100, 0
+BATCH, SEED = 100, 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -57,8 +55,7 @@ def measure(checkpoint: Path, data: Path | None, num_samples: int, steps: int) -
         )
         settings["weights_sha256"] = weights_sha256(pipeline.unet)
         remembered = {}
-    pixels = torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None]
-    return {**settings, "samples": digit_score(inner(pixels), against)._asdict(), **remembered}
+    return {**settings, "samples": digit_score(digit_pixels(images), against)._asdict(), **remembered}
 
 
 def reconstructions(pipeline: HFVAEPipeline, data: Path | None, count: int, against: DigitStatistics) -> Result:
@@ -76,12 +73,6 @@ def reconstructions(pipeline: HFVAEPipeline, data: Path | None, count: int, agai
         "mean_squared_error": (again - x_0).square().mean().item(),
         "kl_nats": torch.cat([posterior.kl() for posterior in posteriors]).mean().item(),
     }
-
-
-def inner(images: Tensor) -> Tensor:
-    """The 28x28 pixels in the middle."""
-    top, left = ((side - SIDE) // 2 for side in images.shape[-2:])
-    return images[..., top : top + SIDE, left : left + SIDE]
 
 
 if __name__ == "__main__":

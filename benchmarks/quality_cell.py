@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from diffusers import UNet2DModel
+from PIL.Image import Image
 from pyarrow.parquet import read_metadata
 from torch import Tensor
 
@@ -36,7 +37,7 @@ from hf_ddpm.training.diffusion import build_model
 from hf_ddpm.training.recipe import Recipe
 
 ARMS = ("ours", "diffusers", "diffusers-tuned", "diffusers-default-unet")
-GRID, SAMPLING_BATCH = 64, 100
+SIDE, GRID, SAMPLING_BATCH = 28, 64, 100
 DEFAULT_UNET = {  # of diffusers' example when it is given no config: 113,668,609 weights with one channel
     "sample_size": 32,
     "in_channels": 1,
@@ -252,9 +253,18 @@ def sample(trained: Trained, cell: Cell) -> Tensor:
         num_inference_steps=cell.sampling_steps,
         eta=0.0,
     )
-    border = (images[0].width - 28) // 2
-    pixels = torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None]
-    return pixels[:, :, border : border + 28, border : border + 28]
+    return digit_pixels(images)
+
+
+def digit_pixels(images: Sequence[Image]) -> Tensor:
+    """uint8 (N, 1, 28, 28) of grey images, without the border that recipes pad."""
+    return inner(torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None])
+
+
+def inner(images: Tensor) -> Tensor:
+    """The 28x28 pixels in the middle."""
+    top, left = ((side - SIDE) // 2 for side in images.shape[-2:])
+    return images[..., top : top + SIDE, left : left + SIDE]
 
 
 def to_pil(images: Tensor) -> list[Any]:

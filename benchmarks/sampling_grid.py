@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import torch
 
 from benchmarks.options import Options
-from benchmarks.quality_cell import about_data, reference
+from benchmarks.quality_cell import about_data, digit_pixels, reference
 from benchmarks.report import Result, table, verdict, write_json
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.checkpoint import load_pipeline
@@ -117,7 +116,7 @@ def draw(checkpoint: Path, cell: Cell, num_samples: int) -> tuple[torch.Tensor, 
         timestep_spacing=None if cell.solver else cell.spacing,
         eta=eta,
     )
-    return torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None], sum(sizes) // num_samples
+    return digit_pixels(images), sum(sizes) // num_samples
 
 
 def render(result: Result) -> str:

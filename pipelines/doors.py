@@ -58,7 +58,7 @@ def forget_component(folder: Path, component: str) -> None:
 def name_ours(folder: Path, component: str) -> None:
     """Make the index of a saved pipeline name a component of ours by its class alone.
 
-    The Hub's client refuses an index that names a module which the repository does not bring, so the library is said to
+    Opening a repository, diffusers refuses an index that names a module which is not brought, so the library is said to
     be diffusers, as it is for the pipeline; `our_modules` knows better, and stock classes fail loudly.
     """
     with _editing_index(folder) as index:

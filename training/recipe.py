@@ -189,9 +189,8 @@ def _parser(family: str) -> argparse.ArgumentParser:
             names = [f"--{block}.{key}"] + ([f"--{key}"] if owners[key] == [block] else [])
             default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
             text = f"{docs.get(key, '')} [{_describe(parameter.annotation)}, {default}]".strip().replace("%", "%%")
-            bare: dict[str, Any] = (
-                {"nargs": "?", "const": "true"} if parameter.annotation is bool else {}
-            )  # --push_to_hub says it all
+            # --push_to_hub without a value says it all
+            bare: dict[str, Any] = {"nargs": "?", "const": "true"} if parameter.annotation is bool else {}
             group.add_argument(*names, dest=f"{block}.{key}", metavar="VALUE", help=text, **bare)
     return parser
 

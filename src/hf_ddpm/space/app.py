@@ -31,7 +31,7 @@ LOOK: dict[str, Any] = {"css": CSS, "footer_links": ["api"], "run_history": Fals
 
 
 def open_checkpoint(name: str, commit: str) -> Any:
-    """The pipeline of a checkpoint, on the GPU if there is one. Without hf_ddpm, code files of its repository run here."""
+    """The pipeline of a checkpoint, on the GPU if there is one. Without hf_ddpm the code of the commit runs here."""
     if find_spec("hf_ddpm") is None:
         at = {"revision": commit, "custom_revision": commit}
         pipeline = DiffusionPipeline.from_pretrained(name, custom_pipeline=name, trust_remote_code=True, **at)
