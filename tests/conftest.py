@@ -90,6 +90,9 @@ def hub(tmp_path, monkeypatch):
         for name, value in server.environment(tmp_path / "home", "hf_ada").items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)  # the client keeps it from its import on
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr("hf_ddpm.models.checked_files.WAITS", (0.01, 0.01, 0.01))

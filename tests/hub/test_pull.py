@@ -30,15 +30,6 @@ DOORS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def downloads(hub, monkeypatch):
-    """Of this process too; the client keeps these from its import on."""
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)
-    monkeypatch.setattr("hf_ddpm.models.checked_files.WAITS", (0.01, 0.01))
-
-
 def files_of(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
