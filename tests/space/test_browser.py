@@ -110,7 +110,8 @@ class Page:
 
     def choose_tab(self, name):
         next(tab for tab in self.all("button[role=tab]") if tab.text == name).click()
-        self.wait(lambda: self.all(f"#{name.lower()}-draw")[0].is_displayed())
+        its_button = f"[id^={name.lower()[:6]}][id$=-draw]"  # denoise-draw, in the tab Denoising
+        self.wait(lambda: self.all(its_button)[0].is_displayed())
 
     def field(self, label):
         """The visible one of that label."""
