@@ -151,6 +151,7 @@ def test_a_vae_opens_alone_or_in_a_pipeline(vae, tmp_path):
     for name in ("alone", "pipeline"):
         opened = open_vae(str(tmp_path / name))
         assert all(torch.equal(a, b) for a, b in zip(opened.parameters(), vae.parameters(), strict=True))
+        assert opened.config["_name_or_path"] == str(tmp_path / name)
         assert not opened.training and not any(p.requires_grad for p in opened.parameters())
     assert type(open_vae(str(tmp_path / "stock"))) is AutoencoderKL
 

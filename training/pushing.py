@@ -4,6 +4,7 @@ import shlex
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import get_token
 from tqdm.auto import tqdm
@@ -26,7 +27,10 @@ class Pusher:
 
     def __init__(self, settings: Hub, name: str) -> None:
         self._settings, self._repo_id = settings, settings.hub_model_id or name
-        check_name(self._repo_id)
+        try:
+            check_name(self._repo_id)
+        except UserError as error:
+            raise UserError(f"--push_to_hub: {error}; --hub_model_id names it") from error
         if get_token() is None:
             raise UserError("--push_to_hub finds no token: `hf auth login`, or set HF_TOKEN to one that may write")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
@@ -39,8 +43,8 @@ class Pusher:
 
     def start(self, checkpoint: Path, tag: str | None) -> None:
         """Upload a folder that nobody changes until `busy` is over."""
-        private = self._settings.hub_private_repo
-        self._last = self._thread.submit(push_checkpoint, str(checkpoint), self._repo_id, private=private, tag=tag)
+        how: dict[str, Any] = {"private": self._settings.hub_private_repo, "tag": tag, "move_tag": True}
+        self._last = self._thread.submit(push_checkpoint, str(checkpoint), self._repo_id, **how)
         self._last.add_done_callback(lambda done: self._say(done, checkpoint, tag))
 
     def wait(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -185,7 +185,7 @@ def opening(what: str, folder: Path | None) -> Iterator[None]:
         if stray:  # diffusers goes on with how to run an untrained network
             reason += f": {NOT_OF_ONE_MODEL}"
         if folder is not None:
-            reason = _damage(folder, reason).replace(f"{folder}{os.sep}", "")
+            reason = reason.replace(f"{folder}{os.sep}", "")
         raise UserError(f"{what}: {' '.join(reason.split())[:300]}") from error
 
 
@@ -234,18 +234,6 @@ def check_folder(folder: Path) -> None:
         check_files(_kind(files.json(INDEX)).__name__, files, set(), None)
         for file in folder.glob("*/*.safetensors"):  # variants too
             check_safetensors(file, str(file))
-
-
-def _damage(folder: Path, reason: str) -> str:
-    """What safetensors says of the weights file that diffusers' reason names, if that is the trouble, or the reason."""
-    for file in folder.rglob("*.safetensors"):
-        if str(file) in reason:
-            try:
-                with safe_open(file, "pt"):
-                    pass
-            except SafetensorError as error:
-                return f"{file} is cut short or damaged: copy it again ({error})"
-    return reason
 
 
 def _sync(folder: Path) -> None:

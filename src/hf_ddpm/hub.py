@@ -37,6 +37,7 @@ def push_checkpoint(
     create_pr: bool = False,
     revision: str = "main",
     tag: str | None = None,
+    move_tag: bool = False,
     message: str | None = None,
     metrics: Sequence[str | Path] = (),
     token: str | None = None,
@@ -52,7 +53,8 @@ def push_checkpoint(
         private: only its owner sees it.
         create_pr: open a pull request instead of a commit on `revision`.
         revision: branch, which is made if it is not there.
-        tag: name for the commit, such as `step-1000`.
+        tag: name for the commit, such as `v1`.
+        move_tag: if the tag is there, which is refused otherwise; its commit stays in the history.
         message: of the commit.
         metrics: JSON files that `hf-ddpm likelihood` or benchmarks.digit_distance wrote of these weights.
         token: instead of `HF_TOKEN` or the one of `hf auth login`.
@@ -67,19 +69,22 @@ def push_checkpoint(
     check_name(repo_id)
     folder = _whole(source)
     facts = _facts(folder, metrics)
-    _files(folder, facts)  # what is damaged is said before a repository is made
+    files = _files(folder) | _records(folder, facts)  # what is damaged is said before a repository is made
     with hub_sentences(repo_id):
         api = HfApi(token=token)
         repo_id = patient(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True)).repo_id
         if private:
             check_private(api, repo_id)
-        if tag is not None:
-            _check_tag(api, repo_id, tag)
+        taken = tag is not None and _is_tag(api, repo_id, tag)
+        if taken and not move_tag:  # whoever opens it counts on what is there
+            raise UserError(f"{repo_id} has a tag {tag!r}, which stays where it is: take another, or delete it there")
         if revision != "main":
             patient(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
-        files = _files(folder, facts | {"repo_id": repo_id})
+        files |= _records(folder, facts | {"repo_id": repo_id})
         commit, pr_url = _commit(api, repo_id, revision, files, message or _message(facts), create_pr)
         if tag is not None:
+            if taken:
+                patient(lambda: api.delete_tag(repo_id, tag=tag))
             patient(lambda: api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True))
     if create_pr and pr_url is None:
         raise UserError(f"{repo_id} holds these very files: there is nothing to open a pull request for")
@@ -111,7 +116,7 @@ def check_name(repo_id: str) -> None:
     except HFValidationError as error:
         raise UserError(
             f"{repo_id!r} cannot be the name of a repository: give user/name of letters and digits, with single "
-            "'-', '_' and '.' between them"
+            "'-', '_' and '.' between them, of 96 in all and no .git at the end"
         ) from error
 
 
@@ -137,10 +142,13 @@ def _whole(source: str) -> Path:
     if not (folder / INDEX).is_file():
         raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
     check_folder(folder)
-    if not (folder / "pipeline.py").is_file() or (folder / "config.json").is_file():
+    is_vae = read_object(folder / INDEX)["_class_name"] == "HFVAEPipeline"
+    parts = ["vae/config.json"] if is_vae else ["unet/config.json", "scheduler/scheduler_config.json"]
+    lacking = [name for name in ("pipeline.py", *parts) if not (folder / name).is_file()]
+    if lacking:
         raise UserError(
-            f"{source!r} lacks pipeline.py or a folder for each part, by which others open it: open it with hf_ddpm "
-            "and save it anew with save_pretrained"
+            f"{source!r} lacks {lacking[0]}, by which others open it: open it with hf_ddpm and save it anew with "
+            "save_pretrained"
         )
     return folder
 
@@ -155,26 +163,31 @@ def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     return {**facts, "metrics": [*earlier, *without_places(measured)]}
 
 
-def _files(folder: Path, facts: dict[str, Any]) -> dict[str, Path | bytes]:
-    """What is uploaded, by its place in the repository: files of the folder, and what is written for the Hub."""
+def _files(folder: Path) -> dict[str, Path | bytes]:
+    """What is uploaded of the folder, by its place in the repository."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     files: dict[str, Path | bytes] = {p.relative_to(folder).as_posix(): p for p in paths}
     files = {name: path for name, path in files.items() if _is_ours(name)}
-    files |= {name: _config(folder / name) for name in files if name.endswith("config.json")}
-    files[FACTS_FILE] = (json.dumps(facts, indent=2) + "\n").encode()
-    try:
-        files["README.md"] = render_card(facts).encode()
-    except WRONG_KIND as error:
-        raise UserError(
-            f"{folder / FACTS_FILE} does not hold what training writes ({_line(error)}): restore it, or delete it"
-        ) from error
+    configs = [name for name in files if name.endswith(".json") and not name.endswith(".index.json")]
+    files |= {name: _config(folder / name) for name in configs}
     if "recipe.yaml" in files:
         files["recipe.yaml"] = _recipe(folder / "recipe.yaml")
     return files
 
 
+def _records(folder: Path, facts: dict[str, Any]) -> dict[str, bytes]:
+    """The facts and the card, which are written for the Hub."""
+    try:
+        card = render_card(facts)
+    except (*WRONG_KIND, ValueError) as error:
+        raise UserError(
+            f"{folder / FACTS_FILE} does not hold what training writes ({_line(error)}): restore it, or delete it"
+        ) from error
+    return {FACTS_FILE: (json.dumps(facts, indent=2) + "\n").encode(), "README.md": card.encode()}
+
+
 def _config(file: Path) -> Path | bytes:
-    """The file, or its content without the folder that the network was once opened from."""
+    """The file, or its content without the folder that a pipeline or network was once opened from."""
     config = read_object(file)
     clean = without_places(config)
     return file if clean == config else (json.dumps(clean, indent=2) + "\n").encode()
@@ -183,7 +196,7 @@ def _config(file: Path) -> Path | bytes:
 def _recipe(file: Path) -> bytes:
     try:
         recipe = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{file} cannot be read as YAML ({_line(error)}): restore it, or delete it") from error
     return yaml.safe_dump(without_places(recipe), sort_keys=False).encode()
 
@@ -201,10 +214,8 @@ def check_private(api: HfApi, repo_id: str, repo_type: str = "model") -> None:
         )
 
 
-def _check_tag(api: HfApi, repo_id: str, tag: str) -> None:
-    """Refuse a tag that names another commit: whoever opens it counts on finding what was there."""
-    if tag in [ref.name for ref in patient(lambda: api.list_repo_refs(repo_id)).tags]:
-        raise UserError(f"{repo_id} has a tag {tag!r}, which stays where it is: take another, or delete it there")
+def _is_tag(api: HfApi, repo_id: str, tag: str) -> bool:
+    return tag in [ref.name for ref in patient(lambda: api.list_repo_refs(repo_id)).tags]
 
 
 def _message(facts: Mapping[str, Any]) -> str:

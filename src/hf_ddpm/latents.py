@@ -51,6 +51,7 @@ def open_vae(source: str) -> Any:
         with building(source):
             vae = VAES[name].from_pretrained(files.folder, use_safetensors=True)
         check_weights(vae)
+        vae.register_to_config(_name_or_path=source)  # no folder of a cache
     if vae.config.get("network") == "mlp":
         raise UserError(
             f"latents.vae={source!r} is an MLP, whose latents have no height and width: take a convolutional one, such "

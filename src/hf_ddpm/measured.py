@@ -35,9 +35,9 @@ def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{file} was not measured on the weights of {folder}: measure this checkpoint")
     try:
         metrics = [{**entry, "how": _how(found), "data": str(found.get("data", ""))} for entry in _entries(found)]
-    except WRONG_KIND as error:
+    except (*WRONG_KIND, ValueError) as error:
         raise UserError(f"{file} does not hold what a measurement writes ({error}): measure again") from error
-    if not all(math.isfinite(entry["value"]) for entry in metrics):
+    if not all(math.isfinite(entry["value"]) and math.isfinite(entry.get("standard_error", 0)) for entry in metrics):
         raise UserError(f"{file} holds a figure that is no number: measure again")
     if not metrics:
         raise UserError(f"{file} holds no figure that a card knows: give what `hf-ddpm likelihood ... --out` wrote")

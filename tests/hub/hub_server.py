@@ -12,10 +12,12 @@ here is what a test uses.
 
 import re
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hub_api import answer
 from hub_calls import Account, State
@@ -124,6 +126,14 @@ class HubServer:
 
     def delay(self, path: str, seconds: float, times: int = 1) -> None:
         self.faults.append(Fault(".*", path, times, seconds=seconds))
+
+
+def until(true: Callable[[], Any], seconds: float = 60) -> None:
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"in vain for {seconds} seconds"
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -130,6 +130,7 @@ def test_revisions_subfolders_and_dtypes(hub, make_pipeline, pull, tmp_path):
     assert same(pull(HFDDPMPipeline, revision="main").unet, old.unet)
     for subfolder in ("runs/long", "runs/long/", "./runs/long"):
         assert same(pull(HFDDPMPipeline, "ada/nested", subfolder=subfolder).unet, new.unet)
+    assert same(pull(HFDDPMPipeline, subfolder=".").unet, old.unet)
     assert pull(HFDDPMPipeline, dtype=torch.float64).unet.dtype == torch.float64
 
 

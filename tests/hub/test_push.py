@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hub_server import until
 from huggingface_hub import HfApi, ModelCard, constants
 from PIL import Image
 
@@ -92,8 +93,11 @@ def test_a_repository_holds_the_checkpoint_and_nothing_else(hub, checkpoint):
 
 
 def test_no_token_and_no_folder_of_this_machine_leaves_it(hub, checkpoint, tmp_path):
-    changed_weights(checkpoint)  # the config of a network that was opened says from where
-    assert str(tmp_path) in (checkpoint / "unet" / "config.json").read_text()
+    from hf_ddpm import HFDDPMPipeline
+
+    HFDDPMPipeline.from_pretrained(checkpoint).save_pretrained(checkpoint)
+    for file in ("model_index.json", "unet/config.json"):  # of what was opened, they say from where
+        assert str(tmp_path) in (checkpoint / file).read_text()
     push_checkpoint(str(checkpoint), "ada/moons")
     for content in hub.files("ada/moons").values():
         for secret in (b"hf_ada", b"/home/ada", str(tmp_path).encode()):
@@ -215,19 +219,17 @@ def test_a_file_that_is_cut_short_is_not_pushed(file, hub, checkpoint):
     assert hub.log == []
 
 
-def test_what_others_could_not_open_is_not_pushed(hub, checkpoint):
-    (checkpoint / "pipeline.py").unlink()
-    with pytest.raises(UserError, match=r"lacks pipeline\.py or a folder for each part, .* save it anew"):
-        push_checkpoint(str(checkpoint), "ada/moons")
-    from hf_ddpm import HFDDPMPipeline
-
-    HFDDPMPipeline.from_pretrained(checkpoint).save_pretrained(checkpoint)
-    for file in (WEIGHTS, "unet/config.json", SCHEDULER):  # the oldest layout
-        (checkpoint / file).rename(checkpoint / Path(file).name)
-    for part in ("unet", "scheduler"):
-        shutil.rmtree(checkpoint / part)
-    assert HFDDPMPipeline.from_pretrained(checkpoint).unet is not None
-    with pytest.raises(UserError, match=r"lacks pipeline\.py or a folder for each part, .* save it anew"):
+@pytest.mark.parametrize("lost", ["pipeline.py", "unet/config.json", SCHEDULER])
+def test_what_others_could_not_open_is_not_pushed(lost, hub, checkpoint):
+    """Without the code of door 3, and with files in the root, as the oldest checkpoints have them."""
+    if lost == "pipeline.py":
+        (checkpoint / lost).unlink()
+    else:
+        for file in (checkpoint / lost).parent.iterdir():
+            file.rename(checkpoint / file.name)
+        (checkpoint / lost).parent.rmdir()
+    assert load_unet(checkpoint) is not None
+    with pytest.raises(UserError, match=rf"'.*/checkpoint' lacks {lost}, by which others open it: .* save it anew"):
         push_checkpoint(str(checkpoint), "ada/moons")
     assert hub.log == []
 
@@ -243,6 +245,7 @@ def test_what_is_no_folder_is_not_pushed(source, hub):
     [
         ("recipe.yaml", b"a: [1, \n b: }", r"recipe\.yaml cannot be read as YAML"),
         ("recipe.yaml", b"\xff\xfe\x00", r"recipe\.yaml cannot be read as YAML"),
+        ("recipe.yaml", b"a: 2020-99-99", r"recipe\.yaml cannot be read as YAML"),
         ("training.json", b"[1]", r"training\.json holds no JSON object"),
         ("training.json", b'{"metrics": 5}', r"training\.json has metrics=5, not a list"),
         ("training.json", b'{"metrics": [1]}', r"training\.json does not hold what training writes"),
@@ -263,6 +266,8 @@ def test_a_damaged_record_is_said_before_a_repository_is_made(file, text, said, 
         ({"bound": 1}, "does not hold what a measurement writes"),
         ({"bound": {"bits_per_dim": {"mean": "x", "standard_error": 1}}}, "does not hold what a measurement writes"),
         ({"binarisation": "x"}, "does not hold what a measurement writes"),
+        ({"n": "x"}, "does not hold what a measurement writes"),
+        ({"bound": {"bits_per_dim": {"mean": 1.0, "standard_error": float("nan")}}}, "a figure that is no number"),
         ({"bound": {"bits_per_dim": {"mean": float("nan"), "standard_error": 1}}}, "a figure that is no number"),
     ],
 )
@@ -279,6 +284,8 @@ def test_a_tag_stays_where_it_is(hub, checkpoint):
     with pytest.raises(UserError, match="ada/moons has a tag 'v1', which stays where it is: take another, or delete"):
         push_checkpoint(str(checkpoint), "ada/moons", tag="v1")
     assert hub.files("ada/moons") == before
+    push_checkpoint(str(checkpoint), "ada/moons", tag="v1", move_tag=True)
+    assert hub.files("ada/moons", "v1")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes() != before[WEIGHTS]
 
 
 def test_a_pull_request_without_a_change_is_said(hub, checkpoint):
@@ -355,8 +362,7 @@ def test_the_push_of_somebody_else_is_never_taken_for_ones_own(hub, checkpoint, 
 
     slow = threading.Thread(target=push)
     slow.start()
-    while len(hub.requests("PUT")) == sent:  # its weights are there, its commit is held up
-        time.sleep(0.01)
+    until(lambda: len(hub.requests("PUT")) > sent)  # its weights are there, its commit is held up
     time.sleep(0.5)
     push_checkpoint(str(other), "ada/moons")
     slow.join()

@@ -81,7 +81,7 @@ def test_weights_are_floating_numbers(dtype, name, folder):
 
 def test_a_variant_that_is_there_is_named(folder):
     (folder / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
-    assert refusal(folder) == f"{folder}/{WEIGHTS} is missing: take variant='fp16'"
+    assert refusal(folder) == f"{folder}/{WEIGHTS} is missing: copy it again, or take variant='fp16'"
     assert HFDDPMPipeline.from_pretrained(folder, variant="fp16").unet.device.type == "cpu"
 
 

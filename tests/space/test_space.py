@@ -115,7 +115,8 @@ def test_the_space_of_a_private_checkpoint_is_private(hub, make_pipeline, tmp_pa
     ("words", "sentence"),
     [
         (["ada/nothing"], "ada/nothing: there is no such repository or revision"),
-        ([""], "'' cannot be the name of a repository: give user/name"),
+        ([""], "'' must be user/name of a checkpoint on the Hub"),
+        (["nothing"], "'nothing' must be user/name of a checkpoint on the Hub"),
         (["ada/a b"], "'ada/a b' cannot be the name of a repository: give user/name"),
         (
             ["ada/stock"],

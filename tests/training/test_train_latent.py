@@ -154,7 +154,7 @@ def test_the_two_recipes_train_shrunken_copies_in_turn(tmp_path, monkeypatch):
         (["--latents.vae", "null", "--latents.cache", "true"], r"latents\.cache=True needs latents\.vae"),
         (["--latents.vae", ""], r"latents\.vae='' names no VAE: give a folder or a Hub name, or null for pixels"),
         (["--latents.vae", "EMPTY"], r"latents\.vae='.*empty' cannot be opened as a VAE"),
-        (["--latents.vae", "UNET"], r"latents\.vae='.*unet' is of class 'UNet2DModel'; allowed are HFVAE, Autoenc"),
+        (["--latents.vae", "UNET"], r"latents\.vae='.*unet.*is of class 'UNet2DModel'; allowed are HFVAE, Autoenc"),
         (["--model.in_channels", "1", "--model.out_channels", "1"], r"model: 1 input and 1 output channels do not fit"),
         (["--channels", "3"], r"latents\.vae encodes images of 1 channels and data\.channels is 3: give --channels 1"),
         (["--image_size", "15"], r"latents\.vae does not take images of 15x15"),

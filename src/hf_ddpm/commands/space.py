@@ -50,6 +50,8 @@ def _check(options: argparse.Namespace) -> None:
             f"{options.repo} is a folder, and a Space opens a checkpoint from the Hub: hf-ddpm push it first "
             "(hf-ddpm demo shows a folder's page here)"
         )
+    if "/" not in options.repo:
+        raise UserError(f"{options.repo!r} must be user/name of a checkpoint on the Hub")
     if options.out == "":
         raise UserError("--out '' must be the name of a new folder")
     if options.private and options.push is None:

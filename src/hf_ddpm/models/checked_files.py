@@ -63,7 +63,8 @@ class CheckedFiles:
 
     def __init__(self, source: str | os.PathLike | None, first: str, subfolder: str | None = None, **kwargs: Any):
         self._source = str(source or "")
-        self._inside = f"{PurePosixPath(subfolder)}/" if subfolder else ""
+        inside = PurePosixPath(subfolder or ".")
+        self._inside = "" if inside == PurePosixPath(".") else f"{inside}/"
         self._fetched: set[str] = set()
         hub = {key: kwargs[key] for key in HUB_KEYWORDS if kwargs.get(key) is not None}
         self._hub = None if os.path.isdir(self._source) else hub
@@ -151,8 +152,8 @@ class CheckedFiles:
             raise ValueError(f"{self.shown(place)} {PICKLES_ONLY}")
         missing = f"{place}/diffusion_pytorch_model.{suffix}".lstrip("/")
         of_others = [re.fullmatch(rf"diffusion_pytorch_model\.(\w+)\.{suffix}", name) for name in sorted(here)]
-        variants = [f"variant={match[1]!r}" for match in of_others if match]
-        raise OSError(f"{self.shown(missing)} is missing: {'copy it again' if not variants else 'take ' + variants[0]}")
+        variants = "".join(f", or take variant={match[1]!r}" for match in of_others if match)
+        raise OSError(f"{self.shown(missing)} is missing: copy it again{variants}")
 
     def _check_shards(self, index: str, weights: Sequence[str]) -> None:
         """Refuse an index of shards that names other files than these: it could lead out of the folder."""

@@ -43,19 +43,21 @@ def building(source: object) -> Iterator[None]:
     except WRONG_KIND as error:
         reason = str(error).partition(", but expected one of")[0]  # torch goes on with all its signatures
         raise ValueError(
-            f"{source}: a value in config.json or scheduler_config.json is of the wrong kind, such as '1000' for 1000: "
-            f"mend it ({type(error).__name__}: {reason})"
+            f"{source}: a value in config.json or scheduler_config.json, or an argument, is of the wrong kind, such as "
+            f"'1000' for 1000: mend it ({type(error).__name__}: {reason})"
         ) from error
 
 
 def check_weights(network: nn.Module) -> None:
     """Refuse a network of which some weights were in no file: diffusers goes on and leaves them without memory.
 
+    A network that a `device_map` spread has none of its own either, and passes.
+
     Raises:
         ValueError: how many, and one of them.
     """
     missing = [name for name, weight in network.named_parameters() if weight.is_meta]
-    if missing:
+    if missing and getattr(network, "hf_device_map", None) is None:
         raise ValueError(f"{len(missing)} weights, such as {missing[0]}, are in no file: {NOT_OF_ONE_MODEL}")
 
 
