@@ -1,10 +1,12 @@
-"""Opening what others saved: `from_pretrained` that looks at every file before anything is built of it."""
+"""Pipelines and the Hub: `from_pretrained` looks at every file before anything is built of it, a push tells more."""
 
 import os
 import reprlib
 import sys
 from abc import ABC
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from diffusers import schedulers
@@ -53,6 +55,46 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
                 check_weights(part)
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
+
+    def push_to_hub(  # the arguments are diffusers'
+        self,
+        repo_id: str,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        subfolder: str | None = None,
+    ) -> str:
+        """Upload the pipeline in one commit, with a card of what is known of these weights.
+
+        Opened from a checkpoint's folder and not changed, they take along what training left there: facts, recipe,
+        log, samples, the weights without the average. Where hf_ddpm is not installed (door 3), and for pickles, a
+        variant or a subfolder, this is diffusers' own push, whose card knows nothing.
+
+        Args:
+            repo_id: `user/name` on the Hub, which is made if it is not there.
+            commit_message: of the commit.
+            private: only its owner sees a new repository.
+            token: instead of `HF_TOKEN` or the one of `hf auth login`.
+            create_pr: open a pull request.
+            safe_serialization: False writes pickles.
+            variant: of the weights' names.
+            subfolder: of the repository.
+
+        Returns:
+            str: the address of what was pushed.
+
+        Raises:
+            ValueError: what the Hub refuses, in one sentence.
+        """
+        if find_spec("hf_ddpm") is None or variant or subfolder or not safe_serialization:
+            own = (repo_id, commit_message, private, token, create_pr, safe_serialization, variant, subfolder)
+            return super().push_to_hub(*own)  # type: ignore[misc]
+        push = import_module("hf_ddpm.hub").push_pipeline  # by its name, which door 3 does not look for
+        about: dict[str, Any] = {"private": bool(private), "token": token, "create_pr": create_pr}
+        return push(self, repo_id, message=commit_message, **about)
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

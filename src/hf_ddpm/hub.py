@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,16 +14,18 @@ from typing import Any
 
 import httpx2
 import yaml
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, hint_at_checkpoint, read_object, recover
 from hf_ddpm.errors import UserError
-from hf_ddpm.measured import metrics_of
+from hf_ddpm.measured import metrics_of, weights_of
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.checked_files import TRANSIENT, patient
 from hf_ddpm.models.config_checks import WRONG_KIND
+from hf_ddpm.pipelines.doors import STOCK_PIPELINE
 
 COMPONENTS = ("unet", "scheduler", "vae")
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
@@ -91,6 +95,32 @@ def push_checkpoint(
     return pr_url or f"{api.endpoint}/{repo_id}" + ("" if revision == "main" else f"/tree/{revision}")
 
 
+def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> str:
+    """Save a pipeline and push it, with what training left beside these very weights where it was opened.
+
+    Args:
+        pipeline: an `HFDDPMPipeline` or `HFVAEPipeline`.
+        repo_id: as in `push_checkpoint`.
+        **kwargs: those of `push_checkpoint`.
+
+    Returns:
+        str: the address of what was pushed.
+
+    Raises:
+        UserError: as there.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "checkpoint"
+        pipeline.save_pretrained(folder)
+        source = Path(pipeline.config.get("_name_or_path") or folder)
+        if weights_of(folder) == weights_of(source):
+            for file in source.rglob("*"):
+                name = file.relative_to(source).as_posix()
+                if _is_ours(name) and not (folder / name).exists():
+                    shutil.copy2(file, folder / name)
+        return push_checkpoint(str(folder), repo_id, **kwargs)
+
+
 @contextmanager
 def hub_sentences(repo_id: str) -> Iterator[None]:
     """Turn what the Hub's client raises into one sentence that names the repository and the remedy."""
@@ -142,7 +172,7 @@ def _whole(source: str) -> Path:
     if not (folder / INDEX).is_file():
         raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
     check_folder(folder)
-    is_vae = read_object(folder / INDEX)["_class_name"] == "HFVAEPipeline"
+    is_vae = _class_name(folder) == "HFVAEPipeline"
     parts = ["vae/config.json"] if is_vae else ["unet/config.json", "scheduler/scheduler_config.json"]
     lacking = [name for name in ("pipeline.py", *parts) if not (folder / name).is_file()]
     if lacking:
@@ -153,6 +183,10 @@ def _whole(source: str) -> Path:
     return folder
 
 
+def _class_name(folder: Path) -> str:
+    return read_object(folder / INDEX)["_class_name"]
+
+
 def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     """What training measured, if it is there, with the figures of `metrics`."""
     facts = without_places(read_object(folder / FACTS_FILE)) if (folder / FACTS_FILE).is_file() else {}
@@ -160,7 +194,7 @@ def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     if not isinstance(earlier, list):
         raise UserError(f"{folder / FACTS_FILE} has metrics={earlier!r}, not a list: restore it, or delete it")
     measured = [entry for file in dict.fromkeys(metrics) for entry in metrics_of(Path(file), folder)]
-    return {**facts, "metrics": [*earlier, *without_places(measured)]}
+    return {"stock": _class_name(folder) == STOCK_PIPELINE, **facts, "metrics": [*earlier, *without_places(measured)]}
 
 
 def _files(folder: Path) -> dict[str, Path | bytes]:
@@ -177,8 +211,9 @@ def _files(folder: Path) -> dict[str, Path | bytes]:
 
 def _records(folder: Path, facts: dict[str, Any]) -> dict[str, bytes]:
     """The facts and the card, which are written for the Hub."""
+    is_vae = _class_name(folder) == "HFVAEPipeline"
     try:
-        card = render_card(facts)
+        card = render_card(facts, is_vae=is_vae, pictured=(folder / "samples.png").is_file())
     except (*WRONG_KIND, ValueError) as error:
         raise UserError(
             f"{folder / FACTS_FILE} does not hold what training writes ({_line(error)}): restore it, or delete it"

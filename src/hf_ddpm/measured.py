@@ -31,7 +31,7 @@ def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
     found = read_object(file, remedy="measure again")
     if "weights_sha256" not in found:
         raise UserError(f"{file} says not of which weights it is: give what `hf-ddpm likelihood ... --out` wrote")
-    if found["weights_sha256"] not in {_sha256(weights) for weights in folder.glob(f"*/{WEIGHTS}")}:
+    if found["weights_sha256"] not in weights_of(folder).values():
         raise UserError(f"{file} was not measured on the weights of {folder}: measure this checkpoint")
     try:
         metrics = [{**entry, "how": _how(found), "data": str(found.get("data", ""))} for entry in _entries(found)]
@@ -79,6 +79,11 @@ def _how(found: dict[str, Any]) -> str:
     if found.get("binarisation"):
         parts.append(f"binarised ({found['binarisation']['kind']}, seed {found['binarisation']['seed']})")
     return ", ".join(parts)
+
+
+def weights_of(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights in a checkpoint's folder, by component; those of no variant."""
+    return {file.parent.name: _sha256(file) for file in folder.glob(f"*/{WEIGHTS}")}
 
 
 def _sha256(file: Path) -> str:

@@ -6,17 +6,19 @@ from typing import Any
 TASK = "unconditional-image-generation"
 
 
-def render_card(facts: dict[str, Any]) -> str:
+def render_card(facts: dict[str, Any], *, is_vae: bool | None = None, pictured: bool = True) -> str:
     """The card's Markdown, with the header that the Hub reads.
 
     Args:
         facts: what `training.saving.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
             `metrics`, the entries of `measured.metrics_of`, and `repo_id`, where it is pushed to. A fact that is
             missing, at any depth, is named as not measured, never invented.
+        is_vae: which of the two cards; None asks the recipe.
+        pictured: samples.png is beside it.
     """
     import jinja2
 
-    family = "vae" if "vae" in (facts.get("recipe") or {}) else "ddpm"
+    family = "vae" if is_vae or (is_vae is None and "vae" in (facts.get("recipe") or {})) else "ddpm"
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hf_ddpm", ""),
         keep_trailing_newline=True,
@@ -25,7 +27,7 @@ def render_card(facts: dict[str, Any]) -> str:
         undefined=jinja2.ChainableUndefined,
     )
     template = environment.get_template("model_card_vae.md" if family == "vae" else "model_card.md")
-    return template.render(facts=facts, header=_header(facts, family)).lstrip()
+    return template.render(facts=facts, header=_header(facts, family), pictured=pictured).lstrip()
 
 
 def _header(facts: dict[str, Any], family: str) -> str:

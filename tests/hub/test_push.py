@@ -399,15 +399,33 @@ def test_the_programs_of_the_page_run(hub, checkpoint, tmp_path):
     assert {ref.name for ref in HfApi().list_repo_refs("ada/mnist").tags} == {"v1", "v2"}
 
 
-def test_diffusers_own_push_of_our_pipeline_can_be_opened(hub, checkpoint):
+def test_a_pipelines_own_push_takes_along_what_belongs_to_its_weights(hub, checkpoint):
+    from hf_ddpm import HFDDPMPipeline
+
+    ours = HFDDPMPipeline.from_pretrained(checkpoint)
+    assert ours.push_to_hub("ada/moons", commit_message="Mine", private=True) == f"{hub.url}/ada/moons"
+    assert hub.repo("ada/moons").private and hub.commits("ada/moons")[0].title == "Mine"
+    files = hub.files("ada/moons")
+    assert {"samples.png", "log.jsonl", RAW, "pipeline.py"} <= set(files)
+    assert files[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
+    assert b"# moons" in files["README.md"] and b"| optimizer steps | 1,200 of" in files["README.md"]
+    for weight in ours.unet.parameters():
+        weight.data += 1
+    ours.push_to_hub("ada/moons")
+    files = hub.files("ada/moons")
+    assert not {"samples.png", "log.jsonl", RAW} & set(files)
+    assert b"optimizer steps | not measured" in files["README.md"] and b"samples.png" not in files["README.md"]
+    assert b"from diffusers import DDPMPipeline" in files["README.md"]  # which draws the same
+
+
+def test_a_pipeline_without_hf_ddpm_pushes_as_diffusers_does(hub, checkpoint, run_python):
+    push_checkpoint(str(checkpoint), "ada/moons")
     program = (
-        "import torch\nfrom hf_ddpm import HFDDPMPipeline\n"
-        f"ours = HFDDPMPipeline.from_pretrained({str(checkpoint)!r})\n"
-        "ours.push_to_hub('ada/plain')\n"
-        "again = HFDDPMPipeline.from_pretrained('ada/plain')\n"
-        "draw = lambda p: p(2, 3, generator=torch.Generator().manual_seed(0), output_type='pt').images\n"
-        "assert torch.equal(draw(ours), draw(again))\n"
+        "from diffusers import DiffusionPipeline\n"
+        "at = 'ada/moons'\n"
+        "pipeline = DiffusionPipeline.from_pretrained(at, custom_pipeline=at, trust_remote_code=True)\n"
+        "pipeline.push_to_hub('ada/again')\n"
+        "DiffusionPipeline.from_pretrained('ada/again', custom_pipeline='ada/again', trust_remote_code=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert {"pipeline.py", "README.md", WEIGHTS} <= set(hub.files("ada/plain"))
+    run_python(program, without_hf_ddpm=True)
+    assert {"pipeline.py", "README.md", WEIGHTS} <= set(hub.files("ada/again"))
