@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from huggingface_hub import get_token
 from tqdm.auto import tqdm
 
@@ -62,3 +64,21 @@ class Pusher:
             command = shlex.join(["hf-ddpm", "push", str(checkpoint), self._repo_id])
             later = f"the checkpoint is kept, `{command}` does it later"
         tqdm.write(f"not pushed: {reason}; {later}", file=sys.stderr)
+
+
+def make_pusher(settings: Hub, name: str, accelerator: Accelerator) -> Pusher | None:
+    """The main process's; None in the others.
+
+    Raises:
+        UserError: as `Pusher` does, in every process, so that none waits for another that has ended.
+    """
+    pusher, complaint = None, None
+    if accelerator.is_main_process:
+        try:
+            pusher = Pusher(settings, name)
+        except UserError as error:
+            complaint = str(error)
+    (complaint,) = broadcast_object_list([complaint])
+    if complaint is not None:
+        raise UserError(complaint)
+    return pusher

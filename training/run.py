@@ -19,7 +19,7 @@ from hf_ddpm.latents import LatentData
 from hf_ddpm.objectives import Objective
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.family import Family, make_family
-from hf_ddpm.training.pushing import Pusher
+from hf_ddpm.training.pushing import Pusher, make_pusher
 from hf_ddpm.training.recipe import Recipe, built
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Checkpoints, Hub, Optimization, Training
@@ -77,7 +77,7 @@ def build_run(recipe: Recipe) -> Run:
     hub = Hub(**recipe["hub"])
     family = make_family(recipe)
     accelerator = make_accelerator(training, folder)
-    pusher = Pusher(hub, folder.path.resolve().name) if hub.push_to_hub and accelerator.is_main_process else None
+    pusher = make_pusher(hub, folder.path.resolve().name, accelerator) if hub.push_to_hub else None
     with accelerator.main_process_first():  # which may have to download, or to encode
         data = family.open_data(training.seed, accelerator.device)
     torch.manual_seed(training.seed)

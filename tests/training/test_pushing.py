@@ -140,6 +140,10 @@ def test_a_push_that_can_never_arrive_is_said_at_the_start(hub, tmp_path, monkey
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="--push_to_hub finds no token: `hf auth login`, or set HF_TOKEN"):
         tiny(tmp_path / "moons", "--push_to_hub")
+    words = [*TINY, "--output_dir", str(tmp_path / "moons"), "--push_to_hub"]
+    done = launch_script(SCRIPT, *words, processes=2)
+    assert done.returncode == 1
+    assert done.stderr.count("--push_to_hub finds no token") == 1 and "in build_run" not in done.stderr
     assert hub.log == [] and [*tmp_path.iterdir()] == []
 
 
