@@ -127,6 +127,16 @@ class HubServer:
     def delay(self, path: str, seconds: float, times: int = 1) -> None:
         self.faults.append(Fault(".*", path, times, seconds=seconds))
 
+    @contextmanager
+    def held(self, path: str) -> Iterator[Callable[[], None]]:
+        """Hold the next request of that path until the block ends; what is given waits until it has arrived."""
+        fault = Fault(".*", path, 1, gate=threading.Event())
+        self.faults.append(fault)
+        try:
+            yield lambda: until(lambda: fault.times == 0)
+        finally:
+            fault.gate.set()
+
 
 def until(true: Callable[[], Any], seconds: float = 60) -> None:
     """Wait for it."""

@@ -42,7 +42,8 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None  # bytes of a body after which the connection ends
     lose: bool = False  # do the work and end the connection without an answer
-    seconds: float = 0  # wait before the answer
+    seconds: float = 0  # wait before the work
+    gate: threading.Event | None = None  # wait for it before the work
 
 
 class Cut(Exception):
@@ -111,6 +112,8 @@ class Handler(BaseHTTPRequestHandler):
             self.hang_up(cut.received)
             return
         time.sleep(fault.seconds)
+        if fault.gate is not None:
+            fault.gate.wait(60)
         response = self.answer_to(body, fault)
         if fault.lose:
             self.hang_up(len(body))

@@ -8,11 +8,9 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
-from hub_server import until
 from huggingface_hub import HfApi, ModelCard, constants
 from PIL import Image
 
@@ -352,8 +350,7 @@ def test_the_push_of_somebody_else_is_never_taken_for_ones_own(hub, checkpoint, 
     changed_weights(other)
     changed_weights(checkpoint)
     changed_weights(checkpoint)
-    hub.delay("/commit/", 2.0)
-    sent, said = len(hub.requests("PUT")), []
+    said = []
 
     def push():
         with pytest.raises(UserError) as caught:
@@ -361,10 +358,10 @@ def test_the_push_of_somebody_else_is_never_taken_for_ones_own(hub, checkpoint, 
         said.append(str(caught.value))
 
     slow = threading.Thread(target=push)
-    slow.start()
-    until(lambda: len(hub.requests("PUT")) > sent)  # its weights are there, its commit is held up
-    time.sleep(0.5)
-    push_checkpoint(str(other), "ada/moons")
+    with hub.held("/commit/") as arrived:
+        slow.start()
+        arrived()
+        push_checkpoint(str(other), "ada/moons")
     slow.join()
     assert "somebody else pushed while this push was under way" in said[0]
     assert hub.files("ada/moons")[WEIGHTS] == (other / WEIGHTS).read_bytes()

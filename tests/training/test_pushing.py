@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import until
 from launching import SCRIPT, launch_script
 from safetensors.torch import load, load_file
 
@@ -96,11 +95,11 @@ def test_a_hub_that_refuses_is_a_line_and_the_run_goes_on(hub, tmp_path, capfd):
 
 def test_what_nobody_foresaw_is_a_line_too(hub, tmp_path, capfd):
     checkpoint = tiny(tmp_path / "moons")
-    hub.delay("preupload", 3.0)
     pusher = Pusher(Hub(push_to_hub=True), "moons")
-    pusher.start(checkpoint, tag=None)
-    until(lambda: hub.requests("POST", "repos/create"))  # what is on this machine was looked at before
-    (checkpoint / WEIGHTS).unlink()
+    with hub.held("preupload") as arrived:
+        pusher.start(checkpoint, tag=None)
+        arrived()
+        (checkpoint / WEIGHTS).unlink()
     pusher.wait()
     said = "".join(capfd.readouterr())
     assert re.search(r"not pushed: \w+Error: .*; the checkpoint is kept, `hf-ddpm push ", said), said
