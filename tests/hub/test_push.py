@@ -309,9 +309,11 @@ def test_private_does_not_mean_a_public_repository(hub, checkpoint):
     ("method", "path"), [("POST", "repos/create"), ("POST", "preupload"), ("POST", "/commit/"), ("GET", "api/models/")]
 )
 @pytest.mark.parametrize("status", [429, 500])
-def test_a_busy_hub_is_asked_again(method, path, status, hub, checkpoint):
+def test_a_busy_hub_is_asked_again(method, path, status, hub, checkpoint, caplog):
     hub.fail(method, path, times=2, status=status, headers={"Retry-After": "0"})
     push_checkpoint(str(checkpoint), "ada/moons")
+    ours = f"The Hub does not answer (status {status}): trying again in 0.01 s."
+    assert caplog.messages and (path == "preupload" or {*caplog.messages} == {ours})  # which the client asks again
     assert len(hub.commits("ada/moons")) == 2
     assert hub.files("ada/moons")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
 

@@ -5,6 +5,7 @@ what would fill the memory is refused in one sentence.
 """
 
 import json
+import logging
 import os
 import re
 import reprlib
@@ -29,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from hf_ddpm.models.config_checks import check_config
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 TRANSIENT = (408, 429, 500, 502, 503, 504)
@@ -227,6 +229,8 @@ def patient(call: Callable[[], T]) -> T:
             refused = isinstance(answer, HfHubHTTPError) and answer.response.status_code not in TRANSIENT
             if refused or not isinstance(answer, HTTPError):
                 raise
+            what = f"status {answer.response.status_code}" if isinstance(answer, HfHubHTTPError) else "no connection"
+            logger.warning(f"The Hub does not answer ({what}): trying again in {wait:g} s.")
             time.sleep(wait)
     return call()
 
