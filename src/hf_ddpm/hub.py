@@ -288,8 +288,10 @@ def _commit(
     try:
         made = patient(attempt)
     except HfHubHTTPError as error:
+        if error.response.status_code != 412:
+            raise
         last = patient(lambda: api.list_repo_commits(repo_id, revision=revision))[0]
-        if error.response.status_code != 412 or mark not in last.message:
+        if mark not in last.message:
             raise
         return last.commit_id, None  # it is ours: the answer to the first attempt was lost
     return made.oid, made.pr_url

@@ -118,7 +118,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         self.decoder: nn.Module
         if network == "mlp":
             image = (in_channels, *image_size(sample_size))
-            _check_weights(math.prod(image), *hidden_sizes, latent_channels)
+            _check_layers(math.prod(image), *hidden_sizes, latent_channels)
             self.encoder = mlp(image, hidden_sizes, (2 * latent_channels, 1, 1), activation)
             self.decoder = mlp((latent_channels, 1, 1), hidden_sizes[::-1], (out_channels, *image[1:]), activation)
         else:
@@ -313,7 +313,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         return self.decoder(z)
 
 
-def _check_weights(*sizes: int) -> None:
+def _check_layers(*sizes: int) -> None:
     """Refuse an MLP that no memory holds."""
     weights = max(i * o for i, o in pairwise(sizes))
     if weights > MOST_WEIGHTS:
