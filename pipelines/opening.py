@@ -46,7 +46,7 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
         files = CheckedFiles(pretrained_model_name_or_path, INDEX, kwargs.pop("subfolder", None), **kwargs)
-        given = kwargs.keys() & {"unet", "scheduler", "vae"}
+        given = kwargs.keys() & OUR_CLASSES.keys()
         check_files(_ours(cls), files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
         with building(pretrained_model_name_or_path):
             pipeline = super().from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
@@ -105,7 +105,7 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
 
 def check_files(
     pipeline: str, files: CheckedFiles, given: set[str], variant: str | None, *, pickles: bool = False
-) -> None:
+) -> dict[str, str]:
     """Fetch what a pipeline is made of, and refuse what is not what it should be.
 
     Args:
@@ -114,6 +114,9 @@ def check_files(
         given: components that the caller has, of which nothing is read.
         variant: of the weights, which at least one network must have.
         pickles: weights that are no safetensors.
+
+    Returns:
+        dict: the config's file of each component, in the root where the oldest layout has it.
 
     Raises:
         ValueError, OSError: one sentence.
@@ -125,18 +128,19 @@ def check_files(
     entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
     taken = [*COMPONENTS[pipeline], "vae"]  # what another pipeline's index has more is left there
     kinds = {name: component_class(name, entry) for name, entry in entries.items() if name in taken}
-    varied = False
+    varied, configs = False, {}
     for name, kind in kinds.items():
         config = SCHEDULER_FILE if issubclass(kind, SchedulerMixin) else "config.json"
         in_root = config in files.names and not any(file.startswith(f"{name}/") for file in files.names)
         place = "" if in_root else name  # the oldest layout has no folders
+        configs[name] = file = f"{place}/{config}".lstrip("/")
         if config == SCHEDULER_FILE:
-            file = f"{place}/{config}".lstrip("/")
             check_config(files.shown(file), kind, files.json(file, MOST_BETAS))
         else:
             varied |= files.fetch_network(place, kind, variant, pickles=pickles)
     if variant is not None and not varied:
         raise ValueError(f"{files.shown(INDEX)} has no weights of variant={variant!r} beside it: leave variant out")
+    return configs
 
 
 def component_class(name: str, entry: tuple[str, str]) -> type:

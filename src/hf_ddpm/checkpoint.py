@@ -223,17 +223,21 @@ def _kind(index: dict[str, Any]) -> type[Pipeline]:
     return HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> dict[str, str]:
     """Refuse a folder that `load_checkpoint` would not open, without building anything.
+
+    Returns:
+        dict: the config's file of each component, as `check_files` finds it.
 
     Raises:
         UserError: what is missing, corrupt or cut short.
     """
     with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
-        check_files(_kind(files.json(INDEX)).__name__, files, set(), None)
+        configs = check_files(_kind(files.json(INDEX)).__name__, files, set(), None)
         for file in folder.glob("*/*.safetensors"):  # variants too
             check_safetensors(file, str(file))
+    return configs
 
 
 def _sync(folder: Path) -> None:

@@ -26,11 +26,11 @@ from hf_ddpm.model_card import render_card
 from hf_ddpm.models.checked_files import TRANSIENT, patient
 from hf_ddpm.models.config_checks import WRONG_KIND
 from hf_ddpm.pipelines.doors import STOCK_PIPELINE
+from hf_ddpm.pipelines.opening import OUR_CLASSES
 
-COMPONENTS = ("unet", "scheduler", "vae")
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
 UPLOADED = [INDEX, "README.md", FACTS_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
-UPLOADED += [f"{part}/{name}" for part in COMPONENTS for name in ("*.json", "*.safetensors")]
+UPLOADED += [f"{part}/{name}" for part in OUR_CLASSES for name in ("*.json", "*.safetensors")]
 
 
 def push_checkpoint(
@@ -171,10 +171,9 @@ def _whole(source: str) -> Path:
         raise UserError(f"there is no folder {source!r}: give the checkpoint's, as training leaves one")
     if not (folder / INDEX).is_file():
         raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
-    check_folder(folder)
-    is_vae = _class_name(folder) == "HFVAEPipeline"
-    parts = ["vae/config.json"] if is_vae else ["unet/config.json", "scheduler/scheduler_config.json"]
-    lacking = [name for name in ("pipeline.py", *parts) if not (folder / name).is_file()]
+    lacking = [f"{name}/{file}" for name, file in check_folder(folder).items() if "/" not in file]
+    if not (folder / "pipeline.py").is_file():
+        lacking.append("pipeline.py")
     if lacking:
         raise UserError(
             f"{source!r} lacks {lacking[0]}, by which others open it: open it with hf_ddpm and save it anew with "

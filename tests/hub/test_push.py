@@ -232,6 +232,20 @@ def test_what_others_could_not_open_is_not_pushed(lost, hub, checkpoint):
     assert hub.log == []
 
 
+def test_a_vae_in_the_root_is_not_left_behind(hub, make_pipeline, tmp_path):
+    from hf_ddpm import HFVAE, HFDDPMPipeline
+
+    inner = make_pipeline({"clip_sample": False}, sample_size=8, in_channels=2, out_channels=2)
+    vae = HFVAE(sample_size=16, latent_channels=2, network="conv", block_out_channels=(8, 8), scaling_factor=1.0)
+    HFDDPMPipeline(inner.unet, inner.scheduler, vae=vae).save_pretrained(tmp_path / "c")
+    for file in (tmp_path / "c" / "vae").iterdir():
+        file.rename(tmp_path / "c" / file.name)
+    (tmp_path / "c" / "vae").rmdir()
+    with pytest.raises(UserError, match=r"'.*/c' lacks vae/config\.json, by which others open it"):
+        push_checkpoint(str(tmp_path / "c"), "ada/moons")
+    assert hub.log == []
+
+
 @pytest.mark.parametrize("source", ["", "nowhere", "ada/moons"])
 def test_what_is_no_folder_is_not_pushed(source, hub):
     with pytest.raises(UserError, match=rf"^there is no folder '{source}': give the checkpoint's, as training leaves"):
