@@ -6,14 +6,17 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_ddpm.training.recipe import Recipe, check_recipe, read_recipe
+from hf_ddpm.training.command_line import read_recipe
+from hf_ddpm.training.family import check_recipe
+from hf_ddpm.training.recipe import FAMILY, Recipe, blocks_of
 from hf_ddpm.training.train import Run, optimizer_step, prepare
 
 
 def recipe_with(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> Recipe:
     """A shipped recipe with some keys replaced, checked as a command line's are."""
     recipe = read_recipe(name)
-    return check_recipe({block: {**keys, **overrides.get(block, {})} for block, keys in recipe.items()})
+    blocks = {block: {**keys, **overrides.get(block, {})} for block, keys in blocks_of(recipe).items()}
+    return check_recipe({FAMILY: recipe[FAMILY], **blocks})
 
 
 def start(recipe: Recipe, folder: Path, total_steps: int) -> tuple[Run, Callable[[], Tensor]]:
@@ -25,8 +28,8 @@ def start(recipe: Recipe, folder: Path, total_steps: int) -> tuple[Run, Callable
     )
 
     def step() -> Tensor:
-        loss = optimizer_step(run, next(batches))
+        said = optimizer_step(run, next(batches))
         run.step += 1
-        return loss
+        return said["loss"]
 
     return run, step

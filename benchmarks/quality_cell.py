@@ -32,6 +32,7 @@ from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.sources import open_source
 from hf_ddpm.metrics import DigitStatistics, digit_score, digit_statistics
+from hf_ddpm.objectives import MODEL
 from hf_ddpm.sampling import image_grid, sample_images
 from hf_ddpm.training.diffusion import build_model
 from hf_ddpm.training.recipe import Recipe
@@ -150,7 +151,7 @@ def train_ours(cell: Cell) -> Trained:
 
         losses, seconds = train_for(step, replan, cell.seconds - decoded)
     return Trained(
-        run.ema.model,
+        run.networks[MODEL],
         run.objective.scheduler,
         len(losses),
         seconds,

@@ -17,6 +17,7 @@ from benchmarks.report import Result, table, verdict
 from benchmarks.timing import Rounds
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.data.sources import open_source
+from hf_ddpm.objectives import MODEL
 
 TITLE = "Throughput of the same network"
 ABOUT = """Training: `optimizer_step` of training/train.py with AdamW against the loop of
@@ -61,7 +62,7 @@ def compare(name: str, variant: str, overrides: Mapping[str, Any], quick: bool) 
         if variant != "as it comes":
             AcceleratorState._reset_state()  # one process, two precisions
         run, our_step = start(recipe, Path(folder) / "run", total_steps=100_000)
-        network: UNet2DModel = copy.deepcopy(run.ema.model)
+        network: UNet2DModel = copy.deepcopy(run.networks[MODEL])
         if variant != "as it comes":
             AcceleratorState._reset_state()
         theirs = copy.deepcopy(network).train().requires_grad_(True)

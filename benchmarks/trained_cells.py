@@ -19,6 +19,7 @@ from hf_ddpm.data import ImageData
 from hf_ddpm.likelihood import GridImages, draw_images, evaluate
 from hf_ddpm.likelihood.report import mean_and_error
 from hf_ddpm.metrics import DigitStatistics, digit_score
+from hf_ddpm.objectives import MODEL
 from hf_ddpm.sampling import image_generator
 
 Overrides = Mapping[str, Mapping[str, Any]]
@@ -62,7 +63,9 @@ def train(overrides: Overrides, steps: int) -> Trained:
         while len(losses) < steps and (not losses or losses[-1].isfinite()):
             losses.append(step())
         seconds = time.perf_counter() - started
-    return Trained(run.ema.model, run.objective.scheduler, torch.stack(losses[-50:]).mean().item(), round(seconds, 1))
+    return Trained(
+        run.networks[MODEL], run.objective.scheduler, torch.stack(losses[-50:]).mean().item(), round(seconds, 1)
+    )
 
 
 def distance(trained: Trained, num_samples: int, against: DigitStatistics) -> Result:

@@ -20,8 +20,9 @@ from benchmarks.ours import recipe_with
 from benchmarks.quality_cell import digits
 from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
-from hf_ddpm.data import ImageData
-from hf_ddpm.objectives import Objective, make_objective
+from hf_ddpm.data import Batch, ImageData
+from hf_ddpm.objectives import MODEL, Draws, make_objective
+from hf_ddpm.objectives.diffusion import DiffusionObjective
 from hf_ddpm.sampling import image_grid, sample_images
 from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.settings import Optimization
@@ -80,24 +81,25 @@ def train(model: UNet2DModel, recipe: Recipe, steps: int) -> None:
     batches = ImageData(**recipe["data"]).batches(batch_size=batch_size, seed=seed)
     for step, batch in zip(range(steps), batches, strict=False):
         optimization.set_learning_rate(optimizer, step, steps)
-        t, noise, weight = objective.draw(batch.x_0.shape, generator)
-        (weight * objective(model, batch.x_0, t, noise)).mean().backward()
+        draws = objective.draw(batch.x_0.shape, generator, step)
+        (draws.weight * objective.loss(MODEL, {MODEL: model}, batch, draws, step).each).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), optimization.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()
 
 
 @torch.no_grad()
-def evaluate(model: UNet2DModel, objective: Objective, x_0: Tensor) -> dict[str, float]:
+def evaluate(model: UNet2DModel, objective: DiffusionObjective, x_0: Tensor) -> dict[str, float]:
     """Held-out L_simple in thirds of the levels: t uniform in each, the same draws for every arm."""
     generator = torch.Generator().manual_seed(2_024)
     third = len(objective.scheduler) / len(THIRDS)
-    result = {}
+    batch, result = Batch(x_0, None, torch.arange(len(x_0))), {}
     for i, name in enumerate(THIRDS):
         total = 0.0
         for _ in range(REPEATS):
             t = (third * (i + torch.rand(len(x_0), generator=generator))).long()
-            total += objective(model, x_0, t, torch.randn(x_0.shape, generator=generator)).mean().item()
+            draws = Draws({"t": t, "noise": torch.randn(x_0.shape, generator=generator)}, torch.ones(len(x_0)))
+            total += objective.loss(MODEL, {MODEL: model}, batch, draws, step=0).each.mean().item()
         result[name] = total / REPEATS
     return {**result, "all": sum(result.values()) / len(THIRDS)}
 

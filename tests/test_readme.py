@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from hf_ddpm.cli import main
-from hf_ddpm.training.recipe import parse_command_line
+from hf_ddpm.training.command_line import parse_command_line
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -1,22 +1,22 @@
 """What a VAE recipe trains: an HFVAE, by the ELBO or IWAE's bound, and how it is sampled and saved."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
 
 from hf_ddpm import HFVAE, HFVAEPipeline
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError
-from hf_ddpm.objectives import ELBOObjective
+from hf_ddpm.objectives import MODEL, ELBOObjective
 from hf_ddpm.sampling import sample_latents
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.recipe import Recipe, built, image_shape
-from hf_ddpm.training.settings import Grids
+from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
+from hf_ddpm.training.recipe import Block, Blocks, Recipe, built, image_shape
+from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Grids, Optimization
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,10 +31,21 @@ class VAEFamily:
         UserError: what they cannot be, together or with the data's size and channels.
     """
 
+    blocks: ClassVar[Blocks] = {
+        "data": Block(ImageData),
+        "vae": Block(HFVAE),
+        "elbo": Block(ELBOObjective, supplied=("likelihood", "latent_shape")),
+        **OF_ONE_PLAYER,
+        **OF_THE_LOOP,
+        "sampling": Block(Grids),
+        **OF_SAVING,
+    }
+    artefact = MODEL
     sample_options = ""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling = recipe, Grids(**recipe["sampling"])
+        Optimization(**recipe["optimization"])  # a mistake costs no download
         size, channels = image_shape(recipe)
         with torch.device("meta"):  # a mistake costs no download
             model = self._model(size, channels)
@@ -54,12 +65,13 @@ class VAEFamily:
         """The recipe's images."""
         return ImageData(**self.recipe["data"])
 
-    def build_model(self, data: ImageData) -> nn.Module:
+    def build_players(self, data: ImageData) -> dict[str, Player]:
         """The network for these data."""
-        return self._model(data.image_size, data.channels)
+        return single_player(self._model(data.image_size, data.channels), self.recipe)
 
-    def measure(self, model: HFVAE, data: ImageData, seed: int) -> None:
+    def measure(self, networks: Mapping[str, Any], data: ImageData, seed: int) -> None:
         """Set what the model stores of its training data: the scale of its latents, and a sigma that fits best."""
+        model: HFVAE = networks[MODEL]
         count = min(MEASURED_IMAGES, data.num_images or MEASURED_IMAGES)
         with closing(data.batches(batch_size=count, seed=seed)) as batches:
             images = next(batches).x_0
@@ -68,17 +80,17 @@ class VAEFamily:
         if model.config["likelihood"] == "gaussian_optimal":
             model.measure_log_variance(images)
 
-    def pipeline(self, model: HFVAE) -> HFVAEPipeline:
+    def pipeline(self, networks: Mapping[str, Any]) -> HFVAEPipeline:
         """What samples from the model, and is saved."""
-        return HFVAEPipeline(model)
+        return HFVAEPipeline(networks[MODEL])
 
     def sample(self, pipeline: HFVAEPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
         """Images of a grid, from the prior."""
         return sample_latents(pipeline, indices, seed=seed)
 
-    def facts(self, model: HFVAE) -> dict[str, Any]:
+    def facts(self, networks: Mapping[str, Any]) -> dict[str, Any]:
         """What the card may say beside the facts of every run."""
-        return {"title": self.title, "scaling_factor": model.config["scaling_factor"]}
+        return {"title": self.title, "scaling_factor": networks[MODEL].config["scaling_factor"]}
 
     def _model(self, image_size: int | Sequence[int], channels: int) -> HFVAE:
         keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}

@@ -1,9 +1,11 @@
 """What a diffusion recipe trains: a UNet, by one of DDPM's objectives, and how it is sampled and saved."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
@@ -11,15 +13,19 @@ from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError
 from hf_ddpm.latents import LatentData, latent_shape, open_vae
-from hf_ddpm.objectives import make_objective
+from hf_ddpm.objectives import MODEL, make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import sample_images
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.recipe import Recipe, built, image_shape
-from hf_ddpm.training.settings import Latents, Sampling
+from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
+from hf_ddpm.training.recipe import Block, Blocks, Recipe, built, image_shape
+from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimization, Sampling
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Networks = Mapping[str, Any]  # by the player's name
+PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # of the UNet, see `unet_preset`
 
 
 class DiffusionFamily:
@@ -29,10 +35,23 @@ class DiffusionFamily:
         UserError: what they cannot be, together or with the data's size and channels.
     """
 
+    blocks: ClassVar[Blocks] = {
+        "data": Block(ImageData),
+        "latents": Block(Latents),
+        "model": Block(UNet2DModel, more=(PRESET,)),
+        "scheduler": Block(HFDDPMScheduler),
+        "objective": Block(make_objective, supplied=("scheduler",)),
+        **OF_ONE_PLAYER,
+        **OF_THE_LOOP,
+        "sampling": Block(Sampling),
+        **OF_SAVING,
+    }
+    artefact = MODEL
     sample_options = "--steps 50 "
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling, self.latents = recipe, Sampling(**recipe["sampling"]), Latents(**recipe["latents"])
+        Optimization(**recipe["optimization"])  # a mistake costs no download
         self.scheduler = built("scheduler", HFDDPMScheduler, **recipe["scheduler"])
         self.objective = built("objective", make_objective, self.scheduler, **recipe["objective"])
         self.title: str = recipe["model"]["preset"]
@@ -54,17 +73,19 @@ class DiffusionFamily:
             return ImageData(**self.recipe["data"])
         return LatentData(self.vae.to(device), self.recipe["data"], seed=seed, cache=self.latents.cache)
 
-    def build_model(self, data: ImageData | LatentData) -> nn.Module:
+    def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
         """The network for these data."""
         check_classes(self._config, data)
-        return build_model(self.recipe["model"], self.scheduler, data.image_size, data.channels, data.num_classes)
+        block = self.recipe["model"]
+        network = build_model(block, self.scheduler, data.image_size, data.channels, data.num_classes)
+        return single_player(network, self.recipe)
 
-    def measure(self, model: nn.Module, data: ImageData | LatentData, seed: int) -> None:
+    def measure(self, networks: Networks, data: ImageData | LatentData, seed: int) -> None:
         """Nothing is left to measure when such a model is saved."""
 
-    def pipeline(self, model: Any) -> HFDDPMPipeline:
+    def pipeline(self, networks: Networks) -> HFDDPMPipeline:
         """What samples from the network, and is saved."""
-        return HFDDPMPipeline(model, self.scheduler, vae=self.vae)
+        return HFDDPMPipeline(networks[MODEL], self.scheduler, vae=self.vae)
 
     def sample(self, pipeline: HFDDPMPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
         """Images of a grid."""
@@ -73,10 +94,11 @@ class DiffusionFamily:
             pipeline, indices, seed=seed, num_inference_steps=settings.num_inference_steps, eta=settings.eta
         )
 
-    def facts(self, model: Any) -> dict[str, Any]:
+    def facts(self, networks: Networks) -> dict[str, Any]:
         """What the card may say beside the facts of every run."""
+        config = networks[MODEL].config
         return {
-            "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, model.config, None),
+            "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, config, None),
             "latents": self._latent_facts(),
             "sampling": {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta},
         }

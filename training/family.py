@@ -1,18 +1,19 @@
 """The members of the family that a recipe can train, and what the loop asks of each."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from torch import nn
 
 from hf_ddpm.data import ImageData
+from hf_ddpm.errors import UserError
 from hf_ddpm.latents import LatentData
 from hf_ddpm.objectives import Objective
 from hf_ddpm.training.autoencoder import VAEFamily
 from hf_ddpm.training.diffusion import DiffusionFamily
-from hf_ddpm.training.recipe import Recipe, family_of
+from hf_ddpm.training.players import Player
+from hf_ddpm.training.recipe import FAMILY, Blocks, Recipe, check_blocks, hint
 from hf_ddpm.training.settings import Grids, Sampling
 
 if TYPE_CHECKING:
@@ -20,7 +21,18 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """A kind of model: what it learns from, how it is built, sampled and saved."""
+    """A kind of model: what its recipe says, what it learns from, how it is built, sampled and saved.
+
+    Made of a recipe whose blocks it checks before data are opened. `networks` are the players' by name, averaged where
+    they have an average.
+
+    Attributes:
+        blocks: of its recipes.
+        artefact: the player whose network is saved.
+    """
+
+    blocks: ClassVar[Blocks]
+    artefact: str
 
     @property
     def title(self) -> str:
@@ -31,8 +43,8 @@ class Family(Protocol):
         """What it is trained to minimise."""
 
     @property
-    def sampling(self) -> Grids | Sampling:
-        """When to draw grids, of how many images."""
+    def sampling(self) -> Grids | Sampling | None:
+        """When to draw grids, of how many images; None for a model that draws none."""
 
     @property
     def sample_options(self) -> str:
@@ -41,20 +53,45 @@ class Family(Protocol):
     def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
         """The training data; what is measured of them follows from the seed."""
 
-    def build_model(self, data: Any) -> nn.Module:
-        """The network for these data, with random weights."""
+    def build_players(self, data: Any) -> dict[str, Player]:
+        """The networks for these data, with random weights, and what trains them: a player for each turn."""
 
-    def measure(self, model: Any, data: Any, seed: int) -> None:
+    def measure(self, networks: Mapping[str, Any], data: Any, seed: int) -> None:
         """Set what the model stores of its training data, before it is saved."""
 
-    def pipeline(self, model: Any) -> DiffusionPipeline:
-        """What samples from the network, and is saved."""
+    def pipeline(self, networks: Mapping[str, Any]) -> DiffusionPipeline:
+        """What samples from the networks, and is saved."""
 
     def sample(self, pipeline: Any, indices: Sequence[int], seed: int) -> "list[Image]":
-        """The images of some indices, each fixed by (seed, index)."""
+        """The images of some indices, each fixed by (seed, index); not asked of a model that draws none."""
 
-    def facts(self, model: Any) -> dict[str, Any]:
+    def facts(self, networks: Mapping[str, Any]) -> dict[str, Any]:
         """What the card may say beside the facts of every run."""
+
+
+FAMILIES: dict[str, Any] = {"diffusion": DiffusionFamily, "vae": VAEFamily}
+
+
+def family_of(recipe: Mapping[str, Any]) -> str:
+    """What a recipe trains, one of `FAMILIES`. Those that do not say have a block `vae`, or are of diffusion models.
+
+    Raises:
+        UserError: a family that is not there.
+    """
+    family = recipe.get(FAMILY, "vae" if "vae" in recipe else "diffusion")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise UserError(f"family={family!r} is not known{hint(str(family), FAMILIES)}")
+    return family
+
+
+def check_recipe(recipe: Mapping[str, Any]) -> Recipe:
+    """The recipe with the name of its family and every value converted to its declared type.
+
+    Raises:
+        UserError: a family that is not there, or what `check_blocks` refuses.
+    """
+    family = family_of(recipe)
+    return {FAMILY: family, **check_blocks(recipe, FAMILIES[family].blocks)}
 
 
 def make_family(recipe: Recipe) -> Family:
@@ -63,6 +100,5 @@ def make_family(recipe: Recipe) -> Family:
     Raises:
         UserError: what the user can mend.
     """
-    if family_of(recipe) == "vae":
-        return VAEFamily(recipe)
-    return DiffusionFamily(recipe)
+    family: Family = FAMILIES[family_of(recipe)](recipe)
+    return family

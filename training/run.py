@@ -17,12 +17,12 @@ from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
 from hf_ddpm.latents import LatentData
 from hf_ddpm.objectives import Objective
-from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.family import Family, make_family
+from hf_ddpm.training.players import Player, check_turns
 from hf_ddpm.training.pushing import Pusher, make_pusher
-from hf_ddpm.training.recipe import Recipe, built
+from hf_ddpm.training.recipe import Recipe, blocks_of
 from hf_ddpm.training.run_folder import RunFolder
-from hf_ddpm.training.settings import Checkpoints, Hub, Optimization, Training
+from hf_ddpm.training.settings import Checkpoints, Hub, Training
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -34,24 +34,30 @@ class Run:
     recipe: Recipe
     family: Family
     training: Training
-    optimization: Optimization
     checkpoints: Checkpoints
     folder: RunFolder
     accelerator: Accelerator
     data: ImageData | LatentData
-    model: nn.Module
-    ema: EMA
-    optimizer: torch.optim.Optimizer
+    players: dict[str, Player]
     hub: Hub
     pusher: Pusher | None  # of the main process
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
-    losses: list[Tensor] = field(default_factory=list)  # since the last line of the log
+    said: list[dict[str, Tensor]] = field(default_factory=list)  # by each step since the last line of the log
 
     @property
     def objective(self) -> Objective:
         """What the family minimises."""
         return self.family.objective
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The players' networks as they sample and are saved: averaged, where there is an average."""
+        return {name: player.network(self.accelerator) for name, player in self.players.items()}
+
+    def log_name(self, player: str, name: str) -> str:
+        """How the log calls a figure of a player: by its name alone, if there is one player."""
+        return name if len(self.players) == 1 else f"{player}/{name}"
 
 
 def open_folder(recipe: Recipe, resume: str | None) -> Path | None:
@@ -72,35 +78,27 @@ def open_folder(recipe: Recipe, resume: str | None) -> Path | None:
 
 def build_run(recipe: Recipe) -> Run:
     """Every part of a run, cheapest first, so that a mistake shows before data are read. Nothing is written."""
-    training, optimization = Training(**recipe["training"]), Optimization(**recipe["optimization"])
-    checkpoints, folder = Checkpoints(**recipe["checkpoints"]), RunFolder(training.output_dir)
-    hub = Hub(**recipe["hub"])
+    training, checkpoints = Training(**recipe["training"]), Checkpoints(**recipe["checkpoints"])
+    folder, hub = RunFolder(training.output_dir), Hub(**recipe["hub"])
     family = make_family(recipe)
     accelerator = make_accelerator(training, folder)
     pusher = make_pusher(hub, folder.path.resolve().name, accelerator) if hub.push_to_hub else None
     with accelerator.main_process_first():  # which may have to download, or to encode
         data = family.open_data(training.seed, accelerator.device)
     torch.manual_seed(training.seed)
-    model = family.build_model(data)
-    ema = built("ema", EMA, model, **recipe["ema"])
-    ema.model.to(accelerator.device)
-    if training.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if training.compile:
-        model.compile()
-    model, optimizer = accelerator.prepare(model, optimization.build(model))
+    players = family.build_players(data)
+    check_turns(family.objective.turns, players)
+    for player in players.values():
+        player.prepare(accelerator, training)
     return Run(
         recipe=recipe,
         family=family,
         training=training,
-        optimization=optimization,
         checkpoints=checkpoints,
         folder=folder,
         accelerator=accelerator,
         data=data,
-        model=model,
-        ema=ema,
-        optimizer=optimizer,
+        players=players,
         hub=hub,
         pusher=pusher,
     )
@@ -151,11 +149,13 @@ def use_cpu_well(threads: int | None) -> None:
 
 def introduce(run: Run, state: Path | None) -> None:
     """Say once what is trained on what, and where it goes."""
-    weights = sum(p.numel() for p in run.ema.model.parameters())
+    counts = {name: sum(p.numel() for p in network.parameters()) for name, network in run.networks.items()}
+    own = len(counts) > 1
+    weights = ", ".join(f"{count:,} weights{f' of the {name}' if own else ''}" for name, count in counts.items())
     say = run.accelerator.print
     say(f"data: {run.data.description}")
     say(
-        f"model: {run.family.title}, {weights:,} weights, on {run.accelerator.num_processes} process(es), "
+        f"model: {run.family.title}, {weights}, on {run.accelerator.num_processes} process(es), "
         f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
     )
     say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
@@ -166,21 +166,23 @@ def introduce(run: Run, state: Path | None) -> None:
 def start_trackers(run: Run) -> None:
     """Open what the scalars go to beside log.jsonl."""
     if run.accelerator.log_with:
-        flat = {f"{b}.{k}": str(v) for b, block in run.recipe.items() for k, v in block.items()}
+        flat = {f"{b}.{k}": str(v) for b, block in blocks_of(run.recipe).items() for k, v in block.items()}
         in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # whose folder bears the project's name
         run.accelerator.init_trackers("tensorboard" if in_tensorboard else "hf_ddpm", config=flat)
 
 
-def mean_loss(run: Run) -> float:
-    """The mean loss since the last line of the log, over all processes.
+def mean_said(run: Run) -> dict[str, float]:
+    """The mean of every figure of the players since the last line of the log, over all processes.
 
     Raises:
-        UserError: it is not finite. Every save asks first: a run that has diverged replaces no good state.
+        UserError: one is not finite. Every save asks first: a run that has diverged replaces no good state.
     """
-    loss = run.accelerator.reduce(torch.stack(run.losses).mean(), reduction="mean").item()
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at step {run.step}: lower lr, or turn mixed_precision off; "
-            "the last saved state is untouched"
-        )
-    return loss
+    columns = [torch.stack([said[name] for said in run.said]).mean() for name in run.said[0]]
+    means = run.accelerator.reduce(torch.stack(columns), reduction="mean").tolist()
+    for name, mean in zip(run.said[0], means, strict=True):
+        if not math.isfinite(mean):
+            raise UserError(
+                f"the {name} is {mean} at step {run.step}: lower lr, or turn mixed_precision off; "
+                "the last saved state is untouched"
+            )
+    return dict(zip(run.said[0], means, strict=True))

@@ -10,7 +10,8 @@ import yaml
 
 from hf_ddpm.checkpoint import GO_ON, unfinished, writing
 from hf_ddpm.errors import UserError
-from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.family import family_of
+from hf_ddpm.training.recipe import FAMILY, Recipe, blocks_of
 
 FREE_ON_RESUME = {
     "training",
@@ -74,7 +75,12 @@ class RunFolder:
         if not self.recipe.is_file():
             raise UserError(f"--resume: {self.recipe} is missing, so what the run began with is not known")
         before, now = yaml.safe_load(self.recipe.read_text()), _plain(recipe)
-        for block in now:
+        if family_of(before) != now[FAMILY]:
+            raise UserError(
+                f"--resume: the recipe is of the family {now[FAMILY]!r} and the run of {family_of(before)!r}: "
+                "resume with the same recipe, or start another --output_dir"
+            )
+        for block in blocks_of(now):
             keys = {*before.get(block, {}), *now[block]}
             fixed = keys & FIXED_TRAINING if block == "training" else set() if block in FREE_ON_RESUME else keys
             for key in sorted(fixed):

@@ -15,25 +15,29 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from hf_ddpm.checkpoint import GO_ON, new_folder, save_checkpoint, unfinished, writing
 from hf_ddpm.errors import UserError
 from hf_ddpm.sampling import image_grid
-from hf_ddpm.training.run import Run, mean_loss
+from hf_ddpm.training.recipe import FAMILY
+from hf_ddpm.training.run import Run, mean_said
 
-COUNTERS, LOSS_HISTORY = "counters.json", "loss_history.safetensors"  # of a saved state
+COUNTERS, OBJECTIVE = "counters.json", "objective.safetensors"  # of a saved state
+OLDER_OBJECTIVE = "loss_history.safetensors"  # its name in states of version 0.1
 
 
 def sample(run: Run) -> list[Image.Image]:
-    """The grid's images from the averaged weights, each process drawing its share.
+    """The grid's images from the averaged weights, each process drawing its share; none of a family that draws none.
 
     Raises:
         UserError: the weights have diverged.
     """
-    pipeline = run.family.pipeline(run.ema.model)
+    if run.family.sampling is None:
+        return []
+    pipeline = run.family.pipeline(run.networks)
     pipeline.set_progress_bar_config(disable=True)
     with run.accelerator.split_between_processes(list(range(run.family.sampling.num_images))) as mine:
         try:
@@ -53,8 +57,8 @@ def save_samples(run: Run, name: str) -> None:
 
 def save_state(run: Run) -> None:
     """Everything a resumed run needs, in a folder that appears when it is complete."""
-    if run.losses:
-        mean_loss(run)
+    if run.said:
+        mean_said(run)
     final = run.folder.states / f"step_{run.step:08d}"
     on_main = run.accelerator.is_main_process
     with writing(final, remedy=GO_ON), contextlib.ExitStack() as stack:
@@ -63,9 +67,10 @@ def save_state(run: Run) -> None:
         run.accelerator.wait_for_everyone()
         run.accelerator.save_state(str(unfinished(final)))
         if on_main:
-            run.ema.model.save_pretrained(unfinished(final) / "ema")
-            if run.objective.history is not None:
-                save_file(run.objective.history.arrays(), unfinished(final) / LOSS_HISTORY)
+            for name, ema in averages(run).items():
+                ema.save_pretrained(unfinished(final) / name)
+            if learned := run.objective.state():
+                save_file(learned, unfinished(final) / OBJECTIVE)
             counters = {"step": run.step, "seconds": run.seconds}
             (unfinished(final) / COUNTERS).write_text(json.dumps(counters) + "\n")
         run.accelerator.wait_for_everyone()
@@ -74,16 +79,22 @@ def save_state(run: Run) -> None:
     run.accelerator.wait_for_everyone()  # the state is in place for every process
 
 
+def averages(run: Run) -> dict[str, Any]:
+    """The players' averaged networks, by their folders in a saved state."""
+    averaged = {name: player.ema.model for name, player in run.players.items() if player.ema is not None}
+    return {"ema" if len(run.players) == 1 else f"ema_{name}": network for name, network in averaged.items()}
+
+
 def load_state(run: Run, state: Path) -> None:
-    """Continue from a saved state: weights, optimizer, average, losses that t is drawn by, and counters.
+    """Continue from a saved state: weights, optimizers, averages, what the objective has learned, and counters.
 
     Everything else follows from the step.
     """
     try:
         run.accelerator.load_state(str(state))
-        run.ema.model.load_state_dict(type(run.ema.model).from_pretrained(state / "ema").state_dict())
-        if run.objective.history is not None:
-            run.objective.history.load(load_file(state / LOSS_HISTORY))
+        for name, ema in averages(run).items():
+            ema.load_state_dict(type(ema).from_pretrained(state / name).state_dict())
+        run.objective.load(_learned(state))
         counters = json.loads((state / COUNTERS).read_text())
     except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
@@ -100,23 +111,29 @@ def load_state(run: Run, state: Path) -> None:
     run.accelerator.wait_for_everyone()
 
 
+def _learned(state: Path) -> dict[str, Tensor]:
+    """What the objective had learned; empty, if nothing was saved."""
+    file = next((state / name for name in (OBJECTIVE, OLDER_OBJECTIVE) if (state / name).is_file()), None)
+    return {} if file is None else load_file(file)
+
+
 def finish(run: Run) -> Path:
     """Save the last state, the last grid and the checkpoint with its card; say where they are and what to run next."""
     if run.folder.states / f"step_{run.step:08d}" not in run.folder.saved_states():
         save_state(run)
-    checkpoint = run.folder.checkpoint
+    checkpoint, pictured = run.folder.checkpoint, run.family.sampling is not None
     write_checkpoint(run, checkpoint)
-    if run.accelerator.is_main_process:
+    if run.accelerator.is_main_process and pictured:
         with writing(run.folder.samples, remedy=GO_ON):
             shutil.copy2(checkpoint / "samples.png", run.folder.samples / "final.png")
     if run.data.skipped:
         run.accelerator.print(f"data: {run.data.description}")
-    run.accelerator.print(
-        f"\nsamples:    {run.folder.samples / 'final.png'}\n"
-        f"checkpoint: {checkpoint}\n"
-        f"next:       {_console_script()} sample {checkpoint} -n 64 {run.family.sample_options}--out grid.png\n"
-        f"or:         {type(run.family.pipeline(run.ema.model)).__name__}.from_pretrained({str(checkpoint)!r})"
-    )
+    told: dict[str, Any] = {"checkpoint:": checkpoint}
+    if pictured:
+        sample_it = f"sample {checkpoint} -n 64 {run.family.sample_options}--out grid.png"
+        told = {"samples:": run.folder.samples / "final.png", **told, "next:": f"{_console_script()} {sample_it}"}
+    told["or:"] = f"{type(run.family.pipeline(run.networks)).__name__}.from_pretrained({str(checkpoint)!r})"
+    run.accelerator.print("\n" + "\n".join(f"{word:<12}{what}" for word, what in told.items()))
     if run.pusher is not None:
         run.pusher.start(checkpoint, tag=None)
         run.pusher.wait()
@@ -127,17 +144,21 @@ def finish(run: Run) -> Path:
 
 def write_checkpoint(run: Run, folder: Path) -> None:
     """What the run has learned, as a pipeline that anybody can open; every process takes part, the main one writes."""
-    run.family.measure(run.ema.model, run.data, run.training.seed)
+    run.family.measure(run.networks, run.data, run.training.seed)
     images, raw = sample(run), raw_weights(run)
     if run.accelerator.is_main_process:
-        pipeline, logs = run.family.pipeline(run.ema.model), (run.folder.recipe, run.folder.log)
-        save_checkpoint(pipeline, folder, facts(run), image_grid(images), raw=raw, files=logs)
+        pipeline, logs = run.family.pipeline(run.networks), (run.folder.recipe, run.folder.log)
+        grid = image_grid(images) if images else None
+        save_checkpoint(pipeline, folder, facts(run), grid, raw=raw, files=logs)
 
 
 def raw_weights(run: Run) -> dict[str, Tensor]:
     """The weights that were not averaged, whole on every process; what is measured and not trained is the average's."""
-    model = run.accelerator.unwrap_model(run.model)
-    weights = run.ema.model.state_dict() | {name: w.detach() for name, w in model.named_parameters() if w.requires_grad}
+    player = run.players[run.family.artefact]
+    trained = run.accelerator.unwrap_model(player.model).named_parameters()
+    weights = player.network(run.accelerator).state_dict() | {
+        name: w.detach() for name, w in trained if w.requires_grad
+    }
     return {name: w.full_tensor() if isinstance(w, DTensor) else w for name, w in weights.items()}  # of FSDP2
 
 
@@ -153,12 +174,13 @@ def push_on_the_way(run: Run) -> None:
 
 
 def _end(run: Run) -> None:
-    """Leave the other processes, the model out of its wrapper first.
+    """Leave the other processes, every network out of its wrapper first.
 
     The wrapper's C++ side would be the last owner of the process group and, destroyed with Python's lock in hand, wait
     for a gloo thread that may be waiting for this lock: the process would never end (PyTorch 2.13).
     """
-    run.model = run.accelerator.unwrap_model(run.model)
+    for player in run.players.values():
+        player.model = run.accelerator.unwrap_model(player.model)
     run.accelerator.free_memory()
     run.accelerator.end_training()
 
@@ -166,23 +188,25 @@ def _end(run: Run) -> None:
 def facts(run: Run) -> dict[str, Any]:
     """What the model card may say: only what this run knows of itself."""
     lines = run.folder.log.read_text().splitlines() if run.folder.log.exists() else []
+    networks = run.networks
     return {
         "name": run.folder.path.resolve().name,
+        "family": run.recipe[FAMILY],
         "recipe": run.recipe,
         "data": run.data.description,
         "num_images": run.data.num_images,
-        "weights": sum(p.numel() for p in run.ema.model.parameters()),
+        "weights": sum(p.numel() for p in networks[run.family.artefact].parameters()),
         "steps": run.step,
         "images_seen": run.step * run.training.batch_size,
         "seconds": round(run.seconds, 1),
-        "last_loss": json.loads(lines[-1])["loss"] if lines else None,
+        "last_loss": json.loads(lines[-1]).get("loss") if lines else None,
         "device": _device_name(run.accelerator.device),
         "processes": run.accelerator.num_processes,
         "mixed_precision": run.accelerator.mixed_precision,
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "metrics": [],
-        **run.family.facts(run.ema.model),
+        **run.family.facts(networks),
     }
 
 

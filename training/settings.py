@@ -9,6 +9,7 @@ from torch import nn
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.training.muon import Muon, split_parameters
+from hf_ddpm.training.recipe import Block, Blocks
 
 
 def _require_positive(settings: Any, *names: str) -> None:
@@ -235,3 +236,7 @@ class Hub:
         _require_positive(self, "hub_every")
         if not self.push_to_hub and (self.hub_model_id or self.hub_private_repo or self.hub_every):
             raise UserError("hub: nothing is pushed without --push_to_hub: give it, or leave the other keys out")
+
+
+OF_THE_LOOP: Blocks = {"training": Block(Training)}
+OF_SAVING: Blocks = {"checkpoints": Block(Checkpoints), "hub": Block(Hub)}

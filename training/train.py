@@ -1,8 +1,9 @@
 """Train what a recipe says: `accelerate launch training/train.py --recipe mnist`.
 
-The recipe's data yields x_0; the objective draws t and noise and returns each image's loss; this loop, and only it,
-turns losses into backward, step, EMA and checkpoints. What is random in step k is a function of (seed, k), drawn for
-the whole batch and cut into the processes' parts, so a resumed run, or one on other processes, walks the same path.
+The recipe's data yields x_0; the objective draws t and noise and returns each image's loss (`loss` in the files of
+hf_ddpm/objectives, L_simple in simple.py); this loop, and only it, turns losses into backward, step, EMA and
+checkpoints, for one network or for several that take turns. What is random in step k is a function of (seed, k), drawn
+for the whole batch and cut into the processes' parts, so a resumed run, or one on other processes, walks the same path.
 """
 
 import contextlib
@@ -18,9 +19,12 @@ from tqdm.auto import tqdm
 
 from hf_ddpm.data import Batch
 from hf_ddpm.errors import exit_with_a_sentence
+from hf_ddpm.objectives import Draws, Losses
 from hf_ddpm.sampling import mixed_seed
-from hf_ddpm.training.recipe import Recipe, parse_command_line
-from hf_ddpm.training.run import Run, build_run, introduce, mean_loss, open_folder, start_trackers
+from hf_ddpm.training.command_line import parse_command_line
+from hf_ddpm.training.players import alone
+from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.run import Run, build_run, introduce, mean_said, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, load_state, push_on_the_way, save_samples, save_state
 
 
@@ -54,13 +58,13 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
     with _stopped_by_hand(run), contextlib.closing(batches), bar as progress:
         while run.step < total:
             started = time.perf_counter()
-            run.losses.append(optimizer_step(run, next(batches)))
+            run.said.append(optimizer_step(run, next(batches)))
             run.step += 1
             run.seconds += time.perf_counter() - started
             progress.update()
             if _due(run, run.training.log_every):
                 log_losses(run, progress)
-            if _due(run, run.family.sampling.every):
+            if run.family.sampling is not None and _due(run, run.family.sampling.every):
                 save_samples(run, f"step_{run.step:08d}.png")
             if _due(run, run.checkpoints.every):
                 save_state(run)
@@ -69,42 +73,50 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
     return finish(run)
 
 
-def optimizer_step(run: Run, batch: Batch) -> Tensor:
-    """One update of the weights and their average from one global batch; the mean loss of this process's part."""
+def optimizer_step(run: Run, batch: Batch) -> dict[str, Tensor]:
+    """One update of every player from one global batch.
+
+    Returns:
+        dict: by its name in the log, the mean loss of this process's part, and what else the objective says.
+    """
     rank, size = run.accelerator.process_index, len(batch.x_0)
     generator = step_generator(run.training.seed, run.step, run.accelerator.device)
     whole = run.objective.draw((run.training.batch_size, *batch.x_0.shape[1:]), generator, run.step)
-    *drawn, weight = (values[rank * size : (rank + 1) * size] for values in whole)
+    draws = whole.part(slice(rank * size, (rank + 1) * size))
     torch.manual_seed(mixed_seed(run.training.seed, run.step, 1 + rank))  # dropout
-    run.optimization.set_learning_rate(run.optimizer, run.step, run.training.total_steps)
-
-    part = size // run.training.gradient_accumulation_steps
-    losses = []
-    for start in range(0, size, part):
-        cut = slice(start, start + part)
-        labels = None if batch.labels is None else batch.labels[cut]
-        with run.accelerator.accumulate(run.model):
-            loss = run.objective(run.model, batch.x_0[cut], *(values[cut] for values in drawn), labels)
-            run.accelerator.backward((weight[cut] * loss).mean())
-            if run.accelerator.sync_gradients and run.optimization.max_grad_norm is not None:
-                run.accelerator.clip_grad_norm_(run.model.parameters(), run.optimization.max_grad_norm)
-            run.optimizer.step()
-            run.optimizer.zero_grad()
-        losses.append(loss.detach())
-    if not run.accelerator.optimizer_step_was_skipped:  # fp16 skips a step whose gradients overflow
-        run.ema.update(run.accelerator.unwrap_model(run.model), run.step + 1)
-        record_losses(run, whole[0], torch.cat(losses))
-    return (weight * torch.cat(losses)).mean()
+    said: dict[str, Tensor] = {}
+    for turn in run.objective.turns:
+        player, losses = run.players[turn], take_turn(run, turn, batch, draws)
+        if not player.optimizer.step_was_skipped:  # fp16 skips a step whose gradients overflow
+            if player.ema is not None:
+                player.ema.update(run.accelerator.unwrap_model(player.model), run.step + 1)
+            run.objective.learn(turn, whole, losses.each, run.accelerator.gather)
+        said |= {run.log_name(turn, name): value for name, value in losses.said.items()}
+        said[run.log_name(turn, "loss")] = (draws.weight * losses.each).mean()
+    return said
 
 
-def record_losses(run: Run, t: Tensor, losses: Tensor) -> None:
-    """Tell a sampler of t that learns from losses those of the whole batch, on every process in the same order.
+def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
+    """One step of the optimizer whose turn it is, its gradient added up over the accumulation parts.
 
-    `t` (B,) is the whole batch's already; `losses` are this process's part.
+    Accelerate counts the parts once for all players, so the parts are inside a turn and the turns outside.
     """
-    history = run.objective.history
-    if history is not None:
-        history.record(t, run.accelerator.gather(losses))
+    player, size = run.players[turn], len(batch.x_0)
+    player.optimization.set_learning_rate(player.optimizer, run.step, run.training.total_steps)
+    part = size // run.training.gradient_accumulation_steps
+    found = []
+    with alone(turn, run.players, run.accelerator) as models:
+        for start in range(0, size, part):
+            cut = slice(start, start + part)
+            with run.accelerator.accumulate(player.model):
+                losses = run.objective.loss(turn, models, batch.part(cut), draws.part(cut), run.step)
+                run.accelerator.backward((draws.weight[cut] * losses.each).mean())
+                if run.accelerator.sync_gradients and player.optimization.max_grad_norm is not None:
+                    run.accelerator.clip_grad_norm_(player.model.parameters(), player.optimization.max_grad_norm)
+                player.optimizer.step()
+                player.optimizer.zero_grad()
+            found.append(losses)
+    return Losses.joined(found)
 
 
 def prepare(recipe: Recipe, resume: str | None) -> Run:
@@ -119,19 +131,16 @@ def prepare(recipe: Recipe, resume: str | None) -> Run:
 
 def log_losses(run: Run, progress: tqdm) -> None:
     """Write a line of the log, and show it beside the bar."""
-    loss = mean_loss(run)
-    run.losses.clear()
+    means = mean_said(run)
+    run.said.clear()
     speed = run.step * run.training.batch_size / run.seconds
-    line = {
-        "step": run.step,
-        "loss": loss,
-        "lr": run.optimizer.param_groups[-1]["lr"],
-        "images_per_second": round(speed, 2),
-    }
-    run.accelerator.log({k: v for k, v in line.items() if k != "step"}, step=run.step)
+    rates = {run.log_name(name, "lr"): p.optimizer.param_groups[-1]["lr"] for name, p in run.players.items()}
+    scalars = {**means, **rates, "images_per_second": round(speed, 2)}
+    run.accelerator.log(scalars, step=run.step)
     if run.accelerator.is_main_process:
-        progress.set_postfix(loss=f"{loss:.4f}", images_per_s=f"{speed:.0f}")
-        run.folder.append_log(line | {"seconds": round(run.seconds, 3)})
+        shown = {name: f"{value:.4f}" for name, value in means.items()}
+        progress.set_postfix({**shown, "images_per_s": f"{speed:.0f}"})
+        run.folder.append_log({"step": run.step, **scalars, "seconds": round(run.seconds, 3)})
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:

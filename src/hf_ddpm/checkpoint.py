@@ -80,7 +80,7 @@ def save_checkpoint(
     pipeline: DiffusionPipeline,
     folder: Path,
     facts: dict[str, Any],
-    samples: "Image",
+    samples: "Image | None",
     *,
     raw: Mapping[str, Tensor] | None = None,
     files: Sequence[Path] = (),
@@ -91,7 +91,7 @@ def save_checkpoint(
         pipeline: whose network has the averaged weights.
         folder: a new one, or a checkpoint that is replaced.
         facts: of training, for `render_card`.
-        samples: the grid.
+        samples: the grid; None for a model that draws nothing.
         raw: weights of the network that was not averaged, which `variant="raw"` opens.
         files: further ones, which are copied into it if they are there.
 
@@ -101,8 +101,9 @@ def save_checkpoint(
     with writing(folder, remedy=GO_ON), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary)
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
-        samples.save(temporary / "samples.png")
-        (temporary / "README.md").write_text(render_card(facts))
+        if samples is not None:
+            samples.save(temporary / "samples.png")
+        (temporary / "README.md").write_text(render_card(facts, pictured=samples is not None))
         if raw is not None:
             network = "unet" if "unet" in pipeline.components else "vae"
             weights = {name: value.detach().cpu().contiguous() for name, value in raw.items()}

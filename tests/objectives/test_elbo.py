@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 import torch
+from objective_calls import losses_of
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from hf_ddpm.models.vae import HFVAE
@@ -36,6 +37,10 @@ def black_and_white(batch=6):
 
 def objective(likelihood="bernoulli", num_samples=1, **options):
     return ELBOObjective(likelihood, (J, 1, 1), num_samples=num_samples, **options)
+
+
+def bound_of(loss, model, x, noise, kl_weight):
+    return losses_of(loss, model, x, noise=noise, kl_weight=kl_weight)
 
 
 def ones(x):
@@ -91,7 +96,7 @@ def test_the_bounds_are_made_of_log_prob_and_torchs_densities(likelihood, bound)
             (Normal(0.0, 1.0).log_prob(z_k) - Normal(q.mean, q.std).log_prob(z_k)).sum((1, 2, 3)) for z_k in z
         ]
         wanted = -(log_p_x + torch.stack(log_ratios, dim=1)).exp().mean(dim=1).log()
-    found = objective(likelihood, 4, bound=bound)(model, x, noise, ones(x))
+    found = bound_of(objective(likelihood, 4, bound=bound), model, x, noise, ones(x))
     torch.testing.assert_close(found, wanted, **EXACT)
     torch.testing.assert_close(gradients(found.sum(), model), gradients(wanted.sum(), model), **EXACT)
 
@@ -156,7 +161,7 @@ def linear_gaussian(shift=0.0):
 def test_with_the_exact_posterior_every_weight_is_p_of_x(k):
     """log w is the same for every noise, so iwae is -log p(x) for every number of samples."""
     model, x, log_p_x = linear_gaussian()
-    loss = objective("gaussian_fixed", k, bound="iwae")(model, x, 3 * normal_noise(4, k, J, 1, 1), ones(x))
+    loss = bound_of(objective("gaussian_fixed", k, bound="iwae"), model, x, 3 * normal_noise(4, k, J, 1, 1), ones(x))
     torch.testing.assert_close(-loss, log_p_x, rtol=1e-10, atol=1e-10)
 
 
@@ -165,7 +170,7 @@ def test_with_the_exact_posterior_the_elbo_is_log_p_of_x():
     model, x, log_p_x = linear_gaussian()
     directions = J**0.5 * torch.eye(J, dtype=torch.float64)
     cubature = torch.cat([directions, -directions]).view(1, 2 * J, J, 1, 1).expand(4, -1, -1, -1, -1)
-    loss = objective("gaussian_fixed", 2 * J)(model, x, cubature, ones(x))
+    loss = bound_of(objective("gaussian_fixed", 2 * J), model, x, cubature, ones(x))
     torch.testing.assert_close(-loss, log_p_x, **EXACT)
 
 
@@ -173,7 +178,9 @@ def test_with_the_exact_posterior_random_elbos_average_to_log_p_of_x():
     """Within four standard errors, which are below 0.02 nats."""
     model, x, log_p_x = linear_gaussian()
     many = x.repeat_interleave(10_000, dim=0)
-    losses = objective("gaussian_fixed")(model, many, normal_noise(40_000, 1, J, 1, 1), ones(many)).view(4, -1)
+    losses = bound_of(objective("gaussian_fixed"), model, many, normal_noise(40_000, 1, J, 1, 1), ones(many)).view(
+        4, -1
+    )
     standard_error = losses.std(dim=1) / 100
     assert standard_error.max() < 0.02
     assert ((losses.mean(dim=1) + log_p_x).abs() < 4 * standard_error).all()
@@ -187,7 +194,7 @@ def test_with_a_wrong_posterior_more_samples_come_closer_to_log_p_of_x():
     for seed, k in enumerate((50, 5, 1)):
         bound = {"bound": "elbo" if k == 1 else "iwae"}
         noise = normal_noise(4000, k, J, 1, 1, seed=seed)
-        rows.append(-objective("gaussian_fixed", k, **bound)(model, many, noise, ones(many)))
+        rows.append(-bound_of(objective("gaussian_fixed", k, **bound), model, many, noise, ones(many)))
     for higher, lower in pairwise(rows):
         difference = higher - lower
         assert difference.mean() > 5 * difference.std() / 4000**0.5
@@ -197,7 +204,7 @@ def test_iwae_with_one_sample_is_on_average_the_elbo():
     """Within four standard errors of the difference: KL against log q(z|x) - log p(z), whose mean it is."""
     model, x = vae(), black_and_white(1).expand(20_000, -1, -1, -1)
     noise = normal_noise(20_000, 1, J, 1, 1)
-    elbo, iwae = (objective(bound=bound)(model, x, noise, ones(x)) for bound in ("elbo", "iwae"))
+    elbo, iwae = (bound_of(objective(bound=bound), model, x, noise, ones(x)) for bound in ("elbo", "iwae"))
     difference = elbo - iwae
     assert difference.std() > 0.01
     assert difference.mean().abs() < 4 * difference.std() / 20_000**0.5
@@ -210,10 +217,10 @@ def test_a_warm_up_of_iwae_begins_at_the_likelihood_alone():
     log_p = model.log_prob(x.repeat_interleave(5, dim=0), found.latents).view(6, 5)
     annealed = objective(num_samples=5, bound="iwae", kl_warmup_steps=10)
     assert annealed.kl_weight(5) == 0.5
-    start = annealed(model, x, noise, 0 * ones(x))
+    start = bound_of(annealed, model, x, noise, 0 * ones(x))
     torch.testing.assert_close(start, -(log_p.logsumexp(1) - math.log(5)), **EXACT)
     ratio = log_prior_ratio(*moments_of(found), noise)
-    half = annealed(model, x, noise, 0.5 * ones(x))
+    half = bound_of(annealed, model, x, noise, 0.5 * ones(x))
     torch.testing.assert_close(half, math.log(5) - (log_p + 0.5 * ratio).logsumexp(1), **EXACT)
 
 
@@ -224,9 +231,9 @@ def test_a_warm_up_of_iwae_begins_at_the_likelihood_alone():
 def test_the_loss_of_an_image_is_its_own(likelihood):
     """L samples are the mean of L single ones, and the batch around an image does not matter."""
     model, x, noise = vae(likelihood), black_and_white(), normal_noise(6, 4, J, 1, 1)
-    together = objective(likelihood, 4)(model, x, noise, ones(x))
-    singles = [objective(likelihood)(model, x, noise[:, k : k + 1], ones(x)) for k in range(4)]
-    alone = [objective(likelihood, 4)(model, x[i : i + 1], noise[i : i + 1], ones(x)[:1]) for i in range(6)]
+    together = bound_of(objective(likelihood, 4), model, x, noise, ones(x))
+    singles = [bound_of(objective(likelihood), model, x, noise[:, k : k + 1], ones(x)) for k in range(4)]
+    alone = [bound_of(objective(likelihood, 4), model, x[i : i + 1], noise[i : i + 1], ones(x)[:1]) for i in range(6)]
     torch.testing.assert_close(together, torch.stack(singles).mean(dim=0), **EXACT)
     torch.testing.assert_close(together, torch.cat(alone), **EXACT)
 
@@ -234,7 +241,7 @@ def test_the_loss_of_an_image_is_its_own(likelihood):
 def test_kl_weight_weighs_the_kl_and_nothing_else():
     model, x, noise = vae(), black_and_white(), normal_noise(6, 1, J, 1, 1)
     weight = torch.tensor([0.0, 0.1, 0.5, 1.0, 2.0, 4.0], dtype=torch.float64)
-    losses = [objective()(model, x, noise, w) for w in (weight, 0 * weight)]
+    losses = [bound_of(objective(), model, x, noise, w) for w in (weight, 0 * weight)]
     torch.testing.assert_close(losses[0] - losses[1], weight * model.encode(x).latent_dist.kl(), **EXACT)
 
 
@@ -242,7 +249,7 @@ def test_kl_weight_weighs_the_kl_and_nothing_else():
 def test_the_weight_of_the_kl_grows_to_beta(step, part):
     warming = objective(beta=4.0, kl_warmup_steps=100)
     assert warming.kl_weight(step) == pytest.approx(4 * part)
-    assert warming.draw((5, 1, *SIZE), seeded(), step)[1].tolist() == pytest.approx([4 * part] * 5)
+    assert warming.draw((5, 1, *SIZE), seeded(), step).rows["kl_weight"].tolist() == pytest.approx([4 * part] * 5)
     assert objective(beta=4.0).kl_weight(step) == 4
 
 
@@ -254,7 +261,7 @@ def test_free_bits_clamp_each_dimension_and_take_its_gradient():
             parameter.zero_()
         model.encoder[1].bias.copy_(torch.tensor([2.0, 0.1, 0.0, 0.0]))  # mu, log sigma^2
     with_free, without = (
-        ELBOObjective("bernoulli", (2, 1, 1), free_bits=free)(model, x, normal_noise(1, 1, 2, 1, 1), ones(x))
+        bound_of(ELBOObjective("bernoulli", (2, 1, 1), free_bits=free), model, x, normal_noise(1, 1, 2, 1, 1), ones(x))
         for free in (0.5, 0.0)
     )
     assert (with_free - without).item() == pytest.approx(0.5 - 0.005)
@@ -269,7 +276,7 @@ def test_optimal_sigma_descends_on_the_logarithm_of_the_error(num_samples):
     """Its gradient is that of D / 2 log MSE: the one through sigma is 0 at the best sigma (envelope theorem)."""
     model, x = vae("gaussian_optimal"), black_and_white()
     noise = normal_noise(6, num_samples, J, 1, 1)
-    loss = objective("gaussian_optimal", num_samples)(model, x, noise, 0 * ones(x)).mean()
+    loss = bound_of(objective("gaussian_optimal", num_samples), model, x, noise, 0 * ones(x)).mean()
     error = (x.repeat_interleave(num_samples, dim=0) - model(x, noise=noise).output).square().mean()
     assert loss.item() == pytest.approx(4 * (1 + (2 * math.pi * error).log()).item(), rel=1e-12)  # D = 8
     torch.testing.assert_close(gradients(loss, model), gradients(4 * error.log(), model), **EXACT)
@@ -277,8 +284,8 @@ def test_optimal_sigma_descends_on_the_logarithm_of_the_error(num_samples):
 
 def test_optimal_sigma_is_one_for_the_batch():
     model, x, noise = vae("gaussian_optimal"), black_and_white(), normal_noise(6, 1, J, 1, 1)
-    together = objective("gaussian_optimal")(model, x, noise, ones(x))
-    alone = objective("gaussian_optimal")(model, x[:1], noise[:1], ones(x)[:1])
+    together = bound_of(objective("gaussian_optimal"), model, x, noise, ones(x))
+    alone = bound_of(objective("gaussian_optimal"), model, x[:1], noise[:1], ones(x)[:1])
     assert abs(together[0] - alone) > 1e-3
     assert optimal_log_variance(x, 0.5 * x).item() == pytest.approx(math.log(0.25))
 
@@ -298,12 +305,13 @@ def test_moments_are_clamped_as_the_posterior_of_diffusers():
 
 def test_draw_is_standard_normal_and_told_by_the_generator():
     drawing = ELBOObjective("bernoulli", (2, 3, 5), num_samples=4)
-    noise, kl_weight, weight = drawing.draw((100, 1, 28, 28), seeded())
+    rows, weight = drawing.draw((100, 1, 28, 28), seeded())
+    noise, kl_weight = rows["noise"], rows["kl_weight"]
     assert noise.shape == (100, 4, 2, 3, 5) and kl_weight.shape == weight.shape == (100,)
     assert noise.mean().abs() < 4 / 12_000**0.5 and abs(noise.var() - 1) < 4 * (2 / 12_000) ** 0.5
     assert (weight == 1).all() and (kl_weight == 1).all()
-    assert torch.equal(noise, drawing.draw((100, 1, 28, 28), seeded())[0])
-    assert not torch.equal(noise, drawing.draw((100, 1, 28, 28), seeded(1))[0])
+    assert torch.equal(noise, drawing.draw((100, 1, 28, 28), seeded()).rows["noise"])
+    assert not torch.equal(noise, drawing.draw((100, 1, 28, 28), seeded(1)).rows["noise"])
 
 
 # Bad input

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from objective_calls import losses_of
 
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.objectives import make_objective
@@ -21,8 +22,10 @@ def test_the_right_answer_costs_nothing_and_the_wrong_one_its_square(prediction,
     x_t = loss.scheduler.add_noise(x_0, noise, t)
     right = target(loss.scheduler, x_0, x_t, noise, t)
     off = torch.arange(6.0).view(-1, 1, 1, 1)
-    assert loss(says(right), x_0, t, noise).tolist() == [0] * 6
-    assert torch.allclose(loss(says(right + off), x_0, t, noise), torch.arange(6).double() ** 2, rtol=1e-5)
+    assert losses_of(loss, says(right), x_0, t=t, noise=noise).tolist() == [0] * 6
+    assert torch.allclose(
+        losses_of(loss, says(right + off), x_0, t=t, noise=noise), torch.arange(6).double() ** 2, rtol=1e-5
+    )
 
 
 def test_targets_are_the_papers(make_batch):
@@ -40,7 +43,7 @@ def test_targets_are_the_papers(make_batch):
 def test_the_model_is_asked_about_x_t_and_labels_are_passed_on(make_batch, says):
     loss, (x_0, t, noise) = objective(), make_batch()
     model, labels = says(noise), torch.arange(6)
-    loss(model, x_0, t, noise, labels)
+    losses_of(loss, model, x_0, labels, t=t, noise=noise)
     assert torch.equal(model.asked[0], loss.scheduler.add_noise(x_0, noise, t))
     assert torch.equal(model.asked[1], t)
     assert torch.equal(model.asked[2], labels)
@@ -58,19 +61,22 @@ def test_min_snr_weighs_the_same_x_0_error_alike(prediction, make_batch, says):
         wrong_noise = loss.scheduler.predict_epsilon(wrong_x_0, x_t, t)
         answer = target(loss.scheduler, wrong_x_0, x_t, wrong_noise, t)
         snr = loss.scheduler.snr(t).item()
-        assert loss(says(answer), x_0, t, noise).item() == pytest.approx(min(snr, 5) * 0.01, rel=1e-3)
+        assert losses_of(loss, says(answer), x_0, t=t, noise=noise).item() == pytest.approx(
+            min(snr, 5) * 0.01, rel=1e-3
+        )
 
 
 def test_draw_is_a_function_of_the_generator():
     one, two = (objective().draw((4, 1, 2, 2), torch.Generator().manual_seed(3)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    assert [part.shape for part in one] == [(4,), (4, 1, 2, 2), (4,)]
+    assert all(torch.equal(one.rows[name], two.rows[name]) for name in ("t", "noise"))
+    assert torch.equal(one.weight, two.weight)
+    assert [part.shape for part in (*one.rows.values(), one.weight)] == [(4,), (4, 1, 2, 2), (4,)]
 
 
 def test_gradient_is_that_of_the_mean(make_batch, says):
     loss, (x_0, t, noise) = objective(), make_batch()
     value = noise.clone().add_(1).requires_grad_()
-    loss(says(value), x_0, t, noise).mean().backward()
+    losses_of(loss, says(value), x_0, t=t, noise=noise).mean().backward()
     assert torch.allclose(value.grad, torch.full_like(noise, 2 / noise.numel()))
 
 
@@ -108,4 +114,4 @@ def test_a_model_with_other_channels_is_refused(loss, variance_type, channels, w
     of_network = make_objective(HFDDPMScheduler(variance_type=variance_type), loss=loss)
     sentence = rf"returns \(6, {channels}, 4, 4\) where variance_type='{variance_type}' needs \(6, {wanted}, 4, 4\)"
     with pytest.raises(ValueError, match=rf"{sentence}: build it with out_channels={wanted}"):
-        of_network(says(torch.zeros(6, channels, 4, 4)), x_0, t, noise)
+        losses_of(of_network, says(torch.zeros(6, channels, 4, 4)), x_0, t=t, noise=noise)

@@ -116,10 +116,10 @@ def test_a_model_without_error_has_nothing_to_prefer():
 
 def test_a_history_continues_where_it_was_saved():
     one, two = recorded(torch.tensor([1.0, 3.0])), TimestepSampler(2, "loss_second_moment")
-    two.history.load({name: array.copy() for name, array in one.history.arrays().items()})
+    two.history.load({name: values.clone() for name, values in one.history.state().items()})
     for sampler in (one, two):
         sampler.history.record(torch.tensor([1]), torch.tensor([7.0]))
     assert np.array_equal(one.history.probabilities(), two.history.probabilities())
     assert torch.equal(draws(one)[0], draws(two)[0])
     with pytest.raises(ValueError, match=r"must hold losses of shape \(2, 10\)"):
-        two.history.load(LossHistory(3).arrays())
+        two.history.load(LossHistory(3).state())

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from objective_calls import losses_of
 from torch import nn
 
 from hf_ddpm import HFDDPMScheduler
@@ -12,6 +13,10 @@ from hf_ddpm.objectives.simple import simple_loss, target
 
 VARIANCES = ["fixed_small", "fixed_large", "learned", "learned_range"]
 DATA_VARIANCE = 0.25
+
+
+def losses(objective, model, x_0, t, noise):
+    return losses_of(objective, model, x_0, t=t, noise=noise)
 
 
 class ExactDenoiser(nn.Module):
@@ -58,11 +63,11 @@ def test_on_gaussian_data_the_terms_are_their_closed_forms_and_their_mean_is_the
     t = torch.arange(1, 40)
     x_0 = DATA_VARIANCE**0.5 * torch.randn(39, 1, 100, 100, generator=g, dtype=torch.float64)
     noise = torch.randn(x_0.shape, generator=g, dtype=torch.float64)
-    term = make_objective(scheduler, loss="vlb", rescaled=False)(model, x_0, t, noise)
+    term = losses(make_objective(scheduler, loss="vlb", rescaled=False), model, x_0, t, noise)
     expected = model.terms()[1:]
     assert torch.allclose(term, expected, rtol=0.07, atol=1e-6)  # of 10,000 dimensions: 1.4% is one standard error
     assert (term / expected).mean().item() == pytest.approx(1, abs=0.01)
-    rescaled = make_objective(scheduler, loss="vlb")(model, x_0, t, noise)
+    rescaled = losses(make_objective(scheduler, loss="vlb"), model, x_0, t, noise)
     assert rescaled.mean().item() == pytest.approx(40 / 39 * term.sum().item(), rel=1e-12)
 
 
@@ -75,7 +80,7 @@ def test_the_last_term_is_the_decoder(says):
     above = torch.where(x_0 == 1, torch.ones_like(x_0), normal.cdf(x_0 + 1 / 255))
     below = torch.where(x_0 == -1, torch.zeros_like(x_0), normal.cdf(x_0 - 1 / 255))
     expected = -(above - below).log2().mean()
-    loss = make_objective(scheduler, loss="vlb", rescaled=False)(says(predicted), x_0, torch.tensor([0]), x_0)
+    loss = losses(make_objective(scheduler, loss="vlb", rescaled=False), says(predicted), x_0, torch.tensor([0]), x_0)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
@@ -85,7 +90,7 @@ def test_an_error_in_epsilon_costs_what_the_paper_says(make_batch, says):
     loss, (x_0, t, noise) = make_objective(scheduler, loss="vlb"), make_batch()
     beta, abar = scheduler.betas[t], scheduler.alphas_cumprod[t]
     weight = beta**2 / (2 * beta * (1 - beta) * (1 - abar))
-    gained = loss(says(noise + 0.3), x_0, t, noise) - loss(says(noise), x_0, t, noise)
+    gained = losses(loss, says(noise + 0.3), x_0, t, noise) - losses(loss, says(noise), x_0, t, noise)
     assert torch.allclose(gained, 1000 * weight * 0.3**2 / math.log(2), rtol=1e-6)
 
 
@@ -96,16 +101,16 @@ def test_every_prediction_has_the_same_bound(variance_type, make_batch, says):
     t[0] = 0
     predicted = x_0 + 0.1 * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1)).double()
     variance = torch.full_like(x_0, -1.5)
-    losses = {}
+    found = {}
     for prediction in ("epsilon", "sample", "v_prediction", "mean"):
         scheduler = HFDDPMScheduler(prediction_type=prediction, variance_type=variance_type)
         x_t = scheduler.add_noise(x_0, noise, t)
         answer = target(scheduler, predicted, x_t, scheduler.predict_epsilon(predicted, x_t, t), t)
         answer = torch.cat([answer, variance], dim=1) if scheduler.learns_variance else answer
-        losses[prediction] = make_objective(scheduler, loss="vlb")(says(answer), x_0, t, noise)
+        found[prediction] = losses(make_objective(scheduler, loss="vlb"), says(answer), x_0, t, noise)
     for other in ("sample", "v_prediction", "mean"):
-        assert torch.allclose(losses[other], losses["epsilon"], rtol=1e-6)
-    assert losses["epsilon"].min() > 0
+        assert torch.allclose(found[other], found["epsilon"], rtol=1e-6)
+    assert found["epsilon"].min() > 0
 
 
 # --- L_hybrid --------------------------------------------------------------------------------------------------------
@@ -122,9 +127,9 @@ def hybrid_case(make_batch, variance_type, num_steps=4000, **keywords):
 @pytest.mark.parametrize(("num_steps", "rescaled", "scale"), [(4000, True, 4), (500, True, 0.5), (4000, False, 1)])
 def test_hybrid_is_simple_plus_a_thousandth_of_the_bound(variance_type, num_steps, rescaled, scale, make_batch, says):
     hybrid, answer, given = hybrid_case(make_batch, variance_type, num_steps, rescaled=rescaled)
-    term = make_objective(hybrid.scheduler, loss="vlb", rescaled=False)(says(answer), *given)
+    term = losses(make_objective(hybrid.scheduler, loss="vlb", rescaled=False), says(answer), *given)
     model = says(answer)
-    assert torch.allclose(hybrid(model, *given) - 0.2**2, scale * term, rtol=1e-9, atol=0)
+    assert torch.allclose(losses(hybrid, model, *given) - 0.2**2, scale * term, rtol=1e-9, atol=0)
     assert term.min() > 0
     assert model.calls == 1
 
@@ -132,11 +137,11 @@ def test_hybrid_is_simple_plus_a_thousandth_of_the_bound(variance_type, num_step
 @pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
 def test_each_half_of_the_output_learns_from_its_own_loss(variance_type, make_batch, says):
     hybrid, answer, (x_0, t, noise) = hybrid_case(make_batch, variance_type, min_snr_gamma=5.0)
-    (both,) = torch.autograd.grad(hybrid(says(answer), x_0, t, noise).mean(), answer)
+    (both,) = torch.autograd.grad(losses(hybrid, says(answer), x_0, t, noise).mean(), answer)
     x_t = hybrid.scheduler.add_noise(x_0, noise, t)
     simple = simple_loss(hybrid.scheduler, answer[:, :2], x_0, x_t, noise, t, 5.0).mean()
     (of_simple,) = torch.autograd.grad(simple, answer)
-    of_bound = make_objective(hybrid.scheduler, loss="vlb")(says(answer), x_0, t, noise).mean()
+    of_bound = losses(make_objective(hybrid.scheduler, loss="vlb"), says(answer), x_0, t, noise).mean()
     (of_vlb,) = torch.autograd.grad(of_bound, answer)
     assert torch.equal(both[:, :2], of_simple[:, :2])
     assert torch.allclose(both[:, 2:], 0.001 * of_vlb[:, 2:], rtol=1e-9)
@@ -157,7 +162,7 @@ def test_the_exact_variance_is_where_the_bound_is_least(says):
     for shift in (-0.5, 0.0, 0.5):
         moved = torch.full((1, 1, 1, 1), shift, dtype=torch.float64, requires_grad=True)
         answer = torch.cat([prediction, variance + moved], dim=1)
-        loss = make_objective(scheduler, loss="vlb", rescaled=False)(says(answer), x_0, t, noise).mean()
+        loss = losses(make_objective(scheduler, loss="vlb", rescaled=False), says(answer), x_0, t, noise).mean()
         gradients.append(torch.autograd.grad(loss, moved)[0].item())
     assert gradients[0] < -0.1 and gradients[2] > 0.1
     assert abs(gradients[1]) < 0.01

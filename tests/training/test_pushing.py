@@ -12,8 +12,8 @@ from safetensors.torch import load, load_file
 
 from hf_ddpm import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.errors import UserError
+from hf_ddpm.training.command_line import parse_command_line
 from hf_ddpm.training.pushing import Pusher
-from hf_ddpm.training.recipe import parse_command_line
 from hf_ddpm.training.settings import Hub
 from hf_ddpm.training.train import train
 

@@ -10,9 +10,10 @@ import yaml
 
 from hf_ddpm import HFVAE
 from hf_ddpm.errors import UserError
-from hf_ddpm.objectives import ELBOObjective
-from hf_ddpm.training.family import make_family
-from hf_ddpm.training.recipe import FAMILIES, check_recipe, family_of, keys_of, parse_command_line, read_recipe
+from hf_ddpm.objectives import MODEL
+from hf_ddpm.training.command_line import parse_command_line, read_recipe
+from hf_ddpm.training.family import FAMILIES, check_recipe, family_of, make_family
+from hf_ddpm.training.recipe import FAMILY, keys_of
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Optimization, Training
 
@@ -54,15 +55,15 @@ def latents_of_another_recipe(recipe, folder):
 def test_every_recipe_builds_with_the_weights_it_states(name, tmp_path):
     recipe = check_recipe(read_recipe(name))
     stated = int(re.search(r"([\d,]{7,}) weights", text_of(name)).group(1).replace(",", ""))
-    blocks = FAMILIES[family_of(recipe)]
+    blocks = FAMILIES[family_of(recipe)].blocks
     data = types.SimpleNamespace(num_classes=None, **{k: recipe["data"][k] for k in ("image_size", "channels")})
     if recipe.get("latents"):
         data.channels, *data.image_size = latents_of_another_recipe(recipe, tmp_path)
     family = make_family(recipe)
     with torch.device("meta"):
-        model = family.build_model(data)
+        model = family.build_players(data)[MODEL].model
     assert sum(p.numel() for p in model.parameters()) == stated
-    assert set(recipe) == set(blocks)
+    assert set(recipe) == {FAMILY, *blocks}
     Training(**recipe["training"])
     Optimization(**recipe["optimization"])
 
@@ -155,11 +156,57 @@ def test_numbers_without_a_dot_are_numbers(tmp_path):
     assert recipe["optimization"]["lr"] == 1e-3
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_shipped_recipe_says_its_family_and_is_recognised_without(name):
+    said = yaml.safe_load(text_of(name))
+    family = said.pop("family")
+    assert family_of(said) == family == read_recipe(name)[FAMILY]
+
+
+@pytest.mark.parametrize(
+    ("family", "sentence"),
+    [
+        ("difusion", "family='difusion' is not known; did you mean diffusion?"),
+        ("gan", "family='gan' is not known; known are diffusion, vae"),
+        ("3", "family=3 is not known; known are diffusion, vae"),
+        ("[vae]", r"family=\['vae'\] is not known"),
+        ("null", "family=None is not known"),
+        ("vae", "unknown block 'model'"),
+    ],
+)
+def test_a_family_that_is_not_there_or_has_no_such_block_is_named(family, sentence, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"family: {family}\nmodel: {{preset: tiny}}\noptimization: {{lr: 1e-3}}\ntraining: {{total_steps: 3}}"
+    )
+    with pytest.raises(UserError, match=sentence):
+        parse_command_line(["--recipe", str(path)])
+
+
+def test_a_run_of_another_family_is_not_resumed(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.create(check_recipe(read_recipe("mnist-vae")))
+    with pytest.raises(UserError, match="of the family 'diffusion' and the run of 'vae'"):
+        folder.check_same_recipe(check_recipe(read_recipe("mnist")))
+
+
+def test_a_saved_run_that_does_not_say_its_family_is_the_same_recipe(tmp_path):
+    """As version 0.1 wrote it."""
+    folder, recipe = RunFolder(tmp_path), check_recipe(read_recipe("mnist"))
+    folder.create(recipe)
+    folder.recipe.write_text(
+        yaml.safe_dump({k: v for k, v in yaml.safe_load(folder.recipe.read_text()).items() if k != FAMILY})
+    )
+    folder.check_same_recipe(recipe)
+    assert read_recipe(str(folder.recipe))[FAMILY] == "diffusion"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_key_is_a_keyword_of_its_constructor(family):
-    for constructor in FAMILIES[family].values():
-        assert not {"self", "kwargs", "model", "scheduler", "latent_shape"} & set(keys_of(constructor))
-    assert "likelihood" in keys_of(HFVAE) and "likelihood" not in keys_of(ELBOObjective)
+    for block in FAMILIES[family].blocks.values():
+        assert not {"self", "kwargs", "model", "scheduler", "latent_shape"} & set(keys_of(block))
+    vae = FAMILIES["vae"].blocks
+    assert "likelihood" in keys_of(vae["vae"]) and "likelihood" not in keys_of(vae["elbo"])
 
 
 @pytest.mark.parametrize(("recipe", "family"), [("mnist", "diffusion"), ("mnist-vae", "vae")])
@@ -168,10 +215,10 @@ def test_help_shows_every_key_of_what_is_trained(recipe, family, capsys):
         parse_command_line(["--recipe", recipe, "--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
-    for block, constructor in FAMILIES[family].items():
-        assert f"{block}: keywords of {constructor.__name__}" in shown
-        for key in keys_of(constructor):
-            assert f"--{block}.{key}" in shown
+    for name, block in FAMILIES[family].blocks.items():
+        assert f"{name}: keywords of {block.constructor.__name__}" in shown
+        for key in keys_of(block):
+            assert f"--{name}.{key}" in shown
     assert ("--scheduler.beta_schedule" in shown) == (family == "diffusion")
 
 

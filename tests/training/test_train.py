@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from launching import SCRIPT, difference, launch_script, losses
 from PIL import Image
 from safetensors.torch import load_file
@@ -20,7 +20,9 @@ from safetensors.torch import load_file
 from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.checkpoint import load_pipeline
 from hf_ddpm.errors import UserError
-from hf_ddpm.training.recipe import check_recipe, parse_command_line, read_recipe
+from hf_ddpm.objectives import MODEL
+from hf_ddpm.training.command_line import parse_command_line, read_recipe
+from hf_ddpm.training.family import check_recipe
 from hf_ddpm.training.train import main, optimizer_step, prepare, train
 
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
@@ -61,7 +63,7 @@ def raw_weights(folder, step=6):
 
 
 def loss_history(folder, step):
-    return load_file(Path(folder) / "states" / f"step_{step:08d}" / "loss_history.safetensors")
+    return load_file(Path(folder) / "states" / f"step_{step:08d}" / "objective.safetensors")
 
 
 def same(one, two):
@@ -160,14 +162,14 @@ def test_importance_sampling_resumes_bit_for_bit(tmp_path):
     assert same(raw_weights(tmp_path / "parts", 14), raw_weights(tmp_path / "whole", 14))
     assert same(loss_history(tmp_path / "parts", 14), loss_history(tmp_path / "whole", 14))
     state = tmp_path / "whole" / "states" / "step_00000009"
-    (state / "loss_history.safetensors").unlink()
+    (state / "objective.safetensors").unlink()
     with pytest.raises(UserError, match="step_00000009 cannot be read"):
         tiny(tmp_path / "whole", *words, "--resume", str(state))
 
 
 def test_a_state_without_importance_sampling_has_no_history(tmp_path):
     tiny(tmp_path, "--total_steps", "1")
-    assert not list(tmp_path.rglob("loss_history*"))
+    assert not list(tmp_path.rglob("objective*"))
 
 
 def walk(*words, rank=0, processes=1):
@@ -176,8 +178,7 @@ def walk(*words, rank=0, processes=1):
     batches = run.data.batches(batch_size=8, seed=0, rank=rank, world_size=processes)
     for run.step in range(20):
         optimizer_step(run, next(batches))
-    history = {name: torch.from_numpy(array) for name, array in run.objective.sampler.history.arrays().items()}
-    return history, run.accelerator.unwrap_model(run.model).state_dict()
+    return run.objective.state(), run.accelerator.unwrap_model(run.players[MODEL].model).state_dict()
 
 
 WALK_ON_TWO_PROCESSES = """
@@ -214,7 +215,7 @@ def test_a_skipped_step_leaves_no_losses(tmp_path, monkeypatch):
     run = prepare(*parse_command_line(words))
     batches = run.data.batches(batch_size=8, seed=0)
     with monkeypatch.context() as patch:
-        patch.setattr(Accelerator, "optimizer_step_was_skipped", True)
+        patch.setattr(AcceleratedOptimizer, "step_was_skipped", True)
         optimizer_step(run, next(batches))
     assert run.objective.sampler.history.counts.sum() == 0
     optimizer_step(run, next(batches))
@@ -314,7 +315,7 @@ def test_gradients_are_clipped_to_their_global_norm(bound, tmp_path):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
         norms.append(torch.nn.utils.get_total_norm(gradients).item())
 
-    run.optimizer.optimizer.register_step_pre_hook(measure)
+    run.players[MODEL].optimizer.optimizer.register_step_pre_hook(measure)
     optimizer_step(run, next(run.data.batches(batch_size=8, seed=0)))
     assert norms[0] > 0.05 if bound is None else norms[0] == pytest.approx(bound, rel=1e-2)
 

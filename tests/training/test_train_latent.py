@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from hf_ddpm import HFVAE, HFDDPMPipeline, HFVAEPipeline, unet_preset
 from hf_ddpm.cli import main as hf_ddpm
 from hf_ddpm.data import ImageData
-from hf_ddpm.training.recipe import check_recipe, parse_command_line, read_recipe
+from hf_ddpm.training.command_line import parse_command_line, read_recipe
+from hf_ddpm.training.family import check_recipe
 from hf_ddpm.training.train import main, train
 
 TINY = ["--recipe", "mnist-latent", "--image_size", "16", "--max_images", "64", "--resize", "crop"]

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from hf_ddpm import HFVAE, HFVAEPipeline
 from hf_ddpm.checkpoint import load_checkpoint, load_pipeline
 from hf_ddpm.errors import UserError
-from hf_ddpm.training.recipe import check_recipe, parse_command_line, read_recipe
+from hf_ddpm.training.command_line import parse_command_line, read_recipe
+from hf_ddpm.training.family import check_recipe
 from hf_ddpm.training.train import main, train
 
 TINY = ["--recipe", "mnist-vae", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]

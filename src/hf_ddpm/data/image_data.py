@@ -49,6 +49,10 @@ class Batch(NamedTuple):
     labels: Tensor | None
     indices: Tensor
 
+    def part(self, cut: slice) -> "Batch":
+        """Some of the images."""
+        return Batch(self.x_0[cut], None if self.labels is None else self.labels[cut], self.indices[cut])
+
 
 class ImageData:
     """Images from anywhere as batches of x_0 in [-1, 1]; the keywords are the `data:` block of a recipe.

@@ -1,7 +1,8 @@
 """The evidence lower bound of a VAE (Kingma & Welling 2014, arXiv 1312.6114, eq. 10), and IWAE's."""
 
 import math
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -9,8 +10,11 @@ from torch import Tensor, nn
 
 from hf_ddpm.models.vae import VAEOutput
 from hf_ddpm.models.vae_likelihoods import Likelihood, decoder_distribution, optimal_log_variance
-from hf_ddpm.objectives.loss_history import LossHistory
+from hf_ddpm.objectives.objective import MODEL, Draws, Losses
 from hf_ddpm.schedulers.choices import check_choice
+
+if TYPE_CHECKING:
+    from hf_ddpm.data import Batch
 
 Bound = Literal["elbo", "iwae"]
 
@@ -35,6 +39,8 @@ class ELBOObjective:
     Raises:
         ValueError: an unknown bound, a number out of range, or weights of a KL that iwae has not.
     """
+
+    turns = (MODEL,)
 
     def __init__(
         self,
@@ -61,39 +67,40 @@ class ELBOObjective:
                 "leave them out"
             )
         self.likelihood, self.latent_shape, self.bound, self.num_samples = likelihood, latent_shape, bound, num_samples
-        self.history: LossHistory | None = None  # there is no t to draw
         self.beta, self.kl_warmup_steps, self.free_bits = beta, kl_warmup_steps, free_bits
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """`noise` (B, L, J, h, w), the KL's weight in optimizer step `step` (B,) and the weight of each loss (B,)."""
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> Draws:
+        """`noise` (B, L, J, h, w) of the draws of z, and `kl_weight` (B,), which follows from the step."""
         device = generator.device
         noise = torch.randn(shape[0], self.num_samples, *self.latent_shape, generator=generator, device=device)
-        return noise, torch.full(shape[:1], self.kl_weight(step), device=device), torch.ones(shape[0], device=device)
+        kl_weight = torch.full(shape[:1], self.kl_weight(step), device=device)
+        return Draws({"noise": noise, "kl_weight": kl_weight}, torch.ones(shape[0], device=device))
 
     def kl_weight(self, step: int) -> float:
         """beta, or the part of it that the warm-up has reached in optimizer step `step` (from 0)."""
         return self.beta * min(1.0, step / self.kl_warmup_steps) if self.kl_warmup_steps else self.beta
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, noise: Tensor, kl_weight: Tensor, labels: Tensor | None = None
-    ) -> Tensor:
-        """The loss of each image, (B,) in nats.
-
-        Args:
-            model: an `HFVAE`, or what wraps it.
-            x: images in [-1, 1], (B, C, H, W).
-            noise: standard normal, (B, L, J, h, w).
-            kl_weight: (B,).
-            labels: not used: p(x) is of all classes.
-        """
-        found: VAEOutput = model(x, noise=noise)
+    def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
+        """The loss of each image, (B,) in nats. Labels are not used: p(x) is of all classes."""
+        x, noise, kl_weight = batch.x_0, draws.rows["noise"], draws.rows["kl_weight"]
+        found: VAEOutput = models[turn](x, noise=noise)
         log_p_x = self._log_p_x(found, x, noise.shape[1])  # (B, L)
         mean, log_variance = moments_of(found)
         if self.bound == "iwae":
             log_w = log_p_x + kl_weight[:, None] * log_prior_ratio(mean, log_variance, noise)
-            return math.log(noise.shape[1]) - log_w.logsumexp(dim=1)
+            return Losses(math.log(noise.shape[1]) - log_w.logsumexp(dim=1))
         kl = kl_per_dimension(mean, log_variance).clamp(min=self.free_bits)  # (B, J, h, w)
-        return kl_weight * kl.flatten(1).sum(dim=1) - log_p_x.mean(dim=1)
+        return Losses(kl_weight * kl.flatten(1).sum(dim=1) - log_p_x.mean(dim=1))
+
+    def learn(self, turn: str, draws: Draws, losses: Tensor, gather: Callable[[Tensor], Tensor]) -> None:
+        """Nothing is learned from the losses."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Empty, as nothing was learned."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """There is nothing to load."""
 
     def _log_p_x(self, found: VAEOutput, x: Tensor, num_samples: int) -> Tensor:
         """log p(x|z) of each draw, (B, L)."""

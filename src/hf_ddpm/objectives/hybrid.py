@@ -1,20 +1,27 @@
 """L_hybrid of Improved DDPM (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 16): a learned variance beside L_simple."""
 
 import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from hf_ddpm.objectives.diffusion import DiffusionObjective
 from hf_ddpm.objectives.network import network_output
+from hf_ddpm.objectives.objective import Draws, Losses
 from hf_ddpm.objectives.simple import check_min_snr, simple_loss
 from hf_ddpm.objectives.timestep_sampling import TimestepSampler
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.variational_bound import bound_term
 
+if TYPE_CHECKING:
+    from hf_ddpm.data import Batch
+
 LAMBDA = 0.001
 
 
-class HybridObjective:
+class HybridObjective(DiffusionObjective):
     """L_simple + lambda L_vlb, lambda = 0.001 and L_vlb = E_t [T L_t] in bits a dimension.
 
     The first half of the output, the prediction, learns from L_simple alone: L_t sees it behind a stop-gradient. The
@@ -44,20 +51,16 @@ class HybridObjective:
                 "gradient: choose variance_type='learned_range' (or 'learned'), or loss='simple'"
             )
         check_min_snr(min_snr_gamma, scheduler.config["prediction_type"])
-        self.scheduler, self.sampler, self.min_snr_gamma = scheduler, sampler, min_snr_gamma
-        self.history = sampler.history
+        super().__init__(scheduler, sampler)
+        self.min_snr_gamma = min_snr_gamma
         self.scale = LAMBDA * len(scheduler) if rescaled else 1.0
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`; any step."""
-        t, weight = self.sampler.draw(shape[0], generator)
-        return t, torch.randn(shape, generator=generator, device=generator.device), weight
-
-    def __call__(self, model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss of each image, (B,); arguments as `SimpleObjective`."""
+    def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
+        """The loss of each image, (B,)."""
+        x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
         x_t = self.scheduler.add_noise(x_0, noise, t)
-        prediction, variance = network_output(model, self.scheduler, x_t, t, labels).chunk(2, dim=1)
+        prediction, variance = network_output(models[turn], self.scheduler, x_t, t, batch.labels).chunk(2, dim=1)
         simple = simple_loss(self.scheduler, prediction, x_0, x_t, noise, t, self.min_snr_gamma)
         stopped = torch.cat([prediction.detach(), variance], dim=1)  # (B, 2C, H, W)
         term = bound_term(self.scheduler, stopped, x_0, x_t, t) / math.log(2)
-        return simple + self.scale * term
+        return Losses(simple + self.scale * term)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 LOSSES_PER_T = 10
@@ -46,17 +47,17 @@ class LossHistory:
             return uniform
         return (1 - UNIFORM_SHARE) * root_mean_square / root_mean_square.sum() + UNIFORM_SHARE * uniform
 
-    def arrays(self) -> dict[str, np.ndarray]:
+    def state(self) -> dict[str, Tensor]:
         """What a saved state holds."""
-        return {"losses": self.losses, "counts": self.counts}
+        return {"losses": torch.from_numpy(self.losses), "counts": torch.from_numpy(self.counts)}
 
-    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from `arrays()` of a history of the same T.
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state()` of a history of the same T.
 
         Raises:
-            ValueError: arrays of another T, or none of a history.
+            ValueError: a state of another T, or of no history.
         """
-        for name, own in self.arrays().items():
-            if name not in arrays or arrays[name].shape != own.shape:
-                raise ValueError(f"the history of losses must hold {name} of shape {own.shape}")
-            own[:] = arrays[name]
+        for name, own in self.state().items():
+            if name not in state or state[name].shape != own.shape:
+                raise ValueError(f"the history of losses must hold {name} of shape {tuple(own.shape)}")
+            own.copy_(state[name])

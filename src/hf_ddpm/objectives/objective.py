@@ -1,86 +1,89 @@
-"""What an objective is, and the one that a recipe's block `objective` asks for."""
+"""What an objective is: turns, what is drawn for them, and the loss of each image."""
 
-from collections.abc import Callable
-from typing import Literal, Protocol, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hf_ddpm.objectives.hybrid import HybridObjective
-from hf_ddpm.objectives.loss_history import LossHistory
-from hf_ddpm.objectives.simple import SimpleObjective
-from hf_ddpm.objectives.timestep_sampling import TimestepSampler, TimestepSampling
-from hf_ddpm.objectives.vlb import VLBObjective
-from hf_ddpm.schedulers import HFDDPMScheduler
-from hf_ddpm.schedulers.choices import check_choice
+if TYPE_CHECKING:
+    from hf_ddpm.data import Batch
 
-Loss = Literal["simple", "vlb", "hybrid"]
+MODEL = "model"
+"""The turn, and the player, of an objective that trains one network."""
+
+
+class Draws(NamedTuple):
+    """What is random in one optimizer step.
+
+    rows: by name, each tensor with a row for each image, (B, ...). weight: of the loss of each image, (B,).
+    """
+
+    rows: dict[str, Tensor]
+    weight: Tensor
+
+    def part(self, cut: slice) -> "Draws":
+        """The rows of some of the images."""
+        return Draws({name: values[cut] for name, values in self.rows.items()}, self.weight[cut])
+
+
+class Losses(NamedTuple):
+    """each: the loss of each image, (B,). said: further scalars for the log, by name, each a mean over these images."""
+
+    each: Tensor
+    said: Mapping[str, Tensor] = {}
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Losses]") -> "Losses":
+        """Of the equal parts of a batch that of the batch, without gradients."""
+        said = {name: torch.stack([part.said[name].detach() for part in parts]).mean() for name in parts[0].said}
+        return cls(torch.cat([part.each.detach() for part in parts]), said)
 
 
 class Objective(Protocol):
-    """What the training loop asks: `(weight * objective(model, x_0, *drawn, labels)).mean()` is what it minimises.
+    """What the training loop asks of an objective, step after step and turn after turn.
 
-    A call takes the model, images (B, C, H, W) in [-1, 1], what was drawn for them and their classes (B,) or None; it
-    returns the loss of each image, (B,).
+    In a turn one player is trained, by `(draws.weight * loss(...).each).mean()`, and the others stand still. Everything
+    random is drawn once a step for the global batch, as a function of the seed and the step; processes and accumulation
+    parts get their rows of it.
 
     Attributes:
-        history: the losses that a sampler of t learns from, if there is one.
+        turns: the name of the player whose turn it is, in their order.
     """
 
-    history: LossHistory | None
+    turns: tuple[str, ...]
 
-    @property
-    def __call__(self) -> Callable[..., Tensor]:
-        """The loss of each image."""
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> Draws:
+        """What is random in a step for a global batch of images of `shape` (B, C, H, W), on the generator's device."""
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """What is random in optimizer step `step` for a global batch of `shape`, and last the weight of each loss (B,).
+    def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
+        """The losses of a part of the batch.
 
-        Every tensor has a row for each image. What comes first is `t` (B,), where there is a history.
+        Args:
+            turn: one of `turns`.
+            models: every player's network. That of `turn` is in Accelerate's wrapper and trainable, the others are
+                neither.
+            batch: images in [-1, 1], (B, C, H, W), and their classes.
+            draws: the rows of these images.
+            step: optimizer steps done before, from 0.
         """
 
+    def learn(self, turn: str, draws: Draws, losses: Tensor, gather: Callable[[Tensor], Tensor]) -> None:
+        """See the losses of a turn that was taken, on every process alike.
 
-def make_objective(
-    scheduler: HFDDPMScheduler,
-    *,
-    loss: Loss = "simple",
-    rescaled: bool = True,
-    timestep_sampling: TimestepSampling = "uniform",
-    logit_mean: float = 0.0,
-    logit_std: float = 1.0,
-    min_snr_gamma: float | None = None,
-) -> Objective:
-    """The objective of a diffusion recipe.
+        Args:
+            turn: one of `turns`.
+            draws: of the global batch.
+            losses: of this process's images, (B / processes,).
+            gather: makes those of the global batch of them; a collective, so every process calls it or none.
+        """
 
-    Args:
-        scheduler: owns the noise process and says what the model predicts.
-        loss: L_simple of DDPM, the variational bound L_vlb in bits a dimension, or L_simple + 0.001 L_vlb for learned
-            variances (arXiv 2102.09672, eq. 16).
-        rescaled: whether vlb and hybrid multiply their term L_t by T, so that its mean over t is L_vlb. If not, vlb is
-            L_t and hybrid L_simple + L_t.
-        timestep_sampling: how t is drawn, see docs/training.md. `uniform` in 0 .. T-1 (Algorithm 1); `antithetic` pairs
-            t with T-1-t (DDIM's code); `stratified` draws one t from each of B equal parts of the range. These three
-            are uniform for each sample. `loss_second_moment` draws t more often where the loss is large and weighs it
-            less: the same expectation (arXiv 2102.09672, eq. 18). `logit_normal` trains more where t / T =
-            sigmoid(logit_mean + logit_std * normal) lies (arXiv 2403.03206, eq. 19), stratified too: that weights the
-            loss (benchmarks/RECIPE_TRIALS.md).
-        logit_mean, logit_std: of `logit_normal`; a higher mean means more noise.
-        min_snr_gamma: weight L_simple by min(SNR, gamma) in terms of x_0; null is weight 1 (arXiv 2303.09556, eq. 6).
+    def state(self) -> dict[str, Tensor]:
+        """What the objective has learned, for a saved state; alike on every process."""
 
-    Raises:
-        ValueError: an unknown choice, a number out of range, a variance that the loss cannot train, or a keyword that
-            the loss does not have.
-    """
-    check_choice("loss", loss, get_args(Loss))
-    sampler = TimestepSampler(len(scheduler), timestep_sampling, logit_mean=logit_mean, logit_std=logit_std)
-    match loss:
-        case "simple":
-            if not rescaled:
-                raise ValueError("rescaled=False belongs to loss='vlb' and 'hybrid': L_simple has no term L_t")
-            return SimpleObjective(scheduler, sampler, min_snr_gamma=min_snr_gamma)
-        case "vlb":
-            if min_snr_gamma is not None:
-                raise ValueError(f"min_snr_gamma={min_snr_gamma} weights L_simple: choose loss='simple' or 'hybrid'")
-            return VLBObjective(scheduler, sampler, rescaled=rescaled)
-        case _:
-            return HybridObjective(scheduler, sampler, min_snr_gamma=min_snr_gamma, rescaled=rescaled)
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state()`.
+
+        Raises:
+            ValueError: the state of another objective.
+        """

@@ -1,14 +1,21 @@
 """L_simple, the objective of DDPM (Ho et al. 2020, eq. 14), for every prediction type."""
 
-import torch
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
+from hf_ddpm.objectives.diffusion import DiffusionObjective
 from hf_ddpm.objectives.network import network_output
+from hf_ddpm.objectives.objective import Draws, Losses
 from hf_ddpm.objectives.timestep_sampling import TimestepSampler
 from hf_ddpm.schedulers import HFDDPMScheduler
 
+if TYPE_CHECKING:
+    from hf_ddpm.data import Batch
 
-class SimpleObjective:
+
+class SimpleObjective(DiffusionObjective):
     """E_{t, x_0, eps} ||target - model(x_t, t)||^2, x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps.
 
     Args:
@@ -29,27 +36,15 @@ class SimpleObjective:
                 "choose loss='hybrid' or 'vlb', or variance_type='fixed_small' or 'fixed_large'"
             )
         check_min_snr(min_snr_gamma, scheduler.config["prediction_type"])
-        self.scheduler, self.sampler, self.min_snr_gamma = scheduler, sampler, min_snr_gamma
-        self.history = sampler.history
+        super().__init__(scheduler, sampler)
+        self.min_snr_gamma = min_snr_gamma
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`; any step."""
-        t, weight = self.sampler.draw(shape[0], generator)
-        return t, torch.randn(shape, generator=generator, device=generator.device), weight
-
-    def __call__(self, model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss of each image, (B,): the mean over its dimensions.
-
-        Args:
-            model: called as `model(x_t, t, class_labels=labels).sample`.
-            x_0: images in [-1, 1], (B, C, H, W).
-            t: integers in [0, T-1], (B,).
-            noise: standard normal, (B, C, H, W).
-            labels: classes, (B,), of a class-conditional model.
-        """
+    def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
+        """Algorithm 1: noise x_0, ask the model about x_t, compare. The mean over dimensions of each image, (B,)."""
+        x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
         x_t = self.scheduler.add_noise(x_0, noise, t)
-        prediction = network_output(model, self.scheduler, x_t, t, labels)
-        return simple_loss(self.scheduler, prediction, x_0, x_t, noise, t, self.min_snr_gamma)
+        prediction = network_output(models[turn], self.scheduler, x_t, t, batch.labels)
+        return Losses(simple_loss(self.scheduler, prediction, x_0, x_t, noise, t, self.min_snr_gamma))
 
 
 def simple_loss(

@@ -1,17 +1,23 @@
 """L_vlb, the variational bound itself (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021, eq. 4 to 7), in bits."""
 
 import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from hf_ddpm.objectives.diffusion import DiffusionObjective
 from hf_ddpm.objectives.network import network_output
+from hf_ddpm.objectives.objective import Draws, Losses
 from hf_ddpm.objectives.timestep_sampling import TimestepSampler
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.variational_bound import bound_term
 
+if TYPE_CHECKING:
+    from hf_ddpm.data import Batch
 
-class VLBObjective:
+
+class VLBObjective(DiffusionObjective):
     """E_{t, x_0, eps} [T L_t] = L_0 + ... + L_{T-1} in bits a dimension: L_vlb without its prior, which is constant.
 
     L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or -log p(x_0 | x_1) at t = 0. Every prediction and every
@@ -24,16 +30,12 @@ class VLBObjective:
     """
 
     def __init__(self, scheduler: HFDDPMScheduler, sampler: TimestepSampler, *, rescaled: bool = True) -> None:
-        self.scheduler, self.sampler, self.history = scheduler, sampler, sampler.history
+        super().__init__(scheduler, sampler)
         self.scale = len(scheduler) if rescaled else 1
 
-    def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """`t` (B,), `noise` (B, C, H, W) and the weight of each loss (B,) for a global batch of `shape`; any step."""
-        t, weight = self.sampler.draw(shape[0], generator)
-        return t, torch.randn(shape, generator=generator, device=generator.device), weight
-
-    def __call__(self, model: nn.Module, x_0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The loss of each image, (B,), in bits a dimension; arguments as `SimpleObjective`."""
+    def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
+        """The loss of each image, (B,), in bits a dimension."""
+        x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
         x_t = self.scheduler.add_noise(x_0, noise, t)
-        output = network_output(model, self.scheduler, x_t, t, labels)
-        return self.scale * bound_term(self.scheduler, output, x_0, x_t, t) / math.log(2)
+        output = network_output(models[turn], self.scheduler, x_t, t, batch.labels)
+        return Losses(self.scale * bound_term(self.scheduler, output, x_0, x_t, t) / math.log(2))

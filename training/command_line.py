@@ -1,0 +1,114 @@
+"""The command line of training: the recipe that it names, every key of which is an option."""
+
+import argparse
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from hf_ddpm.errors import UserError
+from hf_ddpm.training.family import FAMILIES, check_recipe, family_of
+from hf_ddpm.training.recipe import FAMILY, Recipe, blocks_of, describe, hint, keys_of
+
+DEFAULT = "mnist"
+
+
+def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
+    """The recipe that a command line asks for, and what `--resume` said.
+
+    Every key is an option, `--data.image_size 32`; a key that one block alone has also goes without it, `--lr 1e-3`.
+
+    Raises:
+        UserError: an unknown recipe, key or option (the nearest is named), or a value of the wrong type.
+    """
+    recipe = read_recipe(_recipe_name(argv))
+    parser = _parser(recipe[FAMILY])
+    options, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        raise UserError(f"unknown option {unknown[0]}{hint(unknown[0].split('=')[0], known)}")
+    for dotted, text in vars(options).items():
+        if "." in dotted and text is not None:
+            block, key = dotted.split(".", 1)
+            recipe[block][key] = _parse_value(text)
+    return check_recipe(recipe), options.resume
+
+
+def read_recipe(name: str) -> Recipe:
+    """A recipe by its path, or by the name of one that ships in `training/recipes`, with every block of its family."""
+    shipped = {
+        p.name.removesuffix(".yaml"): p for p in resources.files("hf_ddpm.training").joinpath("recipes").iterdir()
+    }
+    if name not in shipped and not Path(name).is_file():
+        raise UserError(f"there is no recipe {name!r}: give a path, or one of {', '.join(sorted(shipped))}")
+    try:
+        found = yaml.safe_load((shipped.get(name) or Path(name)).read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict) or not all(isinstance(block, dict) for block in blocks_of(found).values()):
+        known = "; or ".join(", ".join(family.blocks) for family in FAMILIES.values())
+        raise UserError(f"recipe {name} must hold blocks of keys ({known})")
+    family = family_of(found)
+    return {FAMILY: family, **{block: {} for block in FAMILIES[family].blocks}, **blocks_of(found)}
+
+
+def _recipe_name(argv: Sequence[str]) -> str:
+    """What `--recipe` says: the other options are those of what it trains."""
+    parser = _Parser(prog="train.py", allow_abbrev=False, add_help=False)
+    parser.add_argument("--recipe", default=DEFAULT)
+    return parser.parse_known_args(argv)[0].recipe
+
+
+def _parser(family: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train.py",
+        description="Train from a recipe. Every key of the recipe is an option; those of its kind are listed here.",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--recipe", default=DEFAULT, help=f"a path, or a shipped recipe (default: {DEFAULT})")
+    parser.add_argument("--resume", metavar="latest|FOLDER", help="continue a run from its latest or a given state")
+    blocks = FAMILIES[family].blocks
+    owners: dict[str, list[str]] = {}
+    for name, block in blocks.items():
+        for key in keys_of(block):
+            owners.setdefault(key, []).append(name)
+    for name, block in blocks.items():
+        group = parser.add_argument_group(f"{name}: keywords of {block.constructor.__name__}")
+        docs = _argument_docs(block.constructor)
+        for key, parameter in keys_of(block).items():
+            names = [f"--{name}.{key}"] + ([f"--{key}"] if owners[key] == [name] else [])
+            default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
+            text = f"{docs.get(key, '')} [{describe(parameter.annotation)}, {default}]".strip().replace("%", "%%")
+            # --push_to_hub without a value says it all
+            bare: dict[str, Any] = {"nargs": "?", "const": "true"} if parameter.annotation is bool else {}
+            group.add_argument(*names, dest=f"{name}.{key}", metavar="VALUE", help=text, **bare)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists every option")
+
+
+def _argument_docs(constructor: Callable[..., Any]) -> dict[str, str]:
+    """First sentence on each argument in the `Args:` (or `Parameters:`) section of a docstring."""
+    doc = inspect.getdoc(constructor) or ""
+    found = re.findall(
+        r"^ {4}([a-z_]\w*(?:, [a-z_]\w*)*)(?: \(.*\))?:\s*(.*?)(?:[.;:]\s|\n {4}\S|\n\n|\Z)", doc, re.M | re.S
+    )
+    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+
+
+def _parse_value(text: str) -> Any:
+    """A word of the command line as YAML reads it, but for an empty one, which is no null."""
+    if not text.strip():
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
