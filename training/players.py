@@ -65,9 +65,8 @@ def check_turns(turns: tuple[str, ...], players: Mapping[str, Player]) -> None:
     strangers, idle = sorted({*turns} - players.keys()), sorted(players.keys() - {*turns})
     if strangers or idle:
         wrong = f"a turn of {strangers[0]!r}, who is no player" if strangers else f"no turn of the player {idle[0]!r}"
-        raise UserError(
-            f"the objective has {wrong}; its turns are {', '.join(turns)}, the players {', '.join(players)}"
-        )
+        known = f"its turns are {', '.join(turns)}, the players {', '.join(players)}"
+        raise UserError(f"the objective has {wrong}: {known}, which must be the same")
 
 
 @contextmanager
