@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_ddpm.errors import UserError
+
 QUINTIC = (3.4445, -4.7750, 2.0315)  # takes singular values of (0, 1] to about [0.7, 1.2] in five rounds
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
@@ -31,12 +34,27 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Hidden weight matrices, for Muon, and the rest: vectors, embeddings, the first and the last convolution."""
-    outer = {"conv_in", "conv_out", "class_embedding"}
-    named = list(model.named_parameters())
-    hidden = [p for name, p in named if p.ndim >= 2 and name.split(".")[0] not in outer]
-    chosen = set(map(id, hidden))
-    return hidden, [p for _, p in named if id(p) not in chosen]
+    """Divide the parameters of a network into the hidden weight matrices, which Muon updates, and the rest.
+
+    The hidden matrices are the weights of linear layers and convolutions, but for the two layers where data enter and
+    leave the network. Images enter by the first convolution, whatever embeds the timestep before it, and vectors, in
+    a network without convolutions, by the first linear layer; the prediction leaves by the last layer. First and last
+    are those of `model.modules()`, so a network has to define its layers in the order in which data pass them.
+
+    Args:
+        model: the bare network, out of the wrappers of Accelerate.
+
+    Returns:
+        tuple: the hidden matrices, and the rest (the first and the last layer, embeddings, norms, biases and loose
+        parameters), each in the order of `model.parameters()`.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LAYERS)]
+    convolutions = [layer for layer in layers if not isinstance(layer, nn.Linear)]
+    outer = [*(convolutions or layers)[:1], *layers[-1:]]
+    matrices = {p for layer in layers for p in layer.parameters() if p.ndim >= 2}
+    chosen = matrices - {p for layer in outer for p in layer.parameters()}
+    parameters = list(model.parameters())
+    return [p for p in parameters if p in chosen], [p for p in parameters if p not in chosen]
 
 
 class Muon(torch.optim.Optimizer):
@@ -80,6 +98,23 @@ class Muon(torch.optim.Optimizer):
                 self._muon(parameters, group)
             elif parameters:
                 self._adam(parameters, group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from `state_dict()`, of an optimizer whose weights are divided as they are here.
+
+        Raises:
+            UserError: another division, as runs have that trained a network other than a UNet before the first and
+                the last layer were found by their place.
+        """
+        saved = [len(group["params"]) for group in state_dict["param_groups"]]
+        ours = [len(group["params"]) for group in self.param_groups]
+        if saved != ours:
+            raise UserError(
+                f"the saved optimizer divides the parameters between Muon and Adam as {saved} and this version as "
+                f"{ours}, with the first and the last layer left to Adam: continue the run with the version that began "
+                "it, or start it anew"
+            )
+        super().load_state_dict(state_dict)
 
     def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         gradients, momenta = _gradients(parameters), self._buffers("momentum", parameters)
