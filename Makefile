@@ -3,7 +3,7 @@
 # make test-slow    the tests that take minutes
 # make test-browser the app of `hf-ddpm demo` and of Spaces in a real Chromium, which it installs by apt-get
 # make bench        the tables of benchmarks/;    DATA=<folder with train.parquet and test.parquet> is what they train on
-# make style        counts of the habits in CONTRIBUTING.md
+# make style        counts of the habits in CONTRIBUTING.md; ARGS=--places lists what some counts are made of
 # make clean        remove what builds and checks leave behind (not runs/, not the virtual environment)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -46,7 +46,7 @@ bench: $(VENV)/.dev
 	$(PY) -m benchmarks.run $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 style:
-	@$(PYTHON) tests/style.py
+	@$(PYTHON) tests/style.py $(ARGS)
 
 clean:
 	rm -rf build dist src/*.egg-info .ruff_cache .mypy_cache .pytest_cache
