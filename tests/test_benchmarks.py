@@ -1,6 +1,8 @@
 """The benchmarks run, resume and render. Budgets are tiny: the figures mean nothing here."""
 
 import json
+import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,9 @@ import pytest
 import torch
 from diffusers.optimization import get_scheduler
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from benchmarks import diffusers_example, digit_distance, quality_cell, throughput, time_to_quality
+from benchmarks import before_after, diffusers_example, digit_distance, quality_cell, throughput, time_to_quality
 from benchmarks.diffusers_example import DiffusersExample, to_tensor
 from benchmarks.options import Options, parse
 from benchmarks.ours import recipe_with
@@ -21,6 +24,7 @@ from benchmarks.timing import Rounds
 from hf_ddpm import HFVAE, HFVAEPipeline, unet_preset
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.data.sources import open_source
+from hf_ddpm.training.recipe import parse_command_line, read_recipe
 
 QUICK = Options(seconds=0.5, seeds=(0,), quick=True)
 
@@ -202,3 +206,84 @@ def test_the_border_that_is_cut_is_the_one_that_the_recipes_pad():
     x = torch.arange(32 * 32.0).reshape(1, 1, 32, 32)
     assert digit_distance.inner(x).equal(x[..., 2:30, 2:30])
     assert digit_distance.inner(x[..., :28, :28]).equal(x[..., :28, :28])
+
+
+@pytest.mark.parametrize("name", before_after.shipped(before_after.ROOT))
+def test_a_shrunken_recipe_is_small_and_keeps_its_kind(tmp_path, name):
+    shipped = read_recipe(name)
+    recipe, _ = parse_command_line(["--recipe", name, *before_after.shrunken(name, tmp_path, tmp_path)])
+    assert (recipe["training"]["total_steps"], recipe["training"]["batch_size"]) == (3, 4)
+    assert recipe["data"]["source"] in ("digits", str(tmp_path))
+    for block in ("scheduler", "objective", "elbo", "optimization", "ema"):
+        changed = {key for key, value in recipe.get(block, {}).items() if shipped[block].get(key) != value}
+        assert changed <= {"num_train_timesteps", "warmup_steps", "betas"}  # betas: a list becomes a tuple
+    with torch.device("meta"):
+        if "vae" in recipe:
+            keys = {"sample_size": recipe["data"]["image_size"], "in_channels": recipe["data"]["channels"]}
+            model = HFVAE(**keys, **recipe["vae"])
+        else:
+            model = unet_preset(**{"name" if k == "preset" else k: v for k, v in recipe["model"].items()})
+    assert sum(p.numel() for p in model.parameters()) < 200_000
+
+
+def test_equal_bits_are_told_from_equal_numbers():
+    nan = torch.tensor([float("nan"), 0.0])
+    assert before_after.equal({"a": [nan, 1, None]}, {"a": [nan.clone(), 1, None]})
+    assert not before_after.equal(nan, torch.tensor([float("nan"), -0.0]))
+    assert not before_after.equal(torch.zeros(2), torch.zeros(2, dtype=torch.float64))
+    assert not before_after.equal(torch.zeros(2), torch.zeros(1, 2))
+    assert not before_after.equal({"a": 1}, {"a": 1, "b": 2})
+    assert not before_after.equal([1.0], [1.0 + 2**-52])
+    assert not before_after.equal([1], [True])
+    assert before_after.without({"a": {"seconds": 1, "bits": [{"date": 2}]}}, {"seconds", "date"}) == {
+        "a": {"bits": [{}]}
+    }
+
+
+@pytest.fixture(scope="module")
+def one_checkout_twice(tmp_path_factory):
+    """What is found when this checkout is compared with itself by one recipe."""
+    folder = tmp_path_factory.mktemp("before_after")
+    sides = {n: before_after.Side(before_after.ROOT, sys.executable, folder / n) for n in ("before", "after")}
+    return folder, before_after.measure(sides, ["mnist-vae-aevb"], rounds=0)
+
+
+def test_a_checkout_gives_the_bits_that_it_gives_again(one_checkout_twice):
+    _, found = one_checkout_twice
+    (row,) = found["recipes"]
+    assert row["parameters"][0] == row["parameters"][1] > 0
+    assert {row[key] for key in ("losses", "averaged", "raw", "images", "likelihood")} == {True}
+    text = before_after.render(found)
+    assert text.count("equal") == 5
+    assert "DIFFERENT" not in text
+
+
+def test_a_changed_weight_image_or_figure_is_seen(one_checkout_twice):
+    folder, _ = one_checkout_twice
+    for name in ("before", "after"):
+        shutil.copytree(folder / name / "mnist-vae-aevb", folder / f"{name} again" / "mnist-vae-aevb")
+    run = folder / "after again" / "mnist-vae-aevb"
+    (weights,) = [f for f in (run / "checkpoint").glob("*/*.safetensors") if ".raw." not in f.name]
+    changed = load_file(weights)
+    next(iter(changed.values())).view(-1)[0] += 1e-3
+    save_file(changed, weights, metadata={"format": "pt"})
+    measured = json.loads((run / "likelihood.json").read_text())
+    measured["num_images"] += 1
+    (run / "likelihood.json").write_text(json.dumps(measured))
+    Image.new("L", (4, 4)).save(run / "grid.png")
+    row = before_after.compare("mnist-vae-aevb", folder / "before again", folder / "after again")
+    assert (row["averaged"], row["raw"], row["images"], row["likelihood"]) == (False, True, False, False)
+    assert before_after.render({"recipes": [row], "times": None}).count("DIFFERENT") == 3
+
+
+def test_times_are_shown_with_their_ratio():
+    steps = {"before": [0.1, 0.2, 0.1], "after": [0.11, 0.2, 0.1]}
+    text = before_after.render({"recipes": [], "times": {"training step": steps}})
+    assert "| training step | 100 | 110 | 1 | at most 1.05: reached |" in text
+
+
+def test_a_python_of_another_checkout_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"install .* for it with pip install -e"):
+        before_after.check_import(before_after.Side(tmp_path, sys.executable, tmp_path))
+    with pytest.raises(SystemExit):
+        before_after.main(["--before", str(tmp_path), "--before-python", sys.executable])
