@@ -85,11 +85,3 @@ def render(result: Result) -> str:
         rows.append([arm, len(cells), statistics.mean(cell["bits"] for cell in cells), figures, *parts])
     header = ["objective", "seeds", "bits/dim, mean", "each ± standard error", "prior", "L_t, t > 0", "decoder"]
     return f"{result['steps']:,} steps, {result['data']}.\n\n" + table(header, rows)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.run import main
-
-    main(["--only", "bits_per_dim", *sys.argv[1:]])

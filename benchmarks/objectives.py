@@ -76,11 +76,3 @@ def render(result: Result) -> str:
     missing = len(PREDICTIONS) * len(LOSSES) * len(VARIANCES) - len(rows)
     note = f" {missing} cells are not measured yet." if missing else ""
     return f"{result['steps']:,} steps a cell, {result['data']}.{note}\n\n" + table(header, rows)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.run import main
-
-    main(["--only", "objectives", *sys.argv[1:]])

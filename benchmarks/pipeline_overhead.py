@@ -64,11 +64,3 @@ def render(result: Result) -> str:
         [*row[:5], f"{100 * row[5]:.1f}", verdict(100 * row[5], 100 * TARGET, at_most=True)] for row in result["rows"]
     ]
     return f"On {result['device']}, {STEPS} steps:\n\n" + table(header, rows)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.run import main
-
-    main(["--only", "pipeline_overhead", *sys.argv[1:]])

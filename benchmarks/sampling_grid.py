@@ -7,7 +7,6 @@ and begins anew when the checkpoint, the data or the number of samples are other
 """
 
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +171,3 @@ def targets(cells: list[Result], ddpm: float) -> str:
         ("10 DPM-Solver++ steps over it", solver / ddpm, verdict(solver / ddpm, 1.15, at_most=True)),
     ]
     return table(["", "value", "target"], rows)
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main(["--only", "sampling_grid", *sys.argv[1:]])

@@ -99,11 +99,3 @@ def render(result: Result) -> str:
         for row in sorted(result["rows"], key=lambda row: list(STOCK).index(row["call"]))
     ]
     return f"On {result['device']}:\n\n" + table(header, rows)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.run import main
-
-    main(["--only", "scheduler_speed", *sys.argv[1:]])

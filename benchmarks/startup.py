@@ -77,11 +77,3 @@ def render(result: Result) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names) or "none"
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.run import main
-
-    main(["--only", "startup", *sys.argv[1:]])

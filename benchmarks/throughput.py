@@ -123,11 +123,3 @@ def render(result: Result) -> str:
         for row in result["rows"]
     ]
     return f"On {result['device']}:\n\n" + table(header, rows)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.run import main
-
-    main(["--only", "throughput", *sys.argv[1:]])

@@ -144,9 +144,3 @@ def chosen(result: Result) -> dict[str, list[Result]]:
 
 def median(cells: list[Result], key: str) -> float:
     return statistics.median(cell[key] for cell in cells)
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main(["--only", "time_to_quality", *sys.argv[1:]])

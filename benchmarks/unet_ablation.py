@@ -4,7 +4,6 @@ See docs/unet.md.
 """
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,9 +141,3 @@ def render(result: Result) -> str:
     header = ["L_simple, held out", *THIRDS, "all", "times that of full"]
     settings = f"{result['steps']:,} steps, seed {result['seed']}."
     return settings + "\n\n" + table(header, rows)
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main(["--only", "unet_ablation", *sys.argv[1:]])

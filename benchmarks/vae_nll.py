@@ -112,11 +112,3 @@ def render(result: Result) -> str:
         rows.append([cell["arm"], *figures, cell["active"], f"{cell['seconds'] / 60:.0f} min", reached])
     header = ["recipe", f"-log p(x), K = {result['K']}", "-ELBO", "rate", "active units", "training", "target"]
     return f"{result['digits']:,} digits, {result['data']}.\n\n" + table(header, rows)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from benchmarks.run import main
-
-    main(["--only", "vae_nll", *sys.argv[1:]])

@@ -7,7 +7,6 @@ import contextlib
 import inspect
 import io
 import statistics
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
@@ -158,9 +157,3 @@ def render(result: Result) -> str:
     about = f"{result['epochs']} epochs, {result['digits']:,} digits, {result['data']}.\n\n"
     missing = "" if "pythae" in result["rows"] else "\n\npythae was not installed: `pip install pythae` adds its row."
     return about + table(header, rows) + missing
-
-
-if __name__ == "__main__":
-    from benchmarks.run import main
-
-    main(["--only", "vae_peers", *sys.argv[1:]])
