@@ -40,7 +40,7 @@ EMBEDDED = {"digits", "ylecun/mnist"}  # sources for which the embedded digits s
 IMAGES = 256  # the fewest that `hf-ddpm likelihood` takes
 SHORT = ["--total_steps", "3", "--batch_size", "4", "--warmup_steps", "1", "--log_every", "1", "--num_images", "4"]
 CALM = ["--tracker", "none", "--cpu_threads", "1"]
-OF_NO_RESULT = {"date", "seconds", "command", "checkpoint", "versions", "path"}  # keys of a likelihood's JSON
+OF_NO_RESULT = {"data", "date", "seconds", "command", "checkpoint", "versions", "path"}  # keys of a likelihood's JSON
 
 
 @dataclass(frozen=True)
