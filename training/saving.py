@@ -96,6 +96,8 @@ def load_state(run: Run, state: Path) -> None:
             ema.load_state_dict(type(ema).from_pretrained(state / name).state_dict())
         run.objective.load(_learned(state))
         counters = json.loads((state / COUNTERS).read_text())
+    except UserError:  # an optimizer that says itself what is wrong with its state
+        raise
     except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(
