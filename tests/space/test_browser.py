@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import WITHOUT_HF_DDPM
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image, ImageChops
 
 from hf_ddpm import HFVAE, HFDDPMPipeline, HFVAEPipeline
@@ -332,6 +333,12 @@ def test_what_a_page_cannot_show_is_one_sentence(app, make_pipeline):
         app.build(make_pipeline(in_channels=4, out_channels=4), "x")
     with pytest.raises(ValueError, match="no sample_size"):
         app.build(make_pipeline(sample_size=None), "x")
+
+    class Silent(DiffusionPipeline):
+        """A model that draws no images, or the code files of an older hf_ddpm."""
+
+    with pytest.raises(ValueError, match="Silent does not say what noise an image starts from"):
+        app.build(Silent(), "x")
 
 
 def test_the_pipelines_own_refusal_and_full_memory_reach_the_user_in_a_sentence(app, make_pipeline):
