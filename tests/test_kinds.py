@@ -152,6 +152,17 @@ def test_classes_and_sizes_are_those_of_the_network(make_pipeline, vae_pipeline)
     assert make_pipeline(sample_size=None).noise_shape is None
 
 
+def test_a_space_without_hf_ddpm_reads_it_off_the_code_files(make_pipeline, vae_pipeline, run_python, tmp_path):
+    said = "print(p.noise_shape, p.num_classes, p.image_channels, next(p.noise_network.parameters()).dtype)"
+    for name, pipeline in (("ddpm", make_pipeline(num_class_embeds=3)), ("vae", vae_pipeline)):
+        folder = str(tmp_path / name)
+        pipeline.save_pretrained(folder)
+        door_3 = f"DiffusionPipeline.from_pretrained({folder!r}, custom_pipeline={folder!r}, trust_remote_code=True)"
+        code = f"from diffusers import DiffusionPipeline\np = {door_3}\n{said}"
+        expected = f"{pipeline.noise_shape} {pipeline.num_classes} 1 torch.float32"
+        assert run_python(code, without_hf_ddpm=True).stdout.splitlines()[-1] == expected
+
+
 # --- options of one kind --------------------------------------------------------------------------------------------
 
 

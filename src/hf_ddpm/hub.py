@@ -99,7 +99,7 @@ def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> s
     """Save a pipeline and push it, with what training left beside these very weights where it was opened.
 
     Args:
-        pipeline: an `HFDDPMPipeline` or `HFVAEPipeline`.
+        pipeline: of one of the kinds of `hf_ddpm.kinds`.
         repo_id: as in `push_checkpoint`.
         **kwargs: those of `push_checkpoint`.
 

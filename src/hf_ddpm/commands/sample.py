@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> None:
     """Write a grid, or one PNG an image, batch by batch."""
     _check(options)
 
-    from hf_ddpm.checkpoint import load_checkpoint, writing
-    from hf_ddpm.sampling import count_calls, image_grid
+    from hf_ddpm.checkpoint import load_checkpoint
+    from hf_ddpm.sampling import count_calls
 
     pipeline: Any = on_device(load_checkpoint(options.checkpoint), options.device)
     kind = kind_of(pipeline)
@@ -50,20 +50,25 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out)
     require_writable(out if out.suffix else out / NAME.format(0))
     calls = count_calls(pipeline.noise_network)
-    drawn: list[Image] = []
-    images = required(kind, "draw", options.checkpoint)(
-        pipeline, range(options.num_images), seed=options.seed, batch_size=options.batch_size, **keywords
-    )
-    for i, image in enumerate(_in_sentences(images)):
-        if out.suffix:
-            drawn.append(image)
-            continue
-        with writing(out):
-            image.save(out / NAME.format(i))
-    if drawn:
+    draw = required(kind, "draw", options.checkpoint)
+    images = draw(pipeline, range(options.num_images), seed=options.seed, batch_size=options.batch_size, **keywords)
+    _write(_in_sentences(images), out)
+    print(f"{options.num_images} images, {sum(calls) // options.num_images} network calls each: {options.out}")
+
+
+def _write(images: "Iterator[Image]", out: Path) -> None:
+    """One grid of all images, or each in a file as soon as it is drawn."""
+    from hf_ddpm.checkpoint import writing
+    from hf_ddpm.sampling import image_grid
+
+    if out.suffix:
+        drawn = list(images)
         with writing(out):
             image_grid(drawn).save(out)
-    print(f"{options.num_images} images, {sum(calls) // options.num_images} network calls each: {options.out}")
+        return
+    for i, image in enumerate(images):
+        with writing(out):
+            image.save(out / NAME.format(i))
 
 
 def _in_sentences(images: "Iterable[Image]") -> "Iterator[Image]":
