@@ -55,7 +55,7 @@ def measure(checkpoint: Path, data: Path | None, num_samples: int, steps: int) -
         )
         settings["weights_sha256"] = weights_sha256(pipeline.unet)
         remembered = {}
-    return {**settings, "samples": digit_score(digit_pixels(images), against)._asdict(), **remembered}
+    return {**settings, "samples": digit_score(digit_pixels(list(images)), against)._asdict(), **remembered}
 
 
 def reconstructions(pipeline: HFVAEPipeline, data: Path | None, count: int, against: DigitStatistics) -> Result:

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from hf_ddpm.kinds import FAMILY
 from hf_ddpm.training.command_line import read_recipe
 from hf_ddpm.training.family import check_recipe
-from hf_ddpm.training.recipe import FAMILY, Recipe, blocks_of
+from hf_ddpm.training.recipe import Recipe, blocks_of
 from hf_ddpm.training.train import Run, optimizer_step, prepare
 
 

@@ -246,15 +246,9 @@ def sample(trained: Trained, cell: Cell) -> Tensor:
     """uint8 (N, 1, 28, 28), each image fixed by its index."""
     pipeline = HFDDPMPipeline(trained.model, trained.scheduler)
     pipeline.set_progress_bar_config(disable=True)
-    images = sample_images(
-        pipeline,
-        range(cell.num_samples),
-        seed=0,
-        batch_size=SAMPLING_BATCH,
-        num_inference_steps=cell.sampling_steps,
-        eta=0.0,
-    )
-    return digit_pixels(images)
+    walk: dict[str, Any] = {"num_inference_steps": cell.sampling_steps, "eta": 0.0}
+    images = sample_images(pipeline, range(cell.num_samples), seed=0, batch_size=SAMPLING_BATCH, **walk)
+    return digit_pixels(list(images))
 
 
 def digit_pixels(images: Sequence[Image]) -> Tensor:

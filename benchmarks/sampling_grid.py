@@ -115,7 +115,7 @@ def draw(checkpoint: Path, cell: Cell, num_samples: int) -> tuple[torch.Tensor, 
         timestep_spacing=None if cell.solver else cell.spacing,
         eta=eta,
     )
-    return digit_pixels(images), sum(sizes) // num_samples
+    return digit_pixels(list(images)), sum(sizes) // num_samples
 
 
 def render(result: Result) -> str:

@@ -49,7 +49,7 @@ def pictures(pipeline: HFVAEPipeline, digits: Tensor) -> list[list[Image.Image]]
     (drawn,) = pipeline.sample_posterior(digits[:1], COLUMNS, image_generator(SEED, 0))
     traversed = [pipeline.traverse(digits[:1], dimension, values).images for dimension in dimensions]
     return [
-        sample_latents(pipeline, range(3 * COLUMNS), seed=SEED),
+        [*sample_latents(pipeline, range(3 * COLUMNS), seed=SEED)],
         [*originals, *pipeline.reconstruct(digits).images],
         drawn,
         [image for (image,) in pipeline.interpolate(digits[:1], digits[1:2], weights)],

@@ -120,6 +120,21 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         self.register_to_config(default_eta=default_eta)
 
+    @property
+    def num_classes(self) -> int | None:
+        """K of a network with class labels, which are 0 to K - 1; None for one without."""
+        return self.unet.config["num_class_embeds"]
+
+    @property
+    def noise_network(self) -> Any:
+        """The network that noise goes into."""
+        return self.unet
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int] | None:
+        """(C, h, w) of the noise that an image starts from; None where the network's config has no sample_size."""
+        return None if self._size is None else (self.unet.config["in_channels"], *self._size)
+
     @without_training
     def __call__(
         self,

@@ -71,6 +71,25 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
             raise ValueError(f"vae of type {type(vae).__name__} must be an HFVAE, which knows p(x|z)")
         self.register_modules(vae=vae)
 
+    @property
+    def num_classes(self) -> None:
+        """A VAE knows no classes."""
+
+    @property
+    def image_channels(self) -> int:
+        """C of the images."""
+        return self.vae.config["in_channels"]
+
+    @property
+    def noise_network(self) -> Any:
+        """The network that noise goes into."""
+        return self.vae.decoder
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(J, h, w) of z, the noise that an image starts from."""
+        return self.vae.latent_shape
+
     @without_training
     def __call__(
         self,

@@ -24,7 +24,7 @@ from benchmarks.timing import Rounds
 from hf_ddpm import HFVAE, HFVAEPipeline, unet_preset
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.data.sources import open_source
-from hf_ddpm.training.recipe import parse_command_line, read_recipe
+from hf_ddpm.training.command_line import parse_command_line, read_recipe
 
 QUICK = Options(seconds=0.5, seeds=(0,), quick=True)
 

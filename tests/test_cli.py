@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_ddpm import HFDDPMScheduler
+from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.checkpoint import load_pipeline, save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.errors import exit_with_a_sentence
@@ -133,15 +133,15 @@ def test_solvers_of_diffusers(name, solver, calls, ddim_checkpoint, tmp_path, ca
 
 
 def test_images_that_are_done_stay_when_a_run_is_stopped(checkpoint, tmp_path, monkeypatch):
-    batches = []
+    batches, draw = [], HFDDPMPipeline.__call__
 
     def stopped_at_the_second(*arguments, **keywords):
         batches.append(keywords)
         if len(batches) == 2:
             raise KeyboardInterrupt
-        return sample_images(*arguments, **keywords)
+        return draw(*arguments, **keywords)
 
-    monkeypatch.setattr("hf_ddpm.sampling.sample_images", stopped_at_the_second)
+    monkeypatch.setattr(HFDDPMPipeline, "__call__", stopped_at_the_second)
     with pytest.raises(SystemExit, match="stopped"):
         sample(checkpoint, tmp_path / "some", "-n", "4", "--batch-size", "2")
     assert sorted(p.name for p in (tmp_path / "some").iterdir()) == ["000000.png", "000001.png"]

@@ -3,6 +3,7 @@
 As a script it trains from a recipe as training/train.py does: `two_players.py --recipe toy.yaml`.
 """
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -13,10 +14,10 @@ from torch.nn.functional import softplus
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
+from hf_ddpm.kinds import KINDS
 from hf_ddpm.objectives import Draws, Losses
 from hf_ddpm.sampling import sample_images
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.family import FAMILIES
 from hf_ddpm.training.players import Player
 from hf_ddpm.training.recipe import Block
 from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Optimization, Sampling
@@ -114,13 +115,14 @@ class ToyFamily:
         return HFDDPMPipeline(networks["generator"], self.scheduler)
 
     def sample(self, pipeline, indices, seed):
-        return sample_images(pipeline, indices, seed=seed, num_inference_steps=2, eta=0.0)
+        return list(sample_images(pipeline, indices, seed=seed, num_inference_steps=2, eta=0.0))
 
     def facts(self, networks):
         return {}
 
 
-FAMILIES["toy"] = ToyFamily
+TOY = replace(KINDS["diffusion"], word="toy", family="two_players:ToyFamily")
 
 if __name__ == "__main__":
+    KINDS["toy"] = TOY
     main()

@@ -86,7 +86,7 @@ class VAEFamily:
 
     def sample(self, pipeline: HFVAEPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
         """Images of a grid, from the prior."""
-        return sample_latents(pipeline, indices, seed=seed)
+        return list(sample_latents(pipeline, indices, seed=seed))
 
     def facts(self, networks: Mapping[str, Any]) -> dict[str, Any]:
         """What the card may say beside the facts of every run."""

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import yaml
 
 from hf_ddpm.errors import UserError
-from hf_ddpm.training.family import FAMILIES, check_recipe, family_of
-from hf_ddpm.training.recipe import FAMILY, Recipe, blocks_of, describe, hint, keys_of
+from hf_ddpm.kinds import FAMILY, KINDS, family_of
+from hf_ddpm.training.family import check_recipe, family_class
+from hf_ddpm.training.recipe import Blocks, Recipe, blocks_of, describe, hint, keys_of
 
 DEFAULT = "mnist"
 
@@ -26,7 +27,7 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
         UserError: an unknown recipe, key or option (the nearest is named), or a value of the wrong type.
     """
     recipe = read_recipe(_recipe_name(argv))
-    parser = _parser(recipe[FAMILY])
+    parser = _parser(family_class(recipe).blocks)
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
@@ -50,10 +51,9 @@ def read_recipe(name: str) -> Recipe:
     except yaml.YAMLError as error:
         raise UserError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict) or not all(isinstance(block, dict) for block in blocks_of(found).values()):
-        known = "; or ".join(", ".join(family.blocks) for family in FAMILIES.values())
+        known = "; or ".join(", ".join(family_class({FAMILY: family}).blocks) for family in KINDS)
         raise UserError(f"recipe {name} must hold blocks of keys ({known})")
-    family = family_of(found)
-    return {FAMILY: family, **{block: {} for block in FAMILIES[family].blocks}, **blocks_of(found)}
+    return {FAMILY: family_of(found), **{block: {} for block in family_class(found).blocks}, **blocks_of(found)}
 
 
 def _recipe_name(argv: Sequence[str]) -> str:
@@ -63,7 +63,7 @@ def _recipe_name(argv: Sequence[str]) -> str:
     return parser.parse_known_args(argv)[0].recipe
 
 
-def _parser(family: str) -> argparse.ArgumentParser:
+def _parser(blocks: Blocks) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="train.py",
         description="Train from a recipe. Every key of the recipe is an option; those of its kind are listed here.",
@@ -72,7 +72,6 @@ def _parser(family: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--recipe", default=DEFAULT, help=f"a path, or a shipped recipe (default: {DEFAULT})")
     parser.add_argument("--resume", metavar="latest|FOLDER", help="continue a run from its latest or a given state")
-    blocks = FAMILIES[family].blocks
     owners: dict[str, list[str]] = {}
     for name, block in blocks.items():
         for key in keys_of(block):

@@ -89,10 +89,8 @@ class DiffusionFamily:
 
     def sample(self, pipeline: HFDDPMPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
         """Images of a grid."""
-        settings = self.sampling
-        return sample_images(
-            pipeline, indices, seed=seed, num_inference_steps=settings.num_inference_steps, eta=settings.eta
-        )
+        walk: dict[str, Any] = {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta}
+        return list(sample_images(pipeline, indices, seed=seed, **walk))
 
     def facts(self, networks: Networks) -> dict[str, Any]:
         """What the card may say beside the facts of every run."""

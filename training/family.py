@@ -7,13 +7,11 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from hf_ddpm.data import ImageData
-from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import FAMILY, KINDS, family_of, resolve
 from hf_ddpm.latents import LatentData
 from hf_ddpm.objectives import Objective
-from hf_ddpm.training.autoencoder import VAEFamily
-from hf_ddpm.training.diffusion import DiffusionFamily
 from hf_ddpm.training.players import Player
-from hf_ddpm.training.recipe import FAMILY, Blocks, Recipe, check_blocks, hint
+from hf_ddpm.training.recipe import Blocks, Recipe, check_blocks
 from hf_ddpm.training.settings import Grids, Sampling
 
 if TYPE_CHECKING:
@@ -33,6 +31,9 @@ class Family(Protocol):
 
     blocks: ClassVar[Blocks]
     artefact: str
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Check the recipe's blocks."""
 
     @property
     def title(self) -> str:
@@ -69,19 +70,14 @@ class Family(Protocol):
         """What the card may say beside the facts of every run."""
 
 
-FAMILIES: dict[str, Any] = {"diffusion": DiffusionFamily, "vae": VAEFamily}
-
-
-def family_of(recipe: Mapping[str, Any]) -> str:
-    """What a recipe trains, one of `FAMILIES`. Those that do not say have a block `vae`, or are of diffusion models.
+def family_class(recipe: Mapping[str, Any]) -> type[Family]:
+    """The class that the table of kinds names for what a recipe trains.
 
     Raises:
         UserError: a family that is not there.
     """
-    family = recipe.get(FAMILY, "vae" if "vae" in recipe else "diffusion")
-    if not isinstance(family, str) or family not in FAMILIES:
-        raise UserError(f"family={family!r} is not known{hint(str(family), FAMILIES)}")
-    return family
+    found: type[Family] = resolve(KINDS[family_of(recipe)].family)
+    return found
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> Recipe:
@@ -90,8 +86,7 @@ def check_recipe(recipe: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: a family that is not there, or what `check_blocks` refuses.
     """
-    family = family_of(recipe)
-    return {FAMILY: family, **check_blocks(recipe, FAMILIES[family].blocks)}
+    return {FAMILY: family_of(recipe), **check_blocks(recipe, family_class(recipe).blocks)}
 
 
 def make_family(recipe: Recipe) -> Family:
@@ -100,5 +95,4 @@ def make_family(recipe: Recipe) -> Family:
     Raises:
         UserError: what the user can mend.
     """
-    family: Family = FAMILIES[family_of(recipe)](recipe)
-    return family
+    return family_class(recipe)(recipe)

@@ -12,11 +12,10 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.kinds import FAMILY
 
 Recipe = dict[str, Any]
 """`family`, and the keywords of each of its blocks."""
-
-FAMILY = "family"
 
 
 class Block(NamedTuple):

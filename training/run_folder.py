@@ -10,8 +10,8 @@ import yaml
 
 from hf_ddpm.checkpoint import GO_ON, unfinished, writing
 from hf_ddpm.errors import UserError
-from hf_ddpm.training.family import family_of
-from hf_ddpm.training.recipe import FAMILY, Recipe, blocks_of
+from hf_ddpm.kinds import FAMILY, family_of
+from hf_ddpm.training.recipe import Recipe, blocks_of
 
 FREE_ON_RESUME = {
     "training",

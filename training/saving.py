@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor
 
 from hf_ddpm.checkpoint import GO_ON, new_folder, save_checkpoint, unfinished, writing
 from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import FAMILY
 from hf_ddpm.sampling import image_grid
-from hf_ddpm.training.recipe import FAMILY
 from hf_ddpm.training.run import Run, mean_said
 
 COUNTERS, OBJECTIVE = "counters.json", "objective.safetensors"  # of a saved state

@@ -14,19 +14,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import kind_of, kind_of_index, resolve
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.checked_files import CheckedFiles, check_safetensors
 from hf_ddpm.models.config_checks import NOT_OF_ONE_MODEL
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
-from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.pipelines.doors import INDEX
 from hf_ddpm.pipelines.opening import check_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from hf_ddpm.pipelines import HFDDPMPipeline
+
 FACTS_FILE = "training.json"
-Pipeline = HFDDPMPipeline | HFVAEPipeline
 RAW_WEIGHTS = "diffusion_pytorch_model.raw.safetensors"
 GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
 
@@ -85,13 +86,13 @@ def save_checkpoint(
     raw: Mapping[str, Tensor] | None = None,
     files: Sequence[Path] = (),
 ) -> None:
-    """Write a pipeline, a grid of its samples, the measured facts (training.json) and the card rendered from them.
+    """Write a pipeline, a grid of its samples, the measured facts (training.json) and the card of its kind.
 
     Args:
         pipeline: whose network has the averaged weights.
         folder: a new one, or a checkpoint that is replaced.
         facts: of training, for `render_card`.
-        samples: the grid; None for a model that draws nothing.
+        samples: the grid; None for a model that draws no pictures.
         raw: weights of the network that was not averaged, which `variant="raw"` opens.
         files: further ones, which are copied into it if they are there.
 
@@ -103,11 +104,11 @@ def save_checkpoint(
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         if samples is not None:
             samples.save(temporary / "samples.png")
-        (temporary / "README.md").write_text(render_card(facts, pictured=samples is not None))
+        kind = kind_of(pipeline)
+        (temporary / "README.md").write_text(render_card(facts, kind, pictured=samples is not None))
         if raw is not None:
-            network = "unet" if "unet" in pipeline.components else "vae"
             weights = {name: value.detach().cpu().contiguous() for name, value in raw.items()}
-            save_file(weights, temporary / network / RAW_WEIGHTS, metadata={"format": "pt"})
+            save_file(weights, temporary / kind.network / RAW_WEIGHTS, metadata={"format": "pt"})
         for file in files:
             if file.is_file():
                 shutil.copy2(file, temporary)
@@ -125,19 +126,20 @@ def writing(target: Path, *, remedy: str = "make room or choose another place") 
         raise UserError(f"{target} could not be written ({reason}): {remedy}") from error
 
 
-def load_pipeline(source: str, **kwargs: Any) -> HFDDPMPipeline:
+def load_pipeline(source: str, **kwargs: Any) -> "HFDDPMPipeline":
     """`load_checkpoint` of a diffusion model.
 
     Raises:
         UserError: as there, and for a checkpoint of another kind.
     """
-    pipeline = load_checkpoint(source, **kwargs)
-    if not isinstance(pipeline, HFDDPMPipeline):
-        raise UserError(f"{source!r} holds a VAE: this is for diffusion models, such as `make train` leaves")
+    pipeline: Any = load_checkpoint(source, **kwargs)
+    kind = kind_of(pipeline)
+    if not kind.walks:
+        raise UserError(f"{source!r} holds a {kind.word}: this is for diffusion models, such as `make train` leaves")
     return pipeline
 
 
-def load_checkpoint(source: str, **kwargs: Any) -> Pipeline:
+def load_checkpoint(source: str, **kwargs: Any) -> DiffusionPipeline:
     """`from_pretrained` of the pipeline that the checkpoint's index names, with every failure in one sentence.
 
     Raises:
@@ -206,22 +208,18 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
     return found
 
 
-def _open(source: Path | str, **kwargs: Any) -> Pipeline:
+def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
     """`from_pretrained`, with a word for a size that fits no network."""
     index = CheckedFiles(source, INDEX, **kwargs).json(INDEX)
-    pipeline: Pipeline = _kind(index).from_pretrained(source, **kwargs)
-    size = pipeline.unet.config.get("sample_size") if isinstance(pipeline, HFDDPMPipeline) else None
+    kind = kind_of_index(index)
+    pipeline = resolve(kind.pipeline).from_pretrained(source, **kwargs)
+    size = pipeline.unet.config.get("sample_size") if kind.walks else None
     if size is not None:
         try:
             check_image_size(pipeline.unet, *size_pair(tuple(size) if isinstance(size, list) else size))
         except UserError as error:
             raise UserError(f"sample_size in config.json of the UNet: {error}") from error
     return pipeline
-
-
-def _kind(index: dict[str, Any]) -> type[Pipeline]:
-    """The pipeline that an index names: the VAE's, or the one that opens every diffusion model."""
-    return HFVAEPipeline if index.get("_class_name") == HFVAEPipeline.__name__ else HFDDPMPipeline
 
 
 def check_folder(folder: Path) -> dict[str, str]:
@@ -235,7 +233,7 @@ def check_folder(folder: Path) -> dict[str, str]:
     """
     with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
-        configs = check_files(_kind(files.json(INDEX)).__name__, files, set(), None)
+        configs = check_files(kind_of_index(files.json(INDEX)).pipeline_name, files, set(), None)
         for file in folder.glob("*/*.safetensors"):  # variants too
             check_safetensors(file, str(file))
     return configs

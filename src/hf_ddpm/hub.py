@@ -21,16 +21,16 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, hint_at_checkpoint, read_object, recover
 from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import KINDS, kind_of_index
 from hf_ddpm.measured import metrics_of, weights_of
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.checked_files import TRANSIENT, patient
 from hf_ddpm.models.config_checks import WRONG_KIND
 from hf_ddpm.pipelines.doors import STOCK_PIPELINE
-from hf_ddpm.pipelines.opening import OUR_CLASSES
 
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
 UPLOADED = [INDEX, "README.md", FACTS_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
-UPLOADED += [f"{part}/{name}" for part in OUR_CLASSES for name in ("*.json", "*.safetensors")]
+OF_A_COMPONENT = ["*.json", "*.safetensors"]
 
 
 def push_checkpoint(
@@ -99,7 +99,7 @@ def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> s
     """Save a pipeline and push it, with what training left beside these very weights where it was opened.
 
     Args:
-        pipeline: an `HFDDPMPipeline` or `HFVAEPipeline`.
+        pipeline: of one of the kinds of `hf_ddpm.kinds`.
         repo_id: as in `push_checkpoint`.
         **kwargs: those of `push_checkpoint`.
 
@@ -182,10 +182,6 @@ def _whole(source: str) -> Path:
     return folder
 
 
-def _class_name(folder: Path) -> str:
-    return read_object(folder / INDEX)["_class_name"]
-
-
 def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     """What training measured, if it is there, with the figures of `metrics`."""
     facts = without_places(read_object(folder / FACTS_FILE)) if (folder / FACTS_FILE).is_file() else {}
@@ -193,7 +189,8 @@ def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     if not isinstance(earlier, list):
         raise UserError(f"{folder / FACTS_FILE} has metrics={earlier!r}, not a list: restore it, or delete it")
     measured = [entry for file in dict.fromkeys(metrics) for entry in metrics_of(Path(file), folder)]
-    return {"stock": _class_name(folder) == STOCK_PIPELINE, **facts, "metrics": [*earlier, *without_places(measured)]}
+    is_stock = read_object(folder / INDEX)["_class_name"] == STOCK_PIPELINE
+    return {"stock": is_stock, **facts, "metrics": [*earlier, *without_places(measured)]}
 
 
 def _files(folder: Path) -> dict[str, Path | bytes]:
@@ -210,9 +207,9 @@ def _files(folder: Path) -> dict[str, Path | bytes]:
 
 def _records(folder: Path, facts: dict[str, Any]) -> dict[str, bytes]:
     """The facts and the card, which are written for the Hub."""
-    is_vae = _class_name(folder) == "HFVAEPipeline"
+    kind = kind_of_index(read_object(folder / INDEX))
     try:
-        card = render_card(facts, is_vae=is_vae, pictured=(folder / "samples.png").is_file())
+        card = render_card(facts, kind, pictured=(folder / "samples.png").is_file())
     except (*WRONG_KIND, ValueError) as error:
         raise UserError(
             f"{folder / FACTS_FILE} does not hold what training writes ({_line(error)}): restore it, or delete it"
@@ -236,7 +233,9 @@ def _recipe(file: Path) -> bytes:
 
 
 def _is_ours(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in UPLOADED)
+    parts = {part for kind in KINDS.values() for part in kind.components}  # an earlier push may be of another kind
+    patterns = [*UPLOADED, *(f"{part}/{pattern}" for part in parts for pattern in OF_A_COMPONENT)]
+    return any(fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
 
 
 def check_private(api: HfApi, repo_id: str, repo_type: str = "model") -> None:

@@ -3,22 +3,22 @@
 import re
 from typing import Any
 
-TASK = "unconditional-image-generation"
+from hf_ddpm.kinds import Kind, kind_of_run
 
 
-def render_card(facts: dict[str, Any], *, is_vae: bool | None = None, pictured: bool = True) -> str:
+def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bool = True) -> str:
     """The card's Markdown, with the header that the Hub reads.
 
     Args:
         facts: what `training.saving.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
             `metrics`, the entries of `measured.metrics_of`, and `repo_id`, where it is pushed to. A fact that is
             missing, at any depth, is named as not measured, never invented.
-        is_vae: which of the two cards; None asks the recipe.
+        kind: of the model, whose card it is; None asks the facts.
         pictured: samples.png is beside it.
     """
     import jinja2
 
-    family = "vae" if is_vae or (is_vae is None and "vae" in (facts.get("recipe") or {})) else "ddpm"
+    kind = kind or kind_of_run(facts)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hf_ddpm", ""),
         keep_trailing_newline=True,
@@ -26,11 +26,11 @@ def render_card(facts: dict[str, Any], *, is_vae: bool | None = None, pictured: 
         lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    template = environment.get_template("model_card_vae.md" if family == "vae" else "model_card.md")
-    return template.render(facts=facts, header=_header(facts, family), pictured=pictured).lstrip()
+    template = environment.get_template(kind.card)
+    return template.render(facts=facts, header=_header(facts, kind), pictured=pictured).lstrip()
 
 
-def _header(facts: dict[str, Any], family: str) -> str:
+def _header(facts: dict[str, Any], kind: Kind) -> str:
     """The metadata as YAML; figures are `model-index` entries, which the Hub shows beside the card."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -38,7 +38,7 @@ def _header(facts: dict[str, Any], family: str) -> str:
     digits = (recipe.get("data") or {}).get("source") == "digits"
     results = [
         EvalResult(
-            task_type=TASK,
+            task_type=kind.task,
             dataset_type=re.sub(r"[^\w/.-]+", "-", _quoted("images of", metric, "not recorded")).lower(),
             dataset_name=_quoted("images of", metric, "not recorded"),
             dataset_split=_quoted("split", metric, None),
@@ -51,9 +51,9 @@ def _header(facts: dict[str, Any], family: str) -> str:
     ]
     data = ModelCardData(
         library_name="diffusers",
-        pipeline_tag=TASK,
+        pipeline_tag=kind.task,
         license="apache-2.0",
-        tags=["diffusers", family, "hf_ddpm"],
+        tags=["diffusers", kind.tag, "hf_ddpm"],
         datasets=["ylecun/mnist"] if digits else None,
         model_name=(facts.get("name") or "hf_ddpm") if results else None,
         eval_results=results or None,

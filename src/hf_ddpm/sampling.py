@@ -1,7 +1,7 @@
 """Many images from a pipeline, each fixed by (seed, its index), whatever the batches and processes."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -47,10 +47,9 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def classes_in_turn(pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | None) -> list[int] | None:
     """One class for all images, or the network's classes in turn; None for a network without classes."""
-    num_classes = pipeline.unet.config["num_class_embeds"]
-    if class_label is None and num_classes is None:
-        return None
-    return [i % num_classes if class_label is None else class_label for i in indices]
+    if class_label is not None:
+        return [class_label for _ in indices]
+    return None if pipeline.num_classes is None else [i % pipeline.num_classes for i in indices]
 
 
 def sample_images(
@@ -64,15 +63,14 @@ def sample_images(
     eta: float | None = None,
     class_label: int | None = None,
     corrector_steps: int = 0,
-) -> "list[Image]":
-    """The images of `indices` as PIL images, in batches.
+) -> "Iterator[Image]":
+    """Yield the images of `indices` as PIL images, drawn a batch at a time.
 
     A class-conditional network gets `class_label`, or its classes in turn (index modulo their number). Everything else
-    is as in a call of the pipeline.
+    is as in a call of the pipeline, whose `ValueError` comes when the first image is asked for.
     """
-    images: list[Image] = []
-    for part in parts_of(indices, batch_size):
-        (part_images,) = pipeline(
+    for part in _batches(indices, batch_size):
+        (images,) = pipeline(
             len(part),
             num_inference_steps,
             timestep_spacing=timestep_spacing,
@@ -82,22 +80,19 @@ def sample_images(
             corrector_steps=corrector_steps,
             return_dict=False,
         )
-        images += part_images
-    return images
+        yield from images
 
 
 def sample_latents(
     pipeline: HFVAEPipeline, indices: Sequence[int], *, seed: int, batch_size: int = 64, sample_pixels: bool = False
-) -> "list[Image]":
-    """The images of `indices` from a VAE's prior as PIL images, in batches; `sample_pixels` as in a call."""
-    images: list[Image] = []
-    for part in parts_of(indices, batch_size):
+) -> "Iterator[Image]":
+    """Yield the images of `indices` from a VAE's prior, as `sample_images` does; `sample_pixels` as in a call."""
+    for part in _batches(indices, batch_size):
         generators = [image_generator(seed, i) for i in part]
-        images += pipeline(len(part), generators, sample_pixels=sample_pixels, return_dict=False)[0]
-    return images
+        yield from pipeline(len(part), generators, sample_pixels=sample_pixels, return_dict=False)[0]
 
 
-def parts_of(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def _batches(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """The indices in their order, `size` at a time."""
     return (indices[start : start + size] for start in range(0, len(indices), size))
 
@@ -163,10 +158,11 @@ def count_calls(network: torch.nn.Module) -> list[int]:
     return sizes
 
 
-def image_grid(images: "Sequence[Image]") -> "Image":
+def image_grid(images: "Iterable[Image]") -> "Image":
     """The images row by row in the most square grid that they fill."""
+    images = list(images)
     rows = next(r for r in range(int(len(images) ** 0.5), 0, -1) if len(images) % r == 0)
-    return make_image_grid(list(images), rows=rows, cols=len(images) // rows)
+    return make_image_grid(images, rows=rows, cols=len(images) // rows)
 
 
 def best_device() -> str:

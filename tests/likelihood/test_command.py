@@ -208,9 +208,9 @@ def test_the_bar_is_quiet_in_a_file(capsys):
 
 
 def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypatch):
-    from hf_ddpm.commands import likelihood
+    from hf_ddpm.commands import options
 
-    monkeypatch.setattr(likelihood, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     for method, package in (("bound", "matplotlib"), ("ode", "torchdiffeq")):
         with pytest.raises(SystemExit, match=rf"needs {package}: pip install 'hf_ddpm\[measure\]'"):
             main(words(checkpoint, tmp_path / "x.json", "--method", method))

@@ -182,9 +182,9 @@ def test_a_latent_model_has_no_likelihood_whatever_the_options(make_pipeline, tm
 
 
 def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypatch):
-    from hf_ddpm.commands import likelihood
+    from hf_ddpm.commands import options
 
-    monkeypatch.setattr(likelihood, "find_spec", lambda name: None)
+    monkeypatch.setattr(options, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"latents needs matplotlib: pip install 'hf_ddpm\[measure\]'"):
         main(words(checkpoint(), tmp_path / "x.json"))
 

@@ -10,10 +10,11 @@ import yaml
 
 from hf_ddpm import HFVAE
 from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import FAMILY, KINDS, family_of
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.training.command_line import parse_command_line, read_recipe
-from hf_ddpm.training.family import FAMILIES, check_recipe, family_of, make_family
-from hf_ddpm.training.recipe import FAMILY, keys_of
+from hf_ddpm.training.family import check_recipe, family_class, make_family
+from hf_ddpm.training.recipe import keys_of
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Optimization, Training
 
@@ -55,7 +56,7 @@ def latents_of_another_recipe(recipe, folder):
 def test_every_recipe_builds_with_the_weights_it_states(name, tmp_path):
     recipe = check_recipe(read_recipe(name))
     stated = int(re.search(r"([\d,]{7,}) weights", text_of(name)).group(1).replace(",", ""))
-    blocks = FAMILIES[family_of(recipe)].blocks
+    blocks = family_class(recipe).blocks
     data = types.SimpleNamespace(num_classes=None, **{k: recipe["data"][k] for k in ("image_size", "channels")})
     if recipe.get("latents"):
         data.channels, *data.image_size = latents_of_another_recipe(recipe, tmp_path)
@@ -201,11 +202,11 @@ def test_a_saved_run_that_does_not_say_its_family_is_the_same_recipe(tmp_path):
     assert read_recipe(str(folder.recipe))[FAMILY] == "diffusion"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", KINDS)
 def test_every_key_is_a_keyword_of_its_constructor(family):
-    for block in FAMILIES[family].blocks.values():
+    for block in family_class({FAMILY: family}).blocks.values():
         assert not {"self", "kwargs", "model", "scheduler", "latent_shape"} & set(keys_of(block))
-    vae = FAMILIES["vae"].blocks
+    vae = family_class({FAMILY: "vae"}).blocks
     assert "likelihood" in keys_of(vae["vae"]) and "likelihood" not in keys_of(vae["elbo"])
 
 
@@ -215,7 +216,7 @@ def test_help_shows_every_key_of_what_is_trained(recipe, family, capsys):
         parse_command_line(["--recipe", recipe, "--help"])
     shown = capsys.readouterr().out
     assert stop.value.code == 0
-    for name, block in FAMILIES[family].blocks.items():
+    for name, block in family_class({FAMILY: family}).blocks.items():
         assert f"{name}: keywords of {block.constructor.__name__}" in shown
         for key in keys_of(block):
             assert f"--{name}.{key}" in shown

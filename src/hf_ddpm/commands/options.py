@@ -1,10 +1,12 @@
 """What several commands take."""
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import kind_of
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
@@ -78,9 +80,16 @@ def number_in_unit_interval(word: str) -> float:
     return number
 
 
-def require_pixels(pipeline: "HFDDPMPipeline", command: str) -> None:
-    """Refuse a diffusion model that works in the latents of a VAE."""
-    if pipeline.vae is not None:
+def require_packages(what: str, *packages: str) -> None:
+    """Refuse what needs packages of the extra `measure` that are not installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise UserError(f"{what} needs {package}: pip install 'hf_ddpm[measure]'")
+
+
+def require_pixels(pipeline: Any, command: str) -> None:
+    """Refuse a pipeline whose walk is in the latents of a VAE."""
+    if kind_of(pipeline).walks and pipeline.vae is not None:
         raise UserError(
             f"{command} looks at pixels, and this model works in the latents of a VAE: sample and edit take it"
         )

@@ -50,7 +50,7 @@ def build(pipeline: Any, name: str) -> gr.Blocks:
         name: of the checkpoint, for the title.
 
     Raises:
-        ValueError: a network without a size, or whose images have more channels than a picture.
+        ValueError: a model that draws no images, without a size, or whose images have more channels than a picture.
     """
     check_pictures(pipeline)
     pipeline.set_progress_bar_config(disable=True)
@@ -128,26 +128,23 @@ def seed_box(label: str, value: int) -> gr.Number:
 def walk_controls(
     pipeline: Any, *, most_steps: int | None = None, eta: bool = True, in_turn: bool = False
 ) -> dict[str, Any]:
-    """Components by the argument of a call that they set, those that this pipeline's call has; a VAE's has none.
+    """Components by the argument of a call that they set; a pipeline that draws in one call has none.
 
     Args:
         most_steps: fewer than the steps of training.
         eta: offer it.
         in_turn: offer that image i is of class i, then of the first again.
     """
-    arguments, controls = call_arguments(pipeline), {}
-    if "num_inference_steps" in arguments:
-        most = min(pipeline.scheduler.config.num_train_timesteps, most_steps or np.inf)
+    scheduler, controls = scheduler_of(pipeline), {}
+    if scheduler is not None:
+        most = min(scheduler.config.num_train_timesteps, most_steps or np.inf)
         controls["num_inference_steps"] = gr.Slider(1, most, min(50, most), step=1, label="Steps")
     if eta and takes_eta(pipeline):
         start = pipeline.config.default_eta or 0
         controls["eta"] = gr.Slider(0, 1, start, step=0.05, label="eta", info="0 is DDIM, 1 is DDPM")
-    if "guidance_scale" in arguments:
-        start = arguments["guidance_scale"].default
-        controls["guidance_scale"] = gr.Slider(0, 20, start, step=0.1, label="Guidance")
-    num_classes = pipeline.unet.config.num_class_embeds if "class_labels" in arguments else None
-    if num_classes is not None:
-        choices: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *((str(k), k) for k in range(num_classes))]
+    if pipeline.num_classes is not None:
+        classes = [(str(k), k) for k in range(pipeline.num_classes)]
+        choices: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *classes]
         controls["class_labels"] = gr.Dropdown(choices, value=choices[0][1], label="Class")
     return controls
 
@@ -212,8 +209,8 @@ def drawn(
         part = range(start, min(start + BATCH, count))
         call = walk | {name: values[start : part.stop] for name, values in fixed.items()}
         if walk.get("class_labels") == -1:
-            call["class_labels"] = [i % pipeline.unet.config.num_class_embeds for i in part]
-        if "callback_on_step_end" in call_arguments(pipeline):
+            call["class_labels"] = [i % pipeline.num_classes for i in part]
+        if scheduler_of(pipeline) is not None:
             call["callback_on_step_end"] = reporter(progress, start, len(part), count, walk["num_inference_steps"])
         images += pipeline(len(part), **call).images
     return images
@@ -261,8 +258,8 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def noise(pipeline: Any, generator: torch.Generator) -> Tensor:
     """The first draw of an image, (1, C, h, w): x_T, or a VAE's z."""
-    network, shape = networks_of(pipeline)
-    return randn_tensor((1, *shape), generator=generator, device=pipeline.device, dtype=network.dtype)
+    dtype = next(pipeline.noise_network.parameters()).dtype
+    return randn_tensor((1, *pipeline.noise_shape), generator=generator, device=pipeline.device, dtype=dtype)
 
 
 def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
@@ -286,37 +283,26 @@ def picture(pipeline: Any, x: Tensor) -> Image:
 
 def check_pictures(pipeline: Any) -> None:
     """Refuse what this page cannot show, by a `ValueError`."""
-    network, shape = networks_of(pipeline)
-    of_images = network if getattr(pipeline, "vae", None) is None else pipeline.vae
-    if of_images.config.in_channels not in (1, 3):
-        raise ValueError(f"the images have {of_images.config.in_channels} channels, and a page shows 1 or 3")
-    if None in shape:
+    if not isinstance(getattr(type(pipeline), "noise_shape", None), property):
+        raise ValueError(
+            f"{type(pipeline).__name__} does not say what noise an image starts from: a page shows models that draw "
+            "images; if this is one, its code files are older than the page, open it with hf_ddpm and push it anew"
+        )
+    if pipeline.image_channels not in (1, 3):
+        raise ValueError(f"the images have {pipeline.image_channels} channels, and a page shows 1 or 3")
+    if pipeline.noise_shape is None:
         raise ValueError("the network's config has no sample_size, so the size of images is unknown: write it there")
 
 
-def networks_of(pipeline: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The network that noise goes into, and the shape (C, h, w) of that noise."""
-    if "num_inference_steps" not in call_arguments(pipeline):
-        return pipeline.vae, tuple(pipeline.vae.latent_shape)
-    config = pipeline.unet.config
-    size = config.sample_size
-    return pipeline.unet, (config.in_channels, *(size if isinstance(size, list | tuple) else (size, size)))
-
-
 def scheduler_of(pipeline: Any) -> Any:
-    """None for a VAE, which draws an image in one call."""
+    """None for a pipeline that draws an image in one call."""
     return pipeline.components.get("scheduler")
 
 
 def takes_eta(pipeline: Any) -> bool:
-    """Whether a call may name eta: a diffusion model's, if its scheduler knows it."""
+    """Whether a call may name eta: if there is a scheduler, and it knows it."""
     scheduler = scheduler_of(pipeline)
     return scheduler is not None and "eta" in inspect.signature(scheduler.step).parameters
-
-
-def call_arguments(pipeline: Any) -> dict[str, inspect.Parameter]:
-    """What a call of the pipeline takes."""
-    return dict(inspect.signature(type(pipeline).__call__).parameters)
 
 
 if __name__ == "__main__":

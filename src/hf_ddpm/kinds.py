@@ -1,0 +1,150 @@
+"""The kinds of saved models: one literal table of everything that differs from one kind to another.
+
+Checkpoints, cards, pushes, commands and pages look a model's entry up here and read its fields. Adding a kind is its
+own files and one entry. The words with a colon name an object of a module that is imported when it is first needed, so
+that `hf-ddpm --help` imports no network; `resolve` is the only place that does it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any
+
+from hf_ddpm.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of saved model.
+
+    Attributes:
+        word: What users call it, as in "the folder holds a VAE".
+        plural: The same of several.
+        pipeline: The class that opens and saves it.
+        components: What its pipeline is made of, each in a folder of the checkpoint. The first is the network that
+            training averages.
+        family: The class that trains it.
+        card: The template of its model card, in this package.
+        tag: Its tag on the Hub.
+        task: Its task on the Hub.
+        walks: Whether its images come from a walk over timesteps, which editing and figures look into.
+        draw: A function (pipeline, indices, *, seed, batch_size, ...) that yields images, each fixed by the seed and
+            its index; None for a kind without pictures.
+        sample: What `hf-ddpm sample` does with it, a `SampleCommand`; None if it has no pictures.
+        likelihood: What `hf-ddpm likelihood` does with it, a `LikelihoodCommand`; None if it has no likelihood.
+    """
+
+    word: str
+    plural: str
+    pipeline: str
+    components: tuple[str, ...]
+    family: str
+    card: str
+    tag: str
+    task: str
+    walks: bool = False
+    draw: str | None = None
+    sample: str | None = None
+    likelihood: str | None = None
+
+    @property
+    def network(self) -> str:
+        """The component that training averages."""
+        return self.components[0]
+
+    @property
+    def pipeline_name(self) -> str:
+        """The name of the pipeline's class, which an index holds."""
+        return self.pipeline.partition(":")[2]
+
+
+FAMILY = "family"  # of a recipe, which names an entry
+
+KINDS: Mapping[str, Kind] = {
+    "diffusion": Kind(
+        word="diffusion model",
+        plural="diffusion models",
+        pipeline="hf_ddpm.pipelines:HFDDPMPipeline",
+        components=("unet", "scheduler", "vae"),
+        family="hf_ddpm.training.diffusion:DiffusionFamily",
+        card="model_card.md",
+        tag="ddpm",
+        task="unconditional-image-generation",
+        walks=True,
+        draw="hf_ddpm.sampling:sample_images",
+        sample="hf_ddpm.commands.diffusion:SAMPLE",
+        likelihood="hf_ddpm.commands.diffusion:LIKELIHOOD",
+    ),
+    "vae": Kind(
+        word="VAE",
+        plural="VAEs",
+        pipeline="hf_ddpm.pipelines:HFVAEPipeline",
+        components=("vae",),
+        family="hf_ddpm.training.autoencoder:VAEFamily",
+        card="model_card_vae.md",
+        tag="vae",
+        task="unconditional-image-generation",
+        draw="hf_ddpm.sampling:sample_latents",
+        sample="hf_ddpm.commands.vae:SAMPLE",
+        likelihood="hf_ddpm.commands.vae:LIKELIHOOD",
+    ),
+}
+
+
+def kind_of(pipeline: "DiffusionPipeline") -> Kind:
+    """The entry of a pipeline, by its class or one that it is derived from."""
+    return _entry([parent.__name__ for parent in type(pipeline).__mro__])
+
+
+def kind_of_index(index: Mapping[str, Any]) -> Kind:
+    """The entry of a saved model, by what its model_index.json holds."""
+    return _entry([index.get("_class_name")])
+
+
+def kind_of_run(facts: Mapping[str, Any]) -> Kind:
+    """The entry of a run, by its facts: the `family` there, or that of its recipe."""
+    return KINDS[family_of(facts if FAMILY in facts else facts.get("recipe") or {})]
+
+
+def family_of(recipe: Mapping[str, Any]) -> str:
+    """The key of what a recipe trains: its `family`; without one, a block `vae` makes it a VAE.
+
+    Raises:
+        UserError: A family that is not in the table.
+    """
+    family = recipe.get(FAMILY, "vae" if "vae" in recipe else "diffusion")
+    if not isinstance(family, str) or family not in KINDS:
+        hint = did_you_mean(family, KINDS) or f"; known are {', '.join(KINDS)}"
+        raise UserError(f"family={family!r} is not known{hint}")
+    return family
+
+
+def resolve(name: str) -> Any:
+    """The object that a field of an entry names, as `module:object`."""
+    return resolve_name(name)
+
+
+def required(kind: Kind, field: str, source: str) -> Any:
+    """The object that a field of an entry names.
+
+    Args:
+        kind: The entry of a checkpoint.
+        field: "draw", "sample" or "likelihood", which not every kind has.
+        source: The checkpoint, as the user named it.
+
+    Raises:
+        UserError: This kind does not have it.
+    """
+    name = getattr(kind, field)
+    if name is None:
+        fitting = " and ".join(other.plural for other in KINDS.values() if getattr(other, field) is not None)
+        raise UserError(f"{source!r} holds a {kind.word}: {field} is for {fitting}")
+    return resolve(name)
+
+
+def _entry(names: list[Any]) -> Kind:
+    """The entry of one of these classes; other pipelines are opened as diffusion models."""
+    return next((kind for kind in KINDS.values() if kind.pipeline_name in names), KINDS["diffusion"])
