@@ -7,11 +7,10 @@ import argparse
 import functools
 import inspect
 import re
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from diffusers.models.unets.unet_2d import UNet2DModel
@@ -21,6 +20,7 @@ from hf_ddpm.errors import UserError, did_you_mean
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.objectives import ELBOObjective, make_objective
 from hf_ddpm.schedulers import HFDDPMScheduler
+from hf_ddpm.schedulers.annotations import as_annotated, choices_of, described
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.settings import Checkpoints, Grids, Hub, Latents, Optimization, Sampling, Training
 
@@ -188,7 +188,7 @@ def _parser(family: str) -> argparse.ArgumentParser:
         for key, parameter in keys_of(constructor).items():
             names = [f"--{block}.{key}"] + ([f"--{key}"] if owners[key] == [block] else [])
             default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
-            text = f"{docs.get(key, '')} [{_describe(parameter.annotation)}, {default}]".strip().replace("%", "%%")
+            text = f"{docs.get(key, '')} [{described(parameter.annotation)}, {default}]".strip().replace("%", "%%")
             # --push_to_hub without a value says it all
             bare: dict[str, Any] = {"nargs": "?", "const": "true"} if parameter.annotation is bool else {}
             group.add_argument(*names, dest=f"{block}.{key}", metavar="VALUE", help=text, **bare)
@@ -221,63 +221,20 @@ def _parse_value(text: str) -> Any:
 
 def _convert(name: str, value: Any, annotation: Any) -> Any:
     """`value` as `annotation` wants it (1 as 1.0, "1e-4" as a number, lists as they are), or a `UserError`."""
-    for choice in _alternatives(annotation):
-        converted = _as_type(value, choice)
+    for candidate in (value, _with_numbers(value)):
+        converted = as_annotated(candidate, annotation)
         if converted is not NotImplemented:
             return converted
-    raise UserError(f"{name}={value!r} must be {_describe(annotation)}{did_you_mean(str(value), _choices(annotation))}")
+    raise UserError(f"{name}={value!r} must be {described(annotation)}{did_you_mean(value, choices_of(annotation))}")
 
 
-def _alternatives(annotation: Any) -> list[Any]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return [inner for choice in get_args(annotation) for inner in _alternatives(choice)]
-    return [annotation]
-
-
-def _as_type(value: Any, annotation: Any) -> Any:
-    """The value as one plain type, or `NotImplemented` if it is not one."""
-    origin = get_origin(annotation) or annotation
-    if origin is Any:
-        return value
-    if origin is Literal:
-        return value if value in get_args(annotation) else NotImplemented
-    if origin is float and isinstance(value, str) and re.fullmatch(r"[-+]?\d+\.?\d*e[-+]?\d+", value):
-        return float(value)  # YAML reads 1e-4, without a dot, as a string
-    if origin is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if origin in (int, str, bool, type(None)):
-        exact = isinstance(value, origin) and not (origin is int and isinstance(value, bool))
-        return value if exact else NotImplemented
-    if isinstance(value, (list, tuple)) and inspect.isclass(origin) and issubclass(origin, Sequence):
-        inner = [choice for choice in get_args(annotation) if choice is not Ellipsis] or [Any]
-        kinds = inner if len(inner) == len(value) else [inner[0]] * len(value)
-        items = [
-            next((c for k in _alternatives(kind) if (c := _as_type(item, k)) is not NotImplemented), NotImplemented)
-            for item, kind in zip(value, kinds, strict=True)
-        ]
-        fixed = get_origin(annotation) is tuple and Ellipsis not in get_args(annotation) and len(inner) != len(value)
-        return NotImplemented if NotImplemented in items or fixed else tuple(items)
-    return NotImplemented
-
-
-def _describe(annotation: Any) -> str:
-    words = []
-    for choice in _alternatives(annotation):
-        origin = get_origin(choice) or choice
-        if origin is Literal:
-            words.append("one of " + ", ".join(map(str, get_args(choice))))
-        elif origin is type(None):
-            words.append("null")
-        elif get_args(choice):
-            words.append("a list of " + ", ".join(_describe(a) for a in get_args(choice) if a is not Ellipsis))
-        else:
-            words.append(getattr(origin, "__name__", str(origin)))
-    return " or ".join(dict.fromkeys(words))
+def _with_numbers(value: Any) -> Any:
+    """A value of YAML with the numbers that YAML reads as strings: 1e-4, without a dot."""
+    if isinstance(value, list):
+        return [_with_numbers(entry) for entry in value]
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+\.?\d*e[-+]?\d+", value)
+    return float(value) if is_number else value
 
 
 def _hint(word: str, known: Iterable[str]) -> str:
     return did_you_mean(word, known) or f"; known are {', '.join(list(known)[:12])}"
-
-
-def _choices(annotation: Any) -> list[str]:
-    return [str(c) for a in _alternatives(annotation) if get_origin(a) is Literal for c in get_args(a)]

@@ -1,6 +1,7 @@
 """Folders that are whole or not there: saving pipelines and states, opening them with a clear word when it fails."""
 
 import contextlib
+import fnmatch
 import json
 import os
 import shutil
@@ -14,9 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_ddpm.errors import UserError
+from hf_ddpm.gate.checked_files import CheckedFiles
+from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
 from hf_ddpm.model_card import render_card
-from hf_ddpm.models.checked_files import CheckedFiles, check_safetensors
-from hf_ddpm.models.config_checks import NOT_OF_ONE_MODEL
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.pipelines.doors import INDEX
@@ -207,8 +208,8 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
 
 def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     """`from_pretrained`, with a word for a size that fits no network."""
-    index = CheckedFiles(source, INDEX, **kwargs).json(INDEX)
-    pipeline: Pipeline = _kind(index).from_pretrained(source, **kwargs)
+    files = CheckedFiles(source, INDEX, **kwargs)
+    pipeline: Pipeline = _kind(files.json(INDEX)).from_files(files, **kwargs)
     size = pipeline.unet.config.get("sample_size") if isinstance(pipeline, HFDDPMPipeline) else None
     if size is not None:
         try:
@@ -235,8 +236,8 @@ def check_folder(folder: Path) -> dict[str, str]:
     with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
         configs = check_files(_kind(files.json(INDEX)).__name__, files, set(), None)
-        for file in folder.glob("*/*.safetensors"):  # variants too
-            check_safetensors(file, str(file))
+        for name in fnmatch.filter(files.names, "*/*.safetensors"):  # variants too
+            files.check_header(name)
     return configs
 
 

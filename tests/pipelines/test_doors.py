@@ -225,6 +225,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     make_pipeline().save_pretrained(tmp_path)
     import hf_ddpm.models.checked_files as checked_files
     import hf_ddpm.models.config_checks as config_checks
+
     import hf_ddpm.models.gaussian as gaussian
     import hf_ddpm.models.vae as vae
     import hf_ddpm.models.vae_likelihoods as vae_likelihoods
