@@ -21,6 +21,8 @@ from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index,
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
+FACTS = ("id2label", "null_class")  # what an index says of classes, which are no components
+MOST_CLASSES = 10**5
 OUR_CLASSES = {"unet": (), "vae": ("HFVAE",), "scheduler": ("HFDDPMScheduler",)}
 
 
@@ -132,6 +134,7 @@ def check_files(
     """
     index = files.json(INDEX)
     check_index(pipeline, index)
+    _check_classes(files.shown(INDEX), index)
     in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
     needed = {*COMPONENTS[pipeline], *(["vae"] if in_latents else [])} - given
     entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
@@ -174,6 +177,20 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
     )
 
 
+def _check_classes(shown: str, index: Mapping[str, Any]) -> None:
+    """Refuse names of classes that are no names, and a class for "no label" that is no class."""
+    names, null_class = index.get("id2label"), index.get("null_class")
+    if names is not None and not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
+        raise ValueError(f"{shown} has id2label={reprlib.repr(names)}, which must be an object of names: mend it")
+    if names is not None and len(names) > MOST_CLASSES:
+        raise ValueError(f"{shown} has id2label of {len(names)} names, and {MOST_CLASSES} are allowed")
+    if null_class is not None and not (type(null_class) is int and 0 <= null_class <= MOST_CLASSES):
+        raise ValueError(
+            f"{shown} has null_class={reprlib.repr(null_class)}, which must be null or a whole number from 0 to "
+            f"{MOST_CLASSES}: mend it"
+        )
+
+
 def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str, str]]:
     """The components of an index.
 
@@ -190,7 +207,7 @@ def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str,
         )
     entries = {}
     for name, value in index.items():
-        is_component = name in OUR_CLASSES or isinstance(value, (list, dict))
+        is_component = name in OUR_CLASSES or (isinstance(value, (list, dict)) and name not in FACTS)
         if name.startswith("_") or not is_component or (value == [None, None] and name not in needed):
             continue
         if name not in OUR_CLASSES:
