@@ -24,10 +24,8 @@ from hf_ddpm.schedulers.config_files import MOST_BETAS, building, read_config
 
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 MOST_JSON, MOST_SHARDS = 2**20, 2**24  # bytes of a config, of an index of shards
-MOST_BYTES = {
-    "model_index.json": 2**23,
-    "scheduler_config.json": MOST_BETAS,
-}  # 100,000 names of classes, a million betas
+MOST_NAMES = 2**23  # bytes of an index: the names of 100,000 classes
+MOST_BYTES = {"model_index.json": MOST_NAMES, "scheduler_config.json": MOST_BETAS}
 PICKLES_ONLY = (
     "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors, or, if you "
     "trust it, open it once with use_safetensors=False and save it anew"
@@ -38,7 +36,7 @@ _BEING_OPENED: ContextVar[Path | None] = ContextVar("_BEING_OPENED", default=Non
 def is_checked(place: str | os.PathLike | None) -> bool:
     """Whether a folder lies in one that was looked at and is being opened: its parts are loaded as they are."""
     folder = _BEING_OPENED.get()
-    return folder is not None and place is not None and Path(place).is_relative_to(folder)
+    return folder is not None and place is not None and Path(place).absolute().is_relative_to(folder.absolute())
 
 
 class CheckedFiles:
