@@ -4,10 +4,8 @@ import os
 import reprlib
 import sys
 from abc import ABC
-from collections.abc import Mapping
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from diffusers import schedulers
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -16,17 +14,26 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
-from hf_ddpm.models.checked_files import MOST_BETAS, CheckedFiles
-from hf_ddpm.models.config_checks import building, check_config, check_weights
+from hf_ddpm.gate.checked_files import CheckedFiles
+from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index, our_modules
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
+FACTS = ("id2label", "null_class")  # what an index says of classes, which are no components
+MOST_CLASSES = 10**5
 OUR_CLASSES = {"unet": (), "vae": ("HFVAE",), "scheduler": ("HFDDPMScheduler",)}
 
 
 class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
-    """The half of a pipeline that opens saved ones; beside `DiffusionPipeline`, before it."""
+    """The half of a pipeline that opens saved ones; beside `DiffusionPipeline`, before it.
+
+    Attributes:
+        push_with_card: pushes a pipeline; `hf_ddpm` sets it, and code that came with a checkpoint has none.
+    """
+
+    push_with_card: ClassVar[Callable[..., str] | None] = None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
@@ -43,17 +50,22 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
             OSError: nothing is there, or the Hub does not give it.
             ValueError: a checkpoint of another kind, damaged, or one that would run code or fill the memory.
         """
+        return cls.from_files(CheckedFiles(pretrained_model_name_or_path, INDEX, **kwargs), **kwargs)
+
+    @classmethod
+    def from_files(cls, files: CheckedFiles, **kwargs: Any) -> Any:
+        """`from_pretrained` of files that somebody began to look at; `subfolder` is where they are."""
+        kwargs.pop("subfolder", None)
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
-        files = CheckedFiles(pretrained_model_name_or_path, INDEX, kwargs.pop("subfolder", None), **kwargs)
         given = kwargs.keys() & OUR_CLASSES.keys()
         check_files(_ours(cls), files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
-        with building(pretrained_model_name_or_path):
+        with files.being_opened():
             pipeline = super().from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 check_weights(part)
-        pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
+        pipeline.register_to_config(_name_or_path=files.source)
         return pipeline
 
     def push_to_hub(  # the arguments are diffusers'
@@ -70,7 +82,7 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         """Upload the pipeline in one commit, with a card of what is known of these weights.
 
         Opened from a checkpoint's folder and not changed, they take along what training left there: facts, recipe,
-        log, samples, the weights without the average. Where hf_ddpm is not installed (door 3), and for pickles, a
+        log, samples, the weights without the average. For code that came with a checkpoint (door 3), and for pickles, a
         variant or a subfolder, this is diffusers' own push, whose card knows nothing.
 
         Args:
@@ -89,12 +101,11 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         Raises:
             ValueError: what the Hub refuses, in one sentence.
         """
-        if find_spec("hf_ddpm") is None or variant or subfolder or not safe_serialization:
+        if self.push_with_card is None or variant or subfolder or not safe_serialization:
             own = (repo_id, commit_message, private, token, create_pr, safe_serialization, variant, subfolder)
             return super().push_to_hub(*own)  # type: ignore[misc]
-        push = import_module("hf_ddpm.hub").push_pipeline  # by its name, which door 3 does not look for
         about: dict[str, Any] = {"private": bool(private), "token": token, "create_pr": create_pr}
-        return push(self, repo_id, message=commit_message, **about)
+        return self.push_with_card(repo_id, message=commit_message, **about)
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -123,6 +134,7 @@ def check_files(
     """
     index = files.json(INDEX)
     check_index(pipeline, index)
+    _check_classes(files.shown(INDEX), index)
     in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
     needed = {*COMPONENTS[pipeline], *(["vae"] if in_latents else [])} - given
     entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
@@ -135,7 +147,7 @@ def check_files(
         place = "" if in_root else name  # the oldest layout has no folders
         configs[name] = file = f"{place}/{config}".lstrip("/")
         if config == SCHEDULER_FILE:
-            check_config(files.shown(file), kind, files.json(file, MOST_BETAS))
+            check_config(files.shown(file), kind, files.json(file))
         else:
             varied |= files.fetch_network(place, kind, variant, pickles=pickles)
     if variant is not None and not varied:
@@ -165,6 +177,20 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
     )
 
 
+def _check_classes(shown: str, index: Mapping[str, Any]) -> None:
+    """Refuse names of classes that are no names, and a class for "no label" that is no class."""
+    names, null_class = index.get("id2label"), index.get("null_class")
+    if names is not None and not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
+        raise ValueError(f"{shown} has id2label={reprlib.repr(names)}, which must be an object of names: mend it")
+    if names is not None and len(names) > MOST_CLASSES:
+        raise ValueError(f"{shown} has id2label of {len(names)} names, and {MOST_CLASSES} are allowed")
+    if null_class is not None and not (type(null_class) is int and 0 <= null_class <= MOST_CLASSES):
+        raise ValueError(
+            f"{shown} has null_class={reprlib.repr(null_class)}, which must be null or a whole number from 0 to "
+            f"{MOST_CLASSES}: mend it"
+        )
+
+
 def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str, str]]:
     """The components of an index.
 
@@ -181,7 +207,7 @@ def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str,
         )
     entries = {}
     for name, value in index.items():
-        is_component = name in OUR_CLASSES or isinstance(value, (list, dict))
+        is_component = name in OUR_CLASSES or (isinstance(value, (list, dict)) and name not in FACTS)
         if name.startswith("_") or not is_component or (value == [None, None] and name not in needed):
             continue
         if name not in OUR_CLASSES:

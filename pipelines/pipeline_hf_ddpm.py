@@ -17,8 +17,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.models.checked_files import CheckedFiles
-from hf_ddpm.models.config_checks import check_config
+from hf_ddpm.gate.checked_files import CheckedFiles
+from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.hub_access import from_hub
+from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli
@@ -39,11 +41,13 @@ from hf_ddpm.pipelines.image_space import ImageSpace
 from hf_ddpm.pipelines.interpolation import slerp
 from hf_ddpm.pipelines.latent_images import check_latents, encode_images
 from hf_ddpm.pipelines.opening import CheckedOpening
+from hf_ddpm.schedulers.annotations import as_annotated
 from hf_ddpm.schedulers.beta_schedules import make_betas
 from hf_ddpm.schedulers.chain_tables import chain_tables
 from hf_ddpm.schedulers.choices import check_choice
 from hf_ddpm.schedulers.clipping import clip_
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
+from hf_ddpm.schedulers.config_files import read_config
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS, spaced_timesteps
@@ -57,7 +61,11 @@ SIBLINGS = (
     HFVAE,
     Bernoulli,
     CheckedFiles,
+    as_annotated,
     check_config,
+    check_weights,
+    from_hub,
+    read_config,
     CheckedOpening,
     CoefficientTables,
     ImageEditing,

@@ -14,8 +14,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.models.checked_files import CheckedFiles
-from hf_ddpm.models.config_checks import check_config
+from hf_ddpm.gate.checked_files import CheckedFiles
+from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.hub_access import from_hub
+from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli, DecoderDistribution
@@ -26,7 +28,9 @@ from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
 from hf_ddpm.pipelines.interpolation import Interpolation, check_pairs, shares_of, slerp
 from hf_ddpm.pipelines.opening import CheckedOpening
+from hf_ddpm.schedulers.annotations import as_annotated
 from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.config_files import read_config
 
 # One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
 # `save_pretrained` writes them beside the weights.
@@ -34,7 +38,11 @@ SIBLINGS = (
     HFVAE,
     Bernoulli,
     CheckedFiles,
+    as_annotated,
     check_config,
+    check_weights,
+    from_hub,
+    read_config,
     CheckedOpening,
     check_call,
     check_choice,

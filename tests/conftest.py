@@ -95,5 +95,5 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", server.url)  # the client keeps it from its import on
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr("hf_ddpm.models.checked_files.WAITS", (0.01, 0.01, 0.01))
+        monkeypatch.setattr("hf_ddpm.gate.hub_access.WAITS", (0.01, 0.01, 0.01))
         yield server

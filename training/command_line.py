@@ -12,8 +12,9 @@ import yaml
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.kinds import FAMILY, KINDS, family_of
+from hf_ddpm.schedulers.annotations import described
 from hf_ddpm.training.family import check_recipe, family_class
-from hf_ddpm.training.recipe import Blocks, Recipe, blocks_of, describe, hint, keys_of
+from hf_ddpm.training.recipe import Blocks, Recipe, blocks_of, hint, keys_of
 
 DEFAULT = "mnist"
 
@@ -82,7 +83,7 @@ def _parser(blocks: Blocks) -> argparse.ArgumentParser:
         for key, parameter in keys_of(block).items():
             names = [f"--{name}.{key}"] + ([f"--{key}"] if owners[key] == [name] else [])
             default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
-            text = f"{docs.get(key, '')} [{describe(parameter.annotation)}, {default}]".strip().replace("%", "%%")
+            text = f"{docs.get(key, '')} [{described(parameter.annotation)}, {default}]".strip().replace("%", "%%")
             # --push_to_hub without a value says it all
             bare: dict[str, Any] = {"nargs": "?", "const": "true"} if parameter.annotation is bool else {}
             group.add_argument(*names, dest=f"{name}.{key}", metavar="VALUE", help=text, **bare)

@@ -1,8 +1,20 @@
 """The DDPM family as first-class Hugging Face citizens."""
 
+from typing import Any
+
 from hf_ddpm.models import HFVAE, UNET_PRESETS, unet_preset
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
+from hf_ddpm.pipelines.opening import CheckedOpening
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.version import __version__
 
 __all__ = ["HFVAE", "UNET_PRESETS", "HFDDPMPipeline", "HFDDPMScheduler", "HFVAEPipeline", "__version__", "unet_preset"]
+
+
+def _push_with_card(pipeline: HFDDPMPipeline | HFVAEPipeline, repo_id: str, **kwargs: Any) -> str:
+    from hf_ddpm.hub import push_pipeline  # which nobody needs who does not push
+
+    return push_pipeline(pipeline, repo_id, **kwargs)
+
+
+CheckedOpening.push_with_card = _push_with_card

@@ -1,6 +1,7 @@
 """Folders that are whole or not there: saving pipelines and states, opening them with a clear word when it fails."""
 
 import contextlib
+import fnmatch
 import json
 import os
 import shutil
@@ -14,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hf_ddpm.errors import UserError
+from hf_ddpm.gate.checked_files import CheckedFiles
+from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
 from hf_ddpm.kinds import kind_of, kind_of_index, resolve
 from hf_ddpm.model_card import render_card
-from hf_ddpm.models.checked_files import CheckedFiles, check_safetensors
-from hf_ddpm.models.config_checks import NOT_OF_ONE_MODEL
 from hf_ddpm.models.unet_checks import check_image_size, size_pair
 from hf_ddpm.pipelines.doors import INDEX
 from hf_ddpm.pipelines.opening import check_files
@@ -210,9 +211,9 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
 
 def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
     """`from_pretrained`, with a word for a size that fits no network."""
-    index = CheckedFiles(source, INDEX, **kwargs).json(INDEX)
-    kind = kind_of_index(index)
-    pipeline = resolve(kind.pipeline).from_pretrained(source, **kwargs)
+    files = CheckedFiles(source, INDEX, **kwargs)
+    kind = kind_of_index(files.json(INDEX))
+    pipeline = resolve(kind.pipeline).from_files(files, **kwargs)
     size = pipeline.unet.config.get("sample_size") if kind.walks else None
     if size is not None:
         try:
@@ -234,8 +235,8 @@ def check_folder(folder: Path) -> dict[str, str]:
     with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
         configs = check_files(kind_of_index(files.json(INDEX)).pipeline_name, files, set(), None)
-        for file in folder.glob("*/*.safetensors"):  # variants too
-            check_safetensors(file, str(file))
+        for name in fnmatch.filter(files.names, "*/*.safetensors"):  # variants too
+            files.check_header(name)
     return configs
 
 

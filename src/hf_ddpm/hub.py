@@ -21,12 +21,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, hint_at_checkpoint, read_object, recover
 from hf_ddpm.errors import UserError
+from hf_ddpm.gate.hub_access import TRANSIENT, patient
 from hf_ddpm.kinds import KINDS, kind_of_index
 from hf_ddpm.measured import metrics_of, weights_of
 from hf_ddpm.model_card import render_card
-from hf_ddpm.models.checked_files import TRANSIENT, patient
-from hf_ddpm.models.config_checks import WRONG_KIND
 from hf_ddpm.pipelines.doors import STOCK_PIPELINE
+from hf_ddpm.schedulers.config_files import WRONG_KIND
 
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
 UPLOADED = [INDEX, "README.md", FACTS_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]

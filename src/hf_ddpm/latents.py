@@ -21,9 +21,8 @@ from hf_ddpm.checkpoint import INDEX, find_folder, hint_at_checkpoint, opening
 from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
 from hf_ddpm.errors import UserError
+from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.likelihood.report import weights_sha256
-from hf_ddpm.models.checked_files import CheckedFiles
-from hf_ddpm.models.config_checks import building, check_weights
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_networks import unit_scale
 from hf_ddpm.pipelines.latent_images import encode_moments
@@ -47,10 +46,7 @@ def open_vae(source: str) -> Any:
         name = files.json(CONFIG).get("_class_name")
         if name not in [*VAES]:
             raise UserError(f"it is of class {name!r}; allowed are {', '.join(VAES)}")
-        files.fetch_network("", VAES[name])
-        with building(source):
-            vae = VAES[name].from_pretrained(files.folder, use_safetensors=True)
-        check_weights(vae)
+        vae = files.open_network(VAES[name])
         vae.register_to_config(_name_or_path=source)  # no folder of a cache
     if vae.config.get("network") == "mlp":
         raise UserError(

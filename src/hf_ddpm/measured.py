@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_ddpm.checkpoint import read_object
 from hf_ddpm.errors import UserError
-from hf_ddpm.models.config_checks import WRONG_KIND
+from hf_ddpm.schedulers.config_files import WRONG_KIND
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

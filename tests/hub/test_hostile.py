@@ -363,7 +363,7 @@ def test_config_bombs(text, said, file, refused, files):
 
 
 @pytest.mark.parametrize("entry", [b"0,", b"0.5,", b'"ab",', b"[],"])
-@pytest.mark.parametrize(("file", "most"), [(INDEX, 2**20), (UNET, 2**20), (SCHEDULER, 2**25)])
+@pytest.mark.parametrize(("file", "most"), [(INDEX, 2**20), (INDEX, 2**23), (UNET, 2**20), (SCHEDULER, 2**25)])
 def test_the_longest_configs_do_not_fill_the_memory(entry, file, most, hub, files, run_small):
     """A list that nobody asked for, as long as may be: it opens or is refused."""
     text = files[file].rstrip().removesuffix(b"}") + b', "a": ['

@@ -431,7 +431,8 @@ def test_a_pipelines_own_push_takes_along_what_belongs_to_its_weights(hub, check
     assert b"from diffusers import DDPMPipeline" in files["README.md"]  # which draws the same
 
 
-def test_a_pipeline_without_hf_ddpm_pushes_as_diffusers_does(hub, checkpoint, run_python):
+@pytest.mark.parametrize("without", [True, False])
+def test_a_pipeline_whose_code_came_with_it_pushes_as_diffusers_does(without, hub, checkpoint, run_python):
     push_checkpoint(str(checkpoint), "ada/moons")
     program = (
         "from diffusers import DiffusionPipeline\n"
@@ -440,5 +441,5 @@ def test_a_pipeline_without_hf_ddpm_pushes_as_diffusers_does(hub, checkpoint, ru
         "pipeline.push_to_hub('ada/again')\n"
         "DiffusionPipeline.from_pretrained('ada/again', custom_pipeline='ada/again', trust_remote_code=True)\n"
     )
-    run_python(program, without_hf_ddpm=True)
+    run_python(program, without_hf_ddpm=without)
     assert {"pipeline.py", "README.md", WEIGHTS} <= set(hub.files("ada/again"))

@@ -223,8 +223,10 @@ def test_other_schedulers_stay_what_they_are(make_pipeline, tmp_path):
 
 def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path)
-    import hf_ddpm.models.checked_files as checked_files
-    import hf_ddpm.models.config_checks as config_checks
+    import hf_ddpm.gate.checked_files as checked_files
+    import hf_ddpm.gate.config_checks as config_checks
+    import hf_ddpm.gate.hub_access as hub_access
+    import hf_ddpm.gate.weights as weights
     import hf_ddpm.models.gaussian as gaussian
     import hf_ddpm.models.vae as vae
     import hf_ddpm.models.vae_likelihoods as vae_likelihoods
@@ -239,11 +241,13 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.pipelines.latent_images as latent_images
     import hf_ddpm.pipelines.opening as opening
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
+    import hf_ddpm.schedulers.annotations as annotations
     import hf_ddpm.schedulers.beta_schedules as betas
     import hf_ddpm.schedulers.chain_tables as chain_tables
     import hf_ddpm.schedulers.choices as choices
     import hf_ddpm.schedulers.clipping as clipping
     import hf_ddpm.schedulers.coefficient_tables as tables
+    import hf_ddpm.schedulers.config_files as config_files
     import hf_ddpm.schedulers.reverse_walk as walk
     import hf_ddpm.schedulers.scheduling_hf_ddpm as scheduling
     import hf_ddpm.schedulers.timestep_spacing as spacing
@@ -251,8 +255,12 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.schedulers.transition as transition
 
     siblings = (
+        annotations,
         checked_files,
         config_checks,
+        config_files,
+        hub_access,
+        weights,
         gaussian,
         vae,
         vae_likelihoods,
@@ -291,7 +299,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         with open(module.__file__) as file:
             source = file.read()
         saved = (tmp_path / f"{name}.py").read_text()
-        assert re.sub(r"^from hf_ddpm\.(schedulers|pipelines|models)\.", "from .", source, flags=re.M) == saved
+        assert re.sub(r"^from hf_ddpm\.(schedulers|pipelines|models|gate)\.", "from .", source, flags=re.M) == saved
     assert not list(tmp_path.glob("*/*.py"))  # code in a component's folder would ask door 1 for trust
 
 

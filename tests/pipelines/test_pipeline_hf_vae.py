@@ -140,7 +140,7 @@ def test_saved_code_is_the_packages_with_relative_imports(make_vae_pipeline, tmp
     assert "editing" not in trees  # what a VAE does not need
     for module, name in ((pipeline, "pipeline"), (vae, "vae"), (likelihoods, "vae_likelihoods")):
         source = Path(module.__file__).read_text()
-        expected = re.sub(r"^from hf_ddpm\.(models|schedulers|pipelines)\.", "from .", source, flags=re.M)
+        expected = re.sub(r"^from hf_ddpm\.(models|schedulers|pipelines|gate)\.", "from .", source, flags=re.M)
         assert (tmp_path / f"{name}.py").read_text() == expected
     assert not list((tmp_path / "vae").glob("*.py"))  # code in a component's folder would ask door 1 for trust
 

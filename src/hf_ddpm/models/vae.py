@@ -15,8 +15,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from hf_ddpm.models.checked_files import CheckedFiles
-from hf_ddpm.models.config_checks import building, check_weights
+from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -146,16 +145,11 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             OSError: nothing is there, or the Hub does not give it.
             ValueError: damaged, pickles, or sizes that would fill the memory.
         """
-        if kwargs.get("use_safetensors") is None:
-            kwargs["use_safetensors"] = True
+        if is_checked(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         subfolder = kwargs.pop("subfolder", None)
         files = CheckedFiles(pretrained_model_name_or_path, cls.config_name, subfolder, **kwargs)
-        files.fetch_network("", cls, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
-        with building(pretrained_model_name_or_path):
-            vae = super().from_pretrained(files.folder, **kwargs)
-        check_weights(vae)
-        vae.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
-        return vae
+        return files.open_network(cls, **kwargs)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -46,12 +46,7 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
         ValueError: an unknown schedule, T < 1, or betas outside (0, 1).
     """
     check_choice("beta_schedule", schedule, get_args(BetaSchedule))
-    if not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_train_timesteps={num_steps} must be a whole number of at least 1")
-    if num_steps > MAX_STEPS:
-        raise ValueError(
-            f"num_train_timesteps={num_steps} must be at most {MAX_STEPS}: the tables would fill the memory"
-        )
+    check_num_steps(num_steps)
     if not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < beta_start <= beta_end < 1")
     steps = torch.arange(num_steps, dtype=torch.float64)
@@ -77,6 +72,16 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
             return torch.full((num_steps,), beta_end, dtype=torch.float64)
         case _:  # "jsd", Sohl-Dickstein et al. 2015: alpha_bar falls linearly to 0
             return 1 / (num_steps - steps)
+
+
+def check_num_steps(num_steps: int) -> None:
+    """Raise a `ValueError` for a T that is no whole number from 1 to `MAX_STEPS`."""
+    if not isinstance(num_steps, int) or num_steps < 1:
+        raise ValueError(f"num_train_timesteps={num_steps!r} must be a whole number of at least 1")
+    if num_steps > MAX_STEPS:
+        raise ValueError(
+            f"num_train_timesteps={num_steps} must be at most {MAX_STEPS}: the tables would fill the memory"
+        )
 
 
 def user_betas(betas: Sequence[float], num_steps: int) -> Tensor:

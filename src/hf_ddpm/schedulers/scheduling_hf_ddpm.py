@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,19 +12,19 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, Sch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.models.checked_files import MOST_BETAS, CheckedFiles
-from hf_ddpm.models.config_checks import building, check_config
+from hf_ddpm.schedulers.annotations import check_arguments
 from hf_ddpm.schedulers.beta_schedules import (
     STOCK_NAMES,
     BetaSchedule,
     OwnBetaSchedule,
+    check_num_steps,
     make_betas,
     rescale_zero_terminal_snr,
     user_betas,
 )
 from hf_ddpm.schedulers.chain_tables import chain_tables
-from hf_ddpm.schedulers.choices import check_choice
 from hf_ddpm.schedulers.clipping import check_clipping, clip_
+from hf_ddpm.schedulers.config_files import MOST_BETAS, building, read_config
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk, StepCoefficients, on_host
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, select_timesteps
 from hf_ddpm.schedulers.training_chain import TrainingChain
@@ -79,9 +80,8 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
     ) -> None:
-        check_choice("variance_type", variance_type, get_args(VarianceType))
-        check_choice("prediction_type", prediction_type, get_args(PredictionType))
-        check_choice("timestep_spacing", timestep_spacing, get_args(TimestepSpacing))
+        check_num_steps(num_train_timesteps)
+        check_arguments(HFDDPMScheduler, self.config)
         check_clipping(self.config)
         self.betas = self._make_betas()
         # `from_config` drops keys listed here, positional arguments included: say that every value counts, as on disk
@@ -99,14 +99,24 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
     def from_pretrained(  # type: ignore[override]  # as ConfigMixin's: a path-like goes too
         cls, pretrained_model_name_or_path: str | os.PathLike | None = None, subfolder: str | None = None, **kwargs: Any
     ) -> Any:
-        """Open a saved scheduler from a folder or the Hub, `subfolder="scheduler"` of a pipeline, checked first.
+        """Open a saved scheduler from a folder or the Hub, `subfolder="scheduler"` of a pipeline.
 
-        `**kwargs` are those of diffusers; OSError where nothing is, ValueError for what fits no memory.
+        Args:
+            pretrained_model_name_or_path: a folder, or `user/name`.
+            subfolder: where in it.
+            **kwargs: those of diffusers: `revision`, `cache_dir`, `token`, ...
+
+        Raises:
+            OSError: nothing is there, or the Hub does not give it.
+            ValueError: a config that is damaged, that does not fit or that would fill the memory.
         """
-        files = CheckedFiles(pretrained_model_name_or_path, cls.config_name, subfolder, **kwargs)
-        check_config(files.shown(cls.config_name), cls, files.json(cls.config_name, MOST_BETAS))
         with building(pretrained_model_name_or_path):
-            return super().from_pretrained(files.folder, **kwargs)
+            return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        """Where diffusers reads the config, which a stranger may have written."""
+        return read_config(Path(json_file), MOST_BETAS, str(json_file))
 
     # --- reverse process p -------------------------------------------------------------------------------------------
 

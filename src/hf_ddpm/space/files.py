@@ -11,8 +11,8 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, SpaceCardData
 
 from hf_ddpm.checkpoint import INDEX, writing
 from hf_ddpm.errors import UserError
+from hf_ddpm.gate.hub_access import patient
 from hf_ddpm.hub import check_private, hub_sentences
-from hf_ddpm.models.checked_files import patient
 
 # those of constraints.txt, tested together; diffusers loads large networks by accelerate
 VERSIONS = {"accelerate": "1.15.0", "diffusers": "0.42.1", "gradio": "6.31.0", "torch": "2.13.0"}

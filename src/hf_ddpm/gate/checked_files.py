@@ -4,46 +4,39 @@ A stranger may have written them. So only JSON and safetensors are fetched and r
 what would fill the memory is refused in one sentence.
 """
 
-import json
-import logging
 import os
 import re
 import reprlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from glob import escape
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-from huggingface_hub import get_cached_repo_tree, snapshot_download
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import get_cached_repo_tree
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-from hf_ddpm.models.config_checks import check_config
-
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
+from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.hub_access import from_hub
+from hf_ddpm.gate.weights import check_safetensors, check_weights
+from hf_ddpm.schedulers.config_files import MOST_BETAS, building, read_config
 
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-TRANSIENT = (408, 429, 500, 502, 503, 504)
-WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between five attempts
-MOST_JSON, MOST_BETAS, MOST_SHARDS = 2**20, 2**25, 2**24  # bytes of a config, of one with a million betas, of an index
-MOST_OBJECTS = 10**4  # lists and objects in a file: 64 bytes and more each, whose text has two
-DEEPEST = 16  # of lists in lists
-MOST_HEADER = 2**24  # bytes; a name, a type and a place for each tensor: 100,000 of them
-KINDS_OF_WEIGHTS = ("F64", "F32", "F16", "BF16")
+MOST_JSON, MOST_SHARDS = 2**20, 2**24  # bytes of a config, of an index of shards
+MOST_NAMES = 2**23  # bytes of an index: the names of 100,000 classes
+MOST_BYTES = {"model_index.json": MOST_NAMES, "scheduler_config.json": MOST_BETAS}
 PICKLES_ONLY = (
     "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors, or, if you "
     "trust it, open it once with use_safetensors=False and save it anew"
 )
+_BEING_OPENED: ContextVar[Path | None] = ContextVar("_BEING_OPENED", default=None)
+
+
+def is_checked(place: str | os.PathLike | None) -> bool:
+    """Whether a folder lies in one that was looked at and is being opened: its parts are loaded as they are."""
+    folder = _BEING_OPENED.get()
+    return folder is not None and place is not None and Path(place).absolute().is_relative_to(folder.absolute())
 
 
 class CheckedFiles:
@@ -56,6 +49,7 @@ class CheckedFiles:
         kwargs: as `from_pretrained` takes them; `HUB_KEYWORDS` say where on the Hub, the rest is not looked at.
 
     Attributes:
+        source: the folder or the repository, as a string.
         folder: where the fetched files are.
         names: of all files there, fetched or not, as `unet/config.json`.
 
@@ -64,13 +58,15 @@ class CheckedFiles:
     """
 
     def __init__(self, source: str | os.PathLike | None, first: str, subfolder: str | None = None, **kwargs: Any):
-        self._source = str(source or "")
+        self.source = str(source or "")
         inside = PurePosixPath(subfolder or ".")
         self._inside = "" if inside == PurePosixPath(".") else f"{inside}/"
         self._fetched: set[str] = set()
+        self._headers: set[str] = set()
+        self._read: dict[str, dict[str, Any]] = {}
         hub = {key: kwargs[key] for key in HUB_KEYWORDS if kwargs.get(key) is not None}
-        self._hub = None if os.path.isdir(self._source) else hub
-        root = Path(self._source) if self._hub is None else self._downloaded([first])
+        self._hub = None if os.path.isdir(self.source) else hub
+        root = Path(self.source) if self._hub is None else self._downloaded([first])
         if self._hub is not None:
             self._hub["revision"] = root.name  # the commit: what follows is of the same one
         self.folder = root / self._inside
@@ -83,8 +79,8 @@ class CheckedFiles:
         if self._hub is not None and not self._fetched.issuperset(names):
             self._downloaded(names)
 
-    def json(self, name: str, most: int = MOST_JSON) -> dict[str, Any]:
-        """The JSON object of a file of at most so many bytes.
+    def json(self, name: str) -> dict[str, Any]:
+        """The JSON object of a file, which is read once.
 
         Raises:
             ValueError: it holds something else, or more than such a file needs.
@@ -94,22 +90,10 @@ class CheckedFiles:
         if name not in self.names:
             raise OSError(f"{where} is missing: restore it from another copy")
         self.fetch([name])
-        file = self.folder / name
-        if file.stat().st_size > most:
-            raise ValueError(f"{where} has {file.stat().st_size} bytes, and {most} are allowed")
-        text = file.read_bytes()
-        objects = text.count(b"{") + text.count(b"[")
-        if objects > MOST_OBJECTS:
-            raise ValueError(f"{where} has {objects} lists and objects, and {MOST_OBJECTS} are allowed")
-        try:
-            found = json.loads(text.decode())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} cannot be read as JSON ({error}): restore it from another copy") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"{where} holds no JSON object {{...}}: restore it from another copy")
-        if _is_deep(found, DEEPEST):
-            raise ValueError(f"{where} nests more than {DEEPEST} lists and objects, which no config does")
-        return found
+        if name not in self._read:
+            most = MOST_SHARDS if ".index." in name else MOST_BYTES.get(name.rpartition("/")[2], MOST_JSON)
+            self._read[name] = read_config(self.folder / name, most, where)
+        return self._read[name]
 
     def fetch_network(self, place: str, kind: type, variant: str | None = None, *, pickles: bool = False) -> bool:
         """Fetch and check the config and the weights of a network.
@@ -134,12 +118,51 @@ class CheckedFiles:
             if name.endswith(".json"):
                 self._check_shards(name, weights)
             elif not pickles:
-                check_safetensors(self.folder / name, self.shown(name))
+                self.check_header(name)
         return of_variant
+
+    def check_header(self, name: str) -> None:
+        """Refuse safetensors whose header is a lie; it is read once."""
+        if name not in self._headers:
+            check_safetensors(self.folder / name, self.shown(name))
+            self._headers.add(name)
+
+    @contextmanager
+    def being_opened(self) -> Iterator[None]:
+        """While diffusers makes something of these files: nothing looks at them again, what does not fit is refused.
+
+        Raises:
+            ValueError: a value that passed the checks and that a class does not take.
+        """
+        token = _BEING_OPENED.set(self.folder)
+        try:
+            with building(self.source):
+                yield
+        finally:
+            _BEING_OPENED.reset(token)
+
+    def open_network(self, kind: Any, **kwargs: Any) -> Any:
+        """The network whose config and weights lie here, checked by `fetch_network`.
+
+        Args:
+            kind: its class.
+            **kwargs: those of its `from_pretrained`.
+
+        Raises:
+            ValueError, OSError: what is wrong, in one sentence.
+        """
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
+        self.fetch_network("", kind, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
+        with self.being_opened():
+            network = kind.from_pretrained(self.folder, **kwargs)
+        check_weights(network)
+        network.register_to_config(_name_or_path=self.source)
+        return network
 
     def shown(self, name: str) -> str:
         """A file as a sentence names it."""
-        return f"{self._source.rstrip('/')}/{self._inside}{name}"
+        return f"{self.source.rstrip('/')}/{self._inside}{name}"
 
     def _weights(self, place: str, variant: str | None, suffix: str) -> tuple[list[str], bool]:
         """The files of the variant, else of the weights that have none; whether they are the variant's."""
@@ -159,7 +182,7 @@ class CheckedFiles:
 
     def _check_shards(self, index: str, weights: Sequence[str]) -> None:
         """Refuse an index of shards that names other files than these: it could lead out of the folder."""
-        found = self.json(index, MOST_SHARDS)
+        found = self.json(index)
         shards, metadata = found.get("weight_map"), found.get("metadata")
         names = {name.rpartition("/")[2] for name in weights if name != index}
         if not isinstance(metadata, dict) or not isinstance(shards, dict):
@@ -172,84 +195,15 @@ class CheckedFiles:
         """The folder in the cache, with these files in it; exact names, so that nothing else comes along."""
         wanted = [escape(self._inside + name) for name in names]
         self._fetched |= {*names}
-        return Path(_from_hub(self._source, self._hub or {}, wanted))
+        return Path(from_hub(self.source, self._hub or {}, wanted))
 
     def _list_names(self) -> set[str]:
         if self._hub is not None:
             where = {key: self._hub[key] for key in ("revision", "cache_dir") if key in self._hub}
             try:
-                paths = [file.path for file in get_cached_repo_tree(self._source, **where)]
+                paths = [file.path for file in get_cached_repo_tree(self.source, **where)]
                 return {p.removeprefix(self._inside) for p in paths if p.startswith(self._inside)}
             except CachedRepoTreeNotFoundError:
                 pass  # a cache that another client filled has no list: what is there is there
         paths_here = [*self.folder.glob("*"), *self.folder.glob("*/*")]
         return {path.relative_to(self.folder).as_posix() for path in paths_here if path.is_file()}
-
-
-def _is_deep(value: Any, levels: int) -> bool:
-    inside = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_is_deep(entry, levels - 1) for entry in inside if isinstance(entry, (dict, list)))
-
-
-def check_safetensors(file: Path, shown: str) -> None:
-    """Refuse weights that are cut short, that are no safetensors, or whose header is a lie, before they are mapped."""
-    with file.open("rb") as opened:
-        header = int.from_bytes(opened.read(8), "little")
-    if MOST_HEADER < header <= file.stat().st_size:
-        raise ValueError(f"{shown} has a header of {header} bytes, and no network needs more than {MOST_HEADER}")
-    try:
-        with safe_open(file, "pt") as weights:
-            kinds = {name: weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118  # no mapping
-    except SafetensorError as error:
-        raise ValueError(f"{shown} is cut short or damaged: copy it again ({error})") from error
-    for name, kind in kinds.items():
-        if kind not in KINDS_OF_WEIGHTS:
-            raise ValueError(f"{shown} has {name} of {kind}, allowed are {', '.join(KINDS_OF_WEIGHTS)}")
-
-
-def _from_hub(repo_id: str, hub: Mapping[str, Any], names: Sequence[str]) -> str:
-    """`snapshot_download` of these files, tried again while the Hub is busy.
-
-    Raises:
-        OSError: one sentence.
-    """
-    try:
-        return patient(lambda: snapshot_download(repo_id, allow_patterns=[*names], **hub))
-    except (OSError, HTTPError, HFValidationError) as error:
-        raise OSError(f"{repo_id}: {_reason(error, hub)}") from error
-
-
-def patient(call: Callable[[], T]) -> T:
-    """The result of a call to the Hub, which is made again, later and later, while the Hub is busy or out of reach."""
-    for wait in WAITS:
-        try:
-            return call()
-        except (OSError, HTTPError) as error:
-            answer = error if isinstance(error, HTTPError) else error.__cause__
-            refused = isinstance(answer, HfHubHTTPError) and answer.response.status_code not in TRANSIENT
-            if refused or not isinstance(answer, HTTPError):
-                raise
-            what = f"status {answer.response.status_code}" if isinstance(answer, HfHubHTTPError) else "no connection"
-            logger.warning(f"The Hub does not answer ({what}): trying again in {wait:g} s.")
-            time.sleep(wait)
-    return call()
-
-
-def _reason(error: Exception, hub: Mapping[str, Any]) -> str:
-    """What the Hub's refusal means, and what to do."""
-    if isinstance(error, HFValidationError):
-        return f"this is no name of a repository, give user/name ({error})"
-    if isinstance(error, RevisionNotFoundError):
-        return f"there is no revision {hub.get('revision', 'main')!r}: see the branches and tags on its page"
-    if isinstance(error, GatedRepoError):
-        return "its owner admits readers one by one: ask on its page, then give a token of yours"
-    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
-    status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
-    if status == 401 and not isinstance(error, RepositoryNotFoundError):
-        return "the Hub does not know this token: `hf auth login`, set HF_TOKEN to another, or give none"
-    if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
-        return "there is no such repository, or it is private and this token may not read it: check name and HF_TOKEN"
-    if status is not None:
-        return f"the Hub is busy or broken (status {status}): try again later, what has arrived is kept"
-    said = " ".join(str(error).split())[:200]
-    return f"it is not whole in the cache, and the Hub gives nothing: go online, or try again ({said})"

@@ -10,7 +10,9 @@ from diffusers import UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from hf_ddpm import HFVAE, HFDDPMScheduler
-from hf_ddpm.models.config_checks import building, check_config, check_weights
+from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.weights import check_weights
+from hf_ddpm.schedulers.config_files import building
 
 
 def schedulers():

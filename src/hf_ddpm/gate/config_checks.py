@@ -1,0 +1,62 @@
+"""Values of configs that a stranger may have written, checked before anything is built of them."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any, Literal, get_origin
+
+from hf_ddpm.schedulers.annotations import alternatives, as_annotated, choices_of, entries_of, parameters_of
+
+MOST, MOST_ENTRIES = 2**13, 64  # of a whole number in a config, of the entries of a list
+BOUNDS = {"layers_per_block": 32, "num_encoder_blocks": 32, "num_decoder_blocks": 32}
+BOUNDS |= {"num_train_timesteps": 10**6, "num_class_embeds": 10**5, "hidden_sizes": 2**20}  # HFVAE bounds these too
+MAY_BE_ZERO = ("downsample_padding", "freq_shift", "steps_offset", "disable_corrector")
+MAY_BE_NONE = ("norm_num_groups",)  # of a UNet whose blocks choose it, though it is annotated as a number
+
+
+def check_config(file: str, kind: type, config: Mapping[str, Any]) -> None:
+    """Refuse what `kind` cannot be made of: values of another kind, and sizes that would fill the memory.
+
+    Raises:
+        ValueError: the file, the value and what is allowed.
+    """
+    if config.get("quantization_config") is not None:
+        raise ValueError(f"{file} has a quantization_config, which would load further libraries: take the whole model")
+    for name, parameter in parameters_of(kind).items():
+        if name not in config:
+            continue
+        default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        if config[name] != default and not (config[name] is None and name in MAY_BE_NONE):
+            _check_value(file, name, config[name], parameter.annotation)
+
+
+def _check_value(file: str, name: str, value: Any, annotation: Any) -> None:
+    """Refuse a value of another kind than its annotation, or a whole number out of bounds."""
+    entries = entries_of(annotation)
+    if isinstance(value, list) and entries is not None:
+        longest = BOUNDS["num_train_timesteps"] if name == "trained_betas" else MOST_ENTRIES
+        if len(value) > longest:
+            raise ValueError(f"{file} has {name} of {len(value)} entries, and {longest} are allowed")
+        alike = {*map(type, value)} == {float}  # a million betas, say: they have no bounds, so one stands for all
+        for entry in value[:1] if alike else value:
+            _check_value(file, name, entry, entries)
+        return
+    # stock takes one entry for a list of it, and more words than its annotations name
+    kinds = [annotation] if entries in (None, Any) else [annotation, entries]
+    is_word = isinstance(value, str) and choices_of(annotation)
+    if not is_word and all(as_annotated(value, kind) is NotImplemented for kind in kinds):
+        allowed = " or ".join(sorted(_words(annotation)))
+        raise ValueError(f"{file} has {name}={reprlib.repr(value)}, which must be {allowed}: mend it")
+    least, most = 0 if name in MAY_BE_ZERO else 1, BOUNDS.get(name, MOST)
+    if type(value) is int and float not in alternatives(annotation) and not least <= value <= most:
+        raise ValueError(f"{file} has {name}={reprlib.repr(value)}, allowed are whole numbers from {least} to {most}")
+
+
+def _words(annotation: Any) -> set[str]:
+    """The kinds of JSON that an annotation takes: of `int | tuple[str, ...]` {"int", "list", "str"}."""
+    words = {"list", *_words(entries)} if (entries := entries_of(annotation)) is not None else set()
+    for choice in alternatives(annotation):
+        if get_origin(choice) is Literal:
+            words.add("str")
+        elif entries_of(choice) is None:
+            words.add("None" if choice is type(None) else getattr(choice, "__name__", str(choice)))
+    return words
