@@ -25,8 +25,8 @@ COMPONENTS = {"HFDDPMPipeline": ("unet", "scheduler"), "HFVAEPipeline": ("vae",)
 OUR_MODULES = {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm", "HFVAE": "hf_ddpm.models.vae"}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"
 GENERATED = (
-    "\n\n# What follows was added by save_pretrained. diffusers copies the files that this one imports, and no others;\n"
-    "# components of ours are found by their modules in hf_ddpm, and where it is missing, the files here stand for them.\n"
+    "\n\n# Added by save_pretrained: diffusers copies the files that this one imports, and no others. Components\n"
+    "# of ours are found by their modules in hf_ddpm; where it is missing, the files beside this one stand for them.\n"
 )
 
 
