@@ -17,7 +17,7 @@ from torch import nn
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.gate.config_checks import check_config
 from hf_ddpm.gate.weights import check_weights
-from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index, our_modules
+from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index, known_modules
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
@@ -111,7 +111,7 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """What opening takes of an index; a `ValueError` for a checkpoint of another class."""
         check_index(_ours(cls), config_dict)
-        return super().extract_init_dict(our_modules(config_dict), **kwargs)  # type: ignore[misc]
+        return super().extract_init_dict(known_modules(config_dict), **kwargs)  # type: ignore[misc]
 
 
 def check_files(

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -17,17 +16,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.gate.checked_files import CheckedFiles
-from hf_ddpm.gate.config_checks import check_config
-from hf_ddpm.gate.hub_access import from_hub
-from hf_ddpm.gate.weights import check_weights
-from hf_ddpm.models.gaussian import gaussian_log_density
-from hf_ddpm.models.vae import HFVAE
-from hf_ddpm.models.vae_likelihoods import Bernoulli
-from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver, check_variances, labels_of
 from hf_ddpm.pipelines.doors import (
-    OUR_MODULES,
     forget_component,
     name_ours,
     open_stock_door,
@@ -36,61 +26,12 @@ from hf_ddpm.pipelines.doors import (
 )
 from hf_ddpm.pipelines.editing import ImageEditing
 from hf_ddpm.pipelines.evaluating import without_training
-from hf_ddpm.pipelines.image_inputs import to_images, to_x_0
+from hf_ddpm.pipelines.image_inputs import to_images
 from hf_ddpm.pipelines.image_space import ImageSpace
-from hf_ddpm.pipelines.interpolation import slerp
-from hf_ddpm.pipelines.latent_images import check_latents, encode_images
+from hf_ddpm.pipelines.latent_images import check_latents
 from hf_ddpm.pipelines.opening import CheckedOpening
-from hf_ddpm.schedulers.annotations import as_annotated
-from hf_ddpm.schedulers.beta_schedules import make_betas
-from hf_ddpm.schedulers.chain_tables import chain_tables
-from hf_ddpm.schedulers.choices import check_choice
-from hf_ddpm.schedulers.clipping import clip_
-from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
-from hf_ddpm.schedulers.config_files import read_config
-from hf_ddpm.schedulers.reverse_walk import ReverseWalk
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
-from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS, spaced_timesteps
-from hf_ddpm.schedulers.training_chain import TrainingChain
-from hf_ddpm.schedulers.transition import mean_coefficients
-
-# One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
-# `save_pretrained` writes them beside the weights.
-SIBLINGS = (
-    HFDDPMScheduler,
-    HFVAE,
-    Bernoulli,
-    CheckedFiles,
-    as_annotated,
-    check_config,
-    check_weights,
-    from_hub,
-    read_config,
-    CheckedOpening,
-    CoefficientTables,
-    ImageEditing,
-    ImageSpace,
-    ReverseWalk,
-    TrainingChain,
-    chain_tables,
-    check_call,
-    check_choice,
-    clip_,
-    encode_images,
-    gaussian_log_density,
-    image_size,
-    make_betas,
-    mean_coefficients,
-    slerp,
-    spaced_timesteps,
-    to_x_0,
-    without_training,
-    write_code,
-)
-
-# Components of ours are found by their modules in the package; where it is missing, the siblings stand for them.
-sys.modules.setdefault(OUR_MODULES["HFDDPMScheduler"], sys.modules[HFDDPMScheduler.__module__])
-sys.modules.setdefault(OUR_MODULES["HFVAE"], sys.modules[HFVAE.__module__])
+from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS
 
 StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
@@ -236,19 +177,14 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
         """
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
         folder = Path(save_directory)
+        ours = name_ours(folder)
         if self.vae is None:
             forget_component(folder, "vae")
-        elif isinstance(self.vae, HFVAE):
-            name_ours(folder, "vae")
-        if isinstance(self.scheduler, HFDDPMScheduler):
-            in_pixels = self.vae is None
-            if in_pixels and stock_samples_the_same(
-                self.scheduler.config, self.unet.config, self.config["default_eta"]
-            ):
-                open_stock_door(folder)
-            else:
-                name_ours(folder, "scheduler")
-        write_code(folder, type(self), SIBLINGS)
+        is_ours = type(self).__module__ == __name__ and "scheduler" in ours  # a derived class may sample otherwise
+        eta = self.config["default_eta"]
+        if is_ours and self.vae is None and stock_samples_the_same(self.scheduler.config, self.unet.config, eta):
+            open_stock_door(folder)
+        write_code(folder, __name__, ours.values())
 
     def _labels(self, class_labels: int | Sequence[int] | Tensor | None, batch_size: int) -> Tensor | None:
         labels = labels_of(self.unet.config, class_labels, batch_size)

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from numbers import Integral
@@ -14,48 +13,16 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.gate.checked_files import CheckedFiles
-from hf_ddpm.gate.config_checks import check_config
-from hf_ddpm.gate.hub_access import from_hub
-from hf_ddpm.gate.weights import check_weights
-from hf_ddpm.models.gaussian import gaussian_log_density
 from hf_ddpm.models.vae import HFVAE
-from hf_ddpm.models.vae_likelihoods import Bernoulli, DecoderDistribution
+from hf_ddpm.models.vae_likelihoods import DecoderDistribution
 from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_count, finite_numbers
-from hf_ddpm.pipelines.doors import OUR_MODULES, name_ours, write_code
+from hf_ddpm.pipelines.doors import name_ours, write_code
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
 from hf_ddpm.pipelines.interpolation import Interpolation, check_pairs, shares_of, slerp
 from hf_ddpm.pipelines.opening import CheckedOpening
-from hf_ddpm.schedulers.annotations import as_annotated
 from hf_ddpm.schedulers.choices import check_choice
-from hf_ddpm.schedulers.config_files import read_config
-
-# One object of every file that this one needs. diffusers copies the files that this one imports, and only those;
-# `save_pretrained` writes them beside the weights.
-SIBLINGS = (
-    HFVAE,
-    Bernoulli,
-    CheckedFiles,
-    as_annotated,
-    check_config,
-    check_weights,
-    from_hub,
-    read_config,
-    CheckedOpening,
-    check_call,
-    check_choice,
-    gaussian_log_density,
-    image_size,
-    slerp,
-    to_x_0,
-    without_training,
-    write_code,
-)
-
-# The network is found by its module in the package; where the package is missing, the sibling stands for it.
-sys.modules.setdefault(OUR_MODULES["HFVAE"], sys.modules[HFVAE.__module__])
 
 OutputType = Literal["pil", "np", "pt"]
 
@@ -281,8 +248,8 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         `save_pretrained` calls this last, after the component and before an upload.
         """
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
-        name_ours(Path(save_directory), "vae")
-        write_code(Path(save_directory), type(self), SIBLINGS)
+        folder = Path(save_directory)
+        write_code(folder, __name__, name_ours(folder).values())
 
     def _posterior(self, images: Images) -> Any:
         """q(z|x), its `sample` takes a list of generators too; convolutions take any size that their levels halve."""
