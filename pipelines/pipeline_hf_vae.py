@@ -17,9 +17,10 @@ from torch import Tensor
 from hf_ddpm.models.checked_files import CheckedFiles
 from hf_ddpm.models.config_checks import check_config
 from hf_ddpm.models.gaussian import gaussian_log_density
+from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import Bernoulli, DecoderDistribution
-from hf_ddpm.models.vae_networks import image_size
+from hf_ddpm.models.vae_networks import unit_scale
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_count, finite_numbers
 from hf_ddpm.pipelines.doors import OUR_MODULES, name_ours, write_code
 from hf_ddpm.pipelines.evaluating import without_training
@@ -39,9 +40,10 @@ SIBLINGS = (
     check_call,
     check_choice,
     gaussian_log_density,
-    image_size,
+    size_pair,
     slerp,
     to_x_0,
+    unit_scale,
     without_training,
     write_code,
 )
@@ -260,7 +262,7 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     def _posterior(self, images: Images) -> Any:
         """q(z|x), its `sample` takes a list of generators too; convolutions take any size that their levels halve."""
         config = self.vae.config
-        size = image_size(config["sample_size"]) if config["network"] == "mlp" else None
+        size = size_pair(config["sample_size"]) if config["network"] == "mlp" else None
         x = to_x_0(images, config["in_channels"], size)
         return self.vae.posterior(x.to(self._execution_device, self.vae.dtype))
 

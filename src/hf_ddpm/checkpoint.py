@@ -17,7 +17,7 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.checked_files import CheckedFiles, check_safetensors
 from hf_ddpm.models.config_checks import NOT_OF_ONE_MODEL
-from hf_ddpm.models.unet_checks import check_image_size, size_pair
+from hf_ddpm.models.unet_checks import check_sample_size
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.pipelines.doors import INDEX
 from hf_ddpm.pipelines.opening import check_files
@@ -209,10 +209,9 @@ def _open(source: Path | str, **kwargs: Any) -> Pipeline:
     """`from_pretrained`, with a word for a size that fits no network."""
     index = CheckedFiles(source, INDEX, **kwargs).json(INDEX)
     pipeline: Pipeline = _kind(index).from_pretrained(source, **kwargs)
-    size = pipeline.unet.config.get("sample_size") if isinstance(pipeline, HFDDPMPipeline) else None
-    if size is not None:
+    if isinstance(pipeline, HFDDPMPipeline):
         try:
-            check_image_size(pipeline.unet, *size_pair(tuple(size) if isinstance(size, list) else size))
+            check_sample_size(pipeline.unet.config)
         except UserError as error:
             raise UserError(f"sample_size in config.json of the UNet: {error}") from error
     return pipeline

@@ -47,10 +47,7 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def classes_in_turn(pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | None) -> list[int] | None:
     """One class for all images, or the network's classes in turn; None for a network without classes."""
-    num_classes = pipeline.unet.config["num_class_embeds"]
-    if class_label is None and num_classes is None:
-        return None
-    return [i % num_classes if class_label is None else class_label for i in indices]
+    return pipeline.signature.classes_in_turn(indices, class_label)
 
 
 def sample_images(
@@ -141,7 +138,7 @@ def use_solver(pipeline: HFDDPMPipeline, name: str, timestep_spacing: str | None
             f"first step is too long above {HEUNS_LIMIT:,}; take dpm-solver++, unipc or euler"
         )
     changed: dict[str, Any] = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
-    if pipeline.unet.config["in_channels"] > 3 and _takes(SOLVERS[name], "variance_type"):
+    if pipeline.signature.channels > 3 and _takes(SOLVERS[name], "variance_type"):
         changed["variance_type"] = None  # else it cuts the prediction to three channels
     pipeline.scheduler = SOLVERS[name].from_config(config, **changed)
 

@@ -226,6 +226,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.models.checked_files as checked_files
     import hf_ddpm.models.config_checks as config_checks
     import hf_ddpm.models.gaussian as gaussian
+    import hf_ddpm.models.image_size as image_size
     import hf_ddpm.models.vae as vae
     import hf_ddpm.models.vae_likelihoods as vae_likelihoods
     import hf_ddpm.models.vae_networks as vae_networks
@@ -237,8 +238,10 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.pipelines.image_space as image_space
     import hf_ddpm.pipelines.interpolation as interpolation
     import hf_ddpm.pipelines.latent_images as latent_images
+    import hf_ddpm.pipelines.network_signature as network_signature
     import hf_ddpm.pipelines.opening as opening
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
+    import hf_ddpm.pipelines.walk as pipeline_walk
     import hf_ddpm.schedulers.beta_schedules as betas
     import hf_ddpm.schedulers.chain_tables as chain_tables
     import hf_ddpm.schedulers.choices as choices
@@ -254,11 +257,14 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         checked_files,
         config_checks,
         gaussian,
+        image_size,
         vae,
         vae_likelihoods,
         vae_networks,
         image_space,
         latent_images,
+        network_signature,
+        pipeline_walk,
         opening,
         doors,
         editing,

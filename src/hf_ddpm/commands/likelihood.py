@@ -223,7 +223,7 @@ def _files(options: argparse.Namespace) -> list[Path]:
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
     """The data in the network's size and channels, cut and resized as in training."""
     where = (options.data, options.split, pipeline, options.checkpoint)
-    if pipeline.unet.config["num_class_embeds"] is not None:
+    if pipeline.signature.takes_labels:
         remedy = "name the column that holds them with --label-column"
         return open_labelled_data(*where, remedy=remedy, label_column=options.label_column, cache="none")
     if options.label_column != "auto":
@@ -236,7 +236,7 @@ def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData
 def _open_for_vae(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[str, Any] | None) -> "ImageData":
     """The data in the VAE's size and channels, cut and resized as in training, binarised if it is a Bernoulli."""
     from hf_ddpm.data import ImageData
-    from hf_ddpm.models.vae_networks import image_size
+    from hf_ddpm.models.image_size import size_pair
 
     if options.label_column != "auto":
         raise UserError(f"--label-column {options.label_column}: a VAE knows no classes, leave the option out")
@@ -246,7 +246,7 @@ def _open_for_vae(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[
     return ImageData(
         options.data,
         split=options.split,
-        image_size=image_size(vae.config["sample_size"]),
+        image_size=size_pair(vae.config["sample_size"]),
         channels=vae.config["in_channels"],
         cache="none",
         **settings,
