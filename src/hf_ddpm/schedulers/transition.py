@@ -44,8 +44,8 @@ def velocity(prediction_type: str, prediction: Tensor, x_t: Tensor, angle: float
         case "sample":
             return (alpha * x_t - prediction) / sigma
         case _:  # "mean"
-            abar, abar_prev = (torch.tensor(math.cos(phi) ** 2).double() for phi in (angle, angle_prev))
-            from_x_0, from_x_t = (c.item() for c in mean_coefficients(abar, abar_prev, 1.0))
+            alpha_bars = [torch.tensor(math.cos(phi) ** 2, dtype=torch.float64) for phi in (angle, angle_prev)]
+            from_x_0, from_x_t = (c.item() for c in mean_coefficients(alpha_bars[0], alpha_bars[1], 1.0))
             return (alpha * x_t - (prediction - from_x_t * x_t) / from_x_0) / sigma
 
 
