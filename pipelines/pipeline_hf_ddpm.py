@@ -190,10 +190,10 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
             self._needs_own_scheduler("corrector_steps")
         x_t = self._x_T(batch_size, latents, generator)
         steps, langevin = len(self.scheduler.timesteps), {"generator": generator, "snr": corrector_snr}
+        corrector: dict[str, Any] = {"corrector_steps": corrector_steps, "langevin": langevin}
         self._interrupt = False
         with self.progress_bar(total=steps + corrector_steps * (steps - 1)) as bar:
-            on_the_way: dict[str, Any] = {"corrector_steps": corrector_steps, "langevin": langevin}
-            for i, t, seen in walk_down(predict, self.scheduler, x_t, step_kwargs, **on_the_way, on_call=bar.update):
+            for i, t, seen in walk_down(predict, self.scheduler, x_t, step_kwargs, **corrector, on_call=bar.update):
                 if callback_on_step_end is not None:
                     seen["latents"] = (callback_on_step_end(self, i, t, {**seen}) or {}).get("latents", seen["latents"])
                 x_t = seen["latents"]
