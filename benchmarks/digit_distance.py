@@ -19,7 +19,7 @@ from hf_ddpm import HFVAEPipeline
 from hf_ddpm.checkpoint import load_checkpoint
 from hf_ddpm.likelihood.report import weights_sha256
 from hf_ddpm.metrics import DigitStatistics, digit_score
-from hf_ddpm.models.vae_networks import image_size
+from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.sampling import sample_images, sample_latents
 
 BATCH, SEED = 100, 0
@@ -61,7 +61,7 @@ def measure(checkpoint: Path, data: Path | None, num_samples: int, steps: int) -
 def reconstructions(pipeline: HFVAEPipeline, data: Path | None, count: int, against: DigitStatistics) -> Result:
     """Mean images of the mean of q(z|x), their squared error in [-1, 1]^2, and KL(q || p) in nats an image."""
     vae = pipeline.vae
-    height, width = image_size(vae.config["sample_size"])
+    height, width = size_pair(vae.config["sample_size"])
     border = ((width - SIDE) // 2, (width - SIDE) // 2, (height - SIDE) // 2, (height - SIDE) // 2)
     x_0 = pad(digits(data, "test", count), border, value=-1.0)
     with torch.no_grad():

@@ -54,20 +54,6 @@ def finite_numbers(name: str, values: Sequence[float]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def check_variances(scheduler: Mapping[str, Any], unet: Mapping[str, Any]) -> None:
-    """Refuse a network without the variances that the scheduler reads, given both configs.
-
-    Raises:
-        ValueError: the output is not twice as many channels.
-    """
-    channels, given, variance_type = unet["in_channels"], unet["out_channels"], str(scheduler["variance_type"])
-    if variance_type.startswith("learned") and given != 2 * channels:
-        raise ValueError(
-            f"variance_type={variance_type!r} reads {2 * channels} output channels and the network has {given}: "
-            "take the one that it was trained with, such as 'fixed_small'"
-        )
-
-
 def check_solver(name: str, scheduler: Mapping[str, Any], channels: int) -> None:
     """Refuse a DPM-Solver that takes a learned variance to mean six channels, of which it keeps three.
 
@@ -80,33 +66,3 @@ def check_solver(name: str, scheduler: Mapping[str, Any], channels: int) -> None
             f"{name} keeps 3 of {channels} channels for variance_type={variance_type!r}: "
             "make it by from_config(config, variance_type=None)"
         )
-
-
-def labels_of(
-    unet: Mapping[str, Any], class_labels: int | Sequence[int] | Tensor | None, batch_size: int
-) -> Tensor | None:
-    """Class labels as (batch_size,), or None for a network without classes; `unet` is its config.
-
-    Raises:
-        ValueError: labels that are missing, too many, no whole numbers, or none of the network's.
-    """
-    num_classes = unet["num_class_embeds"]
-    if num_classes is None and unet["class_embed_type"] is None:
-        if class_labels is not None:
-            raise ValueError("class_labels were given, but this network was trained without classes: leave them out")
-        return None
-    if class_labels is None:
-        raise ValueError(f"this network was trained with {num_classes} classes: give class_labels")
-    try:
-        labels = torch.as_tensor(class_labels)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"class_labels={class_labels!r} must be whole numbers") from error
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(f"class_labels={class_labels!r} must be whole numbers")
-    if labels.ndim == 0:
-        labels = labels.expand(batch_size)
-    if labels.shape != (batch_size,):
-        raise ValueError(f"class_labels of shape {tuple(labels.shape)} do not fit batch_size={batch_size}")
-    if num_classes is not None and not ((labels >= 0) & (labels < num_classes)).all():
-        raise ValueError(f"class_labels {labels.tolist()} must lie within 0..{num_classes - 1}")
-    return labels

@@ -17,20 +17,21 @@ from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_mask
 from hf_ddpm.pipelines.interpolation import check_pairs, shares_of
 from hf_ddpm.pipelines.latent_images import latent_mask
+from hf_ddpm.pipelines.network_signature import ClassLabels
+from hf_ddpm.pipelines.walk import Predict, walk_around, walk_up
 
 
 class ImageEditing(ABC):
     """The half of `HFDDPMPipeline` that takes images."""
 
     __call__: Callable[..., Any]  # these are the pipeline's own
-    unet: Any
     scheduler: Any
     vae: Any
     progress_bar: Callable[..., Any]
     maybe_free_model_hooks: Callable[[], None]
     _check_start_at_noise: Callable[[], None]
-    _labels: Callable[..., Tensor | None]
     _needs_own_scheduler: Callable[[str], None]
+    _predict: Callable[[ClassLabels, int], Predict]
     _set_timesteps: Callable[..., None]
     _step_kwargs: Callable[..., dict[str, Any]]
     _x_0: Callable[[Images], Tensor]
@@ -66,7 +67,7 @@ class ImageEditing(ABC):
         *,
         timesteps: Sequence[int] | None = None,
         timestep_spacing: str | None = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
+        class_labels: ClassLabels = None,
     ) -> Tensor:
         """Encode images: the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
 
@@ -79,14 +80,9 @@ class ImageEditing(ABC):
         """
         self._needs_own_scheduler("invert")
         x_0 = self._x_0(images)
-        labels = self._labels(class_labels, len(x_0))
+        predict = self._predict(class_labels, len(x_0))
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        x_t = x_0
-        for t in self.scheduler.inverse_timesteps:
-            # the network is asked at the level where the sample is; the image itself at t = 0, the cleanest it knows
-            output = self.unet(x_t, max(t, 0), class_labels=labels).sample
-            x_t = self.scheduler.step_inverse(output, t, x_t).prev_sample
-        return x_t
+        return walk_up(predict, self.scheduler, x_0)
 
     def reconstruct(
         self,
@@ -95,7 +91,7 @@ class ImageEditing(ABC):
         *,
         timesteps: Sequence[int] | None = None,
         timestep_spacing: str | None = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
+        class_labels: ClassLabels = None,
         clip: bool = True,
         **sampling: Any,
     ) -> ImagePipelineOutput | tuple[Any]:
@@ -170,7 +166,7 @@ class ImageEditing(ABC):
         num_resamples: int = 10,
         eta: float | None = None,
         generator: Generators = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
+        class_labels: ClassLabels = None,
         timesteps: Sequence[int] | None = None,
         timestep_spacing: str | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
@@ -189,28 +185,18 @@ class ImageEditing(ABC):
         self._needs_own_scheduler("inpaint")
         original, x_0 = self._pixels(images), self._x_0(images)
         check_call(len(x_0), generator, output_type)
-        labels, step_kwargs = self._labels(class_labels, len(x_0)), self._step_kwargs(eta, generator)
+        predict, step_kwargs = self._predict(class_labels, len(x_0)), self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
         self._check_start_at_noise()
         path = repaint_path(len(self.scheduler.timesteps), jump_length, num_resamples)
         of_pixels = to_mask(mask, original)
         mask = of_pixels if self.vae is None else latent_mask(of_pixels, x_0)
-        levels = [-1, *self.scheduler.timesteps.tolist()[::-1]]  # the timestep with so many steps left
 
         def draw() -> Tensor:
             return randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
 
-        x_t = draw()
         with self.progress_bar(total=sum(there < here for here, there in pairwise(path))) as bar:
-            for here, there in pairwise(path):
-                if there > here:  # back up, so that the new pixels and the known ones grow together
-                    x_t = self.scheduler.diffuse(x_t, draw(), levels[here], levels[there])
-                    continue
-                output = self.unet(x_t, levels[here], class_labels=labels).sample
-                x_t = self.scheduler.step(output, levels[here], x_t, return_dict=False, **step_kwargs)[0]
-                known = x_0 if there == 0 else self.scheduler.add_noise(x_0, draw(), levels[there])
-                x_t = mask * x_t + (1 - mask) * known
-                bar.update()
+            x_t = walk_around(predict, self.scheduler, x_0, mask, path, draw, step_kwargs, on_call=bar.update)
         painted = to_images(of_pixels * self._decoded(x_t) + (1 - of_pixels) * original, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=painted) if return_dict else (painted,)

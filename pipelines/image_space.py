@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_ddpm.pipelines.image_inputs import Images, to_x_0
 from hf_ddpm.pipelines.latent_images import decode_latents, encode_images
+from hf_ddpm.pipelines.network_signature import NetworkSignature
 
 
 class ImageSpace(ABC):
@@ -15,19 +16,26 @@ class ImageSpace(ABC):
 
     unet: Any  # these are the pipeline's own
     vae: Any
+    scheduler: Any
     _execution_device: Any
+
+    @property
+    def signature(self) -> NetworkSignature:
+        """What the network takes and returns; of latents, where there is a VAE."""
+        return NetworkSignature.of(self.unet.config, self.scheduler.config)
 
     @property
     def image_channels(self) -> int:
         """C of the images, which those of the latents are not."""
-        return (self.unet if self.vae is None else self.vae).config["in_channels"]
+        return self.signature.channels if self.vae is None else self.vae.config["in_channels"]
 
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(H, W) of the images, found by decoding one where there is a VAE; None: any."""
-        if self.vae is None or self._size is None:
-            return self._size
-        zeros = torch.zeros(1, self.unet.config["in_channels"], *self._size, device=self._execution_device)
+        signature = self.signature
+        if self.vae is None or signature.size is None:
+            return signature.size
+        zeros = torch.zeros(1, signature.channels, *signature.size, device=self._execution_device)
         with torch.no_grad():
             height, width = self._decoded(zeros).shape[2:]
         return height, width
@@ -37,7 +45,7 @@ class ImageSpace(ABC):
         pixels = self._pixels(images)
         if self.vae is None:
             return pixels
-        x_0, size = encode_images(self.vae, pixels.to(self.vae.dtype)), self._size
+        x_0, size = encode_images(self.vae, pixels.to(self.vae.dtype)), self.signature.size
         if size is not None and tuple(x_0.shape[2:]) != size:
             raise ValueError(
                 f"images of {tuple(pixels.shape[2:])} have latents of {tuple(x_0.shape[2:])}, and the network was "
@@ -47,14 +55,8 @@ class ImageSpace(ABC):
 
     def _pixels(self, images: Images) -> Tensor:
         """Images as (B, C, H, W) in [-1, 1]."""
-        pixels = to_x_0(images, self.image_channels, self._size if self.vae is None else None)
+        pixels = to_x_0(images, self.image_channels, self.signature.size if self.vae is None else None)
         return pixels.to(self._execution_device, self.unet.dtype)
-
-    @property
-    def _size(self) -> tuple[int, int] | None:
-        """(h, w) of the network's x_t; None: any."""
-        size = self.unet.config["sample_size"]
-        return (size, size) if isinstance(size, int) else None if size is None else (size[0], size[1])
 
     def _decoded(self, x_0: Tensor) -> Tensor:
         """Pixels of where the walk ended, about in [-1, 1]."""

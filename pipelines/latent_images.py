@@ -1,6 +1,5 @@
 """Images as the latents of a frozen VAE, in which a diffusion model works (Rombach et al. 2022, arXiv 2112.10752)."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,8 +24,8 @@ def latent_scale(vae: Any) -> float:
     return scale
 
 
-def check_latents(vae: Any, unet: Mapping[str, Any]) -> None:
-    """Refuse a VAE without a measured scale or of MLPs, and latents that the network, of config `unet`, does not take.
+def check_vae(vae: Any, channels: int) -> None:
+    """Refuse a VAE without a measured scale or of MLPs, and latents of other `channels` than the network takes.
 
     Raises:
         ValueError: which of them.
@@ -36,9 +35,9 @@ def check_latents(vae: Any, unet: Mapping[str, Any]) -> None:
         raise ValueError(
             "the vae is an MLP, whose latents have no height and width to walk in: give a convolutional one"
         )
-    if vae.config["latent_channels"] != unet["in_channels"]:
+    if vae.config["latent_channels"] != channels:
         raise ValueError(
-            f"the vae has {vae.config['latent_channels']} latent channels and the network takes {unet['in_channels']}: "
+            f"the vae has {vae.config['latent_channels']} latent channels and the network takes {channels}: "
             "give the VAE that it was trained with"
         )
 

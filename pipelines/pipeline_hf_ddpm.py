@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver, check_variances, labels_of
+from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver
 from hf_ddpm.pipelines.doors import (
     forget_component,
     name_ours,
@@ -28,8 +28,10 @@ from hf_ddpm.pipelines.editing import ImageEditing
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import to_images
 from hf_ddpm.pipelines.image_space import ImageSpace
-from hf_ddpm.pipelines.latent_images import check_latents
+from hf_ddpm.pipelines.latent_images import check_vae
+from hf_ddpm.pipelines.network_signature import ClassLabels, NetworkSignature
 from hf_ddpm.pipelines.opening import CheckedOpening
+from hf_ddpm.pipelines.walk import Predict, walk_down
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS
 
@@ -53,6 +55,7 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
 
     model_cpu_offload_seq = "unet->vae"  # type: ignore[assignment]
     _optional_components = ["vae"]  # noqa: RUF012  # diffusers' name and type
+    _interrupt = False
 
     def __init__(
         self, unet: UNet2DModel, scheduler: SchedulerMixin, default_eta: float | None = None, vae: Any = None
@@ -63,16 +66,16 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
         if type(scheduler) in (DDPMScheduler, DDIMScheduler):
             scheduler = _as_hf_ddpm(scheduler)
         if isinstance(scheduler, HFDDPMScheduler):
-            check_variances(scheduler.config, unet.config)
+            NetworkSignature.of(unet.config, scheduler.config).check_variances()
         if vae is not None:
-            check_latents(vae, unet.config)
+            check_vae(vae, unet.config["in_channels"])
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         self.register_to_config(default_eta=default_eta)
 
     @property
     def num_classes(self) -> int | None:
         """K of a network with class labels, which are 0 to K - 1; None for one without."""
-        return self.unet.config["num_class_embeds"]
+        return self.signature.num_classes
 
     @property
     def noise_network(self) -> Any:
@@ -82,7 +85,13 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
     @property
     def noise_shape(self) -> tuple[int, int, int] | None:
         """(C, h, w) of the noise that an image starts from; None where the network's config has no sample_size."""
-        return None if self._size is None else (self.unet.config["in_channels"], *self._size)
+        signature = self.signature
+        return None if signature.size is None else (signature.channels, *signature.size)
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the walk ends after this step: a callback sets `pipeline._interrupt = True`."""
+        return self._interrupt
 
     @without_training
     def __call__(
@@ -91,7 +100,7 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
         num_inference_steps: int | None = None,
         eta: float | None = None,
         generator: Generators = None,
-        class_labels: int | Sequence[int] | Tensor | None = None,
+        class_labels: ClassLabels = None,
         latents: Tensor | None = None,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
@@ -116,6 +125,7 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
             return_dict: `ImagePipelineOutput`, or a tuple of the images.
             callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; our
                 scheduler adds `"pred_original_sample"`, the x_0 seen there. A returned dict may replace the latents.
+                `pipeline._interrupt = True` ends the walk after this step.
             timesteps: a descending list of timesteps of your own, for schedulers that take one.
             timestep_spacing: another spacing than the config's, or sections (see `HFDDPMScheduler.set_timesteps`).
             start_timestep: `latents` is x_t of this t, and the walk begins there.
@@ -127,8 +137,8 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
             ValueError: a batch, labels, latents, steps or eta that do not fit, said in one sentence.
         """
         check_call(batch_size, generator, output_type)
-        check_solver(type(self.scheduler).__name__, self.scheduler.config, self.unet.config["in_channels"])
-        labels = self._labels(class_labels, batch_size)
+        check_solver(type(self.scheduler).__name__, self.scheduler.config, self.signature.channels)
+        predict = self._predict(class_labels, batch_size)
         step_kwargs = self._step_kwargs(eta, generator)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
         if start_timestep is None:
@@ -140,35 +150,28 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
         if corrector_steps:
             self._needs_own_scheduler("corrector_steps")
         x_t = self._x_T(batch_size, latents, generator)
-        # The scheduler reads t on the host and the network on its device: nothing waits for the device.
-        host_timesteps, device_timesteps = self.scheduler.timesteps.cpu(), self.scheduler.timesteps.to(x_t.device)
-        with self.progress_bar(total=len(host_timesteps) + corrector_steps * (len(host_timesteps) - 1)) as bar:
-            for i, t in enumerate(host_timesteps):
-                x_in = self.scheduler.scale_model_input(x_t, t)
-                output = self.unet(x_in, device_timesteps[i], class_labels=labels).sample
-                stepped = self.scheduler.step(self._prediction(output, x_t), t, x_t, return_dict=False, **step_kwargs)
-                x_t = stepped[0]
-                for _ in range(corrector_steps if i + 1 < len(host_timesteps) else 0):
-                    output = self.unet(x_t, device_timesteps[i + 1], class_labels=labels).sample
-                    x_t = self.scheduler.step_langevin(output, host_timesteps[i + 1], x_t, generator, snr=corrector_snr)
-                    bar.update()
+        steps, langevin = len(self.scheduler.timesteps), {"generator": generator, "snr": corrector_snr}
+        corrector: dict[str, Any] = {"corrector_steps": corrector_steps, "langevin": langevin}
+        self._interrupt = False
+        with self.progress_bar(total=steps + corrector_steps * (steps - 1)) as bar:
+            for i, t, seen in walk_down(predict, self.scheduler, x_t, step_kwargs, **corrector, on_call=bar.update):
                 if callback_on_step_end is not None:
-                    seen = dict(zip(("latents", "pred_original_sample"), (x_t, *stepped[1:]), strict=False))
-                    x_t = (callback_on_step_end(self, i, t, seen) or {}).get("latents", x_t)
-                bar.update()
+                    seen["latents"] = (callback_on_step_end(self, i, t, {**seen}) or {}).get("latents", seen["latents"])
+                x_t = seen["latents"]
+                if self._interrupt:
+                    break
         images = to_images(self._decoded(x_t), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @without_training
-    def score(self, x_t: Tensor, timestep: int, class_labels: int | Sequence[int] | Tensor | None = None) -> Tensor:
+    def score(self, x_t: Tensor, timestep: int, class_labels: ClassLabels = None) -> Tensor:
         """grad log q(x_t) as the network sees it, -eps / sqrt(1 - alpha_bar_t), shaped as `x_t` (B, C, H, W)."""
         self._needs_own_scheduler("score")
-        channels = self.unet.config["in_channels"]
+        channels = self.signature.channels
         if x_t.ndim != 4 or x_t.shape[1] != channels:
             raise ValueError(f"x_t of shape {tuple(x_t.shape)} must have shape (B, {channels}, H, W)")
-        output = self.unet(x_t, timestep, class_labels=self._labels(class_labels, len(x_t))).sample
-        return self.scheduler.score(output, x_t, timestep)
+        return self.scheduler.score(self._predict(class_labels, len(x_t))(x_t, timestep), x_t, timestep)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write model_index.json, for stock classes where they sample the same, and the code files of door 3.
@@ -186,9 +189,13 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
             open_stock_door(folder)
         write_code(folder, __name__, ours.values())
 
-    def _labels(self, class_labels: int | Sequence[int] | Tensor | None, batch_size: int) -> Tensor | None:
-        labels = labels_of(self.unet.config, class_labels, batch_size)
-        return None if labels is None else labels.to(self._execution_device)
+    def _predict(self, class_labels: ClassLabels, batch_size: int) -> Predict:
+        """What asks the network about a batch of these classes, and returns what the scheduler reads."""
+        labels = self.signature.labels(class_labels, batch_size)
+        reads_variance = isinstance(self.scheduler, HFDDPMScheduler) or (
+            isinstance(self.scheduler, (DDPMScheduler, DDPMParallelScheduler)) and self.signature.learns_variance
+        )
+        return Predict(self.unet, None if labels is None else labels.to(self._execution_device), reads_variance)
 
     def _step_kwargs(self, eta: float | None, generator: object) -> dict[str, Any]:
         """Of eta and generator, what the scheduler's `step` takes."""
@@ -213,27 +220,23 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
                 raise ValueError("give timesteps alone, not both them and num_inference_steps or timestep_spacing")
             self.scheduler.set_timesteps(timesteps=timesteps)
             return
-        num_train = self.scheduler.config["num_train_timesteps"]
         respaced = timestep_spacing is not None and timestep_spacing not in EVEN_SPACINGS
-        steps = num_train if num_inference_steps is None and not respaced else num_inference_steps
-        whole = steps is None or isinstance(steps, Integral)
-        if not whole or (steps is not None and not 1 <= steps <= num_train):
-            raise ValueError(
-                f"num_inference_steps={steps!r} must be a whole number from 1 to {num_train}, the steps of training"
-            )
+        all_steps = num_inference_steps is None and not respaced
+        steps = self.signature.num_timesteps if all_steps else num_inference_steps
+        if steps is not None:
+            self.signature.check_steps(steps)
         self.scheduler.set_timesteps(
             steps, **({} if timestep_spacing is None else {"timestep_spacing": timestep_spacing})
         )
 
     def _x_T(self, batch_size: int, latents: Tensor | None, generator: Generators) -> Tensor:
-        size, channels = self._size, self.unet.config["in_channels"]
         if latents is not None and not isinstance(latents, Tensor):
             raise ValueError(f"latents of type {type(latents).__name__} must be a tensor")
-        if size is None:
-            if latents is None:
-                raise ValueError("the network's config has no sample_size: give latents of the size to sample")
-            size = (latents.shape[2], latents.shape[3])
-        shape = (batch_size, channels, *size)
+        signature = self.signature
+        if latents is not None and signature.size is None:
+            shape = (batch_size, signature.channels, *latents.shape[2:])
+        else:
+            shape = (batch_size, *signature.shape("give latents of the size to sample"))
         device, dtype = self._execution_device, self.unet.dtype
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -267,14 +270,6 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
                 f"{what} needs an HFDDPMScheduler, not {type(self.scheduler).__name__}: "
                 "pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
             )
-
-    def _prediction(self, output: Tensor, x_t: Tensor) -> Tensor:
-        """The network's output as the scheduler wants it: all of 2C where it reads variances, else the first half."""
-        reads_variances = isinstance(self.scheduler, HFDDPMScheduler) or (
-            isinstance(self.scheduler, (DDPMScheduler, DDPMParallelScheduler))
-            and self.scheduler.config["variance_type"] in ("learned", "learned_range")
-        )
-        return output if reads_variances else output[:, : x_t.shape[1]]
 
 
 def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:

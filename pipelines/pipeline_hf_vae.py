@@ -13,9 +13,9 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import DecoderDistribution
-from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_count, finite_numbers
 from hf_ddpm.pipelines.doors import name_ours, write_code
 from hf_ddpm.pipelines.evaluating import without_training
@@ -254,7 +254,7 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     def _posterior(self, images: Images) -> Any:
         """q(z|x), its `sample` takes a list of generators too; convolutions take any size that their levels halve."""
         config = self.vae.config
-        size = image_size(config["sample_size"]) if config["network"] == "mlp" else None
+        size = size_pair(config["sample_size"]) if config["network"] == "mlp" else None
         x = to_x_0(images, config["in_channels"], size)
         return self.vae.posterior(x.to(self._execution_device, self.vae.dtype))
 

@@ -133,7 +133,7 @@ def check_model(
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
         built("ema", EMA, model, **recipe["ema"])
-    inputs, outputs, fit = model.config["in_channels"], model.config["out_channels"], outputs_of(scheduler, channels)
+    inputs, outputs, fit = model.config["in_channels"], model.config["out_channels"], scheduler.output_channels(channels)
     if (inputs, outputs) != (channels, fit):
         raise UserError(
             f"model: {inputs} input and {outputs} output channels do not fit images of {channels} and "
@@ -152,11 +152,6 @@ def check_classes(network: Mapping[str, Any], data: ImageData | LatentData) -> N
         )
 
 
-def outputs_of(scheduler: HFDDPMScheduler, channels: int) -> int:
-    """Channels of a network's output: the prediction's, and as many again where the variance is learned."""
-    return 2 * channels if scheduler.learns_variance else channels
-
-
 def build_model(
     block: Mapping[str, Any],
     scheduler: HFDDPMScheduler,
@@ -169,7 +164,7 @@ def build_model(
     So are the output channels, which the scheduler's variance decides too.
     """
     keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
-    keywords["out_channels"] = outputs_of(scheduler, channels)
+    keywords["out_channels"] = scheduler.output_channels(channels)
     keywords |= {} if num_classes is None else {"num_class_embeds": num_classes}
     keywords |= block
     return built("model", unet_preset, keywords.pop("preset"), **keywords)

@@ -19,7 +19,7 @@ from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
 from hf_ddpm.kinds import kind_of, kind_of_index, resolve
 from hf_ddpm.model_card import render_card
-from hf_ddpm.models.unet_checks import check_image_size, size_pair
+from hf_ddpm.models.unet_checks import check_sample_size
 from hf_ddpm.pipelines.doors import INDEX
 from hf_ddpm.pipelines.opening import check_files
 
@@ -214,10 +214,9 @@ def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
     files = CheckedFiles(source, INDEX, **kwargs)
     kind = kind_of_index(files.json(INDEX))
     pipeline = resolve(kind.pipeline).from_files(files, **kwargs)
-    size = pipeline.unet.config.get("sample_size") if kind.walks else None
-    if size is not None:
+    if kind.walks:
         try:
-            check_image_size(pipeline.unet, *size_pair(tuple(size) if isinstance(size, list) else size))
+            check_sample_size(pipeline.unet.config)
         except UserError as error:
             raise UserError(f"sample_size in config.json of the UNet: {error}") from error
     return pipeline

@@ -15,6 +15,15 @@ class UserError(ValueError):
     """
 
 
+@contextmanager
+def as_user_error() -> Iterator[None]:
+    """Within the block a `ValueError`, which says in one sentence what does not fit, is the user's mistake."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def did_you_mean(word: object, known: Iterable[object]) -> str:
     """The end of such a sentence: the known word that was probably meant, or nothing if none resembles it."""
     close = difflib.get_close_matches(str(word), list(map(str, known)), n=1, cutoff=0.5)

@@ -47,9 +47,7 @@ def image_generator(seed: int, index: int) -> torch.Generator:
 
 def classes_in_turn(pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | None) -> list[int] | None:
     """One class for all images, or the network's classes in turn; None for a network without classes."""
-    if class_label is not None:
-        return [class_label for _ in indices]
-    return None if pipeline.num_classes is None else [i % pipeline.num_classes for i in indices]
+    return pipeline.signature.classes_in_turn(indices, class_label)
 
 
 def sample_images(
@@ -136,7 +134,7 @@ def use_solver(pipeline: HFDDPMPipeline, name: str, timestep_spacing: str | None
             f"first step is too long above {HEUNS_LIMIT:,}; take dpm-solver++, unipc or euler"
         )
     changed: dict[str, Any] = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
-    if pipeline.unet.config["in_channels"] > 3 and _takes(SOLVERS[name], "variance_type"):
+    if pipeline.signature.channels > 3 and _takes(SOLVERS[name], "variance_type"):
         changed["variance_type"] = None  # else it cuts the prediction to three channels
     pipeline.scheduler = SOLVERS[name].from_config(config, **changed)
 

@@ -6,7 +6,6 @@ from objective_calls import losses_of
 
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.objectives import make_objective
-from hf_ddpm.objectives.simple import target
 
 PREDICTIONS = ["epsilon", "sample", "v_prediction", "mean"]
 
@@ -20,7 +19,7 @@ def test_the_right_answer_costs_nothing_and_the_wrong_one_its_square(prediction,
     loss = objective(prediction)
     x_0, t, noise = make_batch()
     x_t = loss.scheduler.add_noise(x_0, noise, t)
-    right = target(loss.scheduler, x_0, x_t, noise, t)
+    right = loss.scheduler.target(x_0, x_t, noise, t)
     off = torch.arange(6.0).view(-1, 1, 1, 1)
     assert losses_of(loss, says(right), x_0, t=t, noise=noise).tolist() == [0] * 6
     assert torch.allclose(
@@ -33,7 +32,7 @@ def test_targets_are_the_papers(make_batch):
     scheduler = HFDDPMScheduler()
     x_t = scheduler.add_noise(x_0, noise, t)
     a = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    targets = {p: target(HFDDPMScheduler(prediction_type=p), x_0, x_t, noise, t) for p in PREDICTIONS}
+    targets = {p: HFDDPMScheduler(prediction_type=p).target(x_0, x_t, noise, t) for p in PREDICTIONS}
     assert torch.equal(targets["epsilon"], noise)
     assert torch.equal(targets["sample"], x_0)
     assert torch.allclose(targets["v_prediction"], a.sqrt() * noise - (1 - a).sqrt() * x_0)
@@ -59,7 +58,7 @@ def test_min_snr_weighs_the_same_x_0_error_alike(prediction, make_batch, says):
         x_t = loss.scheduler.add_noise(x_0, noise, t)
         wrong_x_0 = x_0 + 0.1
         wrong_noise = loss.scheduler.predict_epsilon(wrong_x_0, x_t, t)
-        answer = target(loss.scheduler, wrong_x_0, x_t, wrong_noise, t)
+        answer = loss.scheduler.target(wrong_x_0, x_t, wrong_noise, t)
         snr = loss.scheduler.snr(t).item()
         assert losses_of(loss, says(answer), x_0, t=t, noise=noise).item() == pytest.approx(
             min(snr, 5) * 0.01, rel=1e-3

@@ -9,7 +9,7 @@ from torch import nn
 
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.objectives import make_objective
-from hf_ddpm.objectives.simple import simple_loss, target
+from hf_ddpm.objectives.simple import simple_loss
 
 VARIANCES = ["fixed_small", "fixed_large", "learned", "learned_range"]
 DATA_VARIANCE = 0.25
@@ -105,7 +105,7 @@ def test_every_prediction_has_the_same_bound(variance_type, make_batch, says):
     for prediction in ("epsilon", "sample", "v_prediction", "mean"):
         scheduler = HFDDPMScheduler(prediction_type=prediction, variance_type=variance_type)
         x_t = scheduler.add_noise(x_0, noise, t)
-        answer = target(scheduler, predicted, x_t, scheduler.predict_epsilon(predicted, x_t, t), t)
+        answer = scheduler.target(predicted, x_t, scheduler.predict_epsilon(predicted, x_t, t), t)
         answer = torch.cat([answer, variance], dim=1) if scheduler.learns_variance else answer
         found[prediction] = losses(make_objective(scheduler, loss="vlb"), says(answer), x_0, t, noise)
     for other in ("sample", "v_prediction", "mean"):

@@ -227,6 +227,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.gate.config_checks as config_checks
     import hf_ddpm.gate.hub_access as hub_access
     import hf_ddpm.gate.weights as weights
+    import hf_ddpm.models.image_size as image_size
     import hf_ddpm.pipelines.call_checks as checks
     import hf_ddpm.pipelines.doors as doors
     import hf_ddpm.pipelines.editing as editing
@@ -235,8 +236,10 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.pipelines.image_space as image_space
     import hf_ddpm.pipelines.interpolation as interpolation
     import hf_ddpm.pipelines.latent_images as latent_images
+    import hf_ddpm.pipelines.network_signature as network_signature
     import hf_ddpm.pipelines.opening as opening
     import hf_ddpm.pipelines.pipeline_hf_ddpm as pipeline
+    import hf_ddpm.pipelines.walk as pipeline_walk
     import hf_ddpm.schedulers.annotations as annotations
     import hf_ddpm.schedulers.beta_schedules as betas
     import hf_ddpm.schedulers.chain_tables as chain_tables
@@ -257,8 +260,11 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         config_files,
         hub_access,
         weights,
+        image_size,
         image_space,
         latent_images,
+        network_signature,
+        pipeline_walk,
         opening,
         doors,
         editing,

@@ -159,3 +159,48 @@ def test_langevin_takes_noise_and_refuses_a_step_of_no_size():
     assert torch.equal(scheduler.step_langevin(torch.cat([out, z], dim=1), 500, x, noise=z, snr=0.1), moved)
     with pytest.raises(ValueError, match="snr=0 must be positive"):
         scheduler.step_langevin(out, 500, x, snr=0)
+
+
+# --- what a network is to predict -------------------------------------------------------------------------------------
+
+
+def closed_forms(scheduler, x_0, noise, t):
+    """The four targets from alpha_bar alone: DDPM, eq. 4 and 7; v of Salimans & Ho."""
+    abar = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    before = torch.where(t > 0, scheduler.alphas_cumprod[t - 1], torch.ones(1).double()).view(-1, 1, 1, 1)
+    beta = 1 - abar / before
+    x_t = abar.sqrt() * x_0 + (1 - abar).sqrt() * noise
+    mean = before.sqrt() * beta * x_0 + (abar / before).sqrt() * (1 - before) * x_t
+    v = abar.sqrt() * noise - (1 - abar).sqrt() * x_0
+    return {"epsilon": noise, "sample": x_0, "v_prediction": v, "mean": mean / (1 - abar)}
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_target_is_the_closed_form_and_stands_for_x_0(prediction):
+    scheduler = HFDDPMScheduler(prediction_type=prediction)
+    x_0, noise = draw(4, 1, 3, 3), draw(4, 1, 3, 3, seed=1)
+    x_t = scheduler.add_noise(x_0, noise, T)
+    target = scheduler.target(x_0, x_t, noise, T)
+    torch.testing.assert_close(target, closed_forms(scheduler, x_0, noise, T)[prediction], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(scheduler.predict_x_0(target, x_t, T), x_0, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_an_error_in_x_0_weighs_what_it_costs_in_the_target(prediction):
+    """At one x_t, an x_0 that is d off moves the target by d times the root of the weight."""
+    scheduler = HFDDPMScheduler(prediction_type=prediction)
+    x_0, noise, d = draw(4, 1, 3, 3), draw(4, 1, 3, 3, seed=1), 0.1
+    x_t = scheduler.add_noise(x_0, noise, T)
+    off = scheduler.target(x_0 + d, x_t, scheduler.predict_epsilon(x_0 + d, x_t, T), T)
+    cost = (off - scheduler.target(x_0, x_t, noise, T)).square().flatten(1).mean(dim=1) / d**2
+    weight = scheduler.x_0_error_weight(T)
+    assert weight.dtype == torch.float32 and weight.shape == T.shape
+    torch.testing.assert_close(weight.double(), cost, rtol=1e-5, atol=1e-12)
+    snr = scheduler.alphas_cumprod[T] / (1 - scheduler.alphas_cumprod[T])
+    known = {"epsilon": snr, "sample": torch.ones(4).double(), "v_prediction": snr + 1}.get(prediction, cost)
+    torch.testing.assert_close(weight.double(), known, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize(("variance_type", "channels"), [("fixed_small", 3), ("learned", 6), ("learned_range", 6)])
+def test_the_channels_of_an_output(variance_type, channels):
+    assert HFDDPMScheduler(variance_type=variance_type).output_channels(3) == channels

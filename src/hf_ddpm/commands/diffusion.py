@@ -91,7 +91,7 @@ def _measure(
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
     """The data in the network's size and channels, cut and resized as in training."""
     where = (options.data, options.split, pipeline, options.checkpoint)
-    if pipeline.num_classes is not None:
+    if pipeline.signature.takes_labels:
         remedy = "name the column that holds them with --label-column"
         return open_labelled_data(*where, remedy=remedy, label_column=options.label_column, cache="none")
     if options.label_column != "auto":

@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> None:
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
     require_walk(options, pipeline)
-    if options.class_label is None and pipeline.unet.config["num_class_embeds"] is not None:
+    if options.class_label is None and pipeline.signature.takes_labels:
         raise UserError("this network was trained with classes: give --class, the one of the images")
     size = size_of_network(pipeline, options.checkpoint)
     x_0 = torch.stack([_read(path, size, channels) for path in options.images])

@@ -200,7 +200,7 @@ def _files(
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline", labelled: bool) -> "ImageData":
     """The data in the network's size; `labelled`, with the labels that a network with classes needs."""
     where = (options.data, options.split or "train", pipeline, options.checkpoint)
-    if pipeline.unet.config["num_class_embeds"] is None or not labelled:
+    if not (pipeline.signature.takes_labels and labelled):
         return open_data(*where)
     return open_labelled_data(*where, remedy="give --class, one of them for all images")
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.kinds import kind_of
 
 if TYPE_CHECKING:
@@ -59,14 +59,12 @@ def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> Non
     Raises:
         UserError: more steps than it was trained with, a class that it does not know, or one for a network without.
     """
-    num_train = pipeline.scheduler.config["num_train_timesteps"]
-    if options.steps is not None and not 1 <= options.steps <= num_train:
-        raise UserError(f"--steps {options.steps} must be from 1 to {num_train}, the steps it was trained with")
-    num_classes, label = pipeline.unet.config["num_class_embeds"], options.class_label
-    if label is not None and num_classes is None:
-        raise UserError(f"--class {label}: this network was trained without classes, leave it out")
-    if label is not None and not 0 <= label < num_classes:
-        raise UserError(f"--class {label} must be from 0 to {num_classes - 1}, the network's classes")
+    signature, label = pipeline.signature, options.class_label
+    with as_user_error():
+        if options.steps is not None:
+            signature.check_steps(options.steps, f"--steps {options.steps} must be")
+        if label is not None:
+            signature.check_class(label, f"--class {label}")
 
 
 def number_in_unit_interval(word: str) -> float:
@@ -138,7 +136,7 @@ def open_labelled_data(
     Raises:
         UserError: what cannot be opened, or labels that are missing or none of the network's; it ends with the remedy.
     """
-    num_classes = pipeline.unet.config["num_class_embeds"]
+    num_classes = pipeline.signature.num_classes
     try:
         labels = {"label_column": "auto", "num_classes": num_classes}
         return open_data(source, split, pipeline, checkpoint, **{**labels, **more})

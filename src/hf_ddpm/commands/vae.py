@@ -79,7 +79,7 @@ def _binarisation(options: argparse.Namespace, likelihood: str) -> dict[str, Any
 def _open(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[str, Any] | None) -> "ImageData":
     """The data in the VAE's size and channels, cut and resized as in training, binarised if it is a Bernoulli."""
     from hf_ddpm.data import ImageData
-    from hf_ddpm.models.vae_networks import image_size
+    from hf_ddpm.models.image_size import size_pair
 
     if options.label_column != "auto":
         raise UserError(f"--label-column {options.label_column}: a VAE knows no classes, leave the option out")
@@ -89,7 +89,7 @@ def _open(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[str, Any
     return ImageData(
         options.data,
         split=options.split,
-        image_size=image_size(vae.config["sample_size"]),
+        image_size=size_pair(vae.config["sample_size"]),
         channels=vae.config["in_channels"],
         cache="none",
         **settings,

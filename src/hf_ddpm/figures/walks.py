@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.pipelines import HFDDPMPipeline
 from hf_ddpm.pipelines.image_inputs import to_x_0
+from hf_ddpm.pipelines.network_signature import ClassLabels
 from hf_ddpm.sampling import classes_in_turn, image_generator
 from hf_ddpm.schedulers import HFDDPMScheduler
 
 BATCH_SIZE = 64  # images that the network sees at a time
-
-ClassLabels = int | Sequence[int] | Tensor | None  # one for all images, or one for each; as a pipeline's call has it
 
 
 class Trajectory(NamedTuple):
@@ -52,8 +51,8 @@ def visited(pipeline: HFDDPMPipeline, steps: int | None) -> list[int]:
     """The timesteps of a walk of `steps` network calls (None: all T), noisiest first."""
     scheduler = scheduler_of(pipeline)
     number = len(scheduler) if steps is None else steps
-    if not 1 <= number <= len(scheduler):
-        raise UserError(f"steps={steps} must be from 1 to {len(scheduler)}, the steps the model was trained with")
+    with as_user_error():
+        pipeline.signature.check_steps(number, f"steps={steps} must be")
     scheduler.set_timesteps(number)
     return scheduler.timesteps.tolist()
 
@@ -79,11 +78,8 @@ def shape_of(pipeline: HFDDPMPipeline) -> tuple[int, int, int]:
     Raises:
         UserError: a network whose config says no size.
     """
-    size = pipeline.unet.config["sample_size"]
-    if size is None:
-        raise UserError("the network's config has no sample_size: set it to the size of the images to draw")
-    height, width = (size, size) if isinstance(size, int) else size
-    return pipeline.unet.config["in_channels"], height, width
+    with as_user_error():
+        return pipeline.signature.shape("set it to the size of the images to draw")
 
 
 def one_class_each(class_labels: ClassLabels, count: int) -> list[int] | None:

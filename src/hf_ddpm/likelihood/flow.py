@@ -24,7 +24,7 @@ from hf_ddpm.likelihood.bound import Progress
 from hf_ddpm.likelihood.images import GridImages, Stream
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.noise_angle import NoiseAngle
-from hf_ddpm.schedulers.transition import mean_coefficients
+from hf_ddpm.schedulers.transition import velocity
 
 CALLS_A_STEP = 4  # of Runge and Kutta's method of order four
 
@@ -132,8 +132,7 @@ class _Flow:
     """
 
     def __init__(self, network: Network, labels: Tensor | None, probes: Tensor) -> None:
-        config = getattr(network.module, "config", {})
-        if config.get("time_embedding_type") == "learned":
+        if network.config.get("time_embedding_type") == "learned":
             raise UserError(
                 "the network has a learned embedding for each whole t, and the ODE passes between them: "
                 "use the bound (--method bound)"
@@ -155,22 +154,11 @@ class _Flow:
         return v.detach() * dphi_du, divergence * dphi_du
 
     def _velocity(self, x: Tensor, t: float) -> Tensor:
-        """v = cos(phi) eps - sin(phi) x_0 of whatever the network predicts; the x_0 prediction is not clipped."""
-        scheduler, phi = self.network.scheduler, self.angle(t)
-        alpha, sigma = math.cos(phi), math.sin(phi)
+        """v at (x, t) as the network sees it; one step before t lies between whole steps, as t does."""
+        scheduler = self.network.scheduler
         time = torch.full((len(x),), t, dtype=torch.float64)
         prediction, _ = scheduler.split_output(self.network(x, time, self.labels), x)
-        match scheduler.config["prediction_type"]:
-            case "v_prediction":
-                return prediction
-            case "epsilon":
-                return (prediction - sigma * x) / alpha
-            case "sample":
-                return (alpha * x - prediction) / sigma
-            case _:  # the mean of q(x_{t-1} | x_t, x_0), with t - 1 between whole steps too
-                abar, abar_prev = (torch.tensor(math.cos(angle) ** 2).double() for angle in (phi, self.angle(t - 1)))
-                from_x_0, from_x_t = (c.item() for c in mean_coefficients(abar, abar_prev, 1.0))
-                return (alpha * x - (prediction - from_x_t * x) / from_x_0) / sigma
+        return velocity(scheduler.config["prediction_type"], prediction, x, self.angle(t), self.angle(t - 1))
 
 
 def dequantised(images: GridImages, rows: Tensor, seed: int) -> Tensor:

@@ -22,8 +22,8 @@ from hf_ddpm.likelihood.evaluate import ProgressBar, check_images, gathered
 from hf_ddpm.likelihood.flow import dequantised
 from hf_ddpm.likelihood.images import GridImages, Stream, share, stacked
 from hf_ddpm.likelihood.network import float64_device
+from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae import HFVAE
-from hf_ddpm.models.vae_networks import image_size
 from hf_ddpm.objectives.elbo import kl_per_dimension, log_prior_ratio
 from hf_ddpm.pipelines.evaluating import evaluating
 
@@ -255,7 +255,7 @@ def _check_fit(vae: HFVAE, images: GridImages) -> None:
     if "likelihood" not in getattr(vae, "config", {}):  # by its config: a compiled one is of another class
         raise UserError(f"the network is {type(vae).__name__}: HFVAE alone knows its p(x|z), train one")
     likelihood, channels = vae.config["likelihood"], vae.config["in_channels"]
-    shape, wanted = tuple(images.levels.shape[1:]), (channels, *image_size(vae.config["sample_size"]))
+    shape, wanted = tuple(images.levels.shape[1:]), (channels, *size_pair(vae.config["sample_size"]))
     if shape != wanted:
         raise UserError(
             f"the images have shape {shape} and the network takes {wanted}: convert or resize them as integers"

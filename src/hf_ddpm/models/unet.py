@@ -18,7 +18,7 @@ from typing import Any
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.models.unet_checks import check_divisors, check_image_size, check_levels, size_pair
+from hf_ddpm.models.unet_checks import check_divisors, check_levels, check_sample_size
 from hf_ddpm.models.unet_init import Init, init_unet
 
 
@@ -221,8 +221,7 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
         raise UserError(f"dropout={config['dropout']} must be a probability in [0, 1)")
     check_levels(config)
     check_divisors(config)
-    if config["sample_size"] is not None:
-        check_image_size(config, *size_pair(config["sample_size"]))
+    check_sample_size(config)
     model = UNet2DModel(**config)
     init_unet(model, preset.init)
     return model

@@ -6,6 +6,7 @@ from typing import Any
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.models.image_size import size_pair
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
@@ -39,11 +40,19 @@ def check_image_size(model: UNet2DModel | Mapping[str, Any], height: int, width:
     )
 
 
-def size_pair(size: Any) -> tuple[int, int]:
-    height, width = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
-    if not (isinstance(height, int) and isinstance(width, int)):
-        raise UserError(f"sample_size must be one whole number or (height, width), not {size!r}")
-    return height, width
+def check_sample_size(config: Mapping[str, Any]) -> None:
+    """Refuse a `sample_size` that is no size, or that the levels cannot halve; None is any.
+
+    Raises:
+        UserError: what is allowed.
+    """
+    if config["sample_size"] is None:
+        return
+    try:
+        height, width = size_pair(config["sample_size"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    check_image_size(config, height, width)
 
 
 def check_levels(config: Mapping[str, Any]) -> None:

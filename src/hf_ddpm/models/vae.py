@@ -16,6 +16,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
+from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -28,7 +29,6 @@ from hf_ddpm.models.vae_networks import (
     Network,
     check_levels,
     check_sizes,
-    image_size,
     mlp,
     shown,
     unit_scale,
@@ -102,7 +102,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         check_choice("activation", activation, get_args(Activation))
         check_choice("likelihood", likelihood, get_args(Likelihood))
         check_sizes(
-            sample_size=image_size(sample_size),
+            sample_size=size_pair(sample_size),
             in_channels=(in_channels,),
             latent_channels=(latent_channels,),
             hidden_sizes=hidden_sizes,
@@ -116,12 +116,12 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         self.encoder: nn.Module
         self.decoder: nn.Module
         if network == "mlp":
-            image = (in_channels, *image_size(sample_size))
+            image = (in_channels, *size_pair(sample_size))
             _check_layers(math.prod(image), *hidden_sizes, latent_channels)
             self.encoder = mlp(image, hidden_sizes, (2 * latent_channels, 1, 1), activation)
             self.decoder = mlp((latent_channels, 1, 1), hidden_sizes[::-1], (out_channels, *image[1:]), activation)
         else:
-            check_levels(image_size(sample_size), block_out_channels, norm_num_groups)
+            check_levels(size_pair(sample_size), block_out_channels, norm_num_groups)
             levels: dict[str, Any] = {"block_out_channels": block_out_channels, "layers_per_block": layers_per_block}
             levels |= {"norm_num_groups": norm_num_groups}
             kinds = ("DownEncoderBlock2D",) * len(block_out_channels), ("UpDecoderBlock2D",) * len(block_out_channels)
@@ -154,7 +154,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(J, h, w) of an image of `sample_size`."""
-        channels, (height, width) = self.config["latent_channels"], image_size(self.config["sample_size"])
+        channels, (height, width) = self.config["latent_channels"], size_pair(self.config["sample_size"])
         if self.config["network"] == "mlp":
             return channels, 1, 1
         factor = 2 ** (len(self.config["block_out_channels"]) - 1)
@@ -287,7 +287,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
 
     def _moments(self, x: Tensor) -> Tensor:
         """mu and log sigma^2, (B, 2J, h, w)."""
-        channels, size = self.config["in_channels"], image_size(self.config["sample_size"])
+        channels, size = self.config["in_channels"], size_pair(self.config["sample_size"])
         wanted = (channels, *size) if self.config["network"] == "mlp" else (channels,)
         if x.ndim != 4 or tuple(x.shape[1 : 1 + len(wanted)]) != wanted:
             shape = shown((*wanted, "H", "W")[:3])

@@ -23,18 +23,6 @@ def mlp(
     return nn.Sequential(*layers[:-1], nn.Unflatten(1, outputs))
 
 
-def image_size(sample_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(H, W).
-
-    Raises:
-        ValueError: neither a number nor a pair.
-    """
-    pair = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
-    if len(pair) != 2:
-        raise ValueError(f"sample_size={list(pair)} must be one whole number, or (H, W)")
-    return pair
-
-
 def unit_scale(mean: Tensor, variance: Tensor) -> float:
     """1 / std of draws of N(mean, variance), over all elements: Var(mean) and the mean of the variance make theirs.
 

@@ -15,7 +15,7 @@ def network_output(
     """
     output = model(x_t, t, **({} if labels is None else {"class_labels": labels})).sample
     batch_size, channels, *size = x_t.shape
-    wanted = (batch_size, 2 * channels if scheduler.learns_variance else channels, *size)
+    wanted = (batch_size, scheduler.output_channels(channels), *size)
     if output.shape != wanted:
         raise ValueError(
             f"the model returns {tuple(output.shape)} where variance_type={scheduler.config['variance_type']!r} "

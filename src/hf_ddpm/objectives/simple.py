@@ -57,37 +57,13 @@ def simple_loss(
     min_snr_gamma: float | None = None,
 ) -> Tensor:
     """||target - prediction||^2 of each image, (B,): the mean over its dimensions, times min-SNR's weight if asked."""
-    loss = (prediction - target(scheduler, x_0, x_t, noise, t)).square().flatten(1).mean(dim=1)
+    loss = (prediction - scheduler.target(x_0, x_t, noise, t)).square().flatten(1).mean(dim=1)
     return loss if min_snr_gamma is None else min_snr_weight(scheduler, t, min_snr_gamma) * loss
 
 
-def target(scheduler: HFDDPMScheduler, x_0: Tensor, x_t: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """What the model should say about `x_t`, (B, C, H, W)."""
-    match scheduler.config["prediction_type"]:
-        case "epsilon":
-            return noise
-        case "sample":
-            return x_0
-        case "v_prediction":
-            return scheduler.get_velocity(x_0, noise, t)
-        case _:  # "mean"
-            return scheduler.posterior_mean(x_0, x_t, t)
-
-
 def min_snr_weight(scheduler: HFDDPMScheduler, t: Tensor, gamma: float) -> Tensor:
-    """min(SNR, gamma) over the x_0 loss that the target amounts to, (B,) (arXiv 2303.09556, eq. 6).
-
-    An error in x_0 is an error in eps times 1 / sqrt(SNR), and one in v times 1 / sqrt(SNR + 1).
-    """
-    snr = scheduler.snr(t)
-    clipped = snr.clamp(max=gamma)
-    match scheduler.config["prediction_type"]:
-        case "epsilon":
-            return clipped / snr
-        case "v_prediction":
-            return clipped / (snr + 1)
-        case _:  # "sample"
-            return clipped
+    """min(SNR, gamma) over the weight that an error in x_0 has in the target's, (B,) (arXiv 2303.09556, eq. 6)."""
+    return scheduler.snr(t).clamp(max=gamma) / scheduler.x_0_error_weight(t)
 
 
 def check_min_snr(gamma: float | None, prediction_type: str) -> None:

@@ -32,6 +32,7 @@ def chain_tables(betas: Tensor, prediction_type: str, variance_type: str) -> Coe
     tables.add("forward", [abar.sqrt(), (1 - abar).sqrt()])
     tables.add("snr", [abar / (1 - abar)])
     tables.add("posterior", [from_x_0, from_x_t])
+    tables.add("mean from x_0", [from_x_0])
     tables.add("posterior variance", [(1 - abar_prev) / (1 - abar) * betas])
     tables.add("posterior log variance", [log_posterior])
     tables.add("prediction", [x_0_from_x_t, x_0_from_output])

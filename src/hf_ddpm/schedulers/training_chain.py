@@ -91,6 +91,43 @@ class TrainingChain(ConfigMixin, ABC):
         """`posterior_log_variance` of `timesteps`, (B or 1, 1, ..., 1), in the precision and place of `like`."""
         return self._tables.rows("posterior log variance", timesteps, like)[0]
 
+    # --- what a network is to predict --------------------------------------------------------------------------------
+
+    def target(self, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """What a network of this `prediction_type` should answer at (x_t, t), shaped as `x_0`.
+
+        Args:
+            x_0: the images, (B, ...).
+            x_t: `add_noise(x_0, noise, timesteps)`.
+            noise: eps, of the same shape.
+            timesteps: integers in [0, T-1], (B,).
+        """
+        match self.config["prediction_type"]:
+            case "epsilon":
+                return noise
+            case "sample":
+                return x_0
+            case "v_prediction":
+                return self.get_velocity(x_0, noise, timesteps)
+            case _:  # "mean"
+                return self.posterior_mean(x_0, x_t, timesteps)
+
+    def x_0_error_weight(self, timesteps: Tensor) -> Tensor:
+        """(target - prediction)^2 divided by the squared error of the x_0 that it amounts to, float32, as `timesteps`.
+
+        SNR for `epsilon`, 1 for `sample`, SNR + 1 for `v_prediction` (Salimans & Ho 2022, sec. 4); for `mean` the
+        square of what the posterior mean takes of x_0 (DDPM, eq. 7).
+        """
+        match self.config["prediction_type"]:
+            case "epsilon":
+                return self.snr(timesteps)
+            case "sample":
+                return torch.ones_like(timesteps, dtype=torch.float32)
+            case "v_prediction":
+                return self.snr(timesteps) + 1
+            case _:  # "mean"
+                return self._tables.column("mean from x_0", timesteps).square()
+
     # --- what a prediction says --------------------------------------------------------------------------------------
 
     def predict_x_0(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
@@ -163,6 +200,10 @@ class TrainingChain(ConfigMixin, ABC):
                 f"{self.config['variance_type']!r} needs {needed}: take the one that the network was trained with"
             )
         return model_output, None
+
+    def output_channels(self, channels: int) -> int:
+        """How many channels a network's output has for images of C: C, or 2C where it learns the variance too."""
+        return 2 * channels if self.learns_variance else channels
 
     @property
     def learns_variance(self) -> bool:

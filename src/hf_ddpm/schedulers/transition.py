@@ -5,6 +5,8 @@ one shape: `alpha_bar` (of t) and `alpha_bar_prev` (of t', 1 after the last step
 is the respaced beta of that step.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,30 @@ def mean_coefficients(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> 
     from_x_t = direction.sqrt() / (1 - alpha_bar)
     from_x_0 = alpha_bar_prev.sqrt() - alpha_bar.sqrt() * from_x_t
     return from_x_0, from_x_t
+
+
+def velocity(prediction_type: str, prediction: Tensor, x_t: Tensor, angle: float, angle_prev: float) -> Tensor:
+    """v = cos(phi) eps - sin(phi) x_0 of what a network predicts, x_0 not clipped (Salimans & Ho 2022, appendix D).
+
+    Args:
+        prediction_type: of `HFDDPMScheduler`.
+        prediction: of the network at x_t, of the same shape.
+        x_t: (B, ...) at any level, a whole t or not.
+        angle: phi of the level, cos(phi) = sqrt(alpha_bar).
+        angle_prev: phi of the level one step before, where a `mean` prediction lies.
+    """
+    alpha, sigma = math.cos(angle), math.sin(angle)
+    match prediction_type:
+        case "v_prediction":
+            return prediction
+        case "epsilon":
+            return (prediction - sigma * x_t) / alpha
+        case "sample":
+            return (alpha * x_t - prediction) / sigma
+        case _:  # "mean"
+            alpha_bars = [torch.tensor(math.cos(phi) ** 2, dtype=torch.float64) for phi in (angle, angle_prev)]
+            from_x_0, from_x_t = (c.item() for c in mean_coefficients(alpha_bars[0], alpha_bars[1], 1.0))
+            return (alpha * x_t - (prediction - from_x_t * x_t) / from_x_0) / sigma
 
 
 def ddim_std(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Tensor:
