@@ -52,7 +52,9 @@ class DiffusionFamily:
         """The recipe's images, or their latents."""
         if self.vae is None:
             return ImageData(**self.recipe["data"])
-        return LatentData(self.vae.to(device), self.recipe["data"], seed=seed, cache=self.latents.cache)
+        data = LatentData(self.vae.to(device), self.recipe["data"], seed=seed, cache=self.latents.cache)
+        self.vae.register_to_config(scaling_factor=data.scale)  # samples are drawn by it, and it is saved
+        return data
 
     def build_model(self, data: ImageData | LatentData) -> nn.Module:
         """The network for these data."""

@@ -169,7 +169,7 @@ def facts(run: Run) -> dict[str, Any]:
     return {
         "name": run.folder.path.resolve().name,
         "recipe": run.recipe,
-        "data": run.data.description,
+        "data": run.data.facts.to_dict(),
         "num_images": run.data.num_images,
         "weights": sum(p.numel() for p in run.ema.model.parameters()),
         "steps": run.step,

@@ -17,7 +17,7 @@ from PIL import Image
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint, without_places
-from hf_ddpm.likelihood.report import weights_sha256
+from hf_ddpm.weights import weights_sha256
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"

@@ -96,7 +96,7 @@ def _measure_diffusion(
 ) -> None:
     from hf_ddpm.likelihood import Network, draw_images, evaluate
     from hf_ddpm.likelihood.picture import draw
-    from hf_ddpm.likelihood.report import report, table
+    from hf_ddpm.likelihood.report import diffusion_report, table
 
     wanted = {"matplotlib": options.method != "ode", "torchdiffeq": options.method != "bound"}
     _require_packages(f"--method {options.method}", *(name for name, needed in wanted.items() if needed))
@@ -119,7 +119,8 @@ def _measure_diffusion(
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        found = report(likelihood, pipeline.unet, pipeline.scheduler, **_about(options, data, accelerator))
+        about = _about(options, data, accelerator)
+        found = diffusion_report(likelihood, pipeline.unet, pipeline.scheduler, **about)
         # before it is shown: what was measured for long outlives a closed pipe
         _write(found, Path(options.out), draw if "bound" in found else None)
         print(f"{data.description}\n{table(found)}")
@@ -130,7 +131,7 @@ def _measure_vae(
 ) -> None:
     from hf_ddpm.likelihood import draw_images, evaluate_vae
     from hf_ddpm.likelihood.importance import draws_at_once
-    from hf_ddpm.likelihood.vae_report import draw, report, table
+    from hf_ddpm.likelihood.vae_report import draw, table, vae_report
 
     _require_packages("the picture of a VAE's latents", "matplotlib")
     binarisation = _binarisation(options, pipeline.vae.config["likelihood"])
@@ -149,7 +150,7 @@ def _measure_vae(
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        found = report(likelihood, vae, **_about(options, data, accelerator), binarisation=binarisation)
+        found = vae_report(likelihood, vae, **_about(options, data, accelerator), binarisation=binarisation)
         _write(found, Path(options.out), draw)
         print(f"{data.description}\n{table(found)}")
 
@@ -256,7 +257,7 @@ def _open_for_vae(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[
 def _about(options: argparse.Namespace, data: "ImageData", accelerator: "Accelerator") -> dict[str, Any]:
     return {
         "checkpoint": options.checkpoint,
-        "data": data.description,
+        "data": data.facts.to_dict(),
         "processes": accelerator.num_processes,
         "batch_size": options.batch_size,
     }
