@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
 from hf_ddpm.models.checked_files import MOST_BETAS, CheckedFiles
-from hf_ddpm.models.config_checks import building, check_config, check_weights
+from hf_ddpm.models.config_checks import building, check_config, check_weights, pushing
 from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index, our_modules
 
 SCHEDULER_FILE = "scheduler_config.json"
@@ -91,7 +91,8 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         """
         if find_spec("hf_ddpm") is None or variant or subfolder or not safe_serialization:
             own = (repo_id, commit_message, private, token, create_pr, safe_serialization, variant, subfolder)
-            return super().push_to_hub(*own)  # type: ignore[misc]
+            with pushing(self, *self.components.values()):  # type: ignore[attr-defined]
+                return super().push_to_hub(*own)  # type: ignore[misc]
         push = import_module("hf_ddpm.hub").push_pipeline  # by its name, which door 3 does not look for
         about: dict[str, Any] = {"private": bool(private), "token": token, "create_pr": create_pr}
         return push(self, repo_id, message=commit_message, **about)

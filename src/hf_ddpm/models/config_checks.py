@@ -1,6 +1,7 @@
 """Configs that a stranger may have written, checked before anything is built of them."""
 
 import inspect
+import os
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,19 @@ def building(source: object) -> Iterator[None]:
             f"{source}: a value in config.json or scheduler_config.json, or an argument, is of the wrong kind, such as "
             f"'1000' for 1000: mend it ({type(error).__name__}: {reason})"
         ) from error
+
+
+@contextmanager
+def pushing(*parts: Any) -> Iterator[None]:
+    """Leave only the last name of the place that each part was opened from in its config, until the block ends."""
+    opened = [(part, part.config["_name_or_path"]) for part in parts if "_name_or_path" in getattr(part, "config", {})]
+    try:
+        for part, place in opened:
+            part.register_to_config(_name_or_path=os.path.basename(os.path.normpath(str(place))))
+        yield
+    finally:
+        for part, place in opened:
+            part.register_to_config(_name_or_path=place)
 
 
 def check_weights(network: nn.Module) -> None:

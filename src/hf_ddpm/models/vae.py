@@ -16,7 +16,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hf_ddpm.models.checked_files import CheckedFiles
-from hf_ddpm.models.config_checks import building, check_weights
+from hf_ddpm.models.config_checks import building, check_weights, pushing
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -156,6 +156,19 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         check_weights(vae)
         vae.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return vae
+
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:
+        """As diffusers' own; of the folder that the VAE was opened from, its config says the last name.
+
+        Args:
+            repo_id: `user/name` on the Hub, which is made if it is not there.
+            *args, **kwargs: those of diffusers: `commit_message`, `private`, `token`, ...
+
+        Returns:
+            str: the address of the commit.
+        """
+        with pushing(self):
+            return super().push_to_hub(repo_id, *args, **kwargs)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
