@@ -56,6 +56,11 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         pipeline.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return pipeline
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers' own; with `push_to_hub=True`, without the folder that the pipeline was opened from."""
+        with pushing(*([self, *self.components.values()] if kwargs.get("push_to_hub") else [])):  # type: ignore[attr-defined]
+            super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
     def push_to_hub(  # the arguments are diffusers'
         self,
         repo_id: str,

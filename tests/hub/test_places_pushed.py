@@ -130,14 +130,20 @@ def test_relative_places_and_pipelines_that_push_themselves(hub, root, monkeypat
         pipeline.push_to_hub(repo_id, **more)
         no_place(hub, repo_id, root)
         assert "unet/config.json" in hub.files(repo_id)
+    pipeline.save_pretrained(str(root / "copy"), push_to_hub=True, repo_id="ada/saved")
+    no_place(hub, "ada/saved", root)
     assert pipeline.config["_name_or_path"] == str(checkpoint)
 
 
 def test_a_vae_that_pushes_itself(hub, root):
     HFVAE(sample_size=8, hidden_sizes=(8,), latent_channels=2).save_pretrained(root / "vae")
-    HFVAE.from_pretrained(root / "vae").push_to_hub("ada/vae")
-    no_place(hub, "ada/vae", root)
-    assert json.loads(hub.files("ada/vae")["config.json"])["_name_or_path"] == "vae"
+    vae = HFVAE.from_pretrained(root / "vae")
+    vae.push_to_hub("ada/vae")
+    vae.save_pretrained(str(root / "copy"), push_to_hub=True, repo_id="ada/saved")
+    for repo_id in ("ada/vae", "ada/saved"):
+        no_place(hub, repo_id, root)
+        assert json.loads(hub.files(repo_id)["config.json"])["_name_or_path"] == "vae"
+    assert vae.config["_name_or_path"] == str(root / "vae")
 
 
 def test_a_picture_keeps_its_pixels_alone(hub, root, make_pipeline):

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -156,6 +157,12 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         check_weights(vae)
         vae.register_to_config(_name_or_path=str(pretrained_model_name_or_path))
         return vae
+
+    @wraps(ModelMixin.save_pretrained)  # pipelines ask for its parameters
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As diffusers' own; with `push_to_hub=True`, without the folder that the VAE was opened from."""
+        with pushing(*([self] if kwargs.get("push_to_hub") else [])):
+            super().save_pretrained(*args, **kwargs)
 
     def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:
         """As diffusers' own; of the folder that the VAE was opened from, its config says the last name.
