@@ -17,6 +17,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
 
 from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, hint_at_checkpoint, read_object, recover
 from hf_ddpm.errors import UserError
@@ -199,6 +200,9 @@ def _files(folder: Path, on_the_hub: Set[str]) -> dict[str, Path | bytes]:
     files |= {name: _config(folder / name, on_the_hub) for name in configs}
     if "recipe.yaml" in files:
         files["recipe.yaml"] = _recipe(folder / "recipe.yaml", on_the_hub)
+    for name in files:
+        if name.endswith(".safetensors"):
+            _check_metadata(folder, name)
     if "samples.png" in files:
         files["samples.png"] = _picture(folder / "samples.png")
     return files
@@ -229,6 +233,17 @@ def _recipe(file: Path, on_the_hub: Set[str]) -> bytes:
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{file} cannot be read as YAML ({_line(error)}): restore it, or delete it") from error
     return yaml.safe_dump(without_places(recipe, on_the_hub), sort_keys=False).encode()
+
+
+def _check_metadata(folder: Path, name: str) -> None:
+    """Refuse weights with more in their header than `save_pretrained` writes: other trainers keep settings there."""
+    with safe_open(folder / name, "pt") as weights:
+        more = sorted((weights.metadata() or {}).keys() - {"format"})
+    if more:
+        raise UserError(
+            f"{folder / name} has {more[0]!r} in its header, which may name folders of your machine: open it with "
+            "hf_ddpm and save it anew with save_pretrained"
+        )
 
 
 def _picture(file: Path) -> Path | bytes:

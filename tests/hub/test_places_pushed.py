@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from image_files import random_image
 from PIL import Image, PngImagePlugin
+from safetensors.torch import load_file, save_file
 
 from hf_ddpm import HFVAE, HFDDPMPipeline
 from hf_ddpm.cli import main
+from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint
 from hf_ddpm.training.recipe import parse_command_line
 from hf_ddpm.training.train import train
@@ -158,3 +160,17 @@ def test_a_picture_keeps_its_pixels_alone(hub, root, make_pipeline):
     no_place(hub, "ada/c", root)
     with Image.open(io.BytesIO(hub.files("ada/c")["samples.png"])) as picture:
         assert np.array_equal(np.asarray(picture), np.asarray(random_image(1)))
+
+
+def test_weights_with_settings_in_their_header_are_refused(hub, root, make_pipeline):
+    make_pipeline().save_pretrained(root / "c")
+    file = root / "c" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "ss_output_dir": str(root)})
+    with pytest.raises(
+        UserError, match=r"model\.safetensors has 'ss_output_dir' in its header, .*: open it with hf_ddpm"
+    ):
+        push_checkpoint(str(root / "c"), "ada/c")
+    assert hub.log == []
+    HFDDPMPipeline.from_pretrained(root / "c").save_pretrained(root / "c")
+    push_checkpoint(str(root / "c"), "ada/c")
+    no_place(hub, "ada/c", root)
