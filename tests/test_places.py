@@ -41,6 +41,7 @@ def test_a_place_is_known_by_its_field_and_an_absolute_one_by_itself():
 
 
 def test_what_was_found_on_the_hub_stays():
+    assert without_places("ylecun/mnist") == "ylecun/mnist"
     facts = {"data": {"source": "ylecun/mnist", "origin": "hub", "latents": {"source": "ada/vae", "origin": "local"}}}
     facts["recipe"] = {"data": {"source": "ylecun/mnist"}, "latents": {"vae": "ada/vae"}}
     assert names_on_the_hub(facts) == {"ylecun/mnist"}
