@@ -17,10 +17,10 @@ from benchmarks.quality_cell import SIDE, digit_pixels, digits, inner, reference
 from benchmarks.report import Result, machine, write_json
 from hf_ddpm import HFVAEPipeline
 from hf_ddpm.checkpoint import load_checkpoint
-from hf_ddpm.likelihood.report import weights_sha256
 from hf_ddpm.metrics import DigitStatistics, digit_score
 from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.sampling import sample_images, sample_latents
+from hf_ddpm.weights import weights_sha256
 
 BATCH, SEED = 100, 0
 

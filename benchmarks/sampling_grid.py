@@ -20,9 +20,9 @@ from benchmarks.quality_cell import about_data, digit_pixels, reference
 from benchmarks.report import Result, table, verdict, write_json
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.checkpoint import load_pipeline
-from hf_ddpm.likelihood.report import weights_sha256
 from hf_ddpm.metrics import digit_score
 from hf_ddpm.sampling import count_calls, sample_images, use_algorithm_2
+from hf_ddpm.weights import weights_sha256
 
 TITLE = "Samplers: steps, eta and spacing (DDIM, Table 1 in small)"
 ABOUT = """One checkpoint of the `mnist` recipe (`make train`: 5,000 embedded digits), sampled in every way; digit

@@ -16,6 +16,7 @@ from torch import nn
 
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.hub_access import pushing
 from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index, known_modules
 
@@ -68,6 +69,11 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         pipeline.register_to_config(_name_or_path=files.source)
         return pipeline
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As diffusers' own; with `push_to_hub=True`, without the folder that the pipeline was opened from."""
+        with pushing(*([self, *self.components.values()] if kwargs.get("push_to_hub") else [])):  # type: ignore[attr-defined]
+            super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+
     def push_to_hub(  # the arguments are diffusers'
         self,
         repo_id: str,
@@ -103,7 +109,8 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         """
         if self.push_with_card is None or variant or subfolder or not safe_serialization:
             own = (repo_id, commit_message, private, token, create_pr, safe_serialization, variant, subfolder)
-            return super().push_to_hub(*own)  # type: ignore[misc]
+            with pushing(self, *self.components.values()):  # type: ignore[attr-defined]
+                return super().push_to_hub(*own)  # type: ignore[misc]
         about: dict[str, Any] = {"private": bool(private), "token": token, "create_pr": create_pr}
         return self.push_with_card(repo_id, message=commit_message, **about)
 

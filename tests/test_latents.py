@@ -13,6 +13,7 @@ from hf_ddpm import HFVAE, HFVAEPipeline, latents
 from hf_ddpm.data.order import SampleOrder
 from hf_ddpm.errors import UserError
 from hf_ddpm.latents import ENCODED_AT_ONCE, LatentData, open_vae
+from hf_ddpm.weights import weights_sha256
 
 BLOCK = {"source": "digits", "image_size": 16, "channels": 1, "max_images": 100, "label_column": "auto"}
 
@@ -63,11 +64,30 @@ def test_the_cache_is_made_once_for_the_same_vae_and_data(vae, monkeypatch):
     assert counts[1] < counts[0] == counts[2] == sum(calls)
 
 
+def test_opening_data_leaves_the_vae_as_it_was(vae):
+    before = (dict(vae.config), weights_sha256(vae))
+    data = LatentData(vae, BLOCK, seed=0)
+    steps(data, 1)
+    assert (dict(vae.config), weights_sha256(vae)) == before
+
+
+def test_facts_name_the_vae_and_where_it_was_found(vae, tmp_path):
+    vae.save_pretrained(tmp_path / "o'brien" / "vae")
+    place = str(tmp_path / "o'brien" / "vae")
+    data = LatentData(open_vae(place), BLOCK, seed=0, cache=True)
+    facts = data.facts.latents
+    assert (facts.source, facts.origin, facts.vae, facts.shape) == (place, "local", "HFVAE", (2, 8, 8))
+    assert data.description.endswith(
+        f"Seen as latents of HFVAE, 2x8x8, times {data.scale:.5f}, encoded once into the cache of datasets."
+    )
+    assert LatentData(vae, BLOCK, seed=0).facts.latents.origin is None  # built here
+
+
 def test_latents_have_unit_variance_and_are_drawn_anew(vae):
     data = LatentData(vae, BLOCK, seed=0)
     drawn = torch.cat([batch.x_0 for batch in steps(data, 25)])
     assert drawn.std().item() == pytest.approx(1, abs=0.03)
-    assert vae.config["scaling_factor"] == data.scale
+    assert data.facts.latents.scaling_factor == data.scale
     first, again = steps(data, 1)[0], steps(data, 14)[13]  # the same images, an epoch and a half later
     assert not torch.equal(first.x_0, again.x_0)
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from hf_ddpm.data import ImageData
 from hf_ddpm.model_card import render_card
 
 FACTS = {
@@ -19,7 +20,7 @@ FACTS = {
         "optimization": {"lr": 2e-3, "betas": (0.9, 0.99)},
         "training": {"total_steps": 2400, "batch_size": 32, "seed": 7},
     },
-    "data": "5,000 images of 'digits', as 1x28x28.",
+    "data": ImageData(label_column="auto").facts.to_dict(),
     "num_images": 5000,
     "weights": 686769,
     "steps": 2400,
@@ -65,7 +66,18 @@ def test_the_header_names_the_data_set_only_when_it_is_known():
     ("fact", "value", "shown"),
     [
         ("name", "moons", "# moons"),
-        ("data", "twelve moons", "twelve moons"),
+        ("data.source", "twelve-moons", "images of twelve-moons, split train, as 1x28x28, 8 bits, in 10 classes."),
+        ("data.split", "test[:12]", "images of digits, split test[:12], as"),
+        ("data.num_images", None, "on: a stream of images of digits"),
+        ("data.num_images", 12, "on: 12 images of digits"),
+        ("data.config_name", "small", "images of digits (small), split"),
+        ("data.revision", "v1", "split train, revision v1, as"),
+        ("data.image_size", [4, 6], "as 1x4x6, 8 bits"),
+        ("data.bit_depth", 16, "as 1x28x28, 16 bits"),
+        ("data.binarization", {"kind": "static", "seed": 0}, ", binarised (static)."),
+        ("data.converted", {"a": 1, "b": 2000}, " Converted: a (1 images); b (2,000 images)."),
+        ("data.skipped", 1234, "Images that could not be decoded and were left out: 1,234."),
+        ("data.latents", {"vae": "HFVAE", "shape": [2, 4, 4]}, "Seen as latents of HFVAE, 2x4x4."),
         ("num_images", 12, " 12 images"),
         ("weights", 1234567, "1,234,567 parameters"),
         ("steps", 31415, "31,415 of 32 images"),
@@ -106,6 +118,29 @@ def test_a_missing_fact_is_named_as_not_measured(fact):
         card = render_card(facts)
         assert card.count("not measured") == render_card(FACTS).count("not measured") + 1
         assert "None" not in card
+
+
+def test_an_old_sentence_about_the_data_is_not_read():
+    """Versions before this one recorded prose, which may hold a folder of the machine."""
+    old = changed("data", "9 images of '/home/o'brien/moons', split 'test'")
+    old["metrics"] = [{"name": "FID", "value": 3, "data": "9 images of '/home/o'brien/moons', split 'test'"}]
+    old["recipe"]["data"] = {"source": "/home/o'brien/moons", "split": "test"}
+    card = render_card(old)
+    assert "on: images of moons, split test.\n" in card and "brien" not in card
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.dataset_name, result.dataset_split) == ("not recorded", None)
+    assert "on: data that was not recorded\n" in render_card({"data": "9 images of '/home/o'brien/moons'"})
+
+
+def test_of_places_the_card_says_the_last_name():
+    local = changed("data", {**FACTS["data"], "source": "/home/o'brien/moons", "origin": "local"})
+    local["recipe"]["data"]["source"] = "/home/o'brien/moons"
+    assert "images of moons, split train" in render_card(local) and "brien" not in render_card(local)
+    named = changed("data", {**FACTS["data"], "source": "ada/moons", "origin": "hub"})
+    named["recipe"]["data"]["source"] = "ada/moons"
+    assert "| data | ada/moons, split train" in render_card(named)
+    named["data"]["origin"] = "local"  # a folder in a folder
+    assert "| data | moons, split train" in render_card(named) and "ada/moons" not in render_card(named)
 
 
 def test_without_any_fact_the_card_has_no_number_to_show():

@@ -71,7 +71,9 @@ class DiffusionFamily:
         """The recipe's images, or their latents."""
         if self.vae is None:
             return ImageData(**self.recipe["data"])
-        return LatentData(self.vae.to(device), self.recipe["data"], seed=seed, cache=self.latents.cache)
+        data = LatentData(self.vae.to(device), self.recipe["data"], seed=seed, cache=self.latents.cache)
+        self.vae.register_to_config(scaling_factor=data.scale)  # samples are drawn by it, and it is saved
+        return data
 
     def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
         """The network for these data."""
@@ -133,7 +135,8 @@ def check_model(
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
         built("ema", EMA, model, **recipe["ema"])
-    inputs, outputs, fit = model.config["in_channels"], model.config["out_channels"], scheduler.output_channels(channels)
+    inputs, outputs = model.config["in_channels"], model.config["out_channels"]
+    fit = scheduler.output_channels(channels)
     if (inputs, outputs) != (channels, fit):
         raise UserError(
             f"model: {inputs} input and {outputs} output channels do not fit images of {channels} and "

@@ -195,7 +195,7 @@ def facts(run: Run) -> dict[str, Any]:
         "name": run.folder.path.resolve().name,
         "family": run.recipe[FAMILY],
         "recipe": run.recipe,
-        "data": run.data.description,
+        "data": run.data.facts.to_dict(),
         "num_images": run.data.num_images,
         "weights": sum(p.numel() for p in networks[run.family.artefact].parameters()),
         "steps": run.step,

@@ -2,11 +2,10 @@
 
 import io
 import json
-import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,15 +17,18 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+from safetensors import safe_open
 
 from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, hint_at_checkpoint, read_object, recover
 from hf_ddpm.errors import UserError
 from hf_ddpm.gate.hub_access import TRANSIENT, patient
 from hf_ddpm.kinds import KINDS, kind_of_index
-from hf_ddpm.measured import metrics_of, weights_of
 from hf_ddpm.model_card import render_card
+from hf_ddpm.model_card_metrics import metrics_of
 from hf_ddpm.pipelines.doors import STOCK_PIPELINE
+from hf_ddpm.places import names_on_the_hub, without_places
 from hf_ddpm.schedulers.config_files import WRONG_KIND
+from hf_ddpm.weights import weights_of
 
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
 UPLOADED = [INDEX, "README.md", FACTS_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
@@ -73,7 +75,9 @@ def push_checkpoint(
     check_name(repo_id)
     folder = _whole(source)
     facts = _facts(folder, metrics)
-    files = _files(folder) | _records(folder, facts)  # what is damaged is said before a repository is made
+    files = _files(folder, names_on_the_hub(facts)) | _records(
+        folder, facts
+    )  # what is damaged is said before a repository is made
     with hub_sentences(repo_id):
         api = HfApi(token=token)
         repo_id = patient(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True)).repo_id
@@ -150,19 +154,6 @@ def check_name(repo_id: str) -> None:
         ) from error
 
 
-def without_places(value: Any) -> Any:
-    """Facts and recipes without folders of this machine: of an absolute path the last name is left."""
-    if isinstance(value, Mapping):
-        return {key: without_places(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_places(inner) for inner in value]
-    if not isinstance(value, str):
-        return value
-    if value.startswith(("/", "~")):
-        return Path(value).name
-    return re.sub(r"'[/~][^']*?([^/']+)/?'", r"'\1'", value)
-
-
 def _whole(source: str) -> Path:
     """The folder of a checkpoint that is all there."""
     folder = Path(source).expanduser()
@@ -183,25 +174,34 @@ def _whole(source: str) -> Path:
 
 
 def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
-    """What training measured, if it is there, with the figures of `metrics`."""
-    facts = without_places(read_object(folder / FACTS_FILE)) if (folder / FACTS_FILE).is_file() else {}
+    """What training measured, if it is there, with the figures of `metrics`; without folders of this machine."""
+    facts = read_object(folder / FACTS_FILE) if (folder / FACTS_FILE).is_file() else {}
     earlier = facts.get("metrics") or []
     if not isinstance(earlier, list):
         raise UserError(f"{folder / FACTS_FILE} has metrics={earlier!r}, not a list: restore it, or delete it")
     measured = [entry for file in dict.fromkeys(metrics) for entry in metrics_of(Path(file), folder)]
     is_stock = read_object(folder / INDEX)["_class_name"] == STOCK_PIPELINE
-    return {"stock": is_stock, **facts, "metrics": [*earlier, *without_places(measured)]}
+    facts = {"stock": is_stock, **facts, "metrics": [*earlier, *measured]}
+    for entry in [facts, *facts["metrics"]]:
+        if isinstance(entry, dict) and isinstance(entry.get("data"), str):  # a sentence of an older version
+            del entry["data"]
+    return without_places(facts, names_on_the_hub(facts))
 
 
-def _files(folder: Path) -> dict[str, Path | bytes]:
+def _files(folder: Path, on_the_hub: Set[str]) -> dict[str, Path | bytes]:
     """What is uploaded of the folder, by its place in the repository."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     files: dict[str, Path | bytes] = {p.relative_to(folder).as_posix(): p for p in paths}
     files = {name: path for name, path in files.items() if _is_ours(name)}
     configs = [name for name in files if name.endswith(".json") and not name.endswith(".index.json")]
-    files |= {name: _config(folder / name) for name in configs}
+    files |= {name: _config(folder / name, on_the_hub) for name in configs}
     if "recipe.yaml" in files:
-        files["recipe.yaml"] = _recipe(folder / "recipe.yaml")
+        files["recipe.yaml"] = _recipe(folder / "recipe.yaml", on_the_hub)
+    for name in files:
+        if name.endswith(".safetensors"):
+            _check_metadata(folder, name)
+    if "samples.png" in files:
+        files["samples.png"] = _picture(folder / "samples.png")
     return files
 
 
@@ -217,19 +217,47 @@ def _records(folder: Path, facts: dict[str, Any]) -> dict[str, bytes]:
     return {FACTS_FILE: (json.dumps(facts, indent=2) + "\n").encode(), "README.md": card.encode()}
 
 
-def _config(file: Path) -> Path | bytes:
+def _config(file: Path, on_the_hub: Set[str]) -> Path | bytes:
     """The file, or its content without the folder that a pipeline or network was once opened from."""
     config = read_object(file)
-    clean = without_places(config)
+    clean = without_places(config, on_the_hub)
     return file if clean == config else (json.dumps(clean, indent=2) + "\n").encode()
 
 
-def _recipe(file: Path) -> bytes:
+def _recipe(file: Path, on_the_hub: Set[str]) -> bytes:
     try:
         recipe = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{file} cannot be read as YAML ({_line(error)}): restore it, or delete it") from error
-    return yaml.safe_dump(without_places(recipe), sort_keys=False).encode()
+    return yaml.safe_dump(without_places(recipe, on_the_hub), sort_keys=False).encode()
+
+
+def _check_metadata(folder: Path, name: str) -> None:
+    """Refuse weights with more in their header than `save_pretrained` writes: other trainers keep settings there."""
+    with safe_open(folder / name, "pt") as weights:
+        more = sorted((weights.metadata() or {}).keys() - {"format"})
+    if more:
+        raise UserError(
+            f"{folder / name} has {more[0]!r} in its header, which may name folders of your machine: open it with "
+            "hf_ddpm and save it anew with save_pretrained"
+        )
+
+
+def _picture(file: Path) -> Path | bytes:
+    """The file, or its pixels alone where it holds more: `hf-ddpm figure` writes its command into its pictures."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            image.load()
+            if not image.info:
+                return file
+            clean = io.BytesIO()
+            image.info = {key: value for key, value in image.info.items() if key == "transparency"}
+            image.save(clean, "PNG")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{file} cannot be read as a picture ({_line(error)}): restore it, or delete it") from error
+    return clean.getvalue()
 
 
 def _is_ours(name: str) -> bool:

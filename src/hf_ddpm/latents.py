@@ -1,7 +1,7 @@
 """Training images as latents of a frozen VAE: the x_0 of a diffusion model that works in them.
 
 The VAE is an `HFVAE`, or diffusers' `AutoencoderKL` or `AutoencoderTiny`. Its latents are scaled to unit variance by a
-factor that is measured on the training images and kept in its config (Rombach et al. 2022, arXiv 2112.10752).
+factor that is measured on the training images and saved in its config (Rombach et al. 2022, arXiv 2112.10752).
 """
 
 import hashlib
@@ -9,8 +9,9 @@ import itertools
 import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +20,16 @@ from torch import Tensor
 
 from hf_ddpm.checkpoint import INDEX, find_folder, hint_at_checkpoint, opening
 from hf_ddpm.data import Batch, ImageData
+from hf_ddpm.data.facts import DataFacts, LatentFacts, describe
 from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
+from hf_ddpm.data.sources import origin_of
 from hf_ddpm.errors import UserError
 from hf_ddpm.gate.checked_files import CheckedFiles
-from hf_ddpm.likelihood.report import weights_sha256
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_networks import unit_scale
 from hf_ddpm.pipelines.latent_images import encode_moments
 from hf_ddpm.sampling import mixed_seed
+from hf_ddpm.weights import weights_sha256
 
 VAES: dict[str, Any] = {"HFVAE": HFVAE, "AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
 CONFIG = "config.json"
@@ -88,13 +91,25 @@ def latent_shape(vae: Any, image_size: tuple[int, int]) -> tuple[int, int, int]:
     return moments.shape[1] // 2, moments.shape[2], moments.shape[3]
 
 
+class EncodedBatch(NamedTuple):
+    """Images of a step as what the VAE's encoder says of them, before a latent is drawn.
+
+    moments: float32 (b, 2J, h, w), the mean and then the variance of q(z|x_0). labels, indices: as in `Batch`.
+    """
+
+    moments: Tensor
+    labels: Tensor | None
+    indices: Tensor
+
+
 class LatentData:
     """Batches of latents of unit variance; what is not said here is as in `ImageData`, whose images are encoded.
 
     z is drawn from q(z|x_0) anew each time an image is seen, a function of the seed and the place in the run.
 
     Args:
-        vae: from `open_vae`, on the device that encodes; its config gets the measured `scaling_factor`.
+        vae: from `open_vae`, on the device that encodes. It stays as it is: who saves it beside the model that learns
+            these latents gives its config `scaling_factor=scale`.
         block: keywords of `ImageData`.
         seed: of the images that the scale is measured on.
         cache: encode every image once, mirrored too where it may be, into the cache of `datasets`, and read from there.
@@ -108,13 +123,14 @@ class LatentData:
 
     def __init__(self, vae: Any, block: dict[str, Any], *, seed: int, cache: bool = False) -> None:
         self._vae, self._flip = vae, bool(block.get("horizontal_flip"))
+        self._vae_source = vae.config.get("_name_or_path")
+        self._vae_origin = None if self._vae_source is None else origin_of(self._vae_source)
         self.images = ImageData(**(block | {"horizontal_flip": False}))  # flips are made here, cached or not
         _check_images(vae, self.images, block, cache)
         shape = latent_shape(vae, self.images.image_size)
         self.channels, self.image_size = shape[0], shape[1:]
         self.num_images, self.num_classes = self.images.num_images, self.images.num_classes
         self.scale = self._measured_scale(seed)
-        vae.register_to_config(scaling_factor=self.scale)
         self._store = _EncodedOnce(vae, self.images, shape, self._flip) if cache else None
 
     @property
@@ -123,12 +139,22 @@ class LatentData:
         return self.images.skipped
 
     @property
+    def facts(self) -> DataFacts:
+        """Those of the images, with how they are encoded."""
+        latents = LatentFacts(
+            source=self._vae_source,
+            origin=self._vae_origin,
+            vae=type(self._vae).__name__,
+            shape=(self.channels, *self.image_size),
+            scaling_factor=self.scale,
+            cached=self._store is not None,
+        )
+        return replace(self.images.facts, latents=latents)
+
+    @property
     def description(self) -> str:
-        """Sentences for the log."""
-        shape = "x".join(map(str, (self.channels, *self.image_size)))
-        kept = "encoded once into the cache of datasets" if self._store else "encoded each time they are seen"
-        how = f"Seen as latents of {type(self._vae).__name__}, {shape}, times {self.scale:.5f}, {kept}."
-        return f"{self.images.description} {how}"
+        """The facts in sentences, for the log."""
+        return describe(self.facts)
 
     def batches(
         self,
@@ -145,13 +171,12 @@ class LatentData:
         steps = self._store.batches(plan) if self._store else self._encoded(plan, self._flip)
         with closing(steps):
             for step, batch in enumerate(steps, start_step):
-                mean, variance = batch.x_0.to(device).chunk(2, dim=1)
+                mean, variance = batch.moments.to(device).chunk(2, dim=1)
                 z = mean + variance.sqrt() * _noise(plan, step, mean)
                 labels = None if batch.labels is None else batch.labels.to(device)
                 yield Batch(self.scale * z, labels, batch.indices)
 
-    def _encoded(self, plan: BatchPlan, flip: bool) -> Generator[Batch, None, None]:
-        """Batches of moments in the place of x_0."""
+    def _encoded(self, plan: BatchPlan, flip: bool) -> Generator[EncodedBatch, None, None]:
         where = {"rank": plan.rank, "world_size": plan.world_size, "device": self._vae.device}
         batches = self.images.batches(batch_size=plan.batch_size, seed=plan.seed, start_step=plan.start_step, **where)
         with closing(batches):
@@ -159,13 +184,13 @@ class LatentData:
                 x_0 = batch.x_0
                 if flip:
                     x_0 = torch.where(_mirrored(plan, step).to(x_0.device), x_0.flip(-1), x_0)
-                yield Batch(_moments(self._vae, x_0), batch.labels, batch.indices)
+                yield EncodedBatch(_moments(self._vae, x_0), batch.labels, batch.indices)
 
     def _measured_scale(self, seed: int) -> float:
         """1 / std of the latents of the first images in the order of the seed."""
         count = min(MEASURED_IMAGES, self.num_images or MEASURED_IMAGES)
         with closing(self._encoded(BatchPlan(seed, ENCODED_AT_ONCE), flip=False)) as batches:
-            moments = torch.cat([next(batches).x_0 for _ in range(-(-count // ENCODED_AT_ONCE))])
+            moments = torch.cat([next(batches).moments for _ in range(-(-count // ENCODED_AT_ONCE))])
         try:
             return unit_scale(*moments.double().chunk(2, dim=1))
         except ValueError as error:
@@ -191,8 +216,8 @@ class _EncodedOnce:
         )
         self._place_of = _places(self._rows["row"][:], images.num_images or 0)
 
-    def batches(self, plan: BatchPlan) -> Generator[Batch, None, None]:
-        """Batches of moments in the place of x_0, in the order of `ImageData`."""
+    def batches(self, plan: BatchPlan) -> Generator[EncodedBatch, None, None]:
+        """The moments of step after step, in the order of `ImageData`."""
         order = SampleOrder(len(self._place_of), plan.seed)
         for step in itertools.count(plan.start_step):
             read = self._rows[self._place_of[order.rows(plan.first_position(step), plan.local_size)]]
@@ -200,7 +225,7 @@ class _EncodedOnce:
             moments = columns["moments"].view(self._shape)
             if self._flip:
                 moments = torch.where(_mirrored(plan, step), columns["mirrored"].view(self._shape), moments)
-            yield Batch(moments, columns["label"] if self._labelled else None, columns["row"])
+            yield EncodedBatch(moments, columns["label"] if self._labelled else None, columns["row"])
 
 
 def _rows_in_cache(**of_generator: Any) -> Any:

@@ -1,9 +1,11 @@
 """The model card: a template filled from the facts that training measured, and from nothing else."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from hf_ddpm.kinds import Kind, kind_of_run
+from hf_ddpm.places import names_on_the_hub, without_places
 
 
 def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bool = True) -> str:
@@ -11,14 +13,15 @@ def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bo
 
     Args:
         facts: what `training.saving.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
-            `metrics`, the entries of `measured.metrics_of`, and `repo_id`, where it is pushed to. A fact that is
-            missing, at any depth, is named as not measured, never invented.
+            `metrics`, the entries of `metrics_of`, and `repo_id`, where it is pushed to. A fact that is missing, at any
+            depth, is named as not measured, never invented. Of folders the card says the last name.
         kind: of the model, whose card it is; None asks the facts.
         pictured: samples.png is beside it.
     """
     import jinja2
 
     kind = kind or kind_of_run(facts)
+    facts = without_places(facts, names_on_the_hub(facts))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hf_ddpm", ""),
         keep_trailing_newline=True,
@@ -39,9 +42,9 @@ def _header(facts: dict[str, Any], kind: Kind) -> str:
     results = [
         EvalResult(
             task_type=kind.task,
-            dataset_type=re.sub(r"[^\w/.-]+", "-", _quoted("images of", metric, "not recorded")).lower(),
-            dataset_name=_quoted("images of", metric, "not recorded"),
-            dataset_split=_quoted("split", metric, None),
+            dataset_type=re.sub(r"[^\w/.-]+", "-", _of_data(metric, "source") or "not recorded").lower(),
+            dataset_name=_of_data(metric, "source") or "not recorded",
+            dataset_split=_of_data(metric, "split"),
             metric_type=metric.get("type") or metric["name"],
             metric_name=metric["name"],
             metric_value=metric["value"],
@@ -61,7 +64,7 @@ def _header(facts: dict[str, Any], kind: Kind) -> str:
     return data.to_yaml()
 
 
-def _quoted(before: str, metric: dict[str, Any], otherwise: Any) -> Any:
-    """What stands in quotes after a word of the sentence about the data."""
-    found = re.search(rf"{before} '([^']+)'", metric.get("data") or "")
-    return found[1] if found else otherwise
+def _of_data(metric: dict[str, Any], field: str) -> str | None:
+    """A field of the data that were measured; versions before this one recorded a sentence, which is not read."""
+    data = metric.get("data")
+    return data.get(field) if isinstance(data, Mapping) else None

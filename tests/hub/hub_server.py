@@ -38,6 +38,7 @@ class HubServer:
         self.log: list[Logged] = self._sockets.log
         self.faults: list[Fault] = self._sockets.faults
         self.bugs: list[str] = self._sockets.bugs  # the server's own errors; `hub_server` raises them at the end
+        self.received: list[bytes] = self._sockets.received  # every request: its line, headers and body
         self.url = self.state.url = f"http://127.0.0.1:{self._sockets.server_port}"
         self._thread = threading.Thread(target=self._sockets.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()

@@ -65,6 +65,7 @@ class Sockets(ThreadingHTTPServer):
         self.open: set[socket.socket] = set()  # connections, so that the idle ones can be ended too
         self.log: list[Logged] = []
         self.bugs: list[str] = []
+        self.received: list[bytes] = []  # every request whole: its line, headers and body
         self.faults: list[Fault] = []
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), Handler)
@@ -111,6 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         except Cut as cut:
             self.hang_up(cut.received)
             return
+        self.server.received.append(b"\n".join([self.raw_requestline, bytes(self.headers), body]))
         time.sleep(fault.seconds)
         if fault.gate is not None:
             fault.gate.wait(60)

@@ -38,7 +38,7 @@ def test_a_name_on_the_hub_is_trained_on(streaming, hub, digits, tmp_path):
     done = train(tmp_path, "--data.source", "ada/digits", "--streaming", streaming)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
-    assert "'ada/digits'" in facts["data"]
+    assert (facts["data"]["source"], facts["data"]["origin"]) == ("ada/digits", "hub")
     assert facts["num_images"] == (12 if streaming == "false" else None)
     assert hub.requests("GET", "datasets/ada/digits/resolve")
 

@@ -16,8 +16,8 @@ from PIL import Image
 
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.errors import UserError
-from hf_ddpm.hub import push_checkpoint, without_places
-from hf_ddpm.likelihood.report import weights_sha256
+from hf_ddpm.hub import push_checkpoint
+from hf_ddpm.weights import weights_sha256
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -51,7 +51,7 @@ def measured(checkpoint, tmp_path):
             "n": 256,
             "seed": 0,
             "T": 1000,
-            "data": "9 images of '/x/mnist', split 'test'",
+            "data": {"source": "/x/mnist", "origin": "local", "split": "test"},
         }
         found["bound"] = {"bits_per_dim": {"mean": bits, "standard_error": 0.02}}
         (tmp_path / "likelihood.json").write_text(json.dumps(found | more))
@@ -103,12 +103,6 @@ def test_no_token_and_no_folder_of_this_machine_leaves_it(hub, checkpoint, tmp_p
     assert b"moons" in hub.files("ada/moons")["training.json"]
 
 
-def test_places_become_names():
-    assert without_places({"a": ["/data/x", "~/y/", 3]}) == {"a": ["x", "y", 3]}
-    assert without_places("9 images of '/data/x/', split 'train'") == "9 images of 'x', split 'train'"
-    assert without_places("ylecun/mnist") == "ylecun/mnist"
-
-
 def test_private_branch_tag_and_pull_request(hub, checkpoint):
     push_checkpoint(str(checkpoint), "ada/moons", private=True, tag="step-1200")
     assert hub.repo("ada/moons").private
@@ -150,6 +144,18 @@ def test_the_card_has_the_figures_that_commands_wrote(hub, checkpoint, measured)
         assert 'HFDDPMPipeline.from_pretrained("ada/moons")' in card.content
     push_checkpoint(str(checkpoint), "ada/moons")
     assert "Nothing was measured" in hub.files("ada/moons")["README.md"].decode()
+
+
+def test_a_sentence_of_an_older_version_is_neither_read_nor_pushed(hub, checkpoint, measured):
+    """Of the run, whose training.json the fixture has, and of a measurement."""
+    old = measured(3.5, data="9 images of '/home/o'brien/mnist', split 'test'")
+    push_checkpoint(str(checkpoint), "ada/moons", metrics=[old])
+    files = hub.files("ada/moons")
+    card = ModelCard(files["README.md"].decode())
+    assert "on: images of moons, split train." in card.content
+    assert (card.data.eval_results[0].dataset_name, card.data.eval_results[0].dataset_split) == ("not recorded", None)
+    assert "data" not in json.loads(files["training.json"])
+    assert not [name for name, content in files.items() if b"brien" in content]
 
 
 def test_figures_of_other_weights_are_refused(hub, checkpoint, measured, tmp_path):

@@ -18,7 +18,8 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood import bound_terms, evaluate
 from hf_ddpm.likelihood.evaluate import ProgressBar
 from hf_ddpm.likelihood.network import Network
-from hf_ddpm.likelihood.report import report, weights_sha256
+from hf_ddpm.likelihood.report import diffusion_report
+from hf_ddpm.weights import weights_sha256
 
 T = 8
 
@@ -83,7 +84,7 @@ def test_one_process_and_two_say_the_same(checkpoint, tmp_path, capsys):
 def test_the_report_adds_up(make_pipeline, random_images, tmp_path):
     pipeline = make_pipeline({"num_train_timesteps": T, "prediction_type": "v_prediction"})
     images = random_images(256)
-    found = report(
+    found = diffusion_report(
         evaluate(pipeline.unet, pipeline.scheduler, images, seed=5, ode_steps=2, clip=False),
         pipeline.unet,
         pipeline.scheduler,

@@ -14,9 +14,9 @@ from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.data import ImageData
 from hf_ddpm.likelihood import draw_images, evaluate_vae
-from hf_ddpm.likelihood.report import weights_sha256
-from hf_ddpm.likelihood.vae_report import report, table
+from hf_ddpm.likelihood.vae_report import table, vae_report
 from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.weights import weights_sha256
 
 LATENTS = 4
 
@@ -72,7 +72,7 @@ def test_the_report_adds_up():
     vae = make_vae()
     images = draw_images(ImageData("digits", image_size=8, binarize="static"), 300, seed=1)
     likelihood = evaluate_vae(vae, images, num_samples=7, seed=1)
-    found = report(likelihood, vae, checkpoint="one", binarisation={"kind": "static", "seed": 0})
+    found = vae_report(likelihood, vae, checkpoint="one", binarisation={"kind": "static", "seed": 0})
     assert next(iter(found)) == "checkpoint"
     expected = {"likelihood": "bernoulli", "latent_shape": [LATENTS, 1, 1], "n": 300, "seed": 1, "num_samples": 7}
     assert expected.items() <= found.items()

@@ -242,7 +242,7 @@ def _number_of(data: "ImageData") -> int:
 
 def _origin(options: argparse.Namespace, pipeline: "HFDDPMPipeline | None") -> dict[str, str]:
     """What the written file says of itself; the command without where it wrote and on what device."""
-    from hf_ddpm.likelihood.report import weights_sha256
+    from hf_ddpm.weights import weights_sha256
 
     words = ["hf-ddpm", "figure", options.name, *([] if pipeline is None else [options.checkpoint])]
     for option in PARAMETERS:

@@ -100,7 +100,7 @@ def _files(options: argparse.Namespace) -> list[Path]:
 def _about(options: argparse.Namespace, data: "ImageData", accelerator: "Accelerator") -> dict[str, Any]:
     return {
         "checkpoint": options.checkpoint,
-        "data": data.description,
+        "data": data.facts.to_dict(),
         "processes": accelerator.num_processes,
         "batch_size": options.batch_size,
     }

@@ -26,7 +26,7 @@ def _measure(
     """The importance-sampled likelihood of the images, and the parts of the ELBO."""
     from hf_ddpm.likelihood import draw_images, evaluate_vae
     from hf_ddpm.likelihood.importance import draws_at_once
-    from hf_ddpm.likelihood.vae_report import draw, report, table
+    from hf_ddpm.likelihood.vae_report import draw, table, vae_report
 
     require_packages("the picture of a VAE's latents", "matplotlib")
     binarisation = _binarisation(options, pipeline.vae.config["likelihood"])
@@ -46,7 +46,7 @@ def _measure(
     )
 
     def report_of(**about: Any) -> dict[str, Any]:
-        return report(likelihood, vae, **about, binarisation=binarisation)
+        return vae_report(likelihood, vae, **about, binarisation=binarisation)
 
     return Measurement(data, report_of, table, draw)
 

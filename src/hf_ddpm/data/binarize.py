@@ -56,12 +56,6 @@ class Binarization:
             uniforms = run_uniforms(plan.seed, plan.first_position(step), len(x_0), size)
         return binarized(x_0, to_device(torch.from_numpy(uniforms).view(x_0.shape), x_0.device))
 
-    @property
-    def sentence(self) -> str:
-        """For the log."""
-        when = f"once for each image, seed {self.seed}" if self.kind == "static" else "anew each time it is seen"
-        return f"Binarised ({self.kind}): an element is white with its intensity as probability, drawn {when}."
-
 
 def binarization(kind: Binarize | None, seed: int, *, streaming: bool, resize: Resize) -> Binarization | None:
     """The options `binarize` and `binarize_seed` of `ImageData`, checked against those they depend on.

@@ -16,15 +16,24 @@ _IMAGE_NAMES = ("image", "img", "picture", "png", "jpg", "jpeg", "webp")
 _LABEL_NAMES = ("label", "labels", "class", "cls", "fine_label", "target")
 
 
-def find_image_column(features: "Features", wanted: str | None) -> tuple[str, str]:
-    """The image column's name, and a sentence that says how it was found.
+@dataclass(frozen=True)
+class Column:
+    """A column and how it was found: named by the user, the only one of its kind, or guessed `among` some."""
+
+    name: str
+    found: Literal["named", "only", "guessed"]
+    among: tuple[str, ...] = ()
+
+
+def find_image_column(features: "Features", wanted: str | None) -> Column:
+    """The image column.
 
     A named column is checked only for existence (files, bytes, paths and arrays are all decodable). Otherwise: the
     only column of image type; among several, the one called image, img, ...; without any, a column of bytes or
     arrays.
     """
     if wanted is not None:
-        return _existing(wanted, features, "image_column"), f"Image column {wanted!r}."
+        return Column(_existing(wanted, features, "image_column"), "named")
     candidates = [name for name, feature in features.items() if _kind(feature) == "image"]
     candidates = candidates or [name for name, feature in features.items() if _kind(feature) in ("bytes", "array")]
     if not candidates:
@@ -32,10 +41,9 @@ def find_image_column(features: "Features", wanted: str | None) -> tuple[str, st
             f"the data set has no images in it: its columns are {_described(features)}; choose one with image_column"
         )
     if len(candidates) == 1:
-        return candidates[0], f"Image column {candidates[0]!r} (the only one that holds images)."
+        return Column(candidates[0], "only")
     known = [name for name in _IMAGE_NAMES if name in candidates]
-    chosen = (known or candidates)[0]
-    return chosen, f"Image column {chosen!r} (guessed among {', '.join(candidates)})."
+    return Column((known or candidates)[0], "guessed", tuple(candidates))
 
 
 def array_dtype(feature: Any, column: str) -> Literal["uint8", "uint16"] | None:
@@ -47,12 +55,12 @@ def array_dtype(feature: Any, column: str) -> Literal["uint8", "uint16"] | None:
     return "uint8" if feature.dtype == "uint8" else "uint16"
 
 
-def find_label_column(features: "Features", wanted: str | None, image_column: str) -> tuple[str | None, str]:
-    """The label column's name (None without), and a sentence. "auto": the only ClassLabel column, or a usual name."""
+def find_label_column(features: "Features", wanted: str | None, image_column: str) -> Column | None:
+    """The label column, None without labels. "auto": the only ClassLabel column, or a usual name."""
     if wanted is None:
-        return None, "No labels."
+        return None
     if wanted != AUTO:
-        return _existing(wanted, features, "label_column"), f"Label column {wanted!r}."
+        return Column(_existing(wanted, features, "label_column"), "named")
     classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
     candidates = classes if len(classes) == 1 else [name for name in _LABEL_NAMES if name in features]
     if not candidates:
@@ -60,10 +68,7 @@ def find_label_column(features: "Features", wanted: str | None, image_column: st
             f"the data set has no label column: its columns are {_described(features)}; "
             "name one with label_column, or leave it out"
         )
-    return (
-        candidates[0],
-        f"Label column {candidates[0]!r} (guessed among {', '.join(n for n in features if n != image_column)}).",
-    )
+    return Column(candidates[0], "guessed", tuple(name for name in features if name != image_column))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,18 @@ _BROKEN_FILE = (
 
 
 class UndecodableError(Exception):
-    """A stored image cannot become pixels; the message is the reason, without the image's name."""
+    """A stored image cannot become pixels; the message is the reason, without the image's name and any folder."""
+
+
+@dataclass(frozen=True)
+class Undecodable:
+    """Why a stored image cannot become pixels, and where its file is, if that is known."""
+
+    file: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}" if self.file else self.reason
 
 
 class Decoded(NamedTuple):
@@ -79,7 +90,7 @@ class ImageDecoder:
         except UnidentifiedImageError as error:
             raise UndecodableError("it is not an image that Pillow recognises") from error
         except (*_BROKEN_FILE, DecompressionBombError) as error:
-            raise UndecodableError(_one_line(error)) from error
+            raise UndecodableError(_reason(error)) from error
 
     def _decode_file(self, stored: Any, crop: Crop | None) -> Decoded:
         image, notes = open_image(stored)
@@ -189,5 +200,9 @@ def _channels_first(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _reason(error: BaseException) -> str:
+    """What went wrong, in one line without the name of any place: a library's text may hold the file's."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if "/" in said or "\\" in said:
+        return f"it cannot be read ({type(error).__name__})"
+    return " ".join(said.split())[:200] or type(error).__name__

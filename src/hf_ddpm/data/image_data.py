@@ -17,7 +17,8 @@ from hf_ddpm.data.columns import (
     label_coder,
     read_column,
 )
-from hf_ddpm.data.decode import CHANNEL_MODES, Decoded, ImageDecoder, open_image
+from hf_ddpm.data.decode import CHANNEL_MODES, Decoded, ImageDecoder, Undecodable, open_image
+from hf_ddpm.data.facts import DataFacts, FirstImage, Kept, describe
 from hf_ddpm.data.memory import MemoryStore
 from hf_ddpm.data.options import Cache, OnBadImage, at_least, box_of, cache_choice, one_of, size_of
 from hf_ddpm.data.order import BatchPlan, position_uniforms
@@ -25,7 +26,7 @@ from hf_ddpm.data.pixels import to_float
 from hf_ddpm.data.raw import RawBatches, to_device, try_decode
 from hf_ddpm.data.report import Report
 from hf_ddpm.data.resize import Resize
-from hf_ddpm.data.sources import open_source
+from hf_ddpm.data.sources import open_source, origin_of
 from hf_ddpm.data.stream import StreamStore
 from hf_ddpm.data.workers import WorkerStore
 from hf_ddpm.errors import UserError
@@ -74,7 +75,7 @@ class ImageData:
             binary images, not to be compared with those of grey ones, and a discretised likelihood would count 256
             levels of which two occur.
         binarize_seed: of the static draw, without meaning otherwise.
-        image_column: guessed when None, and said in `description`.
+        image_column: guessed when None, and said in `facts` and `description`.
         label_column: a name, "auto" to guess, None for no labels. ClassLabel, integers or strings.
         num_classes: when None, read from the labels.
         on_bad_image: an image that cannot be decoded is an "error", or "skip": the next readable one stands in, and
@@ -113,7 +114,8 @@ class ImageData:
         shuffle_buffer: int = 1000,
         max_images: int | None = None,
     ) -> None:
-        self.source, self.split, self.streaming = source, split, streaming
+        self.source, self.config_name, self.split, self.revision = source, config_name, split, revision
+        self.streaming = streaming
         self.image_size = size_of(image_size)
         self.channels = at_least("channels", channels, 1)
         self.horizontal_flip = horizontal_flip
@@ -128,11 +130,13 @@ class ImageData:
         self._dataset = open_source(
             source, config_name=config_name, split=split, revision=revision, streaming=streaming
         )
+        self._origin = origin_of(source)
         self._take(max_images)
-        self.image_column, self._image_note = find_image_column(self._features, image_column)
+        self._image_column = find_image_column(self._features, image_column)
+        self.image_column = self._image_column.name
         self._open_labels(label_column, num_classes)
         self._decoder = ImageDecoder(self.image_size, channels, resize, box, self._array_dtype())
-        self._first_note = self._probe()
+        self._first = self._probe()
 
     def batches(
         self,
@@ -177,14 +181,37 @@ class ImageData:
         return len(self._report.bad)
 
     @property
+    def facts(self) -> DataFacts:
+        """What was opened and guessed, how images were changed, what was skipped so far."""
+        return DataFacts(
+            source=self.source,
+            origin=self._origin,
+            config_name=self.config_name,
+            split=self.split,
+            revision=self.revision,
+            num_images=self.num_images,
+            channels=self.channels,
+            image_size=self.image_size,
+            bit_depth=self.bit_depth,
+            kept=self._kept(),
+            num_bytes=self._num_bytes(),
+            num_workers=self._num_workers,
+            image_column=self._image_column,
+            label_column=self._label_column,
+            num_classes=self.num_classes,
+            class_names=self.class_names,
+            binarization=self._binarization,
+            array_dtype=self._decoder.array_dtype,
+            first=self._first,
+            converted=dict(self._report.notes),
+            skipped=self.skipped,
+            skipped_images=self._report.skipped_images(),
+        )
+
+    @property
     def description(self) -> str:
-        """Sentences for the log: what was opened and guessed, how images were changed, what was skipped so far."""
-        size = f"{self.num_images:,} images" if self._rows is not None else "A stream of images"
-        shape = "x".join(map(str, (self.channels, *self.image_size)))
-        opened = f"{size} of {self.source!r}, split {self.split!r}, as {shape}, {self.bit_depth} bits, {self._kept()}."
-        binary = [] if self._binarization is None else [self._binarization.sentence]
-        notes = [self._image_note, self._label_note, self._first_note, *binary, *self._report.sentences()]
-        return " ".join([opened, *notes])
+        """The facts in sentences, for the log."""
+        return describe(self.facts)
 
     def _take(self, max_images: int | None) -> None:
         """Keep the first `max_images`, and refuse a data set without rows or known columns."""
@@ -200,7 +227,8 @@ class ImageData:
         self._features = self._dataset.features
 
     def _open_labels(self, label_column: str | None, num_classes: int | None) -> None:
-        self.label_column, self._label_note = find_label_column(self._features, label_column, self.image_column)
+        self._label_column = find_label_column(self._features, label_column, self.image_column)
+        self.label_column = None if self._label_column is None else self._label_column.name
         self.num_classes: int | None = None
         self.class_names: tuple[str, ...] | None = None
         self._coder: LabelCoder | None = None
@@ -233,9 +261,9 @@ class ImageData:
             self._rows = None if self.streaming else self._dataset
         return dtype
 
-    def _probe(self) -> str:
-        """Decode the first readable image; a sentence about it. `UserError` if there is none among the first ten."""
-        bad: dict[int, str] = {}
+    def _probe(self) -> FirstImage | None:
+        """Decode the first readable image; None for arrays. `UserError` if there is none among the first ten."""
+        bad: dict[int, Undecodable] = {}
         for row, record in enumerate(self._dataset.take(_PROBED)):
             stored = record[self.image_column]
             decoded = try_decode(self._decoder, stored)
@@ -248,12 +276,11 @@ class ImageData:
             raise UserError(f"the stream {self.source!r}, split {self.split!r}, is empty")
         raise UserError(f"none of the first {len(bad)} images of {self.source!r} can be decoded; the first: {bad[0]}")
 
-    def _about(self, stored: Any, decoded: Decoded) -> str:
+    def _about(self, stored: Any, decoded: Decoded) -> FirstImage | None:
         if self._decoder.array_dtype is not None:
-            return f"Column {self.image_column!r} holds arrays of {self._decoder.array_dtype}."
+            return None
         image, _ = open_image(stored)
-        changes = f" ({'; '.join(decoded.notes)})" if decoded.notes else ""
-        return f"The first is a {image.width}x{image.height} image of mode {image.mode}{changes}."
+        return FirstImage(image.width, image.height, image.mode, decoded.notes)
 
     def _store(self, device: torch.device) -> MemoryStore | WorkerStore | StreamStore:
         """Where this run's pixels come from; the cache is filled here, once."""
@@ -291,10 +318,9 @@ class ImageData:
     def _num_bytes(self) -> int:
         return (self.num_images or 0) * self.channels * self.image_size[0] * self.image_size[1] * self.bit_depth // 8
 
-    def _kept(self) -> str:
+    def _kept(self) -> Kept:
         if self.streaming:
             return "streamed"
         if not self._is_cached():
-            return f"decoded in each epoch by {self._num_workers or 'no'} workers"
-        where = "on the device" if self._cache == "device" else "in memory"
-        return f"decoded once and kept {where} ({self._num_bytes() / 2**20:.1f} MiB)"
+            return "decoded each time"
+        return "on the device" if self._cache == "device" else "in memory"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_ddpm.data.decode import ImageDecoder
+from hf_ddpm.data.decode import ImageDecoder, Undecodable
 from hf_ddpm.data.order import BatchPlan, SampleOrder
 from hf_ddpm.data.raw import SEARCH, RawBatch, RawBatches, to_device, try_decode, widen
 
@@ -25,7 +25,7 @@ class MemoryStore:
 
     def __init__(self, dataset: "Dataset", image_column: str, decoder: ImageDecoder, labels: Tensor | None) -> None:
         images = dataset.select_columns([image_column])
-        self.bad: dict[int, str] = {}
+        self.bad: dict[int, Undecodable] = {}
         self.notes: Counter[str] = Counter()
         self._labels = labels
         self._pixels = torch.from_numpy(self._decode_all(images, image_column, decoder))
@@ -55,7 +55,7 @@ class MemoryStore:
             for start in range(0, len(images), _CHUNK):
                 stored = images[start : start + _CHUNK][column]
                 for row, decoded in enumerate(threads.map(lambda one: try_decode(decoder, one), stored), start):
-                    if isinstance(decoded, str):
+                    if isinstance(decoded, Undecodable):
                         self.bad[row] = decoded
                         continue
                     pixels = pixels if pixels.dtype >= decoded.pixels.dtype else widen(pixels)
@@ -64,7 +64,7 @@ class MemoryStore:
         return pixels
 
 
-def _next_good_row(num_images: int, bad: dict[int, str]) -> np.ndarray:
+def _next_good_row(num_images: int, bad: dict[int, Undecodable]) -> np.ndarray:
     """For every row the row to show: itself, or the next one that is not bad (cyclic); -1 where there is none near."""
     rows = np.arange(num_images)
     for row in bad:

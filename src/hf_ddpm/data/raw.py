@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_ddpm.data.decode import Decoded, ImageDecoder, UndecodableError, stored_name
+from hf_ddpm.data.decode import Decoded, ImageDecoder, Undecodable, UndecodableError, stored_name
 from hf_ddpm.data.order import position_uniforms
 from hf_ddpm.data.resize import Crop
 
@@ -25,7 +25,7 @@ class RawBatch(NamedTuple):
     pixels: Tensor
     labels: Tensor | None
     rows: Tensor
-    bad: dict[int, str]
+    bad: dict[int, Undecodable]
     notes: dict[str, int]
 
 
@@ -37,24 +37,23 @@ class Shown(NamedTuple):
 
     row: int
     decoded: Decoded
-    bad: dict[int, str]
+    bad: dict[int, Undecodable]
 
 
-def try_decode(decoder: ImageDecoder, stored: Any, crop: Crop | None = None) -> Decoded | str:
-    """The decoded image, or in words why not, with its file name where known."""
+def try_decode(decoder: ImageDecoder, stored: Any, crop: Crop | None = None) -> Decoded | Undecodable:
+    """The decoded image, or why not."""
     try:
         return decoder(stored, crop)
     except UndecodableError as error:
-        name = stored_name(stored)
-        return f"{name}: {error}" if name else str(error)
+        return Undecodable(stored_name(stored), str(error))
 
 
 def first_good(rows: Iterable[int], read: Callable[[int], Any], decoder: ImageDecoder, crop: Crop | None) -> Shown:
     """The first of `rows` that can be decoded; row -1 and zeros when none can. `read` fetches a stored image."""
-    bad: dict[int, str] = {}
+    bad: dict[int, Undecodable] = {}
     for row in rows:
         decoded = try_decode(decoder, read(row), crop)
-        if not isinstance(decoded, str):
+        if isinstance(decoded, Decoded):
             return Shown(row, decoded, bad)
         bad[row] = decoded
     return Shown(-1, Decoded(np.zeros((decoder.channels, *decoder.image_size), np.uint8), ()), bad)

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 
 import torch
 
+from hf_ddpm.data.decode import Undecodable
+from hf_ddpm.data.facts import SkippedImage
 from hf_ddpm.data.options import OnBadImage
 from hf_ddpm.data.raw import RawBatch
 from hf_ddpm.errors import UserError
 
-_NAMED = 3  # bad images named in a sentence
+_RECORDED = 20  # skipped images in the facts
 
 
 class Report:
@@ -17,7 +19,7 @@ class Report:
 
     def __init__(self, source: str, on_bad_image: OnBadImage) -> None:
         self.bit_depth = 8
-        self.bad: dict[int, str] = {}
+        self.bad: dict[int, Undecodable] = {}
         self.notes: Counter[str] = Counter()
         self._source = source
         self._on_bad_image = on_bad_image
@@ -33,7 +35,7 @@ class Report:
                 f"too many images of {self._source!r} in a row cannot be decoded ({len(raw.bad)}); mend the data set"
             )
 
-    def add_bad(self, bad: Mapping[int, str]) -> None:
+    def add_bad(self, bad: Mapping[int, Undecodable]) -> None:
         """Count undecodable images (row -> reason), or refuse the first."""
         self.bad.update(bad)
         if bad and self._on_bad_image == "error":
@@ -43,10 +45,6 @@ class Report:
                 "mend or remove it, or set on_bad_image to 'skip'"
             )
 
-    def sentences(self) -> list[str]:
-        """For the log."""
-        told = [f"{note} (images so far: {count:,})." for note, count in sorted(self.notes.items())]
-        if self.bad:
-            named = "; ".join(f"image {row} ({reason})" for row, reason in sorted(self.bad.items())[:_NAMED])
-            told.append(f"Undecodable: {len(self.bad):,}, the next readable image stands in for each: {named}.")
-        return [sentence[0].upper() + sentence[1:] for sentence in told]
+    def skipped_images(self) -> tuple[SkippedImage, ...]:
+        """The first few by their rows."""
+        return tuple(SkippedImage(row, bad.file, bad.reason) for row, bad in sorted(self.bad.items())[:_RECORDED])

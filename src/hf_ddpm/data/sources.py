@@ -6,13 +6,14 @@ What exists on disk is local; what only looks like a path is a missing path; eve
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hf_ddpm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
+Origin = Literal["package", "local", "url", "hub"]  # what ships with hf_ddpm, on this machine, elsewhere, on the Hub
 DIGITS = "digits"
 DIGITS_FILE = Path(__file__).parent / "digits" / "digits.parquet"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".zip")
@@ -51,6 +52,16 @@ def open_source(
         return _load(source, source, name=config_name, split=split, revision=revision, streaming=streaming)
     _refuse_hub_options(source, config_name, revision)
     return _load(source, builder, data_files={"train": files}, split=split, streaming=streaming)
+
+
+def origin_of(source: str) -> Origin:
+    """Where a source lies that `open_source` has opened; addresses that begin with hf:// are on the Hub."""
+    if source == DIGITS:
+        return "package"
+    if "://" in source:
+        return "hub" if source.startswith("hf://") else "url"
+    path = Path(source).expanduser()
+    return "local" if path.exists() or _glob(path) else "hub"
 
 
 def _local_files(source: str) -> tuple[str | None, list[str]]:

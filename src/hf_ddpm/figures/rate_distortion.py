@@ -11,8 +11,9 @@ from hf_ddpm.figures.figure import Figure
 from hf_ddpm.figures.plots import curve, plot, require_matplotlib
 from hf_ddpm.figures.walks import ClassLabels, checked, one_class_each, scheduler_of
 from hf_ddpm.likelihood import evaluate, grid_images
-from hf_ddpm.likelihood.report import report, weights_sha256
+from hf_ddpm.likelihood.report import diffusion_report
 from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.weights import weights_sha256
 
 
 def rate_distortion(
@@ -66,7 +67,8 @@ def _measured(
     x_0 = checked(pipeline, images).cpu()
     classes, scheduler = one_class_each(class_labels, len(x_0)), scheduler_of(pipeline)
     grid = grid_images(x_0, bit_depth=bit_depth, labels=None if classes is None else torch.tensor(classes))
-    return report(evaluate(pipeline.unet, scheduler, grid, seed=seed, method="bound"), pipeline.unet, scheduler)
+    likelihood = evaluate(pipeline.unet, scheduler, grid, seed=seed, method="bound")
+    return diffusion_report(likelihood, pipeline.unet, scheduler)
 
 
 def _drawn(found: Mapping[str, Any], num_train: int) -> Figure:

@@ -14,7 +14,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     """Write a PNG of a report that holds a bound.
 
     Args:
-        found: from `report`.
+        found: from `diffusion_report`.
         path: ends in .png.
     """
     with drawing(path, width=11) as figure:

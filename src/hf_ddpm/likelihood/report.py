@@ -1,6 +1,5 @@
 """What a likelihood says, as numbers: a dictionary for JSON, a table for the terminal."""
 
-import hashlib
 import platform
 from typing import Any
 
@@ -11,6 +10,7 @@ from hf_ddpm.likelihood.bound import BoundTerms
 from hf_ddpm.likelihood.evaluate import Likelihood
 from hf_ddpm.likelihood.flow import CALLS_A_STEP
 from hf_ddpm.schedulers import HFDDPMScheduler
+from hf_ddpm.weights import weights_sha256
 
 GREY_STEP = 127.5  # grey levels of an 8-bit scale in one unit of x
 DENSITY = (
@@ -19,7 +19,9 @@ DENSITY = (
 )
 
 
-def report(likelihood: Likelihood, module: nn.Module, scheduler: HFDDPMScheduler, **about: Any) -> dict[str, Any]:
+def diffusion_report(
+    likelihood: Likelihood, module: nn.Module, scheduler: HFDDPMScheduler, **about: Any
+) -> dict[str, Any]:
     """Everything that was measured and what it was measured on, ready for JSON; bits are bits a dimension.
 
     Args:
@@ -73,14 +75,6 @@ def table(found: dict[str, Any]) -> str:
             f"{halving['mean_difference']:+.1e} bits/dim, at most {halving['largest_difference']:.1e} an image"
         )
     return "\n".join(lines)
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 of the safetensors file that `save_pretrained` writes for the network in one piece."""
-    from safetensors.torch import save
-
-    weights = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    return hashlib.sha256(save(weights, metadata={"format": "pt"})).hexdigest()
 
 
 def mean_and_error(values: Tensor) -> dict[str, float]:

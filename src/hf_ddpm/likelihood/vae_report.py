@@ -7,8 +7,9 @@ from torch import Tensor
 
 from hf_ddpm.likelihood.importance import ACTIVE_VARIANCE, VAELikelihood
 from hf_ddpm.likelihood.picture import drawing
-from hf_ddpm.likelihood.report import mean_and_error, versions, weights_sha256
+from hf_ddpm.likelihood.report import mean_and_error, versions
 from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.weights import weights_sha256
 
 MASS = "mass of an image; bits/dim = nats / (D ln 2)"
 DENSITY = (
@@ -18,7 +19,7 @@ DENSITY = (
 CROSS_ENTROPY = "cross-entropy of greys under a Bernoulli: not a normalised likelihood; bits/dim = nats / (D ln 2)"
 
 
-def report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str, Any]:
+def vae_report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str, Any]:
     """Everything that was measured and what it was measured on, ready for JSON.
 
     Args:
@@ -77,7 +78,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
     """Write a PNG: the KL of every latent dimension, the largest first, those that are not active in grey.
 
     Args:
-        found: from `report`.
+        found: from `vae_report`.
         path: ends in .png.
     """
     pairs = sorted(zip(found["per_dimension"]["kl"], found["per_dimension"]["activity"], strict=True), reverse=True)

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
+from hf_ddpm.gate.hub_access import pushing
 from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
@@ -150,6 +152,25 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         subfolder = kwargs.pop("subfolder", None)
         files = CheckedFiles(pretrained_model_name_or_path, cls.config_name, subfolder, **kwargs)
         return files.open_network(cls, **kwargs)
+
+    @wraps(ModelMixin.save_pretrained)  # pipelines ask for its parameters
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """As diffusers' own; with `push_to_hub=True`, without the folder that the VAE was opened from."""
+        with pushing(*([self] if kwargs.get("push_to_hub") else [])):
+            super().save_pretrained(*args, **kwargs)
+
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:
+        """As diffusers' own; of the folder that the VAE was opened from, its config says the last name.
+
+        Args:
+            repo_id: `user/name` on the Hub, which is made if it is not there.
+            *args, **kwargs: those of diffusers: `commit_message`, `private`, `token`, ...
+
+        Returns:
+            str: the address of the commit.
+        """
+        with pushing(self):
+            return super().push_to_hub(repo_id, *args, **kwargs)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

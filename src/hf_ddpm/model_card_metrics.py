@@ -1,6 +1,5 @@
 """What commands measured of a checkpoint, read from the JSON that they wrote."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 from hf_ddpm.checkpoint import read_object
 from hf_ddpm.errors import UserError
 from hf_ddpm.schedulers.config_files import WRONG_KIND
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from hf_ddpm.weights import weights_of
 
 
 def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
@@ -21,7 +19,8 @@ def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
         folder: of the checkpoint that they must be of.
 
     Returns:
-        list: of {"name", "type", "value", "how", "data"}; a file may hold several.
+        list: of {"name", "type", "value", "how", "data"}, where data has "source", "origin" and "split" of what was
+            measured, if they were recorded; a file may hold several.
 
     Raises:
         UserError: no such file, a file of another kind, or figures of other weights.
@@ -34,7 +33,7 @@ def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
     if found["weights_sha256"] not in weights_of(folder).values():
         raise UserError(f"{file} was not measured on the weights of {folder}: measure this checkpoint")
     try:
-        metrics = [{**entry, "how": _how(found), "data": str(found.get("data", ""))} for entry in _entries(found)]
+        metrics = [{**entry, "how": _how(found), "data": _data(found)} for entry in _entries(found)]
     except (*WRONG_KIND, ValueError) as error:
         raise UserError(f"{file} does not hold what a measurement writes ({error}): measure again") from error
     if not all(math.isfinite(entry["value"]) and math.isfinite(entry.get("standard_error", 0)) for entry in metrics):
@@ -59,6 +58,12 @@ def _entries(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"name": "share of sure digits", "type": "digit_share", "value": round(score["share"], 3)}
 
 
+def _data(found: dict[str, Any]) -> dict[str, Any]:
+    """Which data were measured; versions before this one wrote a sentence, which is not read."""
+    data = found.get("data")
+    return {key: data[key] for key in ("source", "origin", "split")} if isinstance(data, dict) else {}
+
+
 def _entry(name: str, kind: str, figure: dict[str, float]) -> dict[str, Any]:
     mean, error = round(figure["mean"], 4), round(figure["standard_error"], 4)
     return {"name": name, "type": kind, "value": mean, "standard_error": error}
@@ -79,13 +84,3 @@ def _how(found: dict[str, Any]) -> str:
     if found.get("binarisation"):
         parts.append(f"binarised ({found['binarisation']['kind']}, seed {found['binarisation']['seed']})")
     return ", ".join(parts)
-
-
-def weights_of(folder: Path) -> dict[str, str]:
-    """SHA-256 of the weights in a checkpoint's folder, by component; those of no variant."""
-    return {file.parent.name: _sha256(file) for file in folder.glob(f"*/{WEIGHTS}")}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

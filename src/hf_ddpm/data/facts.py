@@ -1,0 +1,149 @@
+"""What a data set is, as fields for JSON, and the sentences that the log makes of them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from hf_ddpm.data.binarize import Binarization
+from hf_ddpm.data.columns import Column
+from hf_ddpm.data.decode import Undecodable
+from hf_ddpm.data.sources import Origin
+
+Kept = Literal["streamed", "decoded each time", "in memory", "on the device"]
+NAMED = 3  # skipped images in the log
+
+
+@dataclass(frozen=True)
+class FirstImage:
+    """The first image that could be decoded, as it is stored; `notes` are the conversions that changed its meaning."""
+
+    width: int
+    height: int
+    mode: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SkippedImage:
+    """An image that could not be decoded: its row, the file's place where it is known, and the reason without it."""
+
+    row: int
+    file: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class LatentFacts:
+    """How images are seen as latents. `source` is the VAE's folder or its name on the Hub; `shape` is (J, h, w)."""
+
+    source: str | None
+    origin: Origin | None
+    vae: str
+    shape: tuple[int, int, int]
+    scaling_factor: float
+    cached: bool
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What was opened and guessed, how images were changed, and what was skipped so far.
+
+    source, config_name, split, revision: as they were given. origin: where the source was found, which decides whether
+    its name may leave this machine. num_images: None for a stream. num_bytes: of all pixels. array_dtype: of a column
+    that holds arrays; `first` is then None. converted: how many images each note was made of. skipped: how many images
+    could not be decoded, of which `skipped_images` are the first few.
+    """
+
+    source: str
+    origin: Origin
+    config_name: str | None
+    split: str
+    revision: str | None
+    num_images: int | None
+    channels: int
+    image_size: tuple[int, int]
+    bit_depth: int
+    kept: Kept
+    num_bytes: int
+    num_workers: int
+    image_column: Column
+    label_column: Column | None
+    num_classes: int | None
+    class_names: tuple[str, ...] | None
+    binarization: Binarization | None
+    array_dtype: str | None
+    first: FirstImage | None
+    converted: Mapping[str, int]
+    skipped: int
+    skipped_images: tuple[SkippedImage, ...]
+    latents: LatentFacts | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields for `json.dumps`, nested ones too."""
+        return asdict(self)
+
+
+def describe(facts: DataFacts) -> str:
+    """Sentences for the log."""
+    said = [_opened(facts), _image_column(facts.image_column), _label_column(facts.label_column), _first(facts)]
+    if facts.binarization is not None:
+        said.append(_binarized(facts.binarization))
+    said += [f"{note[0].upper()}{note[1:]} (images so far: {n:,})." for note, n in sorted(facts.converted.items())]
+    if facts.skipped:
+        said.append(_skipped(facts))
+    if facts.latents is not None:
+        said.append(_latents(facts.latents))
+    return " ".join(said)
+
+
+def _opened(facts: DataFacts) -> str:
+    size = "A stream of images" if facts.num_images is None else f"{facts.num_images:,} images"
+    shape = "x".join(map(str, (facts.channels, *facts.image_size)))
+    return f"{size} of {facts.source!r}, split {facts.split!r}, as {shape}, {facts.bit_depth} bits, {_kept(facts)}."
+
+
+def _kept(facts: DataFacts) -> str:
+    if facts.kept == "streamed":
+        return "streamed"
+    if facts.kept == "decoded each time":
+        return f"decoded in each epoch by {facts.num_workers or 'no'} workers"
+    return f"decoded once and kept {facts.kept} ({facts.num_bytes / 2**20:.1f} MiB)"
+
+
+def _image_column(column: Column) -> str:
+    how = " (the only one that holds images)" if column.found == "only" else _guessed(column)
+    return f"Image column {column.name!r}{how}."
+
+
+def _label_column(column: Column | None) -> str:
+    return "No labels." if column is None else f"Label column {column.name!r}{_guessed(column)}."
+
+
+def _guessed(column: Column) -> str:
+    return f" (guessed among {', '.join(column.among)})" if column.found == "guessed" else ""
+
+
+def _first(facts: DataFacts) -> str:
+    first = facts.first
+    if first is None:
+        return f"Column {facts.image_column.name!r} holds arrays of {facts.array_dtype}."
+    changes = f" ({'; '.join(first.notes)})" if first.notes else ""
+    return f"The first is a {first.width}x{first.height} image of mode {first.mode}{changes}."
+
+
+def _binarized(binarization: Binarization) -> str:
+    kind, seed = binarization.kind, binarization.seed
+    when = f"once for each image, seed {seed}" if kind == "static" else "anew each time it is seen"
+    return f"Binarised ({kind}): an element is white with its intensity as probability, drawn {when}."
+
+
+def _skipped(facts: DataFacts) -> str:
+    first = facts.skipped_images[:NAMED]
+    named = "; ".join(f"image {image.row} ({Undecodable(image.file, image.reason)})" for image in first)
+    return f"Undecodable: {facts.skipped:,}, the next readable image stands in for each: {named}."
+
+
+def _latents(latents: LatentFacts) -> str:
+    shape = "x".join(map(str, latents.shape))
+    kept = "encoded once into the cache of datasets" if latents.cached else "encoded each time they are seen"
+    return f"Seen as latents of {latents.vae}, {shape}, times {latents.scaling_factor:.5f}, {kept}."

@@ -1,0 +1,54 @@
+"""What may leave this machine of the folders, files and addresses that facts, recipes and configs name: the last part.
+
+Which fields hold a place is known by their names, and which of those are names on the Hub by what opening them found.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+# Of data, of skipped images, of a recipe's run and VAE, of a measurement, of what diffusers opened.
+PLACES = {"source", "file", "output_dir", "vae", "checkpoint", "_name_or_path"}
+WORDS = {"class_names", "id2label"}  # of the data's author: a class may be called /m/01g317
+ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
+HUB_NAME = re.compile(r"hf://.+|[\w.-]+(/[\w.-]+)?")
+
+
+def without_places(value: Any, on_the_hub: Set[str] = frozenset(), *, field: str = "") -> Any:
+    """Facts, recipes and configs without the folders of this machine.
+
+    Args:
+        value: of JSON or YAML.
+        on_the_hub: names that stay, from `names_on_the_hub`.
+        field: that holds the value.
+    """
+    if isinstance(value, Mapping):
+        return {
+            key: inner if key in WORDS else without_places(inner, on_the_hub, field=key) for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [without_places(inner, on_the_hub, field=field) for inner in value]
+    if not isinstance(value, str) or value in on_the_hub:
+        return value
+    return last_name(value) if field in PLACES or ABSOLUTE.match(value) else value
+
+
+def names_on_the_hub(facts: Any) -> frozenset[str]:
+    """Every `source` in the facts that was found on the Hub when it was opened. Older facts do not say: none."""
+    return frozenset(name for name in _found(facts) if HUB_NAME.fullmatch(name))
+
+
+def last_name(place: str) -> str:
+    """The last part of a path of any system, or of an address without its query."""
+    place = place.partition("?")[0] if "://" in place else place
+    return re.split(r"[/\\]", place.rstrip("/\\"))[-1]
+
+
+def _found(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if value.get("origin") == "hub" and isinstance(value.get("source"), str):
+            yield value["source"]
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _found(inner)
