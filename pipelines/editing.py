@@ -1,7 +1,9 @@
-"""What a trained model does with real images: encode, vary, interpolate, repaint."""
+"""What a trained model does with real images: encode, vary, interpolate, repaint.
 
-from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
+Each function is a method of `HFDDPMPipeline`, the `pipeline` that it takes first.
+"""
+
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from numbers import Integral
@@ -16,190 +18,178 @@ from hf_ddpm.pipelines.call_checks import Generators, check_call
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_mask
 from hf_ddpm.pipelines.interpolation import check_pairs, shares_of
-from hf_ddpm.pipelines.latent_images import latent_mask
 from hf_ddpm.pipelines.network_signature import ClassLabels
-from hf_ddpm.pipelines.walk import Predict, walk_around, walk_up
+from hf_ddpm.pipelines.walk import walk_around, walk_up
 
 
-class ImageEditing(ABC):
-    """The half of `HFDDPMPipeline` that takes images."""
+def vary(
+    pipeline: Any, images: Images, start_timestep: int, *, generator: Generators = None, **sampling: Any
+) -> ImagePipelineOutput | tuple[Any]:
+    """Noise images to level `start_timestep` and sample from there: the higher, the less of them stays.
 
-    __call__: Callable[..., Any]  # these are the pipeline's own
-    scheduler: Any
-    vae: Any
-    progress_bar: Callable[..., Any]
-    maybe_free_model_hooks: Callable[[], None]
-    _check_start_at_noise: Callable[[], None]
-    _needs_own_scheduler: Callable[[str], None]
-    _predict: Callable[[ClassLabels, int], Predict]
-    _set_timesteps: Callable[..., None]
-    _step_kwargs: Callable[..., dict[str, Any]]
-    _x_0: Callable[[Images], Tensor]
-    _pixels: Callable[[Images], Tensor]
-    _decoded: Callable[[Tensor], Tensor]
+    Args:
+        images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
+        start_timestep: t in [0, T-1].
+        generator: draws the noise of both directions.
+        sampling: further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
+    """
+    pipeline._needs_own_scheduler("vary")
+    return _varied(pipeline, pipeline._space.x_0(images), start_timestep, generator, sampling)
 
-    def vary(
-        self, images: Images, start_timestep: int, *, generator: Generators = None, **sampling: Any
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """Noise images to level `start_timestep` and sample from there: the higher, the less of them stays.
 
-        Args:
-            images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
-            start_timestep: t in [0, T-1].
-            generator: draws the noise of both directions.
-            sampling: further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
-        """
-        self._needs_own_scheduler("vary")
-        return self._varied(self._x_0(images), start_timestep, generator, sampling)
+def _varied(
+    pipeline: Any, x_0: Tensor, start_timestep: int, generator: Generators, sampling: dict[str, Any]
+) -> ImagePipelineOutput | tuple[Any]:
+    noise = randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+    x_t = pipeline.scheduler.add_noise(x_0, noise, start_timestep)
+    return pipeline(len(x_0), latents=x_t, start_timestep=start_timestep, generator=generator, **sampling)
 
-    def _varied(
-        self, x_0: Tensor, start_timestep: int, generator: Generators, sampling: dict[str, Any]
-    ) -> ImagePipelineOutput | tuple[Any]:
-        noise = randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
-        x_t = self.scheduler.add_noise(x_0, noise, start_timestep)
-        return self(len(x_0), latents=x_t, start_timestep=start_timestep, generator=generator, **sampling)
 
-    @without_training
-    def invert(
-        self,
-        images: Images,
-        num_inference_steps: int | None = None,
-        *,
-        timesteps: Sequence[int] | None = None,
-        timestep_spacing: str | None = None,
-        class_labels: ClassLabels = None,
-    ) -> Tensor:
-        """Encode images: the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
+@without_training
+def invert(
+    pipeline: Any,
+    images: Images,
+    num_inference_steps: int | None = None,
+    *,
+    timesteps: Sequence[int] | None = None,
+    timestep_spacing: str | None = None,
+    class_labels: ClassLabels = None,
+) -> Tensor:
+    """Encode images: the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
 
-        Args:
-            images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
-            num_inference_steps, timesteps, timestep_spacing, class_labels: as in a call; S steps are S network calls.
+    Args:
+        images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
+        num_inference_steps, timesteps, timestep_spacing, class_labels: as in a call; S steps are S network calls.
 
-        Returns:
-            Tensor: (B, C, H, W), the `latents` of a call with the same steps.
-        """
-        self._needs_own_scheduler("invert")
-        x_0 = self._x_0(images)
-        predict = self._predict(class_labels, len(x_0))
-        self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        return walk_up(predict, self.scheduler, x_0)
+    Returns:
+        Tensor: (B, C, H, W), the `latents` of a call with the same steps.
+    """
+    pipeline._needs_own_scheduler("invert")
+    x_0 = pipeline._space.x_0(images)
+    predict = pipeline._predict(class_labels, len(x_0))
+    pipeline._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+    return walk_up(predict, pipeline.scheduler, x_0)
 
-    def reconstruct(
-        self,
-        images: Images,
-        num_inference_steps: int | None = None,
-        *,
-        timesteps: Sequence[int] | None = None,
-        timestep_spacing: str | None = None,
-        class_labels: ClassLabels = None,
-        clip: bool = True,
-        **sampling: Any,
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """`invert`, and back with eta 0: how much of an image S steps keep (DDIM, Table 2). 2 S network calls.
 
-        Args:
-            images, num_inference_steps, timesteps, timestep_spacing, class_labels: as in `invert`.
-            clip: whether the way back clips the predicted x_0 as the scheduler's config says; the way there never does.
-                Without clipping each step is undone, and the error goes on falling with S where it else stops at a
-                floor. But where a walk starts with nearly no signal (a cosine curve, from T-1) and the network predicts
-                epsilon, whose error in x_0 is then thousands of times as large, nothing comes back without clipping.
-            sampling: further arguments of a call.
-        """
-        steps: dict[str, Any] = {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
-        steps |= {"num_inference_steps": num_inference_steps, "class_labels": class_labels}
-        if "eta" in sampling:
-            raise ValueError(f"eta={sampling['eta']}: the way back of reconstruct is deterministic, leave eta out")
-        latents, scheduler = self.invert(images, **steps), self.scheduler
-        if not clip:
-            self.scheduler = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
-        try:
-            return self(len(latents), latents=latents, eta=0.0, **steps, **sampling)
-        finally:
-            self.scheduler = scheduler
+def reconstruct(
+    pipeline: Any,
+    images: Images,
+    num_inference_steps: int | None = None,
+    *,
+    timesteps: Sequence[int] | None = None,
+    timestep_spacing: str | None = None,
+    class_labels: ClassLabels = None,
+    clip: bool = True,
+    **sampling: Any,
+) -> ImagePipelineOutput | tuple[Any]:
+    """`invert`, and back with eta 0: how much of an image S steps keep (DDIM, Table 2). 2 S network calls.
 
-    def interpolate(
-        self,
-        first: Images,
-        second: Images,
-        weights: Sequence[float],
-        start_timestep: int,
-        *,
-        generator: Generators = None,
-        **sampling: Any,
-    ) -> list[Any]:
-        """Mix two images at level `start_timestep` and sample from there (DDPM, sec. 4.3 and Fig. 8).
+    Args:
+        images, num_inference_steps, timesteps, timestep_spacing, class_labels: as in `invert`.
+        clip: whether the way back clips the predicted x_0 as the scheduler's config says; the way there never does.
+            Without clipping each step is undone, and the error goes on falling with S where it else stops at a
+            floor. But where a walk starts with nearly no signal (a cosine curve, from T-1) and the network predicts
+            epsilon, whose error in x_0 is then thousands of times as large, nothing comes back without clipping.
+        sampling: further arguments of a call.
+    """
+    steps: dict[str, Any] = {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
+    steps |= {"num_inference_steps": num_inference_steps, "class_labels": class_labels}
+    if "eta" in sampling:
+        raise ValueError(f"eta={sampling['eta']}: the way back of reconstruct is deterministic, leave eta out")
+    latents, scheduler = pipeline.invert(images, **steps), pipeline.scheduler
+    if not clip:
+        pipeline.scheduler = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+    try:
+        return pipeline(len(latents), latents=latents, eta=0.0, **steps, **sampling)
+    finally:
+        pipeline.scheduler = scheduler
 
-        Both get the same noise, and so do all weights: x_t of the mix is the mix of both x_t, and its variance is that
-        of the level. For DDIM's interpolation in x_T: `invert` both, `slerp`, and a call with eta 0.
 
-        Args:
-            first, second: images as in `vary`, equally many.
-            weights: of `second`, in [0, 1], for each its own walk.
-            start_timestep: t in [0, T-1].
-            generator: draws the noise, the same for each weight: it is rewound after each, the last one too.
-            sampling: further arguments of a call.
+def interpolate(
+    pipeline: Any,
+    first: Images,
+    second: Images,
+    weights: Sequence[float],
+    start_timestep: int,
+    *,
+    generator: Generators = None,
+    **sampling: Any,
+) -> list[Any]:
+    """Mix two images at level `start_timestep` and sample from there (DDPM, sec. 4.3 and Fig. 8).
 
-        Returns:
-            list: the images of each weight, as a call returns them.
-        """
-        shares = shares_of(weights)
-        x_0, y_0 = self._x_0(first), self._x_0(second)
-        check_pairs(x_0, y_0)
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
-        mixed = []
-        for weight in shares:
-            with same_noise(generator):
-                # one noise for both, so mixing before or after it is the same
-                mix = (1 - weight) * x_0 + weight * y_0
-                output = self._varied(mix, start_timestep, generator, {**sampling, "return_dict": False})
-            mixed.append(output[0])
-        return mixed
+    Both get the same noise, and so do all weights: x_t of the mix is the mix of both x_t, and its variance is that
+    of the level. For DDIM's interpolation in x_T: `invert` both, `slerp`, and a call with eta 0.
 
-    @without_training
-    def inpaint(
-        self,
-        images: Images,
-        mask: Tensor,
-        num_inference_steps: int | None = None,
-        *,
-        jump_length: int | None = None,
-        num_resamples: int = 10,
-        eta: float | None = None,
-        generator: Generators = None,
-        class_labels: ClassLabels = None,
-        timesteps: Sequence[int] | None = None,
-        timestep_spacing: str | None = None,
-        output_type: Literal["pil", "np", "pt"] = "pil",
-        return_dict: bool = True,
-    ) -> ImagePipelineOutput | tuple[Any]:
-        """Paint the masked part anew so that it fits the rest, which stays as it is (RePaint, arXiv 2201.09865).
+    Args:
+        first, second: images as in `vary`, equally many.
+        weights: of `second`, in [0, 1], for each its own walk.
+        start_timestep: t in [0, T-1].
+        generator: draws the noise, the same for each weight: it is rewound after each, the last one too.
+        sampling: further arguments of a call.
 
-        Args:
-            images: as in `vary`.
-            mask: 1 where it is painted anew, 0 where the image is kept; a shape that broadcasts to (B, C, H, W).
-            jump_length, num_resamples: how far (10 steps, or what there is) and how often the walk goes back up to
-                resample; num_resamples=1 never does.
-            num_inference_steps, eta, generator, class_labels, timesteps, timestep_spacing, output_type, return_dict:
-                as in a call; the network calls are those of the steps times about `num_resamples`.
-        """
-        self._needs_own_scheduler("inpaint")
-        original, x_0 = self._pixels(images), self._x_0(images)
-        check_call(len(x_0), generator, output_type)
-        predict, step_kwargs = self._predict(class_labels, len(x_0)), self._step_kwargs(eta, generator)
-        self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-        self._check_start_at_noise()
-        path = repaint_path(len(self.scheduler.timesteps), jump_length, num_resamples)
-        of_pixels = to_mask(mask, original)
-        mask = of_pixels if self.vae is None else latent_mask(of_pixels, x_0)
+    Returns:
+        list: the images of each weight, as a call returns them.
+    """
+    shares = shares_of(weights)
+    x_0, y_0 = pipeline._space.x_0(first), pipeline._space.x_0(second)
+    check_pairs(x_0, y_0)
+    generator = torch.Generator().manual_seed(int(torch.randint(2**62, ()))) if generator is None else generator
+    mixed = []
+    for weight in shares:
+        with same_noise(generator):
+            # one noise for both, so mixing before or after it is the same
+            mix = (1 - weight) * x_0 + weight * y_0
+            output = _varied(pipeline, mix, start_timestep, generator, {**sampling, "return_dict": False})
+        mixed.append(output[0])
+    return mixed
 
-        def draw() -> Tensor:
-            return randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
 
-        with self.progress_bar(total=sum(there < here for here, there in pairwise(path))) as bar:
-            x_t = walk_around(predict, self.scheduler, x_0, mask, path, draw, step_kwargs, on_call=bar.update)
-        painted = to_images(of_pixels * self._decoded(x_t) + (1 - of_pixels) * original, output_type)
-        self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=painted) if return_dict else (painted,)
+@without_training
+def inpaint(
+    pipeline: Any,
+    images: Images,
+    mask: Tensor,
+    num_inference_steps: int | None = None,
+    *,
+    jump_length: int | None = None,
+    num_resamples: int = 10,
+    eta: float | None = None,
+    generator: Generators = None,
+    class_labels: ClassLabels = None,
+    timesteps: Sequence[int] | None = None,
+    timestep_spacing: str | None = None,
+    output_type: Literal["pil", "np", "pt"] = "pil",
+    return_dict: bool = True,
+) -> ImagePipelineOutput | tuple[Any]:
+    """Paint the masked part anew so that it fits the rest, which stays as it is (RePaint, arXiv 2201.09865).
+
+    Args:
+        images: as in `vary`.
+        mask: 1 where it is painted anew, 0 where the image is kept; a shape that broadcasts to (B, C, H, W).
+        jump_length, num_resamples: how far (10 steps, or what there is) and how often the walk goes back up to
+            resample; num_resamples=1 never does.
+        num_inference_steps, eta, generator, class_labels, timesteps, timestep_spacing, output_type, return_dict:
+            as in a call; the network calls are those of the steps times about `num_resamples`.
+    """
+    pipeline._needs_own_scheduler("inpaint")
+    space = pipeline._space
+    original, x_0 = space.pixels(images), space.x_0(images)
+    check_call(len(x_0), generator, output_type)
+    predict, step_kwargs = pipeline._predict(class_labels, len(x_0)), pipeline._step_kwargs(eta, generator)
+    pipeline._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
+    pipeline._check_start_at_noise()
+    path = repaint_path(len(pipeline.scheduler.timesteps), jump_length, num_resamples)
+    of_pixels = to_mask(mask, original)
+    mask = space.mask(of_pixels, x_0)
+
+    def draw() -> Tensor:
+        return randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+
+    with pipeline.progress_bar(total=sum(there < here for here, there in pairwise(path))) as bar:
+        x_t = walk_around(predict, pipeline.scheduler, x_0, mask, path, draw, step_kwargs, on_call=bar.update)
+    painted = to_images(of_pixels * space.decoded(x_t) + (1 - of_pixels) * original, output_type)
+    pipeline.maybe_free_model_hooks()
+    return ImagePipelineOutput(images=painted) if return_dict else (painted,)
 
 
 def repaint_path(num_steps: int, jump_length: int | None, num_resamples: int) -> list[int]:

@@ -24,11 +24,10 @@ from hf_ddpm.pipelines.doors import (
     stock_samples_the_same,
     write_code,
 )
-from hf_ddpm.pipelines.editing import ImageEditing
+from hf_ddpm.pipelines.editing import inpaint, interpolate, invert, reconstruct, vary
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import to_images
-from hf_ddpm.pipelines.image_space import ImageSpace
-from hf_ddpm.pipelines.latent_images import check_vae
+from hf_ddpm.pipelines.image_space import ImageSpace, check_vae
 from hf_ddpm.pipelines.network_signature import ClassLabels, NetworkSignature
 from hf_ddpm.pipelines.opening import CheckedOpening
 from hf_ddpm.pipelines.walk import Predict, walk_down
@@ -38,7 +37,7 @@ from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS
 StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
-class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline):
+class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
     """Sample images from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
 
     Args:
@@ -57,6 +56,10 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
     _optional_components = ["vae"]  # noqa: RUF012  # diffusers' name and type
     _interrupt = False
 
+    vary, interpolate = vary, interpolate
+    invert, reconstruct = invert, reconstruct
+    inpaint = inpaint
+
     def __init__(
         self, unet: UNet2DModel, scheduler: SchedulerMixin, default_eta: float | None = None, vae: Any = None
     ) -> None:
@@ -71,6 +74,21 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
             check_vae(vae, unet.config["in_channels"])
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
         self.register_to_config(default_eta=default_eta)
+
+    @property
+    def signature(self) -> NetworkSignature:
+        """What the network takes and returns; of latents, where there is a VAE."""
+        return NetworkSignature.of(self.unet.config, self.scheduler.config)
+
+    @property
+    def image_channels(self) -> int:
+        """C of the images, which those of the latents are not."""
+        return self._space.channels
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(H, W) of the images, found by decoding one where there is a VAE; None: any."""
+        return self._space.size
 
     @property
     def num_classes(self) -> int | None:
@@ -160,7 +178,7 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
                 x_t = seen["latents"]
                 if self._interrupt:
                     break
-        images = to_images(self._decoded(x_t), output_type)
+        images = to_images(self._space.decoded(x_t), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
@@ -188,6 +206,10 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
         if is_ours and self.vae is None and stock_samples_the_same(self.scheduler.config, self.unet.config, eta):
             open_stock_door(folder)
         write_code(folder, __name__, ours.values())
+
+    @property
+    def _space(self) -> ImageSpace:
+        return ImageSpace(self.vae, self.signature, self._execution_device, self.unet.dtype)
 
     def _predict(self, class_labels: ClassLabels, batch_size: int) -> Predict:
         """What asks the network about a batch of these classes, and returns what the scheduler reads."""

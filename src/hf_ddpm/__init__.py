@@ -3,6 +3,7 @@
 from typing import Any
 
 from hf_ddpm.models import HFVAE, UNET_PRESETS, unet_preset
+from hf_ddpm.opening import open_hf_vae, open_pipeline
 from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.pipelines.opening import CheckedOpening
 from hf_ddpm.schedulers import HFDDPMScheduler
@@ -17,4 +18,6 @@ def _push_with_card(pipeline: HFDDPMPipeline | HFVAEPipeline, repo_id: str, **kw
     return push_pipeline(pipeline, repo_id, **kwargs)
 
 
+# What code that came with a checkpoint does without.
+CheckedOpening.open_checked, HFVAE.open_checked = open_pipeline, open_hf_vae
 CheckedOpening.push_with_card = _push_with_card

@@ -20,8 +20,8 @@ from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
 from hf_ddpm.kinds import kind_of, kind_of_index, resolve
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.unet_checks import check_sample_size
+from hf_ddpm.opening import check_files, open_files
 from hf_ddpm.pipelines.doors import INDEX
-from hf_ddpm.pipelines.opening import check_files
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -213,7 +213,7 @@ def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
     """`from_pretrained`, with a word for a size that fits no network."""
     files = CheckedFiles(source, INDEX, **kwargs)
     kind = kind_of_index(files.json(INDEX))
-    pipeline = resolve(kind.pipeline).from_files(files, **kwargs)
+    pipeline = open_files(resolve(kind.pipeline), files, **kwargs)
     if kind.walks:
         try:
             check_sample_size(pipeline.unet.config)

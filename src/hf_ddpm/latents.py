@@ -27,7 +27,7 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_networks import unit_scale
-from hf_ddpm.pipelines.latent_images import encode_moments
+from hf_ddpm.pipelines.image_space import encode_moments
 from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.weights import weights_sha256
 

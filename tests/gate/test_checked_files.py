@@ -6,7 +6,7 @@ import pytest
 
 from hf_ddpm import HFVAE, HFDDPMPipeline
 from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
-from hf_ddpm.pipelines.opening import check_files
+from hf_ddpm.opening import check_files
 
 INDEX = "model_index.json"
 COUNT = """

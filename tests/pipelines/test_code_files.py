@@ -79,9 +79,9 @@ def make(make_pipeline):
 @pytest.mark.parametrize(
     ("kind", "roots", "count"),
     [
-        ("pixels", (DDPM, SCHEDULER), 22),
-        (AutoencoderKL, (DDPM, SCHEDULER), 22),
-        (HFVAE, (DDPM, SCHEDULER, NETWORK), 26),
+        ("pixels", (DDPM, SCHEDULER), 25),
+        (AutoencoderKL, (DDPM, SCHEDULER), 25),
+        (HFVAE, (DDPM, SCHEDULER, NETWORK), 29),
         ("vae", (VAE, NETWORK), 14),
     ],
     ids=str,

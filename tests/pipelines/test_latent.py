@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from hf_ddpm import HFVAE, HFDDPMPipeline, HFDDPMScheduler
-from hf_ddpm.pipelines.latent_images import encode_images, latent_mask
+from hf_ddpm.pipelines.image_space import encode_images, latent_mask
 
 CONV = {"network": "conv", "block_out_channels": (8, 8), "latent_channels": 2, "likelihood": "gaussian_fixed"}
 

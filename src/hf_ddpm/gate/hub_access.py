@@ -1,10 +1,8 @@
-"""What is asked of the Hub until it comes, one sentence where it does not, and what is not told to it."""
+"""Files of the Hub, asked for until they come, and one sentence where they do not."""
 
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from huggingface_hub import snapshot_download
@@ -34,20 +32,6 @@ def from_hub(repo_id: str, hub: Mapping[str, Any], names: Sequence[str]) -> str:
         return patient(lambda: snapshot_download(repo_id, allow_patterns=[*names], **hub))
     except (OSError, HTTPError, HFValidationError) as error:
         raise OSError(f"{repo_id}: {_reason(error, hub)}") from error
-
-
-@contextmanager
-def pushing(*parts: Any) -> Iterator[None]:
-    """Leave only the last name of the place that each part was opened from in its config, until the block ends."""
-    there = [part for part in parts if part is not None and "_name_or_path" in part.config]
-    opened = [(part, part.config["_name_or_path"]) for part in there]
-    try:
-        for part, place in opened:
-            part.register_to_config(_name_or_path=os.path.basename(os.path.normpath(str(place))))
-        yield
-    finally:
-        for part, place in opened:
-            part.register_to_config(_name_or_path=place)
 
 
 def patient(call: Callable[[], T]) -> T:

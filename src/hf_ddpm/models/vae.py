@@ -2,10 +2,11 @@
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -16,9 +17,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
-from hf_ddpm.gate.hub_access import pushing
 from hf_ddpm.models.image_size import size_pair
+from hf_ddpm.models.pushing import pushing
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -84,6 +84,9 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         ValueError: an unknown word, or sizes that do not fit together.
     """
 
+    open_checked: ClassVar[Callable[..., Any] | None] = None
+    """Opens a VAE, its files checked; `hf_ddpm` sets it, and code that came with a checkpoint has none."""
+
     @register_to_config
     def __init__(
         self,
@@ -147,11 +150,9 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             OSError: nothing is there, or the Hub does not give it.
             ValueError: damaged, pickles, or sizes that would fill the memory.
         """
-        if is_checked(pretrained_model_name_or_path):
+        if cls.open_checked is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        subfolder = kwargs.pop("subfolder", None)
-        files = CheckedFiles(pretrained_model_name_or_path, cls.config_name, subfolder, **kwargs)
-        return files.open_network(cls, **kwargs)
+        return cls.open_checked(cls, pretrained_model_name_or_path, **kwargs)
 
     @wraps(ModelMixin.save_pretrained)  # pipelines ask for its parameters
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]

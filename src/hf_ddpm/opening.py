@@ -1,0 +1,161 @@
+"""Saved pipelines and VAEs, looked at before anything is built of them: what `from_pretrained` does in hf_ddpm."""
+
+import os
+import reprlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import schedulers
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import nn
+
+from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
+from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.weights import check_weights
+from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index
+from hf_ddpm.pipelines.opening import CheckedOpening, name_of_ours
+
+SCHEDULER_FILE = "scheduler_config.json"
+STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
+FACTS = ("id2label", "null_class")  # what an index says of classes, which are no components
+MOST_CLASSES = 10**5
+OUR_CLASSES = {"unet": (), "vae": ("HFVAE",), "scheduler": ("HFDDPMScheduler",)}
+
+
+def open_pipeline(kind: type[CheckedOpening], source: str | os.PathLike, **kwargs: Any) -> Any:
+    """`kind.from_pretrained` of a folder or a repository, which see."""
+    return open_files(kind, CheckedFiles(source, INDEX, **kwargs), **kwargs)
+
+
+def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -> Any:
+    """`open_pipeline` of files that somebody began to look at; `subfolder` is where they are."""
+    kwargs.pop("subfolder", None)
+    if kwargs.get("use_safetensors") is None:
+        kwargs["use_safetensors"] = True
+    given = kwargs.keys() & OUR_CLASSES.keys()
+    check_files(name_of_ours(kind), files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
+    with files.being_opened():
+        pipeline = super(CheckedOpening, kind).from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            check_weights(part)
+    pipeline.register_to_config(_name_or_path=files.source)
+    return pipeline
+
+
+def open_hf_vae(kind: type[HFVAE], source: str | os.PathLike | None, **kwargs: Any) -> HFVAE:
+    """`HFVAE.from_pretrained` of a folder or a repository; a folder that is being opened was looked at."""
+    if is_checked(source):
+        return super(HFVAE, kind).from_pretrained(source, **kwargs)
+    subfolder = kwargs.pop("subfolder", None)
+    vae: HFVAE = CheckedFiles(source, kind.config_name, subfolder, **kwargs).open_network(kind, **kwargs)
+    return vae
+
+
+def check_files(
+    pipeline: str, files: CheckedFiles, given: set[str], variant: str | None, *, pickles: bool = False
+) -> dict[str, str]:
+    """Fetch what a pipeline is made of, and refuse what is not what it should be.
+
+    Args:
+        pipeline: name of its class.
+        files: with the index.
+        given: components that the caller has, of which nothing is read.
+        variant: of the weights, which at least one network must have.
+        pickles: weights that are no safetensors.
+
+    Returns:
+        dict: the config's file of each component, in the root where the oldest layout has it.
+
+    Raises:
+        ValueError, OSError: one sentence.
+    """
+    index = files.json(INDEX)
+    check_index(pipeline, index)
+    _check_classes(files.shown(INDEX), index)
+    in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
+    needed = {*COMPONENTS[pipeline], *(["vae"] if in_latents else [])} - given
+    entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
+    taken = [*COMPONENTS[pipeline], "vae"]  # what another pipeline's index has more is left there
+    kinds = {name: component_class(name, entry) for name, entry in entries.items() if name in taken}
+    varied, configs = False, {}
+    for name, kind in kinds.items():
+        config = SCHEDULER_FILE if issubclass(kind, SchedulerMixin) else "config.json"
+        in_root = config in files.names and not any(file.startswith(f"{name}/") for file in files.names)
+        place = "" if in_root else name  # the oldest layout has no folders
+        configs[name] = file = f"{place}/{config}".lstrip("/")
+        if config == SCHEDULER_FILE:
+            check_config(files.shown(file), kind, files.json(file))
+        else:
+            varied |= files.fetch_network(place, kind, variant, pickles=pickles)
+    if variant is not None and not varied:
+        raise ValueError(f"{files.shown(INDEX)} has no weights of variant={variant!r} beside it: leave variant out")
+    return configs
+
+
+def component_class(name: str, entry: tuple[str, str]) -> type:
+    """The class that an index names for a component, one of a few; no module is imported for it.
+
+    Raises:
+        ValueError: any other class.
+    """
+    library, word = entry
+    if word in OUR_CLASSES[name] and library in ("diffusers", OUR_MODULES[word]) and OUR_MODULES[word] in sys.modules:
+        return getattr(sys.modules[OUR_MODULES[word]], word)
+    stock: dict[str, Any] = {kind.__name__: kind for kind in STOCK_CLASSES.get(name, ())}
+    if name == "scheduler" and word.endswith("Scheduler") and word.isidentifier():
+        stock = {word: getattr(schedulers, word, None)}
+    found = stock.get(word) if library == "diffusers" else None
+    if isinstance(found, type) and (name in STOCK_CLASSES or issubclass(found, SchedulerMixin)):
+        return found
+    known = [*OUR_CLASSES[name], *(stock if name in STOCK_CLASSES else ["a scheduler of diffusers"])]
+    raise ValueError(
+        f"{INDEX} has {name}=[{library[:60]!r}, {word[:60]!r}], allowed are {', '.join(known)}: nothing else is "
+        f"imported for a checkpoint; a class of yours is opened by you and given: from_pretrained(..., {name}=...)"
+    )
+
+
+def _check_classes(shown: str, index: Mapping[str, Any]) -> None:
+    """Refuse names of classes that are no names, and a class for "no label" that is no class."""
+    names, null_class = index.get("id2label"), index.get("null_class")
+    if names is not None and not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
+        raise ValueError(f"{shown} has id2label={reprlib.repr(names)}, which must be an object of names: mend it")
+    if names is not None and len(names) > MOST_CLASSES:
+        raise ValueError(f"{shown} has id2label of {len(names)} names, and {MOST_CLASSES} are allowed")
+    if null_class is not None and not (type(null_class) is int and 0 <= null_class <= MOST_CLASSES):
+        raise ValueError(
+            f"{shown} has null_class={reprlib.repr(null_class)}, which must be null or a whole number from 0 to "
+            f"{MOST_CLASSES}: mend it"
+        )
+
+
+def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str, str]]:
+    """The components of an index.
+
+    Raises:
+        ValueError: one that is needed and lacks, one that nobody asked for, or code of the repository for a pipeline.
+    """
+    for name in sorted(needed):
+        if not index.get(name):
+            raise ValueError(f"{INDEX} lacks {name!r}: restore it from another copy")
+    if not isinstance(index["_class_name"], str):
+        raise ValueError(
+            f"{INDEX} has _class_name={str(index['_class_name'])[:80]}, which is no class of diffusers or hf_ddpm: "
+            "code of a repository runs only through DiffusionPipeline with custom_pipeline and trust_remote_code=True"
+        )
+    entries = {}
+    for name, value in index.items():
+        is_component = name in OUR_CLASSES or (isinstance(value, (list, dict)) and name not in FACTS)
+        if name.startswith("_") or not is_component or (value == [None, None] and name not in needed):
+            continue
+        if name not in OUR_CLASSES:
+            raise ValueError(f"{INDEX} has a component {name[:60]!r}, allowed are {', '.join(OUR_CLASSES)}")
+        if not isinstance(value, list) or [type(word) for word in value] != [str, str]:
+            raise ValueError(f"{INDEX} has {name}={reprlib.repr(value)}, not [library, class]: restore it")
+        entries[name] = (value[0], value[1])
+    return entries
