@@ -130,9 +130,11 @@ def asks_for_family(node: ast.AST, tables: Collection[str] = ()) -> bool:
 
     An `isinstance` or a `case` with a pipeline class of ours; a comparison (`==`, `in`, `case`) with the name of one,
     with one of `FAMILY_WORDS` or with what is called a family; a look into one of `tables` by a key that is not a
-    literal.
+    literal. Whether something is None is no such question.
     """
     match node:
+        case ast.Compare(comparators=[ast.Constant(value=None)]):
+            return False
         case ast.Call(func=ast.Name(id="isinstance"), args=[_, kinds]):
             return names_family(kinds)
         case ast.MatchClass(cls=kind):
@@ -162,14 +164,18 @@ def names_family(node: ast.AST) -> bool:
 
 
 def family_places(trees: dict[Path, ast.Module]) -> list[str]:
-    """The functions (or modules, outside of functions) that ask for the family, each once, with the lines that ask."""
+    """The functions (or modules, outside of functions) that ask for the family, each once, with the lines that ask.
+
+    The module that holds the table of kinds is one place: its look-ups are the table.
+    """
     places: dict[str, list[int]] = {}
     for path, tree in trees.items():
         tables = tables_of(path, tree)
         owners = {id(n): f.name for f in functions(tree) for n in ast.walk(f)}  # the innermost, which comes last
         for node in ast.walk(tree):
             if asks_for_family(node, tables):
-                place = f"{path.relative_to(ROOT)}:{owners.get(id(node), 'module')}"
+                owner = "the table" if path.stem == "kinds" else owners.get(id(node), "module")
+                place = f"{path.relative_to(ROOT)}:{owner}"
                 places.setdefault(place, []).append(node.lineno if "lineno" in node._attributes else 0)
     return [f"{place} (lines {', '.join(map(str, sorted({*lines})))})" for place, lines in sorted(places.items())]
 

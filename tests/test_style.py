@@ -103,6 +103,7 @@ def test_lines_that_refuse_are_told_from_lines_that_do(tmp_path):
         ("index.get('_class_name') == HFVAEPipeline.__name__", True),
         ("recipe['family'] == 'gan'", True),
         ("pipeline.vae is None", False),
+        ("run.family.sampling is not None", False),
         ("FAMILIES[name]", True),
         ("FAMILIES['vae']", False),
         ("KINDS[options.name]", False),

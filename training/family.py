@@ -7,7 +7,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from hf_ddpm.data import ImageData
-from hf_ddpm.kinds import FAMILY, KINDS, family_of, resolve
+from hf_ddpm.kinds import FAMILY, family_of, kind_of_recipe, resolve
 from hf_ddpm.latents import LatentData
 from hf_ddpm.objectives import Objective
 from hf_ddpm.training.players import Player
@@ -76,7 +76,7 @@ def family_class(recipe: Mapping[str, Any]) -> type[Family]:
     Raises:
         UserError: a family that is not there.
     """
-    found: type[Family] = resolve(KINDS[family_of(recipe)].family)
+    found: type[Family] = resolve(kind_of_recipe(recipe).family)
     return found
 
 

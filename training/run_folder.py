@@ -75,21 +75,14 @@ class RunFolder:
         if not self.recipe.is_file():
             raise UserError(f"--resume: {self.recipe} is missing, so what the run began with is not known")
         before, now = yaml.safe_load(self.recipe.read_text()), _plain(recipe)
-        if family_of(before) != now[FAMILY]:
-            raise UserError(
-                f"--resume: the recipe is of the family {now[FAMILY]!r} and the run of {family_of(before)!r}: "
-                "resume with the same recipe, or start another --output_dir"
-            )
-        for block in blocks_of(now):
-            keys = {*before.get(block, {}), *now[block]}
-            fixed = keys & FIXED_TRAINING if block == "training" else set() if block in FREE_ON_RESUME else keys
-            for key in sorted(fixed):
-                old, new = before.get(block, {}).get(key), now[block].get(key)
-                if old != new:
-                    raise UserError(
-                        f"--resume: {block}.{key} is {new!r} but the run began with {old!r}: "
-                        "resume with the same recipe, or start another --output_dir"
-                    )
+        began, given = ({FAMILY: family_of(one), **_by_key(one)} for one in (before, now))
+        fixed = [key for key in {*began, *given} if _is_fixed(key)]
+        for key in sorted(fixed, key=lambda key: (key != FAMILY, key)):
+            if began.get(key) != given.get(key):
+                raise UserError(
+                    f"--resume: {key} is {given.get(key)!r} but the run began with {began.get(key)!r}: "
+                    "resume with the same recipe, or start another --output_dir"
+                )
 
     def remove_old_states(self, keep: int) -> None:
         for state in self.saved_states()[:-keep]:
@@ -118,6 +111,17 @@ def _step_of(line: str) -> float:
         return json.loads(line)["step"]
     except ValueError:
         return math.inf
+
+
+def _by_key(recipe: Recipe) -> dict[str, Any]:
+    """The values of a recipe by `block.key`."""
+    return {f"{block}.{key}": value for block, keys in blocks_of(recipe).items() for key, value in keys.items()}
+
+
+def _is_fixed(key: str) -> bool:
+    """Whether a resumed run must have a value of the recipe that it began with."""
+    block, _, name = key.partition(".")
+    return block not in FREE_ON_RESUME or (block == "training" and name in FIXED_TRAINING)
 
 
 def _plain(recipe: Recipe) -> Recipe:

@@ -104,9 +104,14 @@ def kind_of_index(index: Mapping[str, Any]) -> Kind:
     return _entry([index.get("_class_name")])
 
 
+def kind_of_recipe(recipe: Mapping[str, Any]) -> Kind:
+    """The entry of what a recipe trains, by its `family_of`."""
+    return KINDS[family_of(recipe)]
+
+
 def kind_of_run(facts: Mapping[str, Any]) -> Kind:
-    """The entry of a run, by its facts: the `family` there, or that of its recipe."""
-    return KINDS[family_of(facts if FAMILY in facts else facts.get("recipe") or {})]
+    """The entry of a run, by the recipe among its facts; without one, by the `family` that they name."""
+    return kind_of_recipe(facts.get("recipe") or facts)
 
 
 def family_of(recipe: Mapping[str, Any]) -> str:

@@ -187,7 +187,7 @@ def test_a_family_that_is_not_there_or_has_no_such_block_is_named(family, senten
 def test_a_run_of_another_family_is_not_resumed(tmp_path):
     folder = RunFolder(tmp_path)
     folder.create(check_recipe(read_recipe("mnist-vae")))
-    with pytest.raises(UserError, match="of the family 'diffusion' and the run of 'vae'"):
+    with pytest.raises(UserError, match="family is 'diffusion' but the run began with 'vae'"):
         folder.check_same_recipe(check_recipe(read_recipe("mnist")))
 
 

@@ -79,8 +79,11 @@ def commands_of_kinds(command: str) -> dict[str, KindCommand]:
 def add_kind_options(parser: argparse.ArgumentParser, command: str) -> None:
     """Declare the options of every kind, under a heading for each."""
     added: set[str] = set()
-    for key, of_kind in commands_of_kinds(command).items():
-        group = parser.add_argument_group(KINDS[key].plural)
+    for kind in KINDS.values():
+        if (name := getattr(kind, command)) is None:
+            continue
+        of_kind: KindCommand = resolve(name)
+        group = parser.add_argument_group(kind.plural)
         for one in of_kind.options:
             if one.name not in added:
                 group.add_argument(one.flag, default=None, **one.keywords)
