@@ -35,7 +35,7 @@ from hf_ddpm.metrics import DigitStatistics, digit_score, digit_statistics
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.sampling import image_grid, sample_images
 from hf_ddpm.training.diffusion import build_model
-from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.recipe import Recipe, blocks_of
 
 ARMS = ("ours", "diffusers", "diffusers-tuned", "diffusers-default-unet")
 SIDE, GRID, SAMPLING_BATCH = 28, 64, 100
@@ -268,7 +268,7 @@ def to_pil(images: Tensor) -> list[Any]:
 
 def _portable(recipe: Recipe) -> Recipe:
     """The recipe without where the data lies."""
-    return {**recipe, "data": {**recipe["data"], "source": "the training digits"}}
+    return {**blocks_of(recipe), "data": {**recipe["data"], "source": "the training digits"}}
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Cell, Path]:

@@ -22,6 +22,7 @@ from hf_ddpm.checkpoint import FACTS_FILE
 from hf_ddpm.data import ImageData
 from hf_ddpm.likelihood import draw_images, evaluate_vae
 from hf_ddpm.likelihood.report import mean_and_error
+from hf_ddpm.training.recipe import blocks_of
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.train import train
 
@@ -93,7 +94,7 @@ def about(recipe: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     of_machine = {"training": {"output_dir", "cpu_threads", "tracker"}, "data": {"source"}}
     return {
         block: {key: value for key, value in values.items() if key not in of_machine.get(block, set())}
-        for block, values in recipe.items()
+        for block, values in blocks_of(recipe).items()
         if block != "hub"
     }
 

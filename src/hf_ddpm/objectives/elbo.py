@@ -82,8 +82,8 @@ class ELBOObjective:
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
         """The loss of each image, (B,) in nats. Labels are not used: p(x) is of all classes."""
-        x, noise, kl_weight = batch.x_0, draws.rows["noise"], draws.rows["kl_weight"]
-        found: VAEOutput = models[turn](x, noise=noise)
+        vae, x, noise, kl_weight = models[turn], batch.x_0, draws.rows["noise"], draws.rows["kl_weight"]
+        found: VAEOutput = vae(x, noise=noise)
         log_p_x = self._log_p_x(found, x, noise.shape[1])  # (B, L)
         mean, log_variance = moments_of(found)
         if self.bound == "iwae":
