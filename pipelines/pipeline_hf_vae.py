@@ -22,7 +22,7 @@ from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
 from hf_ddpm.pipelines.interpolation import Interpolation, check_pairs, shares_of, slerp
 from hf_ddpm.pipelines.opening import CheckedOpening
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice
 
 OutputType = Literal["pil", "np", "pt"]
 

@@ -35,7 +35,7 @@ from hf_ddpm.models.vae_networks import (
     shown,
     unit_scale,
 )
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice
 
 MOST_WEIGHTS = 2**31  # of one layer of an MLP
 

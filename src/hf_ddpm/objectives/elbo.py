@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hf_ddpm.models.vae import VAEOutput
 from hf_ddpm.models.vae_likelihoods import Likelihood, decoder_distribution, optimal_log_variance
 from hf_ddpm.objectives.objective import MODEL, Draws, Losses
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice
 
 if TYPE_CHECKING:
     from hf_ddpm.data import Batch
