@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
 from hf_ddpm.kinds import kind_of, kind_of_index, resolve
@@ -149,7 +149,7 @@ def load_checkpoint(source: str, **kwargs: Any) -> DiffusionPipeline:
     folder = find_folder(source)
     if folder is not None and not (folder / INDEX).is_file():
         raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
-    with opening(f"the checkpoint {source!r} cannot be opened", folder):
+    with failed_opening_as_user_error(f"the checkpoint {source!r} cannot be opened", folder):
         return _open(folder or source, **kwargs)
 
 
@@ -176,7 +176,7 @@ def hint_at_checkpoint(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def opening(what: str, folder: Path | None) -> Iterator[None]:
+def failed_opening_as_user_error(what: str, folder: Path | None) -> Iterator[None]:
     """Turn the ways in which `from_pretrained` fails into one sentence that begins with `what`.
 
     Args:
@@ -215,10 +215,8 @@ def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
     kind = kind_of_index(files.json(INDEX))
     pipeline = resolve(kind.pipeline).from_files(files, **kwargs)
     if kind.walks:
-        try:
+        with as_user_error("sample_size in config.json of the UNet"):
             check_sample_size(pipeline.unet.config)
-        except UserError as error:
-            raise UserError(f"sample_size in config.json of the UNet: {error}") from error
     return pipeline
 
 
@@ -231,7 +229,7 @@ def check_folder(folder: Path) -> dict[str, str]:
     Raises:
         UserError: what is missing, corrupt or cut short.
     """
-    with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
+    with failed_opening_as_user_error(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
         configs = check_files(kind_of_index(files.json(INDEX)).pipeline_name, files, set(), None)
         for name in fnmatch.filter(files.names, "*/*.safetensors"):  # variants too

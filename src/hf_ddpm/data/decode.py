@@ -90,7 +90,7 @@ class ImageDecoder:
         except UnidentifiedImageError as error:
             raise UndecodableError("it is not an image that Pillow recognises") from error
         except (*_BROKEN_FILE, DecompressionBombError) as error:
-            raise UndecodableError(_reason(error)) from error
+            raise UndecodableError(_without_places(error)) from error
 
     def _decode_file(self, stored: Any, crop: Crop | None) -> Decoded:
         image, notes = open_image(stored)
@@ -200,7 +200,7 @@ def _channels_first(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
 
 
-def _reason(error: BaseException) -> str:
+def _without_places(error: BaseException) -> str:
     """What went wrong, in one line without the name of any place: a library's text may hold the file's."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if "/" in said or "\\" in said:

@@ -27,7 +27,7 @@ Terms = TypeVar("Terms")
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class DiffusionLikelihood:
     """What was measured on a set of images, and how; `report.py` makes a table, a file and a picture of it.
 
     bound, flow: of the images in their order, None if not asked for. halved: the flow of the first `HALVED_IMAGES`
@@ -57,7 +57,7 @@ def evaluate(
     ode_steps: int = 50,
     num_probes: int = 1,
     accelerator: Accelerator | None = None,
-) -> Likelihood:
+) -> DiffusionLikelihood:
     """Bits/dim of a network on at least 256 images, by the variational bound, the probability-flow ODE, or both.
 
     The images are shared out to the processes of `accelerator`; every one of them returns the whole result. Neither
@@ -93,7 +93,7 @@ def evaluate(
             flow, halved, seconds["ode"] = _both_flows(
                 network, images, rows, ode_steps, accelerator, num_probes=num_probes, **settings
             )
-    return Likelihood(images, seed, clip, ode_steps, num_probes, bound, flow, halved, seconds)
+    return DiffusionLikelihood(images, seed, clip, ode_steps, num_probes, bound, flow, halved, seconds)
 
 
 def _both_flows(

@@ -20,7 +20,7 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood.bound import Progress
 from hf_ddpm.likelihood.evaluate import ProgressBar, check_images, gathered
 from hf_ddpm.likelihood.flow import dequantised
-from hf_ddpm.likelihood.images import GridImages, Stream, share, stacked
+from hf_ddpm.likelihood.images import GridImages, Stream, normal_noise, share
 from hf_ddpm.likelihood.network import float64_device
 from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae import HFVAE
@@ -199,7 +199,7 @@ def importance_terms(
         x = x.to(float64_device(vae.device))
         posterior = vae.posterior(x.to(vae.device, vae.dtype))
         mean, log_variance = posterior.mean.to(x), posterior.logvar.to(x)  # (B, J, h, w)
-        noise = stacked(  # (B, K, J, h, w)
+        noise = normal_noise(  # (B, K, J, h, w)
             [images.generator(seed, row, Stream.LATENT) for row in part.tolist()],
             torch.Size((num_samples, *mean.shape[1:])),
         ).to(x)

@@ -52,7 +52,7 @@ def vae_report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str,
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def vae_table(found: dict[str, Any]) -> str:
     """A few lines for the terminal: value, standard error and number of images."""
     exact = "nll" in found
     main = found["nll"] if exact else found["cross_entropy"]
@@ -74,7 +74,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def draw_latents(found: dict[str, Any], path: Path) -> None:
     """Write a PNG: the KL of every latent dimension, the largest first, those that are not active in grey.
 
     Args:

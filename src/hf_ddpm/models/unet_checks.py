@@ -5,7 +5,7 @@ from typing import Any
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.errors import UserError, as_user_error, did_you_mean
 from hf_ddpm.models.image_size import size_pair
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
@@ -48,10 +48,8 @@ def check_sample_size(config: Mapping[str, Any]) -> None:
     """
     if config["sample_size"] is None:
         return
-    try:
+    with as_user_error():
         height, width = size_pair(config["sample_size"])
-    except ValueError as error:
-        raise UserError(str(error)) from error
     check_image_size(config, height, width)
 
 

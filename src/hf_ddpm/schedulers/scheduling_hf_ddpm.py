@@ -25,7 +25,7 @@ from hf_ddpm.schedulers.beta_schedules import (
 )
 from hf_ddpm.schedulers.chain_tables import chain_tables
 from hf_ddpm.schedulers.clipping import check_clipping, clip_
-from hf_ddpm.schedulers.config_files import MOST_BETAS, building, read_config
+from hf_ddpm.schedulers.config_files import MOST_BETAS, read_config, wrong_kind_as_value_error
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk, StepCoefficients, on_host
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, select_timesteps
 from hf_ddpm.schedulers.training_chain import (
@@ -127,7 +127,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             OSError: nothing is there, or the Hub does not give it.
             ValueError: a config that is damaged, that does not fit or that would fill the memory.
         """
-        with building(pretrained_model_name_or_path):
+        with wrong_kind_as_value_error(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     @classmethod

@@ -12,7 +12,7 @@ from PIL import Image
 from hf_ddpm import HFVAE, HFVAEPipeline, latents
 from hf_ddpm.data.order import SampleOrder
 from hf_ddpm.errors import UserError
-from hf_ddpm.latents import ENCODED_AT_ONCE, LatentData, open_vae
+from hf_ddpm.latent_data import ENCODED_AT_ONCE, LatentData, open_vae
 from hf_ddpm.weights import weights_sha256
 
 BLOCK = {"source": "digits", "image_size": 16, "channels": 1, "max_images": 100, "label_column": "auto"}
