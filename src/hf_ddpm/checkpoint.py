@@ -54,7 +54,8 @@ def new_folder(final: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _sync(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
         replace_folder(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -68,7 +69,7 @@ def replace_folder(new: Path, final: Path) -> None:
     if final.exists():
         final.rename(older)
     new.rename(final)
-    _sync_one(final.parent)
+    _sync(final.parent)
     shutil.rmtree(older, ignore_errors=True)
 
 
@@ -237,12 +238,7 @@ def check_folder(folder: Path) -> dict[str, str]:
     return configs
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

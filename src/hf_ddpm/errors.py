@@ -28,6 +28,13 @@ def as_user_error(about: str = "") -> Iterator[None]:
         raise UserError(f"{about}: {error}" if about else str(error)) from error
 
 
+def require_at_least(least: int, **values: int) -> None:
+    """Refuse arguments below `least`."""
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"{name}={value} must be at least {least}")
+
+
 def did_you_mean(word: object, known: Iterable[object]) -> str:
     """The end of such a sentence: the known word that was probably meant, or nothing if none resembles it."""
     close = difflib.get_close_matches(str(word), list(map(str, known)), n=1, cutoff=0.5)

@@ -99,7 +99,8 @@ class ImageDecoder:
             return Decoded(self._fit(planes, crop), notes + more)
         image, more = _convert(image, CHANNEL_MODES[self.channels])
         pixels = np.asarray(fit(image, self.image_size, self.resize, crop, self.crop_box))
-        return Decoded(_channels_first(pixels), notes + more)
+        planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        return Decoded(np.ascontiguousarray(planes), notes + more)
 
     def _fit(self, planes: np.ndarray, crop: Crop | None) -> np.ndarray:
         """Resize planes (C, h, w) one by one in float32 and round, which keeps all 16 bits."""
@@ -194,10 +195,6 @@ def _sixteen_bits(image: "Image.Image", channels: int) -> tuple[np.ndarray, tupl
     if channels in (2, 4):
         planes[-1] = 65535
     return planes, (REPEATED,) if channels >= 3 else ()
-
-
-def _channels_first(pixels: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
 
 
 def _without_places(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, require_at_least
 from hf_ddpm.likelihood.bound import Progress
 from hf_ddpm.likelihood.evaluate import ProgressBar, check_images, gathered
 from hf_ddpm.likelihood.flow import dequantised
@@ -137,8 +137,7 @@ def evaluate_vae(
             measured, or weights that give nan.
     """
     check_images(images)
-    if seed < 0:
-        raise UserError(f"seed={seed} must be at least 0")
+    require_at_least(0, seed=seed)
     _check_fit(vae, images)
     batch_size = draws_at_once(images) if batch_size is None else batch_size
     likelihood = vae.config["likelihood"]

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
 from hf_ddpm.gate.hub_access import pushing
-from hf_ddpm.models.image_size import size_pair
+from hf_ddpm.models.image_size import side_unit, size_pair
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -29,13 +29,14 @@ from hf_ddpm.models.vae_likelihoods import (
 from hf_ddpm.models.vae_networks import (
     Activation,
     Network,
-    check_levels,
+    check_groups,
+    check_halving,
     check_sizes,
     mlp,
     shown,
     unit_scale,
 )
-from hf_ddpm.schedulers.annotations import check_choice
+from hf_ddpm.schedulers.annotations import check_arguments
 
 MOST_WEIGHTS = 2**31  # of one layer of an MLP
 
@@ -100,9 +101,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         scaling_factor: float | None = None,
     ) -> None:
         super().__init__()
-        check_choice("network", network, get_args(Network))
-        check_choice("activation", activation, get_args(Activation))
-        check_choice("likelihood", likelihood, get_args(Likelihood))
+        check_arguments(HFVAE, self.config)
         check_sizes(
             sample_size=size_pair(sample_size),
             in_channels=(in_channels,),
@@ -123,7 +122,8 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             self.encoder = mlp(image, hidden_sizes, (2 * latent_channels, 1, 1), activation)
             self.decoder = mlp((latent_channels, 1, 1), hidden_sizes[::-1], (out_channels, *image[1:]), activation)
         else:
-            check_levels(size_pair(sample_size), block_out_channels, norm_num_groups)
+            check_halving(size_pair(sample_size), len(block_out_channels))
+            check_groups(block_out_channels, norm_num_groups)
             levels: dict[str, Any] = {"block_out_channels": block_out_channels, "layers_per_block": layers_per_block}
             levels |= {"norm_num_groups": norm_num_groups}
             kinds = ("DownEncoderBlock2D",) * len(block_out_channels), ("UpDecoderBlock2D",) * len(block_out_channels)
@@ -178,8 +178,8 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         channels, (height, width) = self.config["latent_channels"], size_pair(self.config["sample_size"])
         if self.config["network"] == "mlp":
             return channels, 1, 1
-        factor = 2 ** (len(self.config["block_out_channels"]) - 1)
-        return channels, height // factor, width // factor
+        unit = side_unit(len(self.config["block_out_channels"]))
+        return channels, height // unit, width // unit
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
@@ -316,7 +316,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
                 f"images of shape {tuple(x.shape)} must have shape (B, {shape}): resize and convert them first"
             )
         if self.config["network"] == "conv":
-            check_levels(tuple(x.shape[2:]), self.config["block_out_channels"], self.config["norm_num_groups"])
+            check_halving(x.shape[2:], len(self.config["block_out_channels"]))
         return self.encoder(x)
 
     def _decoded(self, z: Tensor) -> Tensor:

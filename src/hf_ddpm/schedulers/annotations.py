@@ -6,7 +6,7 @@ import inspect
 import reprlib
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))  # what a config or a recipe can hold
@@ -78,6 +78,16 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{name}={value!r} is not known, allowed are {', '.join(map(repr, choices))}{hint}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of things that is none.
+
+    Raises:
+        ValueError: `name` is no whole number of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
