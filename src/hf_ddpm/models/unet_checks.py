@@ -53,7 +53,8 @@ def check_sample_size(config: Mapping[str, Any]) -> None:
     check_image_size(config, height, width)
 
 
-def check_blocks(config: Mapping[str, Any]) -> None:
+def check_unet_levels(config: Mapping[str, Any]) -> None:
+    """Refuse widths and block types that are not one a level, or unknown."""
     channels, down, up = (config[k] for k in ("block_out_channels", "down_block_types", "up_block_types"))
     if not len(channels) == len(down) == len(up) > 0:
         raise UserError(
