@@ -148,8 +148,8 @@ def load_checkpoint(source: str, **kwargs: Any) -> DiffusionPipeline:
         UserError: nothing at the path, a folder that is no checkpoint, files that are missing, corrupt or cut short.
     """
     folder = find_folder(source)
-    if folder is not None and not (folder / INDEX).is_file():
-        raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
+    if folder is not None:
+        check_index_is_there(source, folder)
     with failed_opening_as_user_error(f"the checkpoint {source!r} cannot be opened", folder):
         return _open(folder or source, **kwargs)
 
@@ -167,6 +167,12 @@ def find_folder(source: str) -> Path | None:
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(f"there is no checkpoint folder at {source!r}: give a folder saved by training, or a Hub name")
     return None
+
+
+def check_index_is_there(source: str, folder: Path) -> None:
+    """Refuse a folder without an index, which the user calls `source`."""
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
 
 
 def hint_at_checkpoint(folder: Path) -> str:

@@ -28,10 +28,10 @@ def as_user_error(about: str = "") -> Iterator[None]:
         raise UserError(f"{about}: {error}" if about else str(error)) from error
 
 
-def require_at_least(least: int, **values: int) -> None:
-    """Refuse arguments below `least`."""
+def require_at_least(least: int, **values: int | None) -> None:
+    """Refuse arguments below `least`; None is one that is not given."""
     for name, value in values.items():
-        if value < least:
+        if value is not None and value < least:
             raise UserError(f"{name}={value} must be at least {least}")
 
 

@@ -31,9 +31,9 @@ from hf_ddpm.models.vae_networks import (
     Network,
     check_groups,
     check_halving,
+    check_shape,
     check_sizes,
     mlp,
-    shown,
     unit_scale,
 )
 from hf_ddpm.schedulers.annotations import check_arguments
@@ -233,9 +233,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             ValueError: images outside [-1, 1] or of another shape.
         """
         p = self.likelihood_params(z)
-        wanted = tuple(p.mean.shape[1:])
-        if x.ndim != 4 or tuple(x.shape[1:]) != wanted:
-            raise ValueError(f"images of shape {tuple(x.shape)} must have shape (B, {shown(wanted)})")
+        check_shape("images", x, ("B", *p.mean.shape[1:]))
         low, high = (x.min().item(), x.max().item()) if len(x) else (0.0, 0.0)
         if not (low >= -1.001 and high <= 1.001):  # NaN fails too
             raise ValueError(
@@ -262,10 +260,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         moments = self._moments(sample)
         posterior = DiagonalGaussianDistribution(moments)
         if noise is not None:
-            wanted = tuple(posterior.mean.shape)
-            if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != wanted:
-                shape = f"({wanted[0]}, L, {shown(wanted[1:])})"
-                raise ValueError(f"noise of shape {tuple(noise.shape)} must have shape {shape}")
+            check_shape("noise", noise, (len(posterior.mean), "L", *posterior.mean.shape[1:]))
             z = (posterior.mean[:, None] + posterior.std[:, None] * noise).flatten(0, 1)  # (B * L, J, h, w)
         else:
             z = posterior.sample(generator) if sample_posterior or generator is not None else posterior.mode()
@@ -309,22 +304,16 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
     def _moments(self, x: Tensor) -> Tensor:
         """mu and log sigma^2, (B, 2J, h, w)."""
         channels, size = self.config["in_channels"], size_pair(self.config["sample_size"])
-        wanted = (channels, *size) if self.config["network"] == "mlp" else (channels,)
-        if x.ndim != 4 or tuple(x.shape[1 : 1 + len(wanted)]) != wanted:
-            shape = shown((*wanted, "H", "W")[:3])
-            raise ValueError(
-                f"images of shape {tuple(x.shape)} must have shape (B, {shape}): resize and convert them first"
-            )
+        sides = size if self.config["network"] == "mlp" else ("H", "W")
+        check_shape("images", x, ("B", channels, *sides), ": resize and convert them first")
         if self.config["network"] == "conv":
             check_halving(x.shape[2:], len(self.config["block_out_channels"]))
         return self.encoder(x)
 
     def _decoded(self, z: Tensor) -> Tensor:
         """The decoder's output, (B, C, H, W) or (B, 2C, H, W)."""
-        wanted = self.latent_shape if self.config["network"] == "mlp" else self.latent_shape[:1]
-        if z.ndim != 4 or tuple(z.shape[1 : 1 + len(wanted)]) != wanted:
-            shape = shown((*wanted, "h", "w")[:3])
-            raise ValueError(f"latents of shape {tuple(z.shape)} must have shape (B, {shape})")
+        channels, *sides = self.latent_shape
+        check_shape("latents", z, ("B", channels, *(sides if self.config["network"] == "mlp" else ("h", "w"))))
         return self.decoder(z)
 
 

@@ -39,11 +39,6 @@ def unit_scale(mean: Tensor, variance: Tensor) -> float:
     return scale
 
 
-def shown(shape: tuple[int | str, ...]) -> str:
-    """A shape without its brackets."""
-    return ", ".join(map(str, shape))
-
-
 def _numel(shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2]
 
@@ -53,6 +48,14 @@ def check_sizes(**sizes: Sequence[int]) -> None:
     for name, values in sizes.items():
         if not all(isinstance(value, int) and value >= 1 for value in values):
             raise ValueError(f"{name}={list(values)} must be whole numbers of at least 1")
+
+
+def check_shape(what: str, given: Tensor, wanted: tuple[int | str, ...], remedy: str = "") -> None:
+    """Refuse a tensor of another shape than `wanted`, in which a letter stands for any number."""
+    sides = [want if isinstance(want, int) else side for want, side in zip(wanted, given.shape, strict=False)]
+    if given.ndim != len(wanted) or sides != [*given.shape]:
+        needed = ", ".join(map(str, wanted))
+        raise ValueError(f"{what} of shape {tuple(given.shape)} must have shape ({needed}){remedy}")
 
 
 def check_halving(size: Sequence[int], levels: int) -> None:
