@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from hf_ddpm.schedulers.annotations import check_count
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -27,16 +28,6 @@ def check_call(batch_size: int, generator: object, output_type: str) -> None:
         raise ValueError(f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image")
     if output_type not in ("pil", "np", "pt"):
         raise ValueError(f"output_type={output_type!r} is not known, allowed are 'pil', 'np' and 'pt'")
-
-
-def check_count(name: str, value: int) -> None:
-    """Refuse a number of things that is none.
-
-    Raises:
-        ValueError: `name` is no whole number of at least 1.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 def finite_numbers(name: str, values: Sequence[float]) -> Tensor:

@@ -16,13 +16,13 @@ from torch import Tensor
 from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_likelihoods import DecoderDistribution
-from hf_ddpm.pipelines.call_checks import Generators, check_call, check_count, finite_numbers
+from hf_ddpm.pipelines.call_checks import Generators, check_call, finite_numbers
 from hf_ddpm.pipelines.doors import name_ours, write_code
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_x_0
 from hf_ddpm.pipelines.interpolation import Interpolation, check_pairs, shares_of, slerp
 from hf_ddpm.pipelines.opening import CheckedOpening
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice, check_count
 
 OutputType = Literal["pil", "np", "pt"]
 

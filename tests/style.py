@@ -91,11 +91,12 @@ def span(node: ast.AST) -> range:
 def checking_of(path: Path, tree: ast.Module) -> set[int]:
     """The numbers of the lines that are there to refuse something.
 
-    Whole: a file of `gate/` or with `check` in its name, a function whose first word is one of `CHECKS` (underscores
-    aside) and a statement that only calls one, a `raise`, a `try` whose every handler ends in `raise`. Of an `if` whose
-    body ends in `raise`, the condition and that body; of other `try` statements, a handler that ends in `raise`.
+    Whole: a file of `gate/` or with "checks" or one of `CHECKS` as a word of its name, a function whose first word is
+    one of `CHECKS` (underscores aside) and a statement that only calls one, a `raise`, a `try` whose every handler ends
+    in `raise`. Of an `if` whose body ends in `raise`, the condition and that body; of other `try` statements, a handler
+    that ends in `raise`.
     """
-    if "check" in path.stem or "gate" in path.parts:
+    if {*CHECKS, "checks"} & {*path.stem.split("_")} or "gate" in path.parts:
         return set(range(1, len(path.read_text().splitlines()) + 1))
     lines: set[int] = set()
     for node in ast.walk(tree):

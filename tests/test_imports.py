@@ -75,6 +75,6 @@ def test_what_a_room_imports(of, allowed, graph):
     wanted = {f"hf_ddpm.{name}" for name in {of, *allowed}}
     files = [name for name in graph if room(name) == f"hf_ddpm.{of}"]
     assert {room(name) for file in files for name in graph[file]} <= wanted
-    small = ("hf_ddpm.schedulers.annotations", "hf_ddpm.schedulers.choices", "hf_ddpm.schedulers.config_files")
+    small = ("hf_ddpm.schedulers.annotations", "hf_ddpm.schedulers.config_files")
     if of in ("gate", "models"):  # of schedulers, what every constructor reads
         assert {name for file in files for name in graph[file] if room(name) == "hf_ddpm.schedulers"} <= {*small}

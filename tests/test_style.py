@@ -89,6 +89,9 @@ def test_lines_that_refuse_are_told_from_lines_that_do(tmp_path):
     gate = tmp_path / "checked_area.py"
     gate.write_text(SOURCE)
     assert style.code_of(gate, tree) <= style.checking_of(gate, tree)
+    checkpoint = tmp_path / "checkpoint.py"  # which has another word in its name
+    checkpoint.write_text(SOURCE)
+    assert style.checking_of(checkpoint, tree) == style.checking_of(file, tree)
 
 
 @pytest.mark.parametrize(

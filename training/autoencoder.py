@@ -10,12 +10,12 @@ import torch
 from hf_ddpm import HFVAE, HFVAEPipeline
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.objectives import MODEL, ELBOObjective
 from hf_ddpm.sampling import sample_latents
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
-from hf_ddpm.training.recipe import Block, Blocks, Recipe, built, image_shape
+from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
 from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Grids, Optimization
 
 if TYPE_CHECKING:
@@ -49,16 +49,16 @@ class VAEFamily:
         size, channels = image_shape(recipe)
         with torch.device("meta"):  # a mistake costs no download
             model = self._model(size, channels)
-            built("ema", EMA, model, **recipe["ema"])
+            with as_user_error("ema"):
+                EMA(model, **recipe["ema"])
         config = model.config
         if (config["in_channels"], size_of(config["sample_size"])) != (channels, size_of(size)):
             raise UserError(
                 f"vae: in_channels={config['in_channels']} and sample_size={config['sample_size']} do not fit images "
                 f"of {channels} channels and {size}: leave both to the data"
             )
-        self.objective: ELBOObjective = built(
-            "elbo", ELBOObjective, config["likelihood"], model.latent_shape, **recipe["elbo"]
-        )
+        with as_user_error("elbo"):
+            self.objective = ELBOObjective(config["likelihood"], model.latent_shape, **recipe["elbo"])
         self.title = f"VAE, {config['network']}, {config['likelihood']}, {math.prod(model.latent_shape)} latent numbers"
 
     def open_data(self, seed: int, device: torch.device) -> ImageData:
@@ -94,4 +94,5 @@ class VAEFamily:
 
     def _model(self, image_size: int | Sequence[int], channels: int) -> HFVAE:
         keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
-        return built("vae", HFVAE, **(keywords | self.recipe["vae"]))
+        with as_user_error("vae"):
+            return HFVAE(**(keywords | self.recipe["vae"]))

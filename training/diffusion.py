@@ -11,14 +11,14 @@ from torch import nn
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
-from hf_ddpm.errors import UserError
-from hf_ddpm.latents import LatentData, latent_shape, open_vae
+from hf_ddpm.errors import UserError, as_user_error
+from hf_ddpm.latent_data import LatentData, latent_shape, open_vae
 from hf_ddpm.objectives import MODEL, make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import sample_images
 from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
-from hf_ddpm.training.recipe import Block, Blocks, Recipe, built, image_shape
+from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
 from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimization, Sampling
 
 if TYPE_CHECKING:
@@ -52,13 +52,16 @@ class DiffusionFamily:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling, self.latents = recipe, Sampling(**recipe["sampling"]), Latents(**recipe["latents"])
         Optimization(**recipe["optimization"])  # a mistake costs no download
-        self.scheduler = built("scheduler", HFDDPMScheduler, **recipe["scheduler"])
-        self.objective = built("objective", make_objective, self.scheduler, **recipe["objective"])
+        with as_user_error("scheduler"):
+            self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
+        with as_user_error("objective"):
+            self.objective = make_objective(self.scheduler, **recipe["objective"])
         self.title: str = recipe["model"]["preset"]
         steps = self.sampling.num_inference_steps
         if steps > len(self.scheduler):
             raise UserError(f"sampling.num_inference_steps={steps} must be at most T={len(self.scheduler)}")
-        built("sampling", self.scheduler.set_timesteps, steps)
+        with as_user_error("sampling"):
+            self.scheduler.set_timesteps(steps)
         size, channels = image_shape(recipe)
         self.vae: Any = None
         if self.latents.vae is not None:
@@ -134,7 +137,8 @@ def check_model(
     """
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
-        built("ema", EMA, model, **recipe["ema"])
+        with as_user_error("ema"):
+            EMA(model, **recipe["ema"])
     inputs, outputs = model.config["in_channels"], model.config["out_channels"]
     fit = scheduler.output_channels(channels)
     if (inputs, outputs) != (channels, fit):
@@ -170,4 +174,5 @@ def build_model(
     keywords["out_channels"] = scheduler.output_channels(channels)
     keywords |= {} if num_classes is None else {"num_class_embeds": num_classes}
     keywords |= block
-    return built("model", unet_preset, keywords.pop("preset"), **keywords)
+    with as_user_error("model"):
+        return unet_preset(keywords.pop("preset"), **keywords)

@@ -8,7 +8,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.kinds import FAMILY, family_of, kind_of_recipe, resolve
-from hf_ddpm.latents import LatentData
+from hf_ddpm.latent_data import LatentData
 from hf_ddpm.objectives import Objective
 from hf_ddpm.training.players import Player
 from hf_ddpm.training.recipe import Blocks, Recipe, check_blocks

@@ -10,10 +10,10 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.training.ema import EMA
-from hf_ddpm.training.recipe import Block, Blocks, Recipe, built
+from hf_ddpm.training.recipe import Block, Blocks, Recipe
 from hf_ddpm.training.settings import Optimization, Training
 
 OF_ONE_PLAYER: Blocks = {"optimization": Block(Optimization), "ema": Block(EMA, supplied=("model",))}
@@ -52,7 +52,8 @@ class Player:
 
 def single_player(network: nn.Module, recipe: Recipe) -> dict[str, Player]:
     """The player of a family that trains one network, by the recipe's blocks `optimization` and `ema`."""
-    ema = built("ema", EMA, network, **recipe["ema"])
+    with as_user_error("ema"):
+        ema = EMA(network, **recipe["ema"])
     return {MODEL: Player(network, Optimization(**recipe["optimization"]), ema)}
 
 

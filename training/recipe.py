@@ -66,14 +66,6 @@ def check_blocks(recipe: Mapping[str, Any], blocks: Blocks) -> Recipe:
     }
 
 
-def built(block: str, constructor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a constructor with a recipe's keywords; what it refuses becomes the user's sentence."""
-    try:
-        return constructor(*args, **kwargs)
-    except ValueError as error:
-        raise UserError(f"{block}: {error}") from error
-
-
 def image_shape(recipe: Recipe) -> tuple[Any, int]:
     """The size and the channels of the recipe's images.
 

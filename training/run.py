@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
-from hf_ddpm.latents import LatentData
+from hf_ddpm.latent_data import LatentData
 from hf_ddpm.objectives import Objective
 from hf_ddpm.training.family import Family, make_family
 from hf_ddpm.training.players import Player, check_turns

@@ -7,16 +7,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, require_at_least
 from hf_ddpm.training.muon import Muon, split_parameters
 from hf_ddpm.training.recipe import Block, Blocks
 
 
 def _require_positive(settings: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UserError(f"{name}={value} must be at least 1")
+    require_at_least(1, **{name: getattr(settings, name) for name in names})
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
 from hf_ddpm.kinds import kind_of, kind_of_index, resolve
@@ -54,7 +54,8 @@ def new_folder(final: Path) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _sync(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _sync(path)
         replace_folder(temporary, final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -68,7 +69,7 @@ def replace_folder(new: Path, final: Path) -> None:
     if final.exists():
         final.rename(older)
     new.rename(final)
-    _sync_one(final.parent)
+    _sync(final.parent)
     shutil.rmtree(older, ignore_errors=True)
 
 
@@ -147,9 +148,9 @@ def load_checkpoint(source: str, **kwargs: Any) -> DiffusionPipeline:
         UserError: nothing at the path, a folder that is no checkpoint, files that are missing, corrupt or cut short.
     """
     folder = find_folder(source)
-    if folder is not None and not (folder / INDEX).is_file():
-        raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
-    with opening(f"the checkpoint {source!r} cannot be opened", folder):
+    if folder is not None:
+        check_index_is_there(source, folder)
+    with failed_opening_as_user_error(f"the checkpoint {source!r} cannot be opened", folder):
         return _open(folder or source, **kwargs)
 
 
@@ -168,6 +169,12 @@ def find_folder(source: str) -> Path | None:
     return None
 
 
+def check_index_is_there(source: str, folder: Path) -> None:
+    """Refuse a folder without an index, which the user calls `source`."""
+    if not (folder / INDEX).is_file():
+        raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
+
+
 def hint_at_checkpoint(folder: Path) -> str:
     """What to give instead of a folder without an index: the checkpoint in it or beside it, if there is one."""
     beside = [parent / "checkpoint" / INDEX for parent in list(folder.parents)[:2]]  # of a run's states, or one of them
@@ -176,7 +183,7 @@ def hint_at_checkpoint(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def opening(what: str, folder: Path | None) -> Iterator[None]:
+def failed_opening_as_user_error(what: str, folder: Path | None) -> Iterator[None]:
     """Turn the ways in which `from_pretrained` fails into one sentence that begins with `what`.
 
     Args:
@@ -215,10 +222,8 @@ def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
     kind = kind_of_index(files.json(INDEX))
     pipeline = open_files(resolve(kind.pipeline), files, **kwargs)
     if kind.walks:
-        try:
+        with as_user_error("sample_size in config.json of the UNet"):
             check_sample_size(pipeline.unet.config)
-        except UserError as error:
-            raise UserError(f"sample_size in config.json of the UNet: {error}") from error
     return pipeline
 
 
@@ -231,7 +236,7 @@ def check_folder(folder: Path) -> dict[str, str]:
     Raises:
         UserError: what is missing, corrupt or cut short.
     """
-    with opening(f"the checkpoint {str(folder)!r} is not whole", folder):
+    with failed_opening_as_user_error(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
         configs = check_files(kind_of_index(files.json(INDEX)).pipeline_name, files, set(), None)
         for name in fnmatch.filter(files.names, "*/*.safetensors"):  # variants too
@@ -239,12 +244,7 @@ def check_folder(folder: Path) -> dict[str, str]:
     return configs
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

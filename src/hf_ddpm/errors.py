@@ -16,12 +16,23 @@ class UserError(ValueError):
 
 
 @contextmanager
-def as_user_error() -> Iterator[None]:
-    """Within the block a `ValueError`, which says in one sentence what does not fit, is the user's mistake."""
+def as_user_error(about: str = "") -> Iterator[None]:
+    """Within the block a `ValueError`, which says in one sentence what does not fit, is the user's mistake.
+
+    Args:
+        about: what the sentence begins with, such as a block of the recipe.
+    """
     try:
         yield
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{about}: {error}" if about else str(error)) from error
+
+
+def require_at_least(least: int, **values: int | None) -> None:
+    """Refuse arguments below `least`; None is one that is not given."""
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise UserError(f"{name}={value} must be at least {least}")
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
-from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, hint_at_checkpoint, read_object, recover
+from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, check_index_is_there, read_object, recover
 from hf_ddpm.errors import UserError
 from hf_ddpm.gate.hub_access import TRANSIENT, patient
 from hf_ddpm.kinds import KINDS, kind_of_index
@@ -160,8 +160,7 @@ def _whole(source: str) -> Path:
     recover(folder.resolve())
     if not source or not folder.is_dir():
         raise UserError(f"there is no folder {source!r}: give the checkpoint's, as training leaves one")
-    if not (folder / INDEX).is_file():
-        raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
+    check_index_is_there(source, folder)
     lacking = [f"{name}/{file}" for name, file in check_folder(folder).items() if "/" not in file]
     if not (folder / "pipeline.py").is_file():
         lacking.append("pipeline.py")

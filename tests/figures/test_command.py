@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_ddpm.checkpoint import load_pipeline, save_checkpoint
 from hf_ddpm.cli import main
-from hf_ddpm.commands.figure import KINDS
+from hf_ddpm.commands.figure import FIGURE_KINDS
 from hf_ddpm.data import ImageData
 from hf_ddpm.figures import FIGURES
 
@@ -63,10 +63,10 @@ def draw(checkpoint, class_checkpoint, place, tmp_path, monkeypatch):
 
 
 def test_the_help_and_the_functions_know_the_same_names():
-    assert KINDS.keys() == FIGURES.keys()
+    assert FIGURE_KINDS.keys() == FIGURES.keys()
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
+@pytest.mark.parametrize("name", sorted(FIGURE_KINDS))
 def test_every_figure_is_drawn(name, draw, tmp_path, capsys, checkpoint):
     words = [] if name == "reverse-gaussian" else ["{checkpoint}"]
     if name in NEEDS_DATA:
@@ -86,7 +86,7 @@ def test_every_figure_is_drawn(name, draw, tmp_path, capsys, checkpoint):
         assert told["weights_sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
         assert told["weights_sha256"][:12] in printed[-1]
     table = tmp_path / f"{name}.json"
-    assert table.exists() == KINDS[name].measures
+    assert table.exists() == FIGURE_KINDS[name].measures
     if table.exists():
         assert json.loads(table.read_text()).items() >= told.items()
 
@@ -144,7 +144,7 @@ def test_real_images_have_their_own_classes_unless_one_is_given(name, draw, clas
     draw(*words)
     draw(*words, "--class", "3", "--out", "threes.png")
     batches = ImageData("digits", split="train[:300]", image_size=8, label_column="auto").batches(
-        batch_size=KINDS[name].images, seed=0
+        batch_size=FIGURE_KINDS[name].images, seed=0
     )
     batch, drawn = next(batches), []
     assert len(batch.labels.unique()) > 1

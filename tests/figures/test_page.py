@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hf_ddpm.commands.figure import KINDS, PARAMETERS, _flag
+from hf_ddpm.commands.figure import FIGURE_KINDS, PARAMETERS, _flag
 from hf_ddpm.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,11 +40,11 @@ def test_a_picture_was_drawn_by_the_command_above_it(file):
 
 
 def test_every_figure_is_on_the_page():
-    assert {Path(file).stem for file in FILES} == set(KINDS)
+    assert {Path(file).stem for file in FILES} == set(FIGURE_KINDS)
     assert COMMANDS.keys() == set(FILES)
 
 
-@pytest.mark.parametrize("name", sorted(KINDS))
+@pytest.mark.parametrize("name", sorted(FIGURE_KINDS))
 def test_the_table_says_which_figure_takes_and_writes_what(name):
     [row] = re.findall(rf"^\| `{name}` \|(.*)\|(.*)\|(.*)\|$", PAGE, re.M)
     needs, may_take, writes = row
@@ -56,6 +56,6 @@ def test_the_table_says_which_figure_takes_and_writes_what(name):
     needs_images = any(image.default is image.empty for image in images) or "likelihood" in parameters
     assert ("--data" in needs) == needs_images
     formats = "PNG or GIF" if "motion" in parameters else "PNG"
-    assert writes.strip() == formats + (", JSON" if KINDS[name].measures else "")
+    assert writes.strip() == formats + (", JSON" if FIGURE_KINDS[name].measures else "")
     if "--num-images" in taken:
-        assert f"`--num-images` ({KINDS[name].images or parameters['num_images'].default}" in may_take
+        assert f"`--num-images` ({FIGURE_KINDS[name].images or parameters['num_images'].default}" in may_take

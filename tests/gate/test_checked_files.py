@@ -12,7 +12,7 @@ INDEX = "model_index.json"
 COUNT = """
 import json, os, sys
 from hf_ddpm.checkpoint import load_checkpoint
-from hf_ddpm.latents import open_vae
+from hf_ddpm.latent_data import open_vae
 from hf_ddpm import HFDDPMPipeline, HFVAE
 folder, counts = {folder!r}, {{}}
 def count(event, args):

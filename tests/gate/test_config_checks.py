@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from hf_ddpm import HFVAE, HFDDPMScheduler
 from hf_ddpm.gate.config_checks import check_config
 from hf_ddpm.gate.weights import check_weights
-from hf_ddpm.schedulers.config_files import building
+from hf_ddpm.schedulers.config_files import wrong_kind_as_value_error
 
 
 def schedulers():
@@ -59,7 +59,7 @@ def test_what_passes_and_still_does_not_fit_is_a_sentence(wrong):
     check_config("config.json", UNet2DModel, wrong)
     with (
         pytest.raises(ValueError, match=r"^ada/x: a value in config\.json or .* is of the wrong kind"),
-        building("ada/x"),
+        wrong_kind_as_value_error("ada/x"),
     ):
         UNet2DModel(**wrong)
 

@@ -431,7 +431,7 @@ def test_a_vae_to_train_in_is_looked_at_as_well(how, vae_files, hub, run_small, 
     else:
         spoilt[STOCK_WEIGHTS] = LIES["a shape that overflows"] if how == "a lying header" else weights
     hub.add_repo(REPO, spoilt)
-    code = "import sys\nfrom hf_ddpm.errors import UserError\nfrom hf_ddpm.latents import open_vae\ntry:\n"
+    code = "import sys\nfrom hf_ddpm.errors import UserError\nfrom hf_ddpm.latent_data import open_vae\ntry:\n"
     done = run_small(f"{code}    open_vae({REPO!r})\nexcept UserError as error:\n    sys.exit(str(error))")
     *_, last = done.stderr.strip().splitlines()
     assert done.returncode == 1 and re.match(f"latents.vae='{REPO}' cannot be opened as a VAE: .*{said}", last), last

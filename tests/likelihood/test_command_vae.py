@@ -14,7 +14,7 @@ from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.data import ImageData
 from hf_ddpm.likelihood import draw_images, evaluate_vae
-from hf_ddpm.likelihood.vae_report import table, vae_report
+from hf_ddpm.likelihood.vae_report import vae_report, vae_table
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.weights import weights_sha256
 
@@ -93,7 +93,7 @@ def test_the_report_adds_up():
     assert 1 <= found["effective_samples"]["least"] <= found["effective_samples"]["mean"] <= 7
     json.dumps(found, allow_nan=False)
 
-    shown = table(found)
+    shown = vae_table(found)
     for number in (nats["mean"], nats["standard_error"], bits["mean"], rate, distortion):
         assert f"{number:.4f}" in shown
     assert "-log p(x), K = 7" in shown and f"active units: {active} of {LATENTS}" in shown

@@ -79,9 +79,9 @@ def make(make_pipeline):
 @pytest.mark.parametrize(
     ("kind", "roots", "count"),
     [
-        ("pixels", (DDPM, SCHEDULER), 25),
-        (AutoencoderKL, (DDPM, SCHEDULER), 25),
-        (HFVAE, (DDPM, SCHEDULER, NETWORK), 29),
+        ("pixels", (DDPM, SCHEDULER), 24),
+        (AutoencoderKL, (DDPM, SCHEDULER), 24),
+        (HFVAE, (DDPM, SCHEDULER, NETWORK), 28),
         ("vae", (VAE, NETWORK), 14),
     ],
     ids=str,

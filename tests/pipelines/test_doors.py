@@ -239,7 +239,6 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.schedulers.annotations as annotations
     import hf_ddpm.schedulers.beta_schedules as betas
     import hf_ddpm.schedulers.chain_tables as chain_tables
-    import hf_ddpm.schedulers.choices as choices
     import hf_ddpm.schedulers.clipping as clipping
     import hf_ddpm.schedulers.coefficient_tables as tables
     import hf_ddpm.schedulers.config_files as config_files
@@ -266,7 +265,6 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         interpolation,
         betas,
         chain_tables,
-        choices,
         clipping,
         tables,
         walk,

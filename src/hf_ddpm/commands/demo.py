@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 
 from hf_ddpm.commands.options import add_checkpoint, add_device, on_device
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +30,8 @@ def run(options: argparse.Namespace) -> None:
 
     from hf_ddpm.space.app import LOOK, build
 
-    try:
+    with as_user_error():
         page = build(pipeline, "/".join(Path(options.checkpoint).parts[-2:]))  # --share shows it to strangers
-    except ValueError as error:
-        raise UserError(str(error)) from error
     page.launch(server_name=options.host, server_port=options.port, share=options.share, **LOOK)
 
 

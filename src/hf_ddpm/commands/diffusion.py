@@ -58,8 +58,8 @@ def _measure(
 ) -> Measurement:
     """The variational bound of the images, their likelihood by the probability flow, or both."""
     from hf_ddpm.likelihood import Network, draw_images, evaluate
-    from hf_ddpm.likelihood.picture import draw
-    from hf_ddpm.likelihood.report import diffusion_report, table
+    from hf_ddpm.likelihood.picture import draw_bound
+    from hf_ddpm.likelihood.report import diffusion_report, diffusion_table
 
     wanted = {"matplotlib": options.method != "ode", "torchdiffeq": options.method != "bound"}
     require_packages(f"--method {options.method}", *(name for name, needed in wanted.items() if needed))
@@ -85,7 +85,7 @@ def _measure(
     def report_of(**about: Any) -> dict[str, Any]:
         return diffusion_report(likelihood, pipeline.unet, pipeline.scheduler, **about)
 
-    return Measurement(data, report_of, table, None if options.method == "ode" else draw)
+    return Measurement(data, report_of, diffusion_table, None if options.method == "ode" else draw_bound)
 
 
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":

@@ -15,7 +15,7 @@ from hf_ddpm.commands.options import (
     require_writable,
     size_of_network,
 )
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,10 +88,8 @@ def run(options: argparse.Namespace) -> None:
     size = size_of_network(pipeline, options.checkpoint)
     x_0 = torch.stack([_read(path, size, channels) for path in options.images])
     require_writable(Path(options.out))
-    try:
+    with as_user_error():
         results = _edit(options, pipeline, x_0)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     originals = pipeline.numpy_to_pil((x_0 / 2 + 0.5).permute(0, 2, 3, 1).numpy())
     rows = [results] if options.edit in MIXES else [originals, results]
     out = Path(options.out)

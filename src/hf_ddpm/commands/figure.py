@@ -19,7 +19,7 @@ from hf_ddpm.commands.options import (
     require_walk,
     require_writable,
 )
-from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.errors import UserError, as_user_error, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hf_ddpm.pipelines import HFDDPMPipeline
 
 
-class Kind(NamedTuple):
+class FigureKind(NamedTuple):
     """A figure's line in the help.
 
     images: of --data, unless --num-images says. measures: it writes its numbers beside the picture, as JSON.
@@ -39,23 +39,23 @@ class Kind(NamedTuple):
     measures: bool = False
 
 
-KINDS = {
-    "forward": Kind("the forward process q(x_t | x_0) of real images (PNG, GIF)", 8),
-    "progressive": Kind("x_0 predictions as t falls, DDPM Fig. 6 (PNG, GIF)"),
-    "shared-latents": Kind("samples from the same x_t, DDPM Fig. 7", measures=True),
-    "interpolation": Kind("real images mixed at half the noise, DDPM Fig. 8", 8),
-    "coarse-to-fine": Kind("two real images mixed at nine levels, DDPM Fig. 9", 2),
-    "ddim-interpolation": Kind("slerp between two x_T, DDIM Fig. 6 (PNG, GIF)"),
-    "x0-distance": Kind(
+FIGURE_KINDS = {
+    "forward": FigureKind("the forward process q(x_t | x_0) of real images (PNG, GIF)", 8),
+    "progressive": FigureKind("x_0 predictions as t falls, DDPM Fig. 6 (PNG, GIF)"),
+    "shared-latents": FigureKind("samples from the same x_t, DDPM Fig. 7", measures=True),
+    "interpolation": FigureKind("real images mixed at half the noise, DDPM Fig. 8", 8),
+    "coarse-to-fine": FigureKind("two real images mixed at nine levels, DDPM Fig. 9", 2),
+    "ddim-interpolation": FigureKind("slerp between two x_T, DDIM Fig. 6 (PNG, GIF)"),
+    "x0-distance": FigureKind(
         "how far x_0 predictions are from the sample, and from real digits, DDPM Fig. 10", measures=True
     ),
-    "rate-distortion": Kind("rate and distortion over reverse time, DDPM Fig. 5", 256, measures=True),
-    "reverse-gaussian": Kind(
+    "rate-distortion": FigureKind("rate and distortion over reverse time, DDPM Fig. 5", 256, measures=True),
+    "reverse-gaussian": FigureKind(
         "why small reverse steps are Gaussian and large ones are not; no checkpoint", measures=True
     ),
-    "nearest-neighbours": Kind("samples beside the nearest images of --data, DDPM appendix", measures=True),
-    "ddim-consistency": Kind("one x_T in 5 to T steps, DDIM Fig. 5", measures=True),
-    "reconstruction": Kind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16, measures=True),
+    "nearest-neighbours": FigureKind("samples beside the nearest images of --data, DDPM appendix", measures=True),
+    "ddim-consistency": FigureKind("one x_T in 5 to T steps, DDIM Fig. 5", measures=True),
+    "reconstruction": FigureKind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16, measures=True),
 }
 
 # What the functions of hf_ddpm.figures call each option: their signatures are the only list of who takes what.
@@ -81,7 +81,7 @@ NEEDED = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = "names:\n" + "\n".join(f"  {name:<20}{kind.summary}" for name, kind in KINDS.items())
+    parser.epilog = "names:\n" + "\n".join(f"  {name:<20}{kind.summary}" for name, kind in FIGURE_KINDS.items())
     parser.add_argument("name", help="see below")
     parser.add_argument("checkpoint", nargs="?", help="a folder that training saved, or a Hub name")
     parser.add_argument("--data", help="real images: a folder, files, digits, a Hub name; what data.source takes")
@@ -112,9 +112,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the figure, and a JSON of its numbers where it measures; print one line."""
-    if options.name not in KINDS:
-        hint = did_you_mean(options.name, KINDS)
-        raise UserError(f"there is no figure {options.name!r}; there are {', '.join(KINDS)}{hint}")
+    if options.name not in FIGURE_KINDS:
+        hint = did_you_mean(options.name, FIGURE_KINDS)
+        raise UserError(f"there is no figure {options.name!r}; there are {', '.join(FIGURE_KINDS)}{hint}")
 
     from hf_ddpm.figures import FIGURES, save_figure
 
@@ -134,10 +134,8 @@ def run(options: argparse.Namespace) -> None:
         require_walk(options, keywords["pipeline"])
         keywords |= _files(options, parameters, keywords["pipeline"])
     origin = _origin(options, keywords.get("pipeline"))
-    try:
+    with as_user_error():
         figure = FIGURES[options.name](**{k: v for k, v in keywords.items() if k in parameters and v is not None})
-    except ValueError as error:
-        raise UserError(str(error)) from error
     told = [", ".join(map(str, save_figure(figure, out, origin)))]
     told += [f"seed {origin['seed']}"] if "seed" in origin else []
     told += [f"weights {origin['weights_sha256'][:12]}"] if "weights_sha256" in origin else []
@@ -172,7 +170,7 @@ def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Paramet
 
 def _written(options: argparse.Namespace, out: Path) -> list[Path]:
     """The files that the figure writes."""
-    return [out, out.with_suffix(".json")] if KINDS[options.name].measures else [out]
+    return [out, out.with_suffix(".json")] if FIGURE_KINDS[options.name].measures else [out]
 
 
 def _files(
@@ -188,7 +186,7 @@ def _files(
     if options.data is not None:
         data = _open(options, pipeline, labelled="class_labels" in parameters and options.class_label is None)
         if "images" in parameters:
-            batch = _first_images(data, options.num_images or KINDS[options.name].images, options.seed)
+            batch = _first_images(data, options.num_images or FIGURE_KINDS[options.name].images, options.seed)
             found["images"] = batch.x_0
             found["bit_depth"] = data.bit_depth  # known once the images are read
             found |= {} if batch.labels is None else {"class_labels": batch.labels}

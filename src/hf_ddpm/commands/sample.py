@@ -14,7 +14,7 @@ from hf_ddpm.commands.options import (
     require_seed,
     require_writable,
 )
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.kinds import kind_of, required
 
 if TYPE_CHECKING:
@@ -73,10 +73,8 @@ def _write(images: "Iterator[Image]", out: Path) -> None:
 
 def _in_sentences(images: "Iterable[Image]") -> "Iterator[Image]":
     """The images; what a call refuses becomes the user's sentence."""
-    try:
+    with as_user_error():
         yield from images
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
     if options.out is not None or space is None:
         out = Path(options.out or "space").expanduser()
         write_space(files, out)
-        print(f"written: {out} (python {out / 'app.py'} shows it, with {', '.join(_required(files))})")
+        needed = ", ".join(files["requirements.txt"].decode().split())
+        print(f"written: {out} (python {out / 'app.py'} shows it, with {needed})")
     if space is not None:
         private = options.private or bool(info.private)
         print(f"pushed: {push_space(files, space, private=private)}" + (" (private)" if private else ""))
@@ -56,7 +57,3 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--out '' must be the name of a new folder")
     if options.private and options.push is None:
         raise UserError("--private belongs to --push, which makes the Space: leave it out")
-
-
-def _required(files: dict[str, bytes]) -> list[str]:
-    return files["requirements.txt"].decode().split()

@@ -26,7 +26,7 @@ def _measure(
     """The importance-sampled likelihood of the images, and the parts of the ELBO."""
     from hf_ddpm.likelihood import draw_images, evaluate_vae
     from hf_ddpm.likelihood.importance import draws_at_once
-    from hf_ddpm.likelihood.vae_report import draw, table, vae_report
+    from hf_ddpm.likelihood.vae_report import draw_latents, vae_report, vae_table
 
     require_packages("the picture of a VAE's latents", "matplotlib")
     binarisation = _binarisation(options, pipeline.vae.config["likelihood"])
@@ -48,7 +48,7 @@ def _measure(
     def report_of(**about: Any) -> dict[str, Any]:
         return vae_report(likelihood, vae, **about, binarisation=binarisation)
 
-    return Measurement(data, report_of, table, draw)
+    return Measurement(data, report_of, vae_table, draw_latents)
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ class ImageDecoder:
         except UnidentifiedImageError as error:
             raise UndecodableError("it is not an image that Pillow recognises") from error
         except (*_BROKEN_FILE, DecompressionBombError) as error:
-            raise UndecodableError(_reason(error)) from error
+            raise UndecodableError(_without_places(error)) from error
 
     def _decode_file(self, stored: Any, crop: Crop | None) -> Decoded:
         image, notes = open_image(stored)
@@ -99,7 +99,8 @@ class ImageDecoder:
             return Decoded(self._fit(planes, crop), notes + more)
         image, more = _convert(image, CHANNEL_MODES[self.channels])
         pixels = np.asarray(fit(image, self.image_size, self.resize, crop, self.crop_box))
-        return Decoded(_channels_first(pixels), notes + more)
+        planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        return Decoded(np.ascontiguousarray(planes), notes + more)
 
     def _fit(self, planes: np.ndarray, crop: Crop | None) -> np.ndarray:
         """Resize planes (C, h, w) one by one in float32 and round, which keeps all 16 bits."""
@@ -196,11 +197,7 @@ def _sixteen_bits(image: "Image.Image", channels: int) -> tuple[np.ndarray, tupl
     return planes, (REPEATED,) if channels >= 3 else ()
 
 
-def _channels_first(pixels: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0))
-
-
-def _reason(error: BaseException) -> str:
+def _without_places(error: BaseException) -> str:
     """What went wrong, in one line without the name of any place: a library's text may hold the file's."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if "/" in said or "\\" in said:

@@ -5,12 +5,12 @@ Each is a pure function of its arguments: a pipeline, images, a seed; none chang
 
 from collections.abc import Callable
 
+from hf_ddpm.figures.distances import ddim_consistency, reconstruction, x0_distance
 from hf_ddpm.figures.figure import Figure, save_figure
 from hf_ddpm.figures.interpolations import coarse_to_fine, ddim_interpolation, interpolation
-from hf_ddpm.figures.measures import ddim_consistency, reconstruction, x0_distance
-from hf_ddpm.figures.mixture import reverse_gaussian
 from hf_ddpm.figures.neighbours import nearest_neighbours
 from hf_ddpm.figures.rate_distortion import rate_distortion
+from hf_ddpm.figures.reverse_gaussian import reverse_gaussian
 from hf_ddpm.figures.trajectories import forward, progressive, shared_latents
 
 FIGURES: dict[str, Callable[..., Figure]] = {

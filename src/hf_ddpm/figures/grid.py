@@ -7,9 +7,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hf_ddpm.data import to_uint8
+from hf_ddpm.data.decode import CHANNEL_MODES
 from hf_ddpm.errors import UserError
 
-MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 TILE = 56  # pixels that a small image is enlarged to, about
 _GAP, _WIDE_GAP, _LINE, _FONT_SIZE = 2, 12, 17, 12
 _WHITE, _INK = 255, 0
@@ -18,11 +18,11 @@ _WHITE, _INK = 255, 0
 def tiles(x_0: Tensor) -> list[Image.Image]:
     """Images (B, C, H, W) in [-1, 1], values beyond clipped, as PIL images on white; small ones enlarged n times."""
     channels, height, width = x_0.shape[1:]
-    if channels not in MODES:
+    if channels not in CHANNEL_MODES:
         raise UserError(f"images of {channels} channels cannot be drawn: figures are of 1, 2, 3 or 4 channels")
     times = max(1, round(TILE / max(height, width)))
     arrays = to_uint8(x_0).permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
-    images = [Image.fromarray(array[:, :, 0] if channels == 1 else array, MODES[channels]) for array in arrays]
+    images = [Image.fromarray(array[:, :, 0] if channels == 1 else array, CHANNEL_MODES[channels]) for array in arrays]
     return [_on_white(image).resize((width * times, height * times), Image.Resampling.NEAREST) for image in images]
 
 

@@ -43,13 +43,16 @@ def nearest_neighbours(
     scheduler_of(pipeline)
     if tuple(training_images.shape[1:]) != shape_of(pipeline) or len(training_images) < 2:
         raise UserError(f"images of shape {tuple(training_images.shape)} must be 2 or more of {shape_of(pipeline)}")
-    samples = _samples(pipeline, num_images, seed, class_label, {"num_inference_steps": steps, "eta": eta})
+    own, labels = generators(seed, range(num_images)), classes_in_turn(pipeline, range(num_images), class_label)
+    walk: dict[str, Any] = {"num_inference_steps": steps, "eta": eta, "class_labels": labels}
+    samples = decode(pipeline, noise_of(pipeline, own), own, **walk)
     spaces = {"pixels (RMSE on 0..255)": pixels}
     if shape_of(pipeline) == (1, 28, 28):
         spaces["digit features"] = digit_features
     found = {name: nearest(space(samples), space(training_images), NEIGHBOURS) for name, space in spaces.items()}
     distances, indices = next(iter(found.values()))
-    numbers = {"nearest": float(distances[:, 0].mean()), "training_nearest": _own_nearest(training_images)}
+    of_training, _ = nearest(pixels(training_images[:COMPARED]), pixels(training_images), 2)  # itself, another one
+    numbers = {"nearest": float(distances[:, 0].mean()), "training_nearest": float(of_training[:, 1].mean())}
     sentence = (
         f"samples are {numbers['nearest']:.1f} from the nearest of {len(training_images):,} images, "
         f"those images {numbers['training_nearest']:.1f} from their nearest other"
@@ -84,19 +87,6 @@ def digit_features(images: Tensor) -> Tensor:
 
 def _floats(images: Tensor) -> Tensor:
     return to_float(images) if images.dtype == torch.uint8 else images.float()
-
-
-def _own_nearest(training_images: Tensor) -> float:
-    """The mean distance of some training images to their nearest other one."""
-    distances, _ = nearest(pixels(training_images[:COMPARED]), pixels(training_images), 2)
-    return float(distances[:, 1].mean())
-
-
-def _samples(
-    pipeline: HFDDPMPipeline, count: int, seed: int, class_label: int | None, sampling: dict[str, Any]
-) -> Tensor:
-    own, labels = generators(seed, range(count)), classes_in_turn(pipeline, range(count), class_label)
-    return decode(pipeline, noise_of(pipeline, own), own, class_labels=labels, **sampling)
 
 
 def _drawn(samples: Tensor, training_images: Tensor, found: dict[str, tuple[Tensor, Tensor]]) -> Image.Image:

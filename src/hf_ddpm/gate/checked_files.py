@@ -20,7 +20,7 @@ from huggingface_hub.errors import CachedRepoTreeNotFoundError
 from hf_ddpm.gate.config_checks import check_config
 from hf_ddpm.gate.hub_access import from_hub
 from hf_ddpm.gate.weights import check_safetensors, check_weights
-from hf_ddpm.schedulers.config_files import MOST_BETAS, building, read_config
+from hf_ddpm.schedulers.config_files import MOST_BETAS, read_config, wrong_kind_as_value_error
 
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 MOST_JSON, MOST_SHARDS = 2**20, 2**24  # bytes of a config, of an index of shards
@@ -136,7 +136,7 @@ class CheckedFiles:
         """
         token = _BEING_OPENED.set(self.folder)
         try:
-            with building(self.source):
+            with wrong_kind_as_value_error(self.source):
                 yield
         finally:
             _BEING_OPENED.reset(token)

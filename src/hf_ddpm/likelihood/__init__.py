@@ -1,7 +1,7 @@
 """How probable a model finds images: a diffusion model by its bound and its ODE, a VAE by importance sampling."""
 
 from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
-from hf_ddpm.likelihood.evaluate import LEAST_IMAGES, Likelihood, evaluate
+from hf_ddpm.likelihood.evaluate import LEAST_IMAGES, DiffusionLikelihood, evaluate
 from hf_ddpm.likelihood.flow import FlowTerms, flow_log_density, flow_terms
 from hf_ddpm.likelihood.images import GridImages, draw_images, grid_images
 from hf_ddpm.likelihood.importance import ImportanceTerms, VAELikelihood, evaluate_vae, importance_terms
@@ -11,10 +11,10 @@ from hf_ddpm.likelihood.noise_angle import NoiseAngle
 __all__ = [
     "LEAST_IMAGES",
     "BoundTerms",
+    "DiffusionLikelihood",
     "FlowTerms",
     "GridImages",
     "ImportanceTerms",
-    "Likelihood",
     "Network",
     "NoiseAngle",
     "VAELikelihood",

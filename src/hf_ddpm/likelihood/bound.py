@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hf_ddpm.likelihood.images import GridImages, Stream, stacked
+from hf_ddpm.likelihood.images import GridImages, Stream, normal_noise
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.variational_bound import decoder_term, kl_term, prior_term, reverse_moments
 
@@ -86,7 +86,7 @@ def _pair_terms(network: Network, images: GridImages, rows: Tensor, t: Tensor, s
     scheduler, device = network.scheduler, network.formulas
     x_0 = images.x_0(rows)
     pairs = zip(rows.tolist(), t.tolist(), strict=True)
-    noise = stacked([images.generator(seed, row, Stream.NOISE, step) for row, step in pairs], x_0.shape[1:])
+    noise = normal_noise([images.generator(seed, row, Stream.NOISE, step) for row, step in pairs], x_0.shape[1:])
     x_0, noise, t_there = x_0.to(device), noise.to(device), t.to(device)
     x_t = scheduler.add_noise(x_0, noise, t_there)
     output = network(x_t, t_there, images.labels_of(rows))

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.errors import UserError, did_you_mean, require_at_least
 from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
 from hf_ddpm.likelihood.flow import CALLS_A_STEP, FlowTerms, flow_terms
 from hf_ddpm.likelihood.images import GridImages, share
@@ -27,7 +27,7 @@ Terms = TypeVar("Terms")
 
 
 @dataclass(frozen=True)
-class Likelihood:
+class DiffusionLikelihood:
     """What was measured on a set of images, and how; `report.py` makes a table, a file and a picture of it.
 
     bound, flow: of the images in their order, None if not asked for. halved: the flow of the first `HALVED_IMAGES`
@@ -57,7 +57,7 @@ def evaluate(
     ode_steps: int = 50,
     num_probes: int = 1,
     accelerator: Accelerator | None = None,
-) -> Likelihood:
+) -> DiffusionLikelihood:
     """Bits/dim of a network on at least 256 images, by the variational bound, the probability-flow ODE, or both.
 
     The images are shared out to the processes of `accelerator`; every one of them returns the whole result. Neither
@@ -93,7 +93,7 @@ def evaluate(
             flow, halved, seconds["ode"] = _both_flows(
                 network, images, rows, ode_steps, accelerator, num_probes=num_probes, **settings
             )
-    return Likelihood(images, seed, clip, ode_steps, num_probes, bound, flow, halved, seconds)
+    return DiffusionLikelihood(images, seed, clip, ode_steps, num_probes, bound, flow, halved, seconds)
 
 
 def _both_flows(
@@ -115,14 +115,9 @@ def _check(images: GridImages, seed: int, batch_size: int, method: Method, ode_s
         raise UserError(
             f"method={method!r} is not known, allowed are {allowed}{did_you_mean(method, get_args(Method))}"
         )
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("batch_size", batch_size, 1),
-        ("ode_steps", ode_steps, 2),
-        ("num_probes", num_probes, 1),
-    ):
-        if value < least:
-            raise UserError(f"{name}={value} must be at least {least}")
+    require_at_least(0, seed=seed)
+    require_at_least(1, batch_size=batch_size, num_probes=num_probes)
+    require_at_least(2, ode_steps=ode_steps)
 
 
 def check_images(images: GridImages) -> None:

@@ -117,7 +117,7 @@ def share(num_images: int, rank: int, world_size: int) -> Tensor:
     return torch.arange(rank, num_images, world_size)
 
 
-def stacked(generators: Sequence[torch.Generator], shape: torch.Size) -> Tensor:
+def normal_noise(generators: Sequence[torch.Generator], shape: torch.Size) -> Tensor:
     """Standard normal noise, float64 (len(generators), *shape), each part from its own generator."""
     return torch.stack([torch.randn(shape, generator=g, dtype=torch.float64) for g in generators])
 

@@ -16,11 +16,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, require_at_least
 from hf_ddpm.likelihood.bound import Progress
 from hf_ddpm.likelihood.evaluate import ProgressBar, check_images, gathered
 from hf_ddpm.likelihood.flow import dequantised
-from hf_ddpm.likelihood.images import GridImages, Stream, share, stacked
+from hf_ddpm.likelihood.images import GridImages, Stream, normal_noise, share
 from hf_ddpm.likelihood.network import float64_device
 from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae import HFVAE
@@ -137,8 +137,7 @@ def evaluate_vae(
             measured, or weights that give nan.
     """
     check_images(images)
-    if seed < 0:
-        raise UserError(f"seed={seed} must be at least 0")
+    require_at_least(0, seed=seed)
     _check_fit(vae, images)
     batch_size = draws_at_once(images) if batch_size is None else batch_size
     likelihood = vae.config["likelihood"]
@@ -199,7 +198,7 @@ def importance_terms(
         x = x.to(float64_device(vae.device))
         posterior = vae.posterior(x.to(vae.device, vae.dtype))
         mean, log_variance = posterior.mean.to(x), posterior.logvar.to(x)  # (B, J, h, w)
-        noise = stacked(  # (B, K, J, h, w)
+        noise = normal_noise(  # (B, K, J, h, w)
             [images.generator(seed, row, Stream.LATENT) for row in part.tolist()],
             torch.Size((num_samples, *mean.shape[1:])),
         ).to(x)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def draw_bound(found: dict[str, Any], path: Path) -> None:
     """Write a PNG of a report that holds a bound.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_ddpm.likelihood.bound import BoundTerms
-from hf_ddpm.likelihood.evaluate import Likelihood
+from hf_ddpm.likelihood.evaluate import DiffusionLikelihood
 from hf_ddpm.likelihood.flow import CALLS_A_STEP
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.weights import weights_sha256
@@ -20,7 +20,7 @@ DENSITY = (
 
 
 def diffusion_report(
-    likelihood: Likelihood, module: nn.Module, scheduler: HFDDPMScheduler, **about: Any
+    likelihood: DiffusionLikelihood, module: nn.Module, scheduler: HFDDPMScheduler, **about: Any
 ) -> dict[str, Any]:
     """Everything that was measured and what it was measured on, ready for JSON; bits are bits a dimension.
 
@@ -49,7 +49,7 @@ def diffusion_report(
     return found
 
 
-def table(found: dict[str, Any]) -> str:
+def diffusion_table(found: dict[str, Any]) -> str:
     """A few lines for the terminal: value, standard error and number of images."""
     rows: list[tuple[str, dict[str, float]]] = []
     if "bound" in found:
@@ -109,7 +109,7 @@ def _bound(terms: BoundTerms) -> dict[str, Any]:
     }
 
 
-def _flow(likelihood: Likelihood, bits: Tensor, halved: Tensor) -> dict[str, Any]:
+def _flow(likelihood: DiffusionLikelihood, bits: Tensor, halved: Tensor) -> dict[str, Any]:
     difference = halved - bits[: len(halved)]
     return {
         "bits_per_dim": mean_and_error(bits),

@@ -42,7 +42,7 @@ def vae_report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str,
         "num_samples": likelihood.num_samples,
         "seconds": round(likelihood.seconds, 1),
         "versions": versions(),
-        _name(likelihood): _in_both_units(likelihood, -terms.log_p_x),
+        "nll" if likelihood.normalised else "cross_entropy": _in_both_units(likelihood, -terms.log_p_x),
         "negative_elbo": _in_both_units(likelihood, -terms.elbo),
         "rate": {"nats": mean_and_error(terms.rate)},
         "distortion": {"nats": mean_and_error(-terms.log_p_x_given_z)},
@@ -52,7 +52,7 @@ def vae_report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str,
     }
 
 
-def table(found: dict[str, Any]) -> str:
+def vae_table(found: dict[str, Any]) -> str:
     """A few lines for the terminal: value, standard error and number of images."""
     exact = "nll" in found
     main = found["nll"] if exact else found["cross_entropy"]
@@ -74,7 +74,7 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
+def draw_latents(found: dict[str, Any], path: Path) -> None:
     """Write a PNG: the KL of every latent dimension, the largest first, those that are not active in grey.
 
     Args:
@@ -93,10 +93,6 @@ def draw(found: dict[str, Any], path: Path) -> None:
             f"rate {found['rate']['nats']['mean']:.2f} nats, {active['count']} of {active['of']} units active"
         )
         axes.grid(axis="y", alpha=0.3)
-
-
-def _name(likelihood: VAELikelihood) -> str:
-    return "nll" if likelihood.normalised else "cross_entropy"
 
 
 def _in_both_units(likelihood: VAELikelihood, nats: Tensor) -> dict[str, dict[str, float]]:

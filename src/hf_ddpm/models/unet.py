@@ -18,7 +18,7 @@ from typing import Any
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.models.unet_checks import check_divisors, check_levels, check_sample_size
+from hf_ddpm.models.unet_checks import check_divisors, check_sample_size, check_unet_levels
 from hf_ddpm.models.unet_init import Init, init_unet
 
 
@@ -219,7 +219,7 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
     config = _override(preset.config, overrides)
     if not 0 <= config["dropout"] < 1:
         raise UserError(f"dropout={config['dropout']} must be a probability in [0, 1)")
-    check_levels(config)
+    check_unet_levels(config)
     check_divisors(config)
     check_sample_size(config)
     model = UNet2DModel(**config)

@@ -5,8 +5,8 @@ from typing import Any
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.models.image_size import size_pair
+from hf_ddpm.errors import UserError, as_user_error, did_you_mean
+from hf_ddpm.models.image_size import side_unit, size_pair
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
@@ -27,7 +27,7 @@ def check_image_size(model: UNet2DModel | Mapping[str, Any], height: int, width:
     """
     config = model if isinstance(model, Mapping) else model.config
     levels = len(config["block_out_channels"])
-    multiple = 2 ** (levels - 1)
+    multiple = side_unit(levels)
     sides = (height, width)
     if all(side > 0 and side % multiple == 0 for side in sides):
         return
@@ -48,14 +48,13 @@ def check_sample_size(config: Mapping[str, Any]) -> None:
     """
     if config["sample_size"] is None:
         return
-    try:
+    with as_user_error():
         height, width = size_pair(config["sample_size"])
-    except ValueError as error:
-        raise UserError(str(error)) from error
     check_image_size(config, height, width)
 
 
-def check_levels(config: Mapping[str, Any]) -> None:
+def check_unet_levels(config: Mapping[str, Any]) -> None:
+    """Refuse widths and block types that are not one a level, or unknown."""
     channels, down, up = (config[k] for k in ("block_out_channels", "down_block_types", "up_block_types"))
     if not len(channels) == len(down) == len(up) > 0:
         raise UserError(
@@ -84,8 +83,13 @@ def check_divisors(config: Mapping[str, Any]) -> None:
         _check_divides("attn_norm_num_groups", config["attn_norm_num_groups"], channels[-1:])
     if attended and config["attention_head_dim"] is not None:
         _check_divides("attention_head_dim", config["attention_head_dim"], sorted(attended))
-    if t_before_norm:
-        _check_time_survives(config["norm_num_groups"], channels)
+    if t_before_norm and config["norm_num_groups"] in channels:
+        # the shift that t adds to a channel is constant over the image: a norm over this channel alone subtracts it
+        groups = config["norm_num_groups"]
+        raise UserError(
+            f"norm_num_groups={groups} normalises every channel of the level with {groups} channels alone, which "
+            "cancels the time embedding added to them; use fewer groups or more channels"
+        )
 
 
 def _check_divides(key: str, divisor: Any, widths: Sequence[int], refused: Sequence[int] = ()) -> None:
@@ -96,12 +100,3 @@ def _check_divides(key: str, divisor: Any, widths: Sequence[int], refused: Seque
         f"{key}={divisor} does not divide the channels {', '.join(map(str, widths))} of block_out_channels; "
         f"use one of {', '.join(map(str, allowed))}, or other channels"
     )
-
-
-def _check_time_survives(groups: int, channels: Sequence[int]) -> None:
-    """The shift that t adds to a channel is constant over the image: a norm over this channel alone subtracts it."""
-    if groups in channels:
-        raise UserError(
-            f"norm_num_groups={groups} normalises every channel of the level with {groups} channels alone, which "
-            "cancels the time embedding added to them; use fewer groups or more channels"
-        )

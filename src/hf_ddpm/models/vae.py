@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,7 +17,7 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
-from hf_ddpm.models.image_size import size_pair
+from hf_ddpm.models.image_size import side_unit, size_pair
 from hf_ddpm.models.pushing import pushing
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
@@ -29,13 +29,14 @@ from hf_ddpm.models.vae_likelihoods import (
 from hf_ddpm.models.vae_networks import (
     Activation,
     Network,
-    check_levels,
+    check_groups,
+    check_halving,
+    check_shape,
     check_sizes,
     mlp,
-    shown,
     unit_scale,
 )
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_arguments
 
 MOST_WEIGHTS = 2**31  # of one layer of an MLP
 
@@ -103,9 +104,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         scaling_factor: float | None = None,
     ) -> None:
         super().__init__()
-        check_choice("network", network, get_args(Network))
-        check_choice("activation", activation, get_args(Activation))
-        check_choice("likelihood", likelihood, get_args(Likelihood))
+        check_arguments(HFVAE, self.config)
         check_sizes(
             sample_size=size_pair(sample_size),
             in_channels=(in_channels,),
@@ -126,7 +125,8 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             self.encoder = mlp(image, hidden_sizes, (2 * latent_channels, 1, 1), activation)
             self.decoder = mlp((latent_channels, 1, 1), hidden_sizes[::-1], (out_channels, *image[1:]), activation)
         else:
-            check_levels(size_pair(sample_size), block_out_channels, norm_num_groups)
+            check_halving(size_pair(sample_size), len(block_out_channels))
+            check_groups(block_out_channels, norm_num_groups)
             levels: dict[str, Any] = {"block_out_channels": block_out_channels, "layers_per_block": layers_per_block}
             levels |= {"norm_num_groups": norm_num_groups}
             kinds = ("DownEncoderBlock2D",) * len(block_out_channels), ("UpDecoderBlock2D",) * len(block_out_channels)
@@ -179,8 +179,8 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         channels, (height, width) = self.config["latent_channels"], size_pair(self.config["sample_size"])
         if self.config["network"] == "mlp":
             return channels, 1, 1
-        factor = 2 ** (len(self.config["block_out_channels"]) - 1)
-        return channels, height // factor, width // factor
+        unit = side_unit(len(self.config["block_out_channels"]))
+        return channels, height // unit, width // unit
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
@@ -234,9 +234,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             ValueError: images outside [-1, 1] or of another shape.
         """
         p = self.likelihood_params(z)
-        wanted = tuple(p.mean.shape[1:])
-        if x.ndim != 4 or tuple(x.shape[1:]) != wanted:
-            raise ValueError(f"images of shape {tuple(x.shape)} must have shape (B, {shown(wanted)})")
+        check_shape("images", x, ("B", *p.mean.shape[1:]))
         low, high = (x.min().item(), x.max().item()) if len(x) else (0.0, 0.0)
         if not (low >= -1.001 and high <= 1.001):  # NaN fails too
             raise ValueError(
@@ -263,10 +261,7 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
         moments = self._moments(sample)
         posterior = DiagonalGaussianDistribution(moments)
         if noise is not None:
-            wanted = tuple(posterior.mean.shape)
-            if noise.ndim != 5 or (noise.shape[0], *noise.shape[2:]) != wanted:
-                shape = f"({wanted[0]}, L, {shown(wanted[1:])})"
-                raise ValueError(f"noise of shape {tuple(noise.shape)} must have shape {shape}")
+            check_shape("noise", noise, (len(posterior.mean), "L", *posterior.mean.shape[1:]))
             z = (posterior.mean[:, None] + posterior.std[:, None] * noise).flatten(0, 1)  # (B * L, J, h, w)
         else:
             z = posterior.sample(generator) if sample_posterior or generator is not None else posterior.mode()
@@ -310,22 +305,16 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
     def _moments(self, x: Tensor) -> Tensor:
         """mu and log sigma^2, (B, 2J, h, w)."""
         channels, size = self.config["in_channels"], size_pair(self.config["sample_size"])
-        wanted = (channels, *size) if self.config["network"] == "mlp" else (channels,)
-        if x.ndim != 4 or tuple(x.shape[1 : 1 + len(wanted)]) != wanted:
-            shape = shown((*wanted, "H", "W")[:3])
-            raise ValueError(
-                f"images of shape {tuple(x.shape)} must have shape (B, {shape}): resize and convert them first"
-            )
+        sides = size if self.config["network"] == "mlp" else ("H", "W")
+        check_shape("images", x, ("B", channels, *sides), ": resize and convert them first")
         if self.config["network"] == "conv":
-            check_levels(tuple(x.shape[2:]), self.config["block_out_channels"], self.config["norm_num_groups"])
+            check_halving(x.shape[2:], len(self.config["block_out_channels"]))
         return self.encoder(x)
 
     def _decoded(self, z: Tensor) -> Tensor:
         """The decoder's output, (B, C, H, W) or (B, 2C, H, W)."""
-        wanted = self.latent_shape if self.config["network"] == "mlp" else self.latent_shape[:1]
-        if z.ndim != 4 or tuple(z.shape[1 : 1 + len(wanted)]) != wanted:
-            shape = shown((*wanted, "h", "w")[:3])
-            raise ValueError(f"latents of shape {tuple(z.shape)} must have shape (B, {shape})")
+        channels, *sides = self.latent_shape
+        check_shape("latents", z, ("B", channels, *(sides if self.config["network"] == "mlp" else ("h", "w"))))
         return self.decoder(z)
 
 

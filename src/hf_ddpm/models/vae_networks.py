@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from hf_ddpm.models.image_size import side_unit
+
 Network = Literal["mlp", "conv"]
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
@@ -37,11 +39,6 @@ def unit_scale(mean: Tensor, variance: Tensor) -> float:
     return scale
 
 
-def shown(shape: tuple[int | str, ...]) -> str:
-    """A shape without its brackets."""
-    return ", ".join(map(str, shape))
-
-
 def _numel(shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2]
 
@@ -53,14 +50,25 @@ def check_sizes(**sizes: Sequence[int]) -> None:
             raise ValueError(f"{name}={list(values)} must be whole numbers of at least 1")
 
 
-def check_levels(size: tuple[int, ...], block_out_channels: tuple[int, ...], norm_num_groups: int) -> None:
-    """Refuse an image that the levels cannot halve, and widths that the groups do not divide."""
-    factor = 2 ** (len(block_out_channels) - 1)
-    if any(side % factor or side < factor for side in size):
+def check_shape(what: str, given: Tensor, wanted: tuple[int | str, ...], remedy: str = "") -> None:
+    """Refuse a tensor of another shape than `wanted`, in which a letter stands for any number."""
+    sides = [want if isinstance(want, int) else side for want, side in zip(wanted, given.shape, strict=False)]
+    if given.ndim != len(wanted) or sides != [*given.shape]:
+        needed = ", ".join(map(str, wanted))
+        raise ValueError(f"{what} of shape {tuple(given.shape)} must have shape ({needed}){remedy}")
+
+
+def check_halving(size: Sequence[int], levels: int) -> None:
+    """Refuse an image that the levels of convolutions cannot halve."""
+    unit = side_unit(levels)
+    if any(side % unit or side < unit for side in size):
         raise ValueError(
-            f"images of {size[0]}x{size[1]} do not fit {len(block_out_channels)} levels: both sides must be multiples "
-            f"of {factor}"
+            f"images of {size[0]}x{size[1]} do not fit {levels} levels: both sides must be multiples of {unit}"
         )
+
+
+def check_groups(block_out_channels: Sequence[int], norm_num_groups: int) -> None:
+    """Refuse widths that the groups do not divide."""
     if any(width % norm_num_groups for width in block_out_channels):
         raise ValueError(
             f"block_out_channels={list(block_out_channels)} must be multiples of norm_num_groups={norm_num_groups}"

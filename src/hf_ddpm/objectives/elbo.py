@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hf_ddpm.models.vae import VAEOutput
 from hf_ddpm.models.vae_likelihoods import Likelihood, decoder_distribution, optimal_log_variance
 from hf_ddpm.objectives.objective import MODEL, Draws, Losses
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice, check_count
 
 if TYPE_CHECKING:
     from hf_ddpm.data import Batch
@@ -55,8 +55,7 @@ class ELBOObjective:
     ) -> None:
         check_choice("bound", bound, get_args(Bound))
         check_choice("likelihood", likelihood, get_args(Likelihood))
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(f"num_samples={num_samples} must be a whole number of at least 1")
+        check_count("num_samples", num_samples)
         if not (beta >= 0 and kl_warmup_steps >= 0 and free_bits >= 0):  # nan is refused too
             raise ValueError(
                 f"beta={beta}, kl_warmup_steps={kl_warmup_steps} and free_bits={free_bits} must not be negative"

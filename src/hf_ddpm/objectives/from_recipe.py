@@ -8,7 +8,7 @@ from hf_ddpm.objectives.simple import SimpleObjective
 from hf_ddpm.objectives.timestep_sampling import TimestepSampler, TimestepSampling
 from hf_ddpm.objectives.vlb import VLBObjective
 from hf_ddpm.schedulers import HFDDPMScheduler
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice
 
 Loss = Literal["simple", "vlb", "hybrid"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_ddpm.objectives.loss_history import LossHistory
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice
 
 TimestepSampling = Literal["uniform", "antithetic", "stratified", "logit_normal", "loss_second_moment"]
 

@@ -1,14 +1,13 @@
-"""Values held against the annotations of the constructor that takes them, from a recipe, a config or a call."""
+"""What values an argument may have: they are held against its annotation, from a recipe, a config or a call."""
 
+import difflib
 import functools
 import inspect
 import reprlib
 import types
-from collections.abc import Callable, Collection, Mapping
-from numbers import Real
+from collections.abc import Callable, Collection, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-from hf_ddpm.schedulers.choices import check_choice
 
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None))  # what a config or a recipe can hold
 
@@ -69,6 +68,26 @@ def described(annotation: Any) -> str:
 def choices_of(annotation: Any) -> list[str]:
     """The words that the annotation names, or none if it leaves them open."""
     return [str(c) for a in alternatives(annotation) if get_origin(a) is Literal for c in get_args(a)]
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise `ValueError`, naming the allowed values and the nearest, unless `value` is one of `choices`."""
+    if value in choices:
+        return
+    # errors.did_you_mean in other words: this file travels with checkpoints and imports nothing of hf_ddpm
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}={value!r} is not known, allowed are {', '.join(map(repr, choices))}{hint}")
+
+
+def check_count(name: str, value: int) -> None:
+    """Refuse a number of things that is none.
+
+    Raises:
+        ValueError: `name` is no whole number of at least 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 def check_arguments(constructor: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

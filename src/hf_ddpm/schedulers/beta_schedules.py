@@ -5,14 +5,14 @@ Index convention of the whole project: `t = 0` is one step of noise, so `betas[0
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from hf_ddpm.schedulers.choices import check_choice
+from hf_ddpm.schedulers.annotations import check_choice
 
 StockBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
 """Curves that diffusers computes from the same name; `sigmoid` is GeoDiff's."""
@@ -112,6 +112,30 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
     alpha_bar = root**2
     alpha_bar_prev = torch.cat([torch.ones(1, dtype=betas.dtype), alpha_bar[:-1]])
     return 1 - alpha_bar / alpha_bar_prev
+
+
+def check_terminal_snr(alphas_cumprod: Tensor, config: Mapping[str, Any]) -> None:
+    """Refuse a curve that reaches alpha_bar = 0 early, or one that ends there with what cannot begin there.
+
+    Args:
+        alphas_cumprod: alpha_bar, (T,).
+        config: of `HFDDPMScheduler`.
+    """
+    if alphas_cumprod[-1] > 0:
+        return
+    if len(alphas_cumprod) > 1 and alphas_cumprod[-2] == 0:
+        first = int((alphas_cumprod == 0).nonzero()[0])
+        raise ValueError(f"alpha_bar is 0 from t = {first} on, which only the last step may be: take smaller betas")
+    if config["prediction_type"] == "epsilon":
+        raise ValueError(
+            "prediction_type='epsilon' is undefined where the schedule ends at alpha_bar = 0, "
+            "allowed are 'v_prediction', 'sample' and 'mean'"
+        )
+    if config["timestep_spacing"] != "trailing":
+        raise ValueError(
+            f"timestep_spacing={config['timestep_spacing']!r} need not start at the last step, where a "
+            "schedule that ends at alpha_bar = 0 must start: choose 'trailing'"
+        )
 
 
 def _betas_of_alpha_bar(alpha_bar: Callable[[float], float], num_steps: int) -> Tensor:

@@ -37,7 +37,7 @@ def read_config(file: Path, most: int, shown: str) -> dict[str, Any]:
 
 
 @contextmanager
-def building(source: object) -> Iterator[None]:
+def wrong_kind_as_value_error(source: object) -> Iterator[None]:
     """Turn what a class makes of a config whose values it does not take into a `ValueError`."""
     try:
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -18,23 +18,40 @@ from hf_ddpm.schedulers.beta_schedules import (
     BetaSchedule,
     OwnBetaSchedule,
     check_num_steps,
+    check_terminal_snr,
     make_betas,
     rescale_zero_terminal_snr,
     user_betas,
 )
 from hf_ddpm.schedulers.chain_tables import chain_tables
 from hf_ddpm.schedulers.clipping import check_clipping, clip_
-from hf_ddpm.schedulers.config_files import MOST_BETAS, building, read_config
+from hf_ddpm.schedulers.config_files import MOST_BETAS, read_config, wrong_kind_as_value_error
 from hf_ddpm.schedulers.reverse_walk import ReverseWalk, StepCoefficients, on_host
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, select_timesteps
-from hf_ddpm.schedulers.training_chain import TrainingChain
+from hf_ddpm.schedulers.training_chain import (
+    add_noise,
+    diffuse,
+    get_velocity,
+    output_channels,
+    posterior_log_variance_at,
+    posterior_mean,
+    predict_epsilon,
+    predict_x_0,
+    reverse_log_variance,
+    reverse_mean,
+    score,
+    snr,
+    split_output,
+    target,
+    x_0_error_weight,
+)
 from hf_ddpm.schedulers.transition import between_bounds
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "mean"]
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 
-class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # the mixins disagree on config_name
+class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree on config_name
     """q(x_t | x_0), q(x_{t-1} | x_t, x_0) and p(x_{t-1} | x_t), drop-in for `DDPMScheduler` and `DDIMScheduler`.
 
     Args:
@@ -88,7 +105,7 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         self.register_to_config(_use_default_values=[])
         self.alphas = 1 - self.betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
-        self._check_terminal_snr()
+        check_terminal_snr(self.alphas_cumprod, self.config)
         self.init_noise_sigma = 1.0
         self.num_inference_steps: int | None = None
         self._tables = chain_tables(self.betas, prediction_type, variance_type)
@@ -110,7 +127,7 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
             OSError: nothing is there, or the Hub does not give it.
             ValueError: a config that is damaged, that does not fit or that would fill the memory.
         """
-        with building(pretrained_model_name_or_path):
+        with wrong_kind_as_value_error(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     @classmethod
@@ -118,7 +135,43 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         """Where diffusers reads the config, which a stranger may have written."""
         return read_config(Path(json_file), MOST_BETAS, str(json_file))
 
-    # --- reverse process p -------------------------------------------------------------------------------------------
+    # --- the training chain: q and p on all T steps ------------------------------------------------------------------
+
+    add_noise = add_noise
+    diffuse = diffuse
+    get_velocity = get_velocity
+    snr = snr
+    posterior_mean = posterior_mean
+    posterior_log_variance_at = posterior_log_variance_at
+    target = target
+    x_0_error_weight = x_0_error_weight
+    predict_x_0 = predict_x_0
+    predict_epsilon = predict_epsilon
+    score = score
+    reverse_mean = reverse_mean
+    reverse_log_variance = reverse_log_variance
+    split_output = split_output
+    output_channels = output_channels
+
+    @property
+    def posterior_variance(self) -> Tensor:
+        """beta-tilde_t = (1 - abar_{t-1}) / (1 - abar_t) beta_t (DDPM, eq. 7), (T,) float64; 0 at t = 0."""
+        return self._tables["posterior variance"][:, 0]
+
+    @property
+    def posterior_log_variance(self) -> Tensor:
+        """log beta-tilde_t, (T,) float64, with the value of t = 1 at t = 0, where the variance is 0."""
+        return self._tables["posterior log variance"][:, 0]
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the `variance_type` reads the second half of a 2C-channel output."""
+        return self.config["variance_type"].startswith("learned")
+
+    def __len__(self) -> int:
+        return self.config["num_train_timesteps"]
+
+    # --- the reverse process p on a sub-sequence ---------------------------------------------------------------------
 
     def set_timesteps(
         self,
@@ -306,23 +359,6 @@ class HFDDPMScheduler(SchedulerMixin, TrainingChain):  # type: ignore[misc]  # t
         if given is not None or schedule in get_args(OwnBetaSchedule) or ends_at_zero:
             self.register_to_config(trained_betas=betas.tolist(), rescale_betas_zero_snr=ends_at_zero)
         return betas
-
-    def _check_terminal_snr(self) -> None:
-        if self.alphas_cumprod[-1] > 0:
-            return
-        if len(self) > 1 and self.alphas_cumprod[-2] == 0:
-            first = int((self.alphas_cumprod == 0).nonzero()[0])
-            raise ValueError(f"alpha_bar is 0 from t = {first} on, which only the last step may be: take smaller betas")
-        if self.config["prediction_type"] == "epsilon":
-            raise ValueError(
-                "prediction_type='epsilon' is undefined where the schedule ends at alpha_bar = 0, "
-                "allowed are 'v_prediction', 'sample' and 'mean'"
-            )
-        if self.config["timestep_spacing"] != "trailing":
-            raise ValueError(
-                f"timestep_spacing={self.config['timestep_spacing']!r} need not start at the last step, where a "
-                "schedule that ends at alpha_bar = 0 must start: choose 'trailing'"
-            )
 
     def _new_walk(self, steps: list[int]) -> ReverseWalk:
         return ReverseWalk(steps, self.alphas_cumprod, self._tables["prediction"], self.config["variance_type"])

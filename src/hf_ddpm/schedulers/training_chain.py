@@ -1,214 +1,226 @@
 """q and p of DDPM (Ho et al. 2020, arXiv 2006.11239) on all T steps: what training and likelihoods ask.
 
+Each function is a method of `HFDDPMScheduler`, `scheduler.add_noise(...)`: the half of it that knows no sampler.
 All tables are float64 on the CPU. Coefficients are gathered by t from copies cached per device in float32 (float64 for
 float64 images), so half precision images never meet a half precision alpha_bar, and nothing synchronises with a GPU.
 """
 
-from abc import ABC
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from torch import Tensor
 
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
 from hf_ddpm.schedulers.transition import between_bounds
 
 
-class TrainingChain(ConfigMixin, ABC):
-    """The T steps that a model is trained on: the half of `HFDDPMScheduler` that knows no sampler."""
+class Chain(Protocol):
+    """What these functions read of the scheduler."""
 
     alphas_cumprod: Tensor  # alpha_bar, (T,) float64
     _tables: CoefficientTables  # of chain_tables.py
 
-    # --- forward process q ---------------------------------------------------------------------------------------
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
-        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4).
-
-        Args:
-            original_samples: x_0, (B, ...), any floating dtype.
-            noise: eps, of the same shape.
-            timesteps: integers in [0, T-1], (B,) or one.
-
-        Returns:
-            Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
-
-        Raises:
-            ValueError: images of whole numbers, noise of another shape, or timesteps that do not fit.
-        """
-        if not original_samples.is_floating_point() or noise.shape != original_samples.shape:
-            raise ValueError(
-                f"original_samples {tuple(original_samples.shape)} of {original_samples.dtype} must be floating, and "
-                f"noise {tuple(noise.shape)} of their shape"
-            )
-        signal, sigma = self._tables.rows("forward", timesteps, original_samples)
-        return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
-
-    def diffuse(self, sample: Tensor, noise: Tensor, from_timestep: int, to_timestep: int) -> Tensor:
-        """x_t = sqrt(abar_t / abar_s) x_s + sqrt(1 - abar_t / abar_s) eps: from level s to a noisier t (DDPM, eq. 2).
-
-        Args:
-            sample: x_s, (B, ...); with `from_timestep` -1 the images themselves.
-            noise: eps, of the same shape.
-            from_timestep, to_timestep: s and t, whole numbers with -1 <= s <= t < T.
-        """
-        if not -1 <= from_timestep <= to_timestep < len(self):
-            raise ValueError(f"from_timestep={from_timestep} must lie in [-1, to_timestep={to_timestep}]")
-        before = self.alphas_cumprod[from_timestep] if from_timestep >= 0 else 1.0
-        kept = float(self.alphas_cumprod[to_timestep] / before)
-        return kept**0.5 * sample + (1 - kept) ** 0.5 * noise
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
-        signal, sigma = self._tables.rows("forward", timesteps, sample)
-        return (signal * noise).addcmul_(sigma, sample, value=-1).to(sample.dtype)
-
-    def snr(self, timesteps: Tensor) -> Tensor:
-        """alpha_bar_t / (1 - alpha_bar_t), float32, shaped and placed as `timesteps`."""
-        return self._tables.column("snr", timesteps)
-
-    # --- posterior q(x_{t-1} | x_t, x_0) of the training chain ------------------------------------------------------
-
-    def posterior_mean(self, x_0: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-        """mu-tilde_t(x_t, x_0) = sqrt(abar') beta / (1 - abar) x_0 + sqrt(alpha) (1 - abar') / (1 - abar) x_t.
-
-        DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0`, `x_t` (B, ...), `timesteps` (B,) or one; equals x_0 at t = 0.
-        """
-        from_x_0, from_x_t = self._tables.rows("posterior", timesteps, x_t)
-        return (from_x_0 * x_0).addcmul_(from_x_t, x_t).to(x_t.dtype)
+    @property
+    def config(self) -> Mapping[str, Any]: ...
 
     @property
-    def posterior_variance(self) -> Tensor:
-        """beta-tilde_t = (1 - abar_{t-1}) / (1 - abar_t) beta_t (DDPM, eq. 7), (T,) float64; 0 at t = 0."""
-        return self._tables["posterior variance"][:, 0]
+    def learns_variance(self) -> bool: ...
 
-    @property
-    def posterior_log_variance(self) -> Tensor:
-        """log beta-tilde_t, (T,) float64, with the value of t = 1 at t = 0, where the variance is 0."""
-        return self._tables["posterior log variance"][:, 0]
+    def __len__(self) -> int: ...
 
-    def posterior_log_variance_at(self, timesteps: int | Tensor, like: Tensor) -> Tensor:
-        """`posterior_log_variance` of `timesteps`, (B or 1, 1, ..., 1), in the precision and place of `like`."""
-        return self._tables.rows("posterior log variance", timesteps, like)[0]
 
-    # --- what a network is to predict --------------------------------------------------------------------------------
+# --- forward process q ------------------------------------------------------------------------------------------------
 
-    def target(self, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What a network of this `prediction_type` should answer at (x_t, t), shaped as `x_0`.
 
-        Args:
-            x_0: the images, (B, ...).
-            x_t: `add_noise(x_0, noise, timesteps)`.
-            noise: eps, of the same shape.
-            timesteps: integers in [0, T-1], (B,).
-        """
-        match self.config["prediction_type"]:
-            case "epsilon":
-                return noise
-            case "sample":
-                return x_0
-            case "v_prediction":
-                return self.get_velocity(x_0, noise, timesteps)
-            case _:  # "mean"
-                return self.posterior_mean(x_0, x_t, timesteps)
+def add_noise(scheduler: Chain, original_samples: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+    """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4).
 
-    def x_0_error_weight(self, timesteps: Tensor) -> Tensor:
-        """(target - prediction)^2 divided by the squared error of the x_0 that it amounts to, float32, as `timesteps`.
+    Args:
+        original_samples: x_0, (B, ...), any floating dtype.
+        noise: eps, of the same shape.
+        timesteps: integers in [0, T-1], (B,) or one.
 
-        SNR for `epsilon`, 1 for `sample`, SNR + 1 for `v_prediction` (Salimans & Ho 2022, sec. 4); for `mean` the
-        square of what the posterior mean takes of x_0 (DDPM, eq. 7).
-        """
-        match self.config["prediction_type"]:
-            case "epsilon":
-                return self.snr(timesteps)
-            case "sample":
-                return torch.ones_like(timesteps, dtype=torch.float32)
-            case "v_prediction":
-                return self.snr(timesteps) + 1
-            case _:  # "mean"
-                return self._tables.column("mean from x_0", timesteps).square()
+    Returns:
+        Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
 
-    # --- what a prediction says --------------------------------------------------------------------------------------
+    Raises:
+        ValueError: images of whole numbers, noise of another shape, or timesteps that do not fit.
+    """
+    if not original_samples.is_floating_point() or noise.shape != original_samples.shape:
+        raise ValueError(
+            f"original_samples {tuple(original_samples.shape)} of {original_samples.dtype} must be floating, and "
+            f"noise {tuple(noise.shape)} of their shape"
+        )
+    signal, sigma = scheduler._tables.rows("forward", timesteps, original_samples)
+    return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
 
-    def predict_x_0(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-        """The unclipped x_0 that a network output (C channels) of `prediction_type` stands for, shaped as `x_t`."""
-        from_x_t, from_output = self._tables.rows("prediction", timesteps, x_t)
-        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
 
-    def predict_epsilon(self, x_0: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-        """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), the inverse of `add_noise`."""
-        signal, sigma = self._tables.rows("forward", timesteps, x_t)
-        return (torch.addcmul(x_t, -signal, x_0) / sigma).to(x_t.dtype)
+def diffuse(scheduler: Chain, sample: Tensor, noise: Tensor, from_timestep: int, to_timestep: int) -> Tensor:
+    """x_t = sqrt(abar_t / abar_s) x_s + sqrt(1 - abar_t / abar_s) eps: from level s to a noisier t (DDPM, eq. 2).
 
-    def score(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-        """grad_{x_t} log q(x_t) = -eps / sqrt(1 - alpha_bar_t) as the network sees it (Song et al. 2021, sec. 4).
+    Args:
+        sample: x_s, (B, ...); with `from_timestep` -1 the images themselves.
+        noise: eps, of the same shape.
+        from_timestep, to_timestep: s and t, whole numbers with -1 <= s <= t < T.
+    """
+    if not -1 <= from_timestep <= to_timestep < len(scheduler):
+        raise ValueError(f"from_timestep={from_timestep} must lie in [-1, to_timestep={to_timestep}]")
+    before = scheduler.alphas_cumprod[from_timestep] if from_timestep >= 0 else 1.0
+    kept = float(scheduler.alphas_cumprod[to_timestep] / before)
+    return kept**0.5 * sample + (1 - kept) ** 0.5 * noise
 
-        `model_output` has C channels, or 2C with variances; shapes as `predict_x_0`. L_simple with epsilon is denoising
-        score matching with the weight 1 - alpha_bar_t.
-        """
-        output, _ = self.split_output(model_output, x_t)
-        from_x_t, from_output = self._tables.rows("score", timesteps, x_t)
-        return (from_x_t * x_t).addcmul_(from_output, output).to(x_t.dtype)
 
-    def reverse_mean(self, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-        """mu_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, x_0 not clipped (DDPM, eq. 11 for epsilon).
+def get_velocity(scheduler: Chain, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
+    signal, sigma = scheduler._tables.rows("forward", timesteps, sample)
+    return (signal * noise).addcmul_(sigma, sample, value=-1).to(sample.dtype)
 
-        `model_output` has C channels; shapes as `predict_x_0`. With `mean` prediction it is the output itself.
-        """
-        from_x_t, from_output = self._tables.rows("reverse mean", timesteps, x_t)
-        return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
 
-    def reverse_log_variance(self, variance_output: Tensor | None, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-        """log Sigma_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, of a shape that broadcasts to `x_t`.
+def snr(scheduler: Chain, timesteps: Tensor) -> Tensor:
+    """alpha_bar_t / (1 - alpha_bar_t), float32, shaped and placed as `timesteps`."""
+    return scheduler._tables.column("snr", timesteps)
 
-        log beta-tilde_t for `fixed_small`, log beta_t for `fixed_large`; `variance_output` for `learned`, a mix of the
-        two bounds for `learned_range` (iDDPM, eq. 15). At t = 0, where Algorithm 2 adds no noise but a likelihood needs
-        a width, beta-tilde stands for beta-tilde_1, and so does `fixed_large`, for the better L_0 (DDPM's choice).
 
-        Args:
-            variance_output: the second half of a 2C-channel output, None for fixed variances.
-            x_t, timesteps: as `predict_x_0`.
+# --- posterior q(x_{t-1} | x_t, x_0) of the training chain ------------------------------------------------------------
 
-        Raises:
-            ValueError: a learned variance without an output, or the other way round.
-        """
-        if (variance_output is None) == self.learns_variance:
-            raise ValueError(
-                f"variance_type={self.config['variance_type']!r} takes "
-                f"{'a' if self.learns_variance else 'no'} variance_output"
-            )
-        if variance_output is None:
-            return self._tables.rows("log variance", timesteps, x_t)[0]
-        if self.config["variance_type"] == "learned":
-            return variance_output
-        return between_bounds(variance_output, *self._tables.rows("log variance", timesteps, x_t))
 
-    def split_output(self, model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
-        """A network's output as its prediction (C channels) and, of 2C channels, the variance half.
+def posterior_mean(scheduler: Chain, x_0: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+    """mu-tilde_t(x_t, x_0) = sqrt(abar') beta / (1 - abar) x_0 + sqrt(alpha) (1 - abar') / (1 - abar) x_t.
 
-        Raises:
-            ValueError: neither C nor 2C channels, or C for a `variance_type` that is learned.
-        """
-        channels, out_channels = sample.shape[1], model_output.shape[1]
-        if out_channels == 2 * channels:
-            output, variance = model_output.chunk(2, dim=1)
-            return output, variance
-        if out_channels != channels or self.learns_variance:
-            needed = 2 * channels if self.learns_variance else f"{channels} or {2 * channels}"
-            raise ValueError(
-                f"model_output has {out_channels} channels for a sample of {channels}, and variance_type="
-                f"{self.config['variance_type']!r} needs {needed}: take the one that the network was trained with"
-            )
-        return model_output, None
+    DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0`, `x_t` (B, ...), `timesteps` (B,) or one; equals x_0 at t = 0.
+    """
+    from_x_0, from_x_t = scheduler._tables.rows("posterior", timesteps, x_t)
+    return (from_x_0 * x_0).addcmul_(from_x_t, x_t).to(x_t.dtype)
 
-    def output_channels(self, channels: int) -> int:
-        """How many channels a network's output has for images of C: C, or 2C where it learns the variance too."""
-        return 2 * channels if self.learns_variance else channels
 
-    @property
-    def learns_variance(self) -> bool:
-        """Whether the `variance_type` reads the second half of a 2C-channel output."""
-        return self.config["variance_type"].startswith("learned")
+def posterior_log_variance_at(scheduler: Chain, timesteps: int | Tensor, like: Tensor) -> Tensor:
+    """`posterior_log_variance` of `timesteps`, (B or 1, 1, ..., 1), in the precision and place of `like`."""
+    return scheduler._tables.rows("posterior log variance", timesteps, like)[0]
 
-    def __len__(self) -> int:
-        return self.config["num_train_timesteps"]
+
+# --- what a network is to predict -------------------------------------------------------------------------------------
+
+
+def target(scheduler: Chain, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What a network of this `prediction_type` should answer at (x_t, t), shaped as `x_0`.
+
+    Args:
+        x_0: the images, (B, ...).
+        x_t: `add_noise(x_0, noise, timesteps)`.
+        noise: eps, of the same shape.
+        timesteps: integers in [0, T-1], (B,).
+    """
+    match scheduler.config["prediction_type"]:
+        case "epsilon":
+            return noise
+        case "sample":
+            return x_0
+        case "v_prediction":
+            return get_velocity(scheduler, x_0, noise, timesteps)
+        case _:  # "mean"
+            return posterior_mean(scheduler, x_0, x_t, timesteps)
+
+
+def x_0_error_weight(scheduler: Chain, timesteps: Tensor) -> Tensor:
+    """(target - prediction)^2 divided by the squared error of the x_0 that it amounts to, float32, as `timesteps`.
+
+    SNR for `epsilon`, 1 for `sample`, SNR + 1 for `v_prediction` (Salimans & Ho 2022, sec. 4); for `mean` the
+    square of what the posterior mean takes of x_0 (DDPM, eq. 7).
+    """
+    match scheduler.config["prediction_type"]:
+        case "epsilon":
+            return snr(scheduler, timesteps)
+        case "sample":
+            return torch.ones_like(timesteps, dtype=torch.float32)
+        case "v_prediction":
+            return snr(scheduler, timesteps) + 1
+        case _:  # "mean"
+            return scheduler._tables.column("mean from x_0", timesteps).square()
+
+
+# --- what a prediction says -------------------------------------------------------------------------------------------
+
+
+def predict_x_0(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+    """The unclipped x_0 that a network output (C channels) of `prediction_type` stands for, shaped as `x_t`."""
+    from_x_t, from_output = scheduler._tables.rows("prediction", timesteps, x_t)
+    return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
+
+
+def predict_epsilon(scheduler: Chain, x_0: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+    """eps = (x_t - sqrt(alpha_bar_t) x_0) / sqrt(1 - alpha_bar_t), the inverse of `add_noise`."""
+    signal, sigma = scheduler._tables.rows("forward", timesteps, x_t)
+    return (torch.addcmul(x_t, -signal, x_0) / sigma).to(x_t.dtype)
+
+
+def score(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+    """grad_{x_t} log q(x_t) = -eps / sqrt(1 - alpha_bar_t) as the network sees it (Song et al. 2021, sec. 4).
+
+    `model_output` has C channels, or 2C with variances; shapes as `predict_x_0`. L_simple with epsilon is denoising
+    score matching with the weight 1 - alpha_bar_t.
+    """
+    output, _ = split_output(scheduler, model_output, x_t)
+    from_x_t, from_output = scheduler._tables.rows("score", timesteps, x_t)
+    return (from_x_t * x_t).addcmul_(from_output, output).to(x_t.dtype)
+
+
+def reverse_mean(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
+    """mu_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, x_0 not clipped (DDPM, eq. 11 for epsilon).
+
+    `model_output` has C channels; shapes as `predict_x_0`. With `mean` prediction it is the output itself.
+    """
+    from_x_t, from_output = scheduler._tables.rows("reverse mean", timesteps, x_t)
+    return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
+
+
+def reverse_log_variance(
+    scheduler: Chain, variance_output: Tensor | None, x_t: Tensor, timesteps: int | Tensor
+) -> Tensor:
+    """log Sigma_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, of a shape that broadcasts to `x_t`.
+
+    log beta-tilde_t for `fixed_small`, log beta_t for `fixed_large`; `variance_output` for `learned`, a mix of the
+    two bounds for `learned_range` (iDDPM, eq. 15). At t = 0, where Algorithm 2 adds no noise but a likelihood needs
+    a width, beta-tilde stands for beta-tilde_1, and so does `fixed_large`, for the better L_0 (DDPM's choice).
+
+    Args:
+        variance_output: the second half of a 2C-channel output, None for fixed variances.
+        x_t, timesteps: as `predict_x_0`.
+
+    Raises:
+        ValueError: a learned variance without an output, or the other way round.
+    """
+    if (variance_output is None) == scheduler.learns_variance:
+        raise ValueError(
+            f"variance_type={scheduler.config['variance_type']!r} takes "
+            f"{'a' if scheduler.learns_variance else 'no'} variance_output"
+        )
+    if variance_output is None:
+        return scheduler._tables.rows("log variance", timesteps, x_t)[0]
+    if scheduler.config["variance_type"] == "learned":
+        return variance_output
+    return between_bounds(variance_output, *scheduler._tables.rows("log variance", timesteps, x_t))
+
+
+def split_output(scheduler: Chain, model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A network's output as its prediction (C channels) and, of 2C channels, the variance half.
+
+    Raises:
+        ValueError: neither C nor 2C channels, or C for a `variance_type` that is learned.
+    """
+    channels, out_channels = sample.shape[1], model_output.shape[1]
+    if out_channels == 2 * channels:
+        output, variance = model_output.chunk(2, dim=1)
+        return output, variance
+    if out_channels != channels or scheduler.learns_variance:
+        needed = 2 * channels if scheduler.learns_variance else f"{channels} or {2 * channels}"
+        raise ValueError(
+            f"model_output has {out_channels} channels for a sample of {channels}, and variance_type="
+            f"{scheduler.config['variance_type']!r} needs {needed}: take the one that the network was trained with"
+        )
+    return model_output, None
+
+
+def output_channels(scheduler: Chain, channels: int) -> int:
+    """How many channels a network's output has for images of C: C, or 2C where it learns the variance too."""
+    return 2 * channels if scheduler.learns_variance else channels

@@ -1,4 +1,4 @@
-"""Figures that measure: DDPM's Figure 10, DDIM's Figure 5 and Table 2, each as images, numbers and a curve."""
+"""How far images are from those they should be: DDPM's Figure 10, DDIM's Figure 5 and Table 2, with their numbers."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any

@@ -9,10 +9,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DModel
 from PIL import Image
 
-from hf_ddpm import HFVAE, HFVAEPipeline, latents
+from hf_ddpm import HFVAE, HFVAEPipeline, latent_data
 from hf_ddpm.data.order import SampleOrder
 from hf_ddpm.errors import UserError
-from hf_ddpm.latents import ENCODED_AT_ONCE, LatentData, open_vae
+from hf_ddpm.latent_data import ENCODED_AT_ONCE, LatentData, open_vae
 from hf_ddpm.weights import weights_sha256
 
 BLOCK = {"source": "digits", "image_size": 16, "channels": 1, "max_images": 100, "label_column": "auto"}
@@ -122,7 +122,7 @@ def test_the_cache_has_the_next_readable_image_for_a_bad_one(bad, vae, tmp_path)
 
 
 def test_a_bad_image_met_while_encoding_is_named(vae, tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "MEASURED_IMAGES", ENCODED_AT_ONCE)
+    monkeypatch.setattr(latent_data, "MEASURED_IMAGES", ENCODED_AT_ONCE)
     count = ENCODED_AT_ONCE + 6
     bad = int(SampleOrder(count, 0).rows(ENCODED_AT_ONCE + 3, 1)[0])  # not among those that are measured first
     block = images(tmp_path / "images", count, bad) | {"cache": "none"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_ddpm.figures import reverse_gaussian
-from hf_ddpm.figures.mixture import (
+from hf_ddpm.figures.reverse_gaussian import (
     X_T,
     Mixture,
     forward_step,

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import Tensor
 
-from hf_ddpm.checkpoint import INDEX, find_folder, hint_at_checkpoint, opening
+from hf_ddpm.checkpoint import INDEX, failed_opening_as_user_error, find_folder, hint_at_checkpoint
 from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.data.facts import DataFacts, LatentFacts, describe
 from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
@@ -44,7 +44,7 @@ def open_vae(source: str) -> Any:
     Raises:
         UserError: nothing there, a model of another class, or files that are missing, corrupt or cut short.
     """
-    with opening(f"latents.vae={source!r} cannot be opened as a VAE", None):
+    with failed_opening_as_user_error(f"latents.vae={source!r} cannot be opened as a VAE", None):
         files = _find_vae(source)
         name = files.json(CONFIG).get("_class_name")
         if name not in [*VAES]:
