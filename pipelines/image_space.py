@@ -17,12 +17,14 @@ class ImageSpace(ABC):
     unet: Any  # these are the pipeline's own
     vae: Any
     scheduler: Any
+    config: Any
     _execution_device: Any
 
     @property
     def signature(self) -> NetworkSignature:
         """What the network takes and returns; of latents, where there is a VAE."""
-        return NetworkSignature.of(self.unet.config, self.scheduler.config)
+        of_classes = {name: self.config[name] for name in ("null_class", "id2label")}
+        return NetworkSignature.of(self.unet.config, self.scheduler.config, **of_classes)
 
     @property
     def image_channels(self) -> int:
