@@ -68,7 +68,7 @@ class HFDDPMPipeline(CheckedOpening, ImageEditing, ImageSpace, DiffusionPipeline
         default_eta: float | None = None,
         vae: Any = None,
         null_class: int | None = None,
-        id2label: dict[int, str] | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,  # JSON turns numbers into strings
     ) -> None:
         super().__init__()
         if type(scheduler) is DDIMScheduler and default_eta is None:

@@ -28,7 +28,7 @@ def nearest_neighbours(
     num_images: int = 8,
     steps: int | None = None,
     eta: float | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
 ) -> Figure:
     """Each sample and its nearest training images by pixels, for 28x28 digits also by the digit features.
 
@@ -93,7 +93,7 @@ def _own_nearest(training_images: Tensor) -> float:
 
 
 def _samples(
-    pipeline: HFDDPMPipeline, count: int, seed: int, class_label: int | None, sampling: dict[str, Any]
+    pipeline: HFDDPMPipeline, count: int, seed: int, class_label: int | str | None, sampling: dict[str, Any]
 ) -> Tensor:
     own, labels = generators(seed, range(count)), classes_in_turn(pipeline, range(count), class_label)
     return decode(pipeline, noise_of(pipeline, own), own, class_labels=labels, **sampling)
