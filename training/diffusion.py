@@ -166,8 +166,8 @@ def classes_of(network: Mapping[str, Any], block: Mapping[str, Any], data: Image
     if num_classes is None:
         if network["num_class_embeds"] is not None:
             raise UserError(
-                f"model: the network has {network['num_class_embeds']} classes and the data no labels: give --label_column auto, or "
-                "--num_class_embeds null"
+                f"model: the network has {network['num_class_embeds']} classes and the data no labels: give "
+                "--label_column auto, or --num_class_embeds null"
             )
         return {}
     embedded = block.get("num_class_embeds", num_classes)  # the data's count, see `build_model`
