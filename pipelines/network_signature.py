@@ -189,19 +189,19 @@ class NetworkSignature:
             name: what the caller calls them.
 
         Raises:
-            ValueError: as `class_called`.
+            ValueError: as `class_called`, or names where the checkpoint has none.
         """
-        if self.id2label is None:
-            return class_labels
-        if isinstance(class_labels, str):
-            return self.class_called(class_labels, f"{name}={class_labels!r}")
-        if isinstance(class_labels, list | tuple):
-            known: dict[str, int] = {}
-            for word in class_labels:
-                if isinstance(word, str) and word not in known:
-                    known[word] = self.class_called(word, f"{word!r} in {name}")
-            return [known[label] if isinstance(label, str) else label for label in class_labels]
-        return class_labels
+        several = isinstance(class_labels, list | tuple)
+        labels: list[Any] = [*class_labels] if isinstance(class_labels, list | tuple) else [class_labels]
+        words = dict.fromkeys(label for label in labels if isinstance(label, str))
+        if words and self.id2label is None:
+            raise ValueError(
+                f"{name}={class_labels!r} must be whole numbers: this checkpoint does not name its classes"
+            )
+        said = {word: f"{word!r} in {name}" if several else f"{name}={word!r}" for word in words}
+        known = {word: self.class_called(word, said[word]) for word in words}
+        numbers = [known[label] if isinstance(label, str) else label for label in labels]
+        return numbers if several else numbers[0]
 
     def labels(self, class_labels: ClassLabels, batch_size: int, name: str = "class_labels") -> Tensor | None:
         """Class labels as (batch_size,), or None for a network without classes.

@@ -17,7 +17,7 @@ from hf_ddpm import HFVAE, HFDDPMPipeline
 from hf_ddpm.cli import main
 from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint
-from hf_ddpm.training.recipe import parse_command_line
+from hf_ddpm.training.command_line import parse_command_line
 from hf_ddpm.training.train import train
 
 SECRET = 'secret o\'brien "Ünï" & co'  # in the name of every folder that lies above a place

@@ -115,6 +115,15 @@ def test_a_name_of_two_classes_is_asked_for_by_number():
     assert cranes.class_of_word("2", "--class 2") == 2
 
 
+@pytest.mark.parametrize("labels", ["dog", ["dog", 1], ("dog",)])
+def test_names_where_the_checkpoint_has_none(labels):
+    said = "must be whole numbers: this checkpoint does not name its classes"
+    with pytest.raises(ValueError, match=said):
+        signature().labels(labels, 2)
+    with pytest.raises(ValueError, match=said):
+        signature().numbers(labels)
+
+
 def test_words_for_a_network_without_names():
     assert signature().class_of_word("2", "--class 2") == 2
     with pytest.raises(ValueError, match="--class dog must be from 0 to 2: this checkpoint does not name its classes"):
