@@ -56,7 +56,8 @@ def open_stock_door(folder: Path) -> None:
     with _editing_index(folder) as index:
         index["_class_name"] = STOCK_PIPELINE
         index["scheduler"] = ["diffusers", STOCK_SCHEDULER]
-        del index["default_eta"]
+        for own in ("default_eta", "null_class", "id2label"):
+            del index[own]
 
 
 def forget_component(folder: Path, component: str) -> None:

@@ -1,6 +1,9 @@
 """What a diffusion model's network takes and returns, read from its configuration in one place."""
 
-from collections.abc import Mapping, Sequence
+import difflib
+import re
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -10,14 +13,16 @@ from torch import Tensor
 
 from hf_ddpm.models.image_size import size_pair
 
-ClassLabels = int | Sequence[int] | Tensor | None  # one for all images, or one for each
+# One for all images, or one for each: a number, or the name of a class.
+ClassLabels = int | str | Sequence[int | str] | Tensor | None
 
 
 @dataclass(frozen=True)
 class NetworkSignature:
     """The channels, size, classes and steps of a network, and one sentence for a call that does not fit them.
 
-    `NetworkSignature.of` reads it from the configurations of a UNet and a scheduler.
+    `NetworkSignature.of` reads it from the configurations of a UNet and a scheduler, and from what the index says of
+    classes.
 
     Args:
         channels: C of x_t, which are those of latents where there is a VAE.
@@ -25,7 +30,9 @@ class NetworkSignature:
         sample_size: of x_t, a number or (H, W); None: any that the levels can halve.
         takes_labels: whether the network was trained with classes.
         num_classes: K, the classes are 0 .. K-1; None: no classes, or labels that are not counted (`class_embed_type`).
-        null_class: the class that stands for no label; None: the network knows none.
+        null_class: K, where the network was trained with one class more that stands for "no label"; None: it was not.
+            It is no class that a caller may name, and none that is drawn.
+        id2label: the names of some or all classes; None: they have numbers only.
         num_timesteps: T, the steps of training.
         variance_type: of the scheduler; None: a solver that has none.
     """
@@ -36,20 +43,36 @@ class NetworkSignature:
     takes_labels: bool
     num_classes: int | None
     null_class: int | None
+    id2label: Mapping[int, str] | None
     num_timesteps: int
     variance_type: str | None
 
     @classmethod
-    def of(cls, unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> "NetworkSignature":
-        """The signature of a network by its configuration, and by that of the scheduler that it was trained with."""
-        num_classes = unet.get("num_class_embeds")
+    def of(
+        cls,
+        unet: Mapping[str, Any],
+        scheduler: Mapping[str, Any],
+        null_class: int | None = None,
+        id2label: Mapping[int, str] | None = None,
+    ) -> "NetworkSignature":
+        """The signature of a network.
+
+        Args:
+            unet: its configuration.
+            scheduler: that of the scheduler that it was trained with.
+            null_class, id2label: of the pipeline's configuration; `id2label` from `names_of_classes`.
+
+        Raises:
+            ValueError: a `null_class` that is not the network's last class.
+        """
         return cls(
             channels=unet["in_channels"],
             out_channels=unet["out_channels"],
             sample_size=unet.get("sample_size"),
-            takes_labels=num_classes is not None or unet.get("class_embed_type") is not None,
-            num_classes=num_classes,
-            null_class=None,
+            takes_labels=takes_labels(unet),
+            num_classes=count_classes(unet, null_class),
+            null_class=null_class,
+            id2label=id2label,
             num_timesteps=scheduler["num_train_timesteps"],
             variance_type=scheduler.get("variance_type"),
         )
@@ -116,7 +139,69 @@ class NetworkSignature:
         if not self.takes_labels:
             raise ValueError(f"{said}: this network was trained without classes, leave it out")
         if self.num_classes is not None and not 0 <= label < self.num_classes:
-            raise ValueError(f"{said} must be from 0 to {self.num_classes - 1}, the network's classes")
+            raise ValueError(
+                f"{said} must be from 0 to {self.num_classes - 1}, the network's classes{self._but_null()}"
+            )
+
+    def class_of_word(self, word: str, said: str) -> int:
+        """The class that a word of a command line means: the one of this name, else the one of this number.
+
+        Args:
+            said: as in `check_class`.
+
+        Raises:
+            ValueError: a word that is neither, the name of several classes, or a network without classes.
+        """
+        is_name = self.id2label is not None and word in self.id2label.values()
+        if not self.takes_labels or (not is_name and re.fullmatch("[-+]?[0-9]{1,18}", word)):
+            label = int(word) if self.takes_labels else 0
+            self.check_class(label, said)
+            return label
+        if self.id2label is None:
+            number = "a whole number" if self.num_classes is None else f"from 0 to {self.num_classes - 1}"
+            raise ValueError(f"{said} must be {number}: this checkpoint does not name its classes")
+        return self.class_called(word, said)
+
+    def class_called(self, name: str, said: str) -> int:
+        """The class of this name.
+
+        Args:
+            said: how the sentence begins, in the caller's words.
+
+        Raises:
+            ValueError: no class has this name, or several have; the sentence ends with what to give instead.
+        """
+        names = self.id2label or {}
+        found = [label for label, known in names.items() if known == name]
+        if len(found) > 1:
+            numbers = " and ".join(map(str, found))
+            raise ValueError(f"{said} is the name of the classes {numbers}: give the number of one of them")
+        if not found:
+            raise ValueError(f"{said} is the name of no class{_nearest(name, names.values())}")
+        return found[0]
+
+    def numbers(self, class_labels: ClassLabels, name: str = "class_labels") -> Any:
+        """Class labels with the number of each that is a name; whatever else they are, they stay as they are.
+
+        A string is always a name. "3" may be the name of class 7, whose neighbour, class 3, is asked for as 3.
+
+        Args:
+            name: what the caller calls them.
+
+        Raises:
+            ValueError: as `class_called`, or names where the checkpoint has none.
+        """
+        several = isinstance(class_labels, list | tuple)
+        labels: list[Any] = [*class_labels] if isinstance(class_labels, list | tuple) else [class_labels]
+        words = dict.fromkeys(label for label in labels if isinstance(label, str))
+        if words and self.id2label is None:
+            raise ValueError(
+                f"{name}={class_labels!r} must be whole numbers: this checkpoint does not name its classes"
+            )
+        said = {word: f"{word!r} in {name}" if several else f"{name}={word!r}" for word in words}
+        known = {word: self.class_called(word, said[word]) for word in words}
+        numbers = [known[label] if isinstance(label, str) else label for label in labels]
+        return numbers if several else numbers[0]
 
     def labels(self, class_labels: ClassLabels, batch_size: int, name: str = "class_labels") -> Tensor | None:
         """Class labels as (batch_size,), or None for a network without classes.
@@ -125,7 +210,7 @@ class NetworkSignature:
             name: what the caller calls them.
 
         Raises:
-            ValueError: labels that are missing, too many, no whole numbers, or none of the network's.
+            ValueError: labels that are missing, too many, neither whole numbers nor names, or none of the network's.
         """
         if not self.takes_labels:
             if class_labels is not None:
@@ -134,6 +219,7 @@ class NetworkSignature:
         if class_labels is None:
             classes = "classes" if self.num_classes is None else f"{self.num_classes} classes"
             raise ValueError(f"this network was trained with {classes}: give {name}")
+        class_labels = self.numbers(class_labels, name)
         try:
             labels = torch.as_tensor(class_labels)
         except (TypeError, ValueError) as error:
@@ -146,11 +232,80 @@ class NetworkSignature:
             raise ValueError(f"{name} of shape {tuple(labels.shape)} do not fit batch_size={batch_size}")
         if self.num_classes is not None and not ((labels >= 0) & (labels < self.num_classes)).all():
             given = f"{int(labels.min())}..{int(labels.max())}"
-            raise ValueError(f"{name} {given} must lie within 0..{self.num_classes - 1}, the network's classes")
+            allowed = f"0..{self.num_classes - 1}, the network's classes{self._but_null()}"
+            raise ValueError(f"{name} {given} must lie within {allowed}")
         return labels
 
-    def classes_in_turn(self, indices: Sequence[int], class_label: int | None = None) -> list[int] | None:
+    def classes_in_turn(self, indices: Sequence[int], class_label: int | str | None = None) -> list[int] | None:
         """The class of each image: `class_label` for all, or the network's in turn; None for a network without."""
         if class_label is not None:
-            return [class_label] * len(indices)
+            return [self.numbers(class_label, "class_label")] * len(indices)
         return None if self.num_classes is None else [i % self.num_classes for i in indices]
+
+    def _but_null(self) -> str:
+        """The end of a sentence about the network's classes."""
+        return "" if self.null_class is None else f' ({self.null_class} stands for "no label" and is never drawn)'
+
+
+def takes_labels(unet: Mapping[str, Any]) -> bool:
+    """Whether a UNet of this configuration is asked with classes."""
+    return unet.get("num_class_embeds") is not None or unet.get("class_embed_type") is not None
+
+
+def count_classes(unet: Mapping[str, Any], null_class: int | None) -> int | None:
+    """K of a UNet's configuration: its classes without the one that stands for "no label"; None if there are none.
+
+    Raises:
+        ValueError: a `null_class` that is not the last of two or more classes.
+    """
+    embedded: int | None = unet.get("num_class_embeds")
+    if null_class is None:
+        return embedded
+    if type(null_class) is not int or embedded is None or null_class < 1 or null_class != embedded - 1:
+        allowed = "None" if embedded is None or embedded < 2 else f"None or {embedded - 1}"
+        raise ValueError(
+            f"null_class={reprlib.repr(null_class)} does not fit a network of num_class_embeds={embedded}: the class "
+            f'that stands for "no label" is its last one, so give {allowed}'
+        )
+    return null_class
+
+
+def names_of_classes(
+    id2label: Mapping[Any, str] | None, unet: Mapping[str, Any], null_class: int | None = None
+) -> dict[int, str] | None:
+    """The names of classes by their numbers, which JSON has turned into strings, in the order of the numbers.
+
+    Args:
+        id2label: {0: "cat", ...} or {"0": "cat", ...}; a class that is left out has its number only.
+        unet: the configuration of the network whose classes they are.
+        null_class: its class that stands for "no label", which has no name.
+
+    Raises:
+        ValueError: what is no name of a class of this network.
+    """
+    if id2label is None or (isinstance(id2label, Mapping) and not id2label):
+        return None
+    if not isinstance(id2label, Mapping) or not all(isinstance(name, str) for name in id2label.values()):
+        raise ValueError(f"id2label={reprlib.repr(id2label)} must be names by their classes, such as {{0: 'cat'}}")
+    if not takes_labels(unet):
+        raise ValueError("id2label names classes, and this network was trained without: leave it out")
+    names: dict[int, str] = {}
+    num_classes = count_classes(unet, null_class)
+    for key, name in id2label.items():
+        number = int(key) if re.fullmatch(r"[0-9]{1,18}", str(key)) else -1
+        if number < 0 or number in names or (num_classes is not None and number >= num_classes):
+            last = "" if num_classes is None else f" to {num_classes - 1}"
+            raise ValueError(f"id2label has a name for {reprlib.repr(key)}: allowed is one for each class from 0{last}")
+        names[number] = name
+    return dict(sorted(names.items()))
+
+
+def _nearest(word: str, names: Collection[str]) -> str:
+    """The end of a sentence about an unknown name: one that holds it, the most alike, or the first few."""
+    folded = word.casefold()
+    holding = [name for name in names if folded and folded in name.casefold()][:1]
+    near = holding or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    first = ", ".join(map(repr, list(names)[:5]))
+    return f"; there are {first}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -28,7 +28,7 @@ from hf_ddpm.pipelines.editing import inpaint, interpolate, invert, reconstruct,
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import to_images
 from hf_ddpm.pipelines.image_space import ImageSpace, check_vae
-from hf_ddpm.pipelines.network_signature import ClassLabels, NetworkSignature
+from hf_ddpm.pipelines.network_signature import ClassLabels, NetworkSignature, count_classes, names_of_classes
 from hf_ddpm.pipelines.opening import CheckedOpening
 from hf_ddpm.pipelines.walk import Predict, walk_down
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
@@ -47,9 +47,13 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         default_eta: the `eta` of a call that gives none. None is Algorithm 2; a `DDIMScheduler` makes it 0.
         vae: an `HFVAE`, `AutoencoderKL` or `AutoencoderTiny` whose latents the UNet works in (arXiv 2112.10752). Images
             are then encoded before and decoded after; `latents` and x_t everywhere are those of the VAE, scaled.
+        null_class: K, of a UNet with `num_class_embeds = K + 1` that was trained with one class more for "no label",
+            which is never drawn. It is not inferred; None is a network without.
+        id2label: names of classes by their numbers, {0: "cat", ...}, by which `class_labels` may ask for them.
 
     Raises:
-        ValueError: networks that do not fit, or a VAE whose `scaling_factor` was not measured.
+        ValueError: networks that do not fit, a VAE whose `scaling_factor` was not measured, or a `null_class` or names
+            that are not of the UNet's classes.
     """
 
     model_cpu_offload_seq = "unet->vae"  # type: ignore[assignment]
@@ -61,7 +65,13 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
     inpaint = inpaint
 
     def __init__(
-        self, unet: UNet2DModel, scheduler: SchedulerMixin, default_eta: float | None = None, vae: Any = None
+        self,
+        unet: UNet2DModel,
+        scheduler: SchedulerMixin,
+        default_eta: float | None = None,
+        vae: Any = None,
+        null_class: int | None = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,  # JSON turns numbers into strings
     ) -> None:
         super().__init__()
         if type(scheduler) is DDIMScheduler and default_eta is None:
@@ -72,13 +82,16 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             NetworkSignature.of(unet.config, scheduler.config).check_variances()
         if vae is not None:
             check_vae(vae, unet.config["in_channels"])
+        count_classes(unet.config, null_class)
+        names = names_of_classes(id2label, unet.config, null_class)
         self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
-        self.register_to_config(default_eta=default_eta)
+        self.register_to_config(default_eta=default_eta, null_class=null_class, id2label=names)
 
     @property
     def signature(self) -> NetworkSignature:
         """What the network takes and returns; of latents, where there is a VAE."""
-        return NetworkSignature.of(self.unet.config, self.scheduler.config)
+        of_classes = {name: self.config[name] for name in ("null_class", "id2label")}
+        return NetworkSignature.of(self.unet.config, self.scheduler.config, **of_classes)
 
     @property
     def image_channels(self) -> int:
@@ -92,7 +105,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def num_classes(self) -> int | None:
-        """K of a network with class labels, which are 0 to K - 1; None for one without."""
+        """K of a network with class labels, which are 0 to K - 1; None for one without. "No label" is not counted."""
         return self.signature.num_classes
 
     @property
@@ -137,7 +150,8 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             eta: 0 (DDIM) to 1; None takes `default_eta`, and if that is None too, Algorithm 2.
             generator: one generator, drawn from as diffusers draws; or one for each image, which fixes image i whatever
                 the batch around it.
-            class_labels: one class, or one for each image, if and only if the network was trained with classes.
+            class_labels: one class, or one for each image, if and only if the network was trained with classes. A
+                number, or one of the names in `id2label`.
             latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
             return_dict: `ImagePipelineOutput`, or a tuple of the images.

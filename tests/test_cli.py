@@ -286,3 +286,61 @@ def test_help_names_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     assert {"train", "sample"} <= set(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def named_checkpoint(make_pipeline, tmp_path):
+    """Three classes, of which the last is called by the number of the first, and one for no label."""
+    names = {0: "cat", 1: "dog", 2: "0"}
+    unet = make_pipeline(num_class_embeds=4).unet
+    pipeline = HFDDPMPipeline(unet, HFDDPMScheduler(), null_class=3, id2label=names)
+    save_checkpoint(pipeline, tmp_path / "named", {"name": "one"}, Image.new("L", (8, 8)))
+    return tmp_path / "named"
+
+
+def test_a_class_by_name_or_number(named_checkpoint, tmp_path):
+    pipeline = load_pipeline(str(named_checkpoint))
+    for word, label in {"dog": 1, "1": 1, "0": 2, "cat": 0}.items():
+        assert (
+            np.abs(drawn(named_checkpoint, tmp_path, "--class", word) - expected(pipeline, class_label=label)).max()
+            <= 1
+        )
+    in_turn = [expected(pipeline, class_label=label) for label in (0, 1, 2, 0)]
+    grid_of_all = drawn(named_checkpoint, tmp_path)
+    parts = [(slice(8 * (i // 2), 8 * (i // 2) + 8), slice(8 * (i % 2), 8 * (i % 2) + 8)) for i in range(4)]
+    assert max(np.abs(grid_of_all[part] - in_turn[i][part]).max() for i, part in enumerate(parts)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("dgo", "--class dgo is the name of no class; did you mean 'dog'?"),
+        ("3", '--class 3 must be from 0 to 2, the network\'s classes (3 stands for "no label" and is never drawn)'),
+        ("-1", "--class -1 must be from 0 to 2"),
+        ("", "--class  is the name of no class; there are 'cat', 'dog', '0'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["sample", "edit", "figure"])
+def test_a_class_that_is_not_there(command, word, sentence, named_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8)).save("a.png")
+    start = {"sample": ["sample"], "edit": ["edit", "vary"], "figure": ["figure", "progressive"]}[command]
+    images = ["a.png"] if command == "edit" else []
+    with pytest.raises(SystemExit) as stop:
+        main([*start, str(named_checkpoint), *images, "--steps", "2", "--class", word])
+    assert sentence in str(stop.value.code) and "\n" not in str(stop.value.code)
+
+
+def test_edits_and_figures_take_a_name(named_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (8, 8), 90).save("a.png")
+    for word in ("dog", "1", "cat"):
+        main(
+            ["edit", "vary", str(named_checkpoint), "a.png", "--steps", "3", "--class", word, "--out", f"e-{word}.png"]
+        )
+        figure = ["figure", "progressive", str(named_checkpoint), "-n", "2", "--steps", "3"]
+        main([*figure, "--class", word, "--out", f"f-{word}.png"])
+    for kind in "ef":
+        dog, one, cat = (Image.open(f"{kind}-{word}.png").tobytes() for word in ("dog", "1", "cat"))
+        assert dog == one != cat
+    assert "--class dog" in Image.open("f-dog.png").text["command"]

@@ -200,3 +200,15 @@ def test_the_card_of_a_vae_is_one_of_a_vae(facts):
     assert "ho2020denoising" not in card
     assert "from hf_ddpm import HFVAEPipeline" in card
     assert "None" not in card
+
+
+def test_classes_are_listed_and_many_are_cut_short():
+    few = {"null_class": 3, "id2label": {"0": "cat", "1": "a|b\nc", "2": "x" * 100}}
+    card = render_card({**FACTS, "classes": few})
+    assert "| number | name |\n|---|---|\n| 0 | cat |\n| 1 | a\\|b c |\n| 2 | " + "x" * 57 + "... |" in card
+    assert 'Class 3 of the network stands for "no label" and is never drawn.' in card
+    many = {"null_class": None, "id2label": {str(k): f"class {k}" for k in range(1000)}}
+    card = render_card({**FACTS, "classes": many})
+    assert "| 19 | class 19 |" in card and "class 20 " not in card
+    assert "These are the first 20 of 1,000; `id2label` in `model_index.json` has them all." in card
+    assert "no label" not in card and "## Classes" not in render_card({**FACTS, "classes": None})

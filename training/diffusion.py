@@ -69,6 +69,7 @@ class DiffusionFamily:
             self.vae = open_vae(self.latents.vae)
             channels, *size = latent_shape(self.vae, size_of(size))
         self._config = check_model(recipe, self.scheduler, size, channels)
+        self._classes: dict[str, Any] = {}
 
     def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
         """The recipe's images, or their latents."""
@@ -80,8 +81,8 @@ class DiffusionFamily:
 
     def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
         """The network for these data."""
-        check_classes(self._config, data)
         block = self.recipe["model"]
+        self._classes = classes_of(self._config, block, data)
         network = build_model(block, self.scheduler, data.image_size, data.channels, data.num_classes)
         return single_player(network, self.recipe)
 
@@ -90,7 +91,7 @@ class DiffusionFamily:
 
     def pipeline(self, networks: Networks) -> HFDDPMPipeline:
         """What samples from the network, and is saved."""
-        return HFDDPMPipeline(networks[MODEL], self.scheduler, vae=self.vae)
+        return HFDDPMPipeline(networks[MODEL], self.scheduler, vae=self.vae, **self._classes)
 
     def sample(self, pipeline: HFDDPMPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
         """Images of a grid."""
@@ -103,6 +104,7 @@ class DiffusionFamily:
         return {
             "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, config, None),
             "latents": self._latent_facts(),
+            "classes": self._classes or None,
             "sampling": {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta},
         }
 
@@ -150,13 +152,38 @@ def check_model(
     return model.config
 
 
-def check_classes(network: Mapping[str, Any], data: ImageData | LatentData) -> None:
-    """Refuse a class-conditional network without labels."""
-    if network["num_class_embeds"] is not None and data.num_classes is None:
+def classes_of(network: Mapping[str, Any], block: Mapping[str, Any], data: ImageData | LatentData) -> dict[str, Any]:
+    """What a pipeline is told of the data's K classes: their names, and K as `null_class` of a network of K + 1.
+
+    Args:
+        network: its configuration, in which the recipe and its preset have set classes.
+        block: `model` of the recipe.
+        data: whose labels it is trained with.
+
+    Returns:
+        dict: `null_class` and `id2label` of `HFDDPMPipeline`; empty without labels.
+
+    Raises:
+        UserError: a network with classes and no labels, or another number of classes than K or K + 1.
+    """
+    num_classes = data.num_classes
+    if num_classes is None:
+        if network["num_class_embeds"] is not None:
+            raise UserError(
+                f"model: the network has {network['num_class_embeds']} classes and the data no labels: give "
+                "--label_column auto, or --num_class_embeds null"
+            )
+        return {}
+    embedded = block.get("num_class_embeds", num_classes)  # the data's count, see `build_model`
+    uncounted = embedded is None and network["class_embed_type"] is not None
+    if embedded not in (num_classes, num_classes + 1) and not uncounted:
         raise UserError(
-            f"model: the network has {network['num_class_embeds']} classes and the data no labels: give --label_column "
-            "auto, or --num_class_embeds null"
+            f"model.num_class_embeds={embedded} does not fit data of {num_classes} classes: leave it out, or give "
+            f'{num_classes + 1} for one class more that stands for "no label"'
         )
+    names = (data.facts.class_names or ())[:num_classes]
+    null_class = num_classes if embedded == num_classes + 1 else None
+    return {"null_class": null_class, "id2label": dict(enumerate(names)) or None}
 
 
 def build_model(

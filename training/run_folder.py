@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from hf_ddpm.checkpoint import GO_ON, unfinished, writing
+from hf_ddpm.data.facts import DataFacts
 from hf_ddpm.errors import UserError
 from hf_ddpm.kinds import FAMILY, family_of
 from hf_ddpm.training.recipe import Recipe, blocks_of
@@ -83,6 +84,22 @@ class RunFolder:
                     f"--resume: {key} is {given.get(key)!r} but the run began with {began.get(key)!r}: "
                     "resume with the same recipe, or start another --output_dir"
                 )
+
+    def check_same_classes(self, data: DataFacts) -> None:
+        """Refuse to resume a run of version 0.1, whose recipe has no `family`, with classes in another order.
+
+        Raises:
+            UserError: that version put the names of these classes in the order of words.
+        """
+        names = [*(data.class_names or ())]
+        before = sorted(names)
+        if data.in_natural_order and names != before and FAMILY not in yaml.safe_load(self.recipe.read_text()):
+            first = next(i for i, (old, new) in enumerate(zip(before, names, strict=True)) if old != new)
+            raise UserError(
+                f"--resume: the run numbered its classes as words, so that {first} is {before[first]!r}, and this "
+                f"version numbers them naturally, so that {first} is {names[first]!r}: finish it with hf_ddpm 0.1, or "
+                "start another --output_dir"
+            )
 
     def remove_old_states(self, keep: int) -> None:
         for state in self.saved_states()[:-keep]:

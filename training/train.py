@@ -124,6 +124,7 @@ def prepare(recipe: Recipe, resume: str | None) -> Run:
     state = open_folder(recipe, resume)
     run = build_run(recipe)
     if state is not None:
+        run.folder.check_same_classes(run.data.facts)
         load_state(run, state)
     introduce(run, state)
     return run

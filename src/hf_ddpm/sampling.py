@@ -45,8 +45,10 @@ def image_generator(seed: int, index: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed_seed(seed, index))
 
 
-def classes_in_turn(pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | None) -> list[int] | None:
-    """One class for all images, or the network's classes in turn; None for a network without classes."""
+def classes_in_turn(
+    pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | str | None
+) -> list[int] | None:
+    """One class (its number or name) for all images, or the network's in turn; None for a network without classes."""
     return pipeline.signature.classes_in_turn(indices, class_label)
 
 
@@ -59,7 +61,7 @@ def sample_images(
     num_inference_steps: int | None = None,
     timestep_spacing: str | None = None,
     eta: float | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
     corrector_steps: int = 0,
 ) -> "Iterator[Image]":
     """Yield the images of `indices` as PIL images, drawn a batch at a time.

@@ -11,6 +11,8 @@ from image_files import png_bytes, random_image, write_folder, write_shards
 from PIL import Image
 
 from hf_ddpm.data import ImageData
+from hf_ddpm.data.columns import label_coder, natural_order
+from hf_ddpm.errors import UserError
 
 NUM_IMAGES = 12
 
@@ -171,8 +173,6 @@ def test_raw_bytes_and_plain_structs_are_images_too(tmp_path: Path) -> None:
 
 
 def test_string_labels_are_numbered_by_their_sorted_names() -> None:
-    from hf_ddpm.data.columns import label_coder
-
     coder = label_coder(datasets.Value("string"), "kind", None, ["dog", "ant", "dog", "cat"])
     assert coder.names == ("ant", "cat", "dog")
     assert coder.encode(["dog", "ant", "cat"], range(3)).tolist() == [2, 0, 1]
@@ -205,3 +205,64 @@ def test_description_tells_what_happens(tmp_path: Path) -> None:
     assert "The first is a 8x8 image of mode RGB (colours turned into luminance)." in data.description
     next(data.batches(batch_size=2, seed=0))
     assert "Colours turned into luminance (images so far: 12)." in data.description
+
+
+TWELVE = tuple(str(k) for k in range(1, 13))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("glob", [False, True])
+def test_folders_are_classes_in_natural_order(glob: bool, streaming: bool, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "numbers", 24, TWELVE)
+    source = str(folder / "*" / "*.png") if glob else str(folder)
+    data = ImageData(source, image_size=8, channels=3, label_column="auto", streaming=streaming)
+    assert data.class_names == TWELVE and data.num_classes == 12
+    pixels = [np.moveaxis(np.asarray(random_image(n)), -1, 0) for n in range(24)]
+    classes = {(p.astype(np.float64) / 127.5 - 1).astype(np.float32).tobytes(): n % 12 for n, p in enumerate(pixels)}
+    assert images_by_content(data, 24) == classes
+    assert "12 classes in natural order: 0 is '1', 11 is '12'." in data.description
+    assert data.facts.in_natural_order and data.facts.class_names == TWELVE
+
+
+def test_folders_beyond_num_classes_are_named_by_their_class(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "numbers", 24, TWELVE)
+    with pytest.raises(UserError, match=r"has label 9 in column 'label', but the 9 classes are 0\.\.8"):
+        ImageData(str(folder), image_size=8, channels=3, label_column="auto", num_classes=9)
+
+
+def test_classes_that_a_data_set_declares_keep_their_order(tmp_path: Path) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["1", "10", "2"])})
+    declared = datasets.Dataset.from_dict(rows(), features=features)
+    declared.to_parquet(tmp_path / "all.parquet")
+    folder = write_folder(tmp_path / "folder", 12, ("1", "10", "2"))
+    datasets.load_dataset(str(folder), split="train").save_to_disk(tmp_path / "saved")
+    for source in ("all.parquet", "saved"):
+        data = ImageData(str(tmp_path / source), image_size=8, channels=3, label_column="auto")
+        assert data.class_names == ("1", "10", "2") and "order" not in data.description
+        assert not data.facts.in_natural_order
+        assert images_by_content(data) == expected()
+
+
+def test_string_labels_are_numbered_in_natural_order(tmp_path: Path) -> None:
+    images, kinds = [random_image(n) for n in range(4)], ["item 10", "item 9", None, "Item 2"]
+    datasets.Dataset.from_dict({"image": images[:2], "kind": kinds[:2]}).save_to_disk(tmp_path / "saved")
+    data = ImageData(str(tmp_path / "saved"), image_size=8, channels=3, label_column="kind")
+    assert data.class_names == ("item 9", "item 10") and data.facts.in_natural_order
+    coder = label_coder(datasets.Value("string"), "kind", None, kinds)
+    assert coder.names == ("Item 2", "item 9", "item 10")
+    assert coder.encode(["item 10", "Item 2"], range(2)).tolist() == [2, 0]
+
+
+def test_natural_order() -> None:
+    names = ["b", "a10", "a9", "a09", "a1b2", "a1b10", "", "10", "9" * 5000, "9", "a", "é2", "é10", "Z"]
+    assert sorted(names, key=natural_order) == [
+        "", "9", "10", "9" * 5000, "Z", "a", "a1b2", "a1b10", "a09", "a9", "a10", "b", "é2", "é10",
+    ]  # fmt: skip
+
+
+def test_another_order_of_classes_is_another_fingerprint(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "numbers", 12, ("1", "2", "10"))
+    plain, labelled = (
+        ImageData(str(folder), image_size=8, channels=3, label_column=column).fingerprint for column in (None, "label")
+    )
+    assert labelled.startswith(plain) and "'1', '2', '10'" in labelled

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.errors import UserError
-from hf_ddpm.figures import coarse_to_fine, ddim_interpolation, interpolation
+from hf_ddpm.figures import coarse_to_fine, ddim_interpolation, interpolation, rate_distortion, reconstruction
 from hf_ddpm.pipelines import slerp
 from hf_ddpm.sampling import image_generator
 
@@ -86,3 +87,21 @@ def test_one_class_for_all_mixes(make_pipeline, pictures):
     assert torch.equal(same, one)
     with pytest.raises(UserError, match="3 class_labels for 4 images"):
         interpolation(pipeline, images, class_labels=[0, 1, 2])
+
+
+def test_classes_by_name_and_none_that_stands_for_no_label(make_pipeline, pictures):
+    own = make_pipeline({"num_train_timesteps": 40}, num_class_embeds=4)
+    pipeline = HFDDPMPipeline(own.unet, own.scheduler, null_class=3, id2label={0: "cat", 1: "dog", 2: "hen"})
+    pipeline.set_progress_bar_config(disable=True)
+    images, names, numbers = pictures(4), ["cat", "dog", "hen", "cat"], [0, 1, 2, 0]
+    for draw in (interpolation, coarse_to_fine):
+        same, one = (draw(pipeline, images, steps=5, class_labels=c).tensors["images"] for c in (names, numbers))
+        assert torch.equal(same, one)
+    named, numbered = (ddim_interpolation(pipeline, num_images=2, steps=3, class_label=c) for c in ("dog", 1))
+    assert torch.equal(named.tensors["images"], numbered.tensors["images"])
+    with pytest.raises(UserError, match="class_labels='dgo' is the name of no class; did you mean 'dog'"):
+        interpolation(pipeline, images, class_labels="dgo")
+    many = torch.ones(256, 1, 8, 8)
+    for draw, given in ((interpolation, images), (reconstruction, images), (rate_distortion, many)):
+        with pytest.raises(ValueError, match='stands for "no label" and is never drawn'):
+            draw(pipeline, given, class_labels=3)

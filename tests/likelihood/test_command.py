@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from launching import launch_script
 from PIL import Image
 
+from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.errors import UserError
-from hf_ddpm.likelihood import bound_terms, evaluate
+from hf_ddpm.likelihood import bound_terms, evaluate, grid_images
 from hf_ddpm.likelihood.evaluate import ProgressBar
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.report import diffusion_report
@@ -224,3 +225,32 @@ def test_images_are_cut_as_in_training(make_pipeline, tmp_path):
     save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "x", "recipe": {"data": block}}, Image.new("L", (8, 8)))
     assert cut_of_training(str(tmp_path / "c")) == {"crop_box": [0, 40, 178, 218], "resize": "crop"}
     assert cut_of_training("google/ddpm") == {}
+
+
+def test_no_image_is_of_the_class_for_no_label(make_pipeline):
+    pipeline = make_pipeline({"num_train_timesteps": T}, num_class_embeds=4)
+    images = grid_images(torch.ones(256, 1, 8, 8), labels=torch.full((256,), 3))
+    Network(pipeline.unet, pipeline.scheduler).check(images)
+    sentence = r"the images' labels 3\.\.3 must lie within 0\.\.2, the network's classes \(3 stands for"
+    with pytest.raises(UserError, match=sentence):
+        Network(pipeline.unet, pipeline.scheduler, null_class=3).check(images)
+    with pytest.raises(UserError, match=sentence):
+        evaluate(pipeline.unet, pipeline.scheduler, images, method="bound", null_class=3)
+
+
+def test_folders_are_the_classes_of_the_network_by_name(make_pipeline, tmp_path):
+    for i, name in enumerate(("1", "2", "10", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), i).save(tmp_path / "photos" / name / "one.png")
+    unet, scheduler = make_pipeline({"num_train_timesteps": T}, num_class_embeds=4).unet, HFDDPMScheduler(T)
+    more = ["--data", str(tmp_path / "photos"), "-n", "256"]
+    for names, null_class, sentence in (
+        ({0: "1", 1: "2", 2: "10", 3: "dog"}, None, "256"),  # too few images, no more
+        ({0: "1", 1: "10", 2: "2", 3: "dog"}, None, "class 1 of the data is '2', which is class 2 of the network"),
+        (None, None, r"does not name its classes, so .* \('1', '2', ...\): rename them"),
+        (None, 3, r"has label 3 in column 'label', but the 3 classes are 0\.\.2, and this network has 3 classes"),
+    ):
+        pipeline = HFDDPMPipeline(unet, scheduler, null_class=null_class, id2label=names)
+        save_checkpoint(pipeline, tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
+        with pytest.raises(SystemExit, match=sentence):
+            main(words(tmp_path / "c", tmp_path / "x.json", *more))

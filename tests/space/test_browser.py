@@ -403,3 +403,15 @@ def test_demo_refuses_a_port_that_is_taken(tmp_path):
 
 def no_progress(*_):
     """Where nobody looks at a bar."""
+
+
+def test_classes_are_chosen_by_name(app, make_pipeline):
+    own = make_pipeline(num_class_embeds=4)
+    names = {0: "cat", 1: "crane", 2: "crane"}
+    pipeline = HFDDPMPipeline(own.unet, own.scheduler, null_class=3, id2label=names)
+    assert app.class_choices(pipeline) == [("cat", 0), ("crane (1)", 1), ("crane (2)", 2)]
+    assert app.class_choices(make_pipeline(num_class_embeds=2)) == [("0", 0), ("1", 1)]
+    page = app.build(pipeline, "named")
+    menus = [block for block in page.blocks.values() if getattr(block, "label", None) == "Class"]
+    assert menus[0].choices == [(app.IN_TURN, -1), *app.class_choices(pipeline)]
+    assert [menu.choices for menu in menus[1:]] == [app.class_choices(pipeline)] * (len(menus) - 1)

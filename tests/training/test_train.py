@@ -19,9 +19,11 @@ from safetensors.torch import load_file
 
 from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.checkpoint import load_pipeline
+from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.training.command_line import parse_command_line, read_recipe
+from hf_ddpm.training.diffusion import classes_of
 from hf_ddpm.training.family import check_recipe
 from hf_ddpm.training.train import main, optimizer_step, prepare, train
 
@@ -616,3 +618,71 @@ def test_facts_are_json(tmp_path):
     known = json.loads((checkpoint / "training.json").read_text())
     assert known["metrics"] == []
     assert known["last_loss"] > 0
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+NAMES = tuple(str(k) for k in range(1, 13))
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """A folder of twelve folders that are called by numbers."""
+    for k, name in enumerate(NAMES):
+        (tmp_path / "numbers" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 20 * k).save(tmp_path / "numbers" / name / "one.png")
+    return str(tmp_path / "numbers")
+
+
+@pytest.mark.parametrize(("embedded", "null_class"), [([], None), (["12"], None), (["13"], 12)])
+def test_a_run_saves_the_names_of_its_classes_and_the_one_for_no_label(embedded, null_class, numbers, tmp_path):
+    words = [word for count in embedded for word in ("--num_class_embeds", count)]
+    checkpoint = tiny(
+        tmp_path / "run", "--data.source", numbers, "--label_column", "auto", *words, "--total_steps", "1"
+    )
+    pipeline = HFDDPMPipeline.from_pretrained(checkpoint)
+    assert (pipeline.num_classes, pipeline.signature.null_class) == (12, null_class)
+    assert pipeline.config["id2label"] == dict(enumerate(NAMES))
+    facts = json.loads((checkpoint / "training.json").read_text())
+    assert facts["classes"] == {"null_class": null_class, "id2label": {str(k): name for k, name in enumerate(NAMES)}}
+    card = (checkpoint / "README.md").read_text()
+    assert "| 9 | 10 |\n" in card
+    assert ('Class 12 of the network stands for "no label"' in card) == (null_class is not None)
+
+
+def test_the_classes_of_a_preset_are_not_taken_for_one_more():
+    data, digits = ImageData(label_column="label"), {k: str(k) for k in range(10)}
+    preset = {"num_class_embeds": 1000, "class_embed_type": None}  # adm-256
+    assert classes_of(preset, {"preset": "adm-256"}, data) == {"null_class": None, "id2label": digits}
+    uncounted = {"num_class_embeds": None, "class_embed_type": "timestep"}
+    assert classes_of(uncounted, uncounted, data) == {"null_class": None, "id2label": digits}
+
+
+@pytest.mark.parametrize("embedded", ["9", "12", "1000", "null"])
+def test_another_number_of_classes_is_refused_before_images_are_read(embedded, tmp_path):
+    words = ["--label_column", "label", "--num_class_embeds", embedded, "--output_dir", str(tmp_path / "run")]
+    sentence = "does not fit data of 10 classes: leave it out, or give 11 for one class more that stands for .no label."
+    with pytest.raises(SystemExit, match=sentence):
+        main([*TINY, *words])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_the_version_before_is_not_resumed_with_classes_in_another_order(numbers, tmp_path):
+    words = ["--data.source", numbers, "--label_column", "auto", "--decay", "constant"]
+    for name in ("numbered", "words"):
+        if name == "words":
+            for k, old in enumerate(NAMES):
+                (tmp_path / "numbers" / old).rename(tmp_path / "numbers" / "abcdefghijkl"[k])
+        tiny(tmp_path / name, *words, "--total_steps", "1")
+        file = tmp_path / name / "recipe.yaml"
+        recipe = yaml.safe_load(file.read_text())
+        del recipe["family"]
+        if name == "numbered":
+            tiny(tmp_path / name, *words, "--total_steps", "2", "--resume", "latest")  # a run of this version
+            file.write_text(yaml.safe_dump(recipe))
+            with pytest.raises(UserError, match=r"numbered its classes as words, so that 1 is '10', and .* 1 is '2': "):
+                tiny(tmp_path / name, *words, "--total_steps", "3", "--resume", "latest")
+        else:
+            file.write_text(yaml.safe_dump(recipe))
+            tiny(tmp_path / name, *words, "--total_steps", "2", "--resume", "latest")  # both orders are one

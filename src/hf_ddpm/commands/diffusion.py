@@ -27,10 +27,9 @@ SIGMA_HAT, ALGORITHM_2 = "sigma-hat", "none"
 def _keywords(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
     """Those of `sample_images`; what the options cannot ask of the pipeline is said at once."""
     sampler = _sampler(options, pipeline)
-    require_walk(options, pipeline)
     return {
         "num_inference_steps": options.steps,
-        "class_label": options.class_label,
+        "class_label": require_walk(options, pipeline),
         "corrector_steps": options.corrector_steps,
         **sampler,
     }
@@ -80,6 +79,7 @@ def _measure(
         ode_steps=options.ode_steps,
         num_probes=options.probes,
         accelerator=accelerator,
+        null_class=pipeline.signature.null_class,
     )
 
     def report_of(**about: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ SAMPLE = KindCommand(
         ),
         option("--corrector-steps", default=0, type=int, help="Langevin steps at each level (default: 0)"),
         option("--solver", help="instead of eta: dpm-solver++, unipc, heun or euler, as diffusers has them"),
-        option("--class", type=int, dest="class_label", help="one class for all images (default: each in turn)"),
+        option("--class", dest="class_label", help="one class for all images, its name or number (default: in turn)"),
     ),
     refusal="{flag} {value}: a {kind} draws an image in one call and knows no classes, leave it out",
     check=_check_sample,

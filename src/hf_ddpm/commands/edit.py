@@ -63,7 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask", help="a picture of the network's size, white where inpaint paints")
     parser.add_argument("--jump-length", type=int, help="of inpaint's resampling (default: 10, or fewer that fit)")
     parser.add_argument("--resamples", type=int, help="of inpaint; 1 is none (default: 10)")
-    parser.add_argument("--class", type=int, dest="class_label", help="of a class-conditional network")
+    parser.add_argument("--class", dest="class_label", help="of a class-conditional network, its name or number")
     parser.add_argument("--seed", type=int, help="of the noise of vary, interpolate, inpaint (default: 0)")
     add_device(parser)
     parser.add_argument("--out", default="edited.png", help="a PNG: the images above, what became of them below")
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> None:
     channels = pipeline.image_channels
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
-    require_walk(options, pipeline)
+    options.class_label = require_walk(options, pipeline)
     if options.class_label is None and pipeline.signature.takes_labels:
         raise UserError("this network was trained with classes: give --class, the one of the images")
     size = size_of_network(pipeline, options.checkpoint)

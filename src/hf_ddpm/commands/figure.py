@@ -98,9 +98,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--class",
-        type=int,
         dest="class_label",
-        help="of all images (default: samples each in turn, real images their own label, a mix the nearer image's)",
+        help="of all images, its name or number (default: samples each in turn, real images their own label, a mix the "
+        "nearer image's)",
     )
     add_device(parser)
     parser.add_argument(
@@ -122,8 +122,8 @@ def run(options: argparse.Namespace) -> None:
     parameters = inspect.signature(FIGURES[options.name]).parameters
     _check(options, parameters, out)
     require_writable(*_written(options, out))
-    keywords: dict[str, Any] = {"motion": out.suffix.lower() == ".gif", "class_labels": options.class_label}
-    same = ("seed", "num_images", "steps", "spacing", "eta", "class_label")
+    keywords: dict[str, Any] = {"motion": out.suffix.lower() == ".gif"}
+    same = ("seed", "num_images", "steps", "spacing", "eta")
     keywords |= {name: getattr(options, name) for name in same}
     if options.checkpoint is not None:
         from hf_ddpm.checkpoint import load_pipeline
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> None:
         pipeline = load_pipeline(options.checkpoint)
         require_pixels(pipeline, f"figure {options.name}")
         keywords["pipeline"] = on_device(pipeline, options.device)
-        require_walk(options, keywords["pipeline"])
+        keywords |= dict.fromkeys(PARAMETERS["class_label"], require_walk(options, keywords["pipeline"]))
         keywords |= _files(options, parameters, keywords["pipeline"])
     origin = _origin(options, keywords.get("pipeline"))
     with as_user_error():

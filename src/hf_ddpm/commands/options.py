@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     from hf_ddpm.data import ImageData
+    from hf_ddpm.data.facts import DataFacts
     from hf_ddpm.pipelines import HFDDPMPipeline
 
 P = TypeVar("P", bound="DiffusionPipeline")
@@ -53,8 +54,11 @@ def require_writable(*files: Path) -> None:
                 file.unlink()
 
 
-def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> None:
+def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> int | None:
     """Refuse `--steps` and `--class` that the checkpoint cannot have.
+
+    Returns:
+        int | None: the number of the class that `--class` names, if it is given.
 
     Raises:
         UserError: more steps than it was trained with, a class that it does not know, or one for a network without.
@@ -63,8 +67,7 @@ def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> Non
     with as_user_error():
         if options.steps is not None:
             signature.check_steps(options.steps, f"--steps {options.steps} must be")
-        if label is not None:
-            signature.check_class(label, f"--class {label}")
+        return None if label is None else signature.class_of_word(label, f"--class {label}")
 
 
 def number_in_unit_interval(word: str) -> float:
@@ -139,12 +142,36 @@ def open_labelled_data(
     num_classes = pipeline.signature.num_classes
     try:
         labels = {"label_column": "auto", "num_classes": num_classes}
-        return open_data(source, split, pipeline, checkpoint, **{**labels, **more})
+        data = open_data(source, split, pipeline, checkpoint, **{**labels, **more})
     except UserError as error:
         more.pop("label_column", None)
         open_data(source, split, pipeline, checkpoint, **more)  # what is wrong without labels too is said here
         reason = str(error).split(";")[0]  # what comes then is the remedy in a recipe
         raise UserError(f"{reason}, and this network has {num_classes} classes: {remedy}") from error
+    _check_same_classes(pipeline, data.facts)
+    return data
+
+
+def _check_same_classes(pipeline: "HFDDPMPipeline", data: "DataFacts") -> None:
+    """Refuse data whose class names are those of the network under other numbers.
+
+    Raises:
+        UserError: which class; or names in natural order for a network that was saved without names, when folders were
+            numbered as words.
+    """
+    known, names = pipeline.signature.id2label, data.class_names or ()
+    if known is None and data.in_natural_order and [*names] != sorted(names):
+        raise UserError(
+            f"the checkpoint does not name its classes, so it is not known whether it counted those of the data as "
+            f"words or as numbers ({names[0]!r}, {names[1]!r}, ...): rename them so that both orders are one, 01 for 1"
+        )
+    numbers = {name: label for label, name in (known or {}).items()}
+    for label, name in enumerate(names):
+        if numbers.get(name, label) != label:
+            raise UserError(
+                f"class {label} of the data is {name!r}, which is class {numbers[name]} of the network: give data with "
+                "the classes of training in their order"
+            )
 
 
 def size_of_network(pipeline: "HFDDPMPipeline", checkpoint: str) -> tuple[int, int]:

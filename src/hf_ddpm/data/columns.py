@@ -1,5 +1,7 @@
 """Which column holds the images, which the labels, and how labels become integers 0..num_classes - 1."""
 
+import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,42 +75,69 @@ def find_label_column(features: "Features", wanted: str | None, image_column: st
 
 @dataclass(frozen=True)
 class LabelCoder:
-    """Labels as they are stored -> int64 in 0..num_classes - 1. `names` are the class names, where there are any."""
+    """Labels as they are stored -> int64 in 0..num_classes - 1.
+
+    Args:
+        column: that holds them.
+        num_classes: how many there are.
+        names: of the classes, where there are any.
+        stored: the names in the order of the stored numbers, where it is not that of the classes.
+        in_natural_order: whether the names were put into natural order here.
+    """
 
     column: str
     num_classes: int
     names: tuple[str, ...] | None = None
+    stored: tuple[str, ...] | None = None
+    in_natural_order: bool = False
 
     def encode(self, labels: Sequence[Any], rows: Sequence[int]) -> np.ndarray:
         """int64 (len(labels),); `rows` name the images in the `UserError` for a missing or illegal label."""
-        codes = {name: code for code, name in enumerate(self.names or ())}
-        encoded = np.fromiter((_code(label, codes) for label in labels), dtype=np.int64, count=len(labels))
+        encoded = np.fromiter((_code(label, self._codes) for label in labels), dtype=np.int64, count=len(labels))
         wrong = np.flatnonzero((encoded < 0) | (encoded >= self.num_classes))
         if wrong.size:
             first = int(wrong[0])
+            shown = labels[first] if self.stored is None else int(encoded[first])
             raise UserError(
-                f"image {rows[first]} has label {labels[first]!r} in column {self.column!r}, but the "
+                f"image {rows[first]} has label {shown!r} in column {self.column!r}, but the "
                 f"{self.num_classes} classes are 0..{self.num_classes - 1}; mend the label or set num_classes"
             )
         return encoded
 
+    @functools.cached_property
+    def _codes(self) -> dict[Any, int]:
+        """The class of each name, and of each stored number that is not the class itself."""
+        codes: dict[Any, int] = {name: code for code, name in enumerate(self.names or ())}
+        return codes | {number: codes[name] for number, name in enumerate(self.stored or ())}
 
-def label_coder(feature: Any, column: str, num_classes: int | None, labels: Sequence[Any] | None) -> LabelCoder:
-    """The coder of a column: ClassLabel as it is; strings by their sorted names; integers by their largest value.
 
-    `labels` are all labels of the data set, None when streaming, where strings and unnumbered integers cannot be
-    coded.
+def label_coder(
+    feature: Any, column: str, num_classes: int | None, labels: Sequence[Any] | None, *, of_folders: bool = False
+) -> LabelCoder:
+    """The coder of a column: ClassLabel as it is declared; strings in natural order; integers by their largest value.
+
+    Args:
+        feature: the column's type.
+        column: its name.
+        num_classes: None reads it from the labels.
+        labels: all of the data set, None when streaming, where strings and unnumbered integers cannot be coded.
+        of_folders: the classes of a ClassLabel are folders that `datasets` found and put in the order of words. They
+            are numbered in natural order instead.
     """
     if type(feature).__name__ == "ClassLabel":
-        return LabelCoder(column, num_classes or feature.num_classes, tuple(feature.names or ()) or None)
+        names = tuple(feature.names or ()) or None
+        if names is None or not of_folders or [*names] != sorted(names):  # else a data set's card declares them
+            return LabelCoder(column, num_classes or feature.num_classes, names)
+        natural = tuple(sorted(names, key=natural_order))
+        return LabelCoder(column, num_classes or len(names), natural, None if natural == names else names, True)
     dtype = _type_name(feature)
     if dtype.endswith("string"):
         if labels is None:
             raise UserError(
                 f"label column {column!r} holds strings, whose set is unknown in a stream; set streaming to false"
             )
-        names = tuple(sorted({label for label in labels if label is not None}))
-        return LabelCoder(column, num_classes or len(names), names)
+        names = tuple(sorted({label for label in labels if label is not None}, key=natural_order))
+        return LabelCoder(column, num_classes or len(names), names, in_natural_order=True)
     if not dtype.startswith(("int", "uint", "bool")):
         raise UserError(f"label column {column!r} holds {dtype}; allowed are integers, strings and ClassLabel")
     if num_classes is None and labels is None:
@@ -119,10 +148,17 @@ def label_coder(feature: Any, column: str, num_classes: int | None, labels: Sequ
     return LabelCoder(column, num_classes or largest + 1)
 
 
-def _code(label: Any, codes: dict[str, int]) -> int:
+def natural_order(name: str) -> tuple[list[Any], str]:
+    """A key for `sorted` by which runs of digits count as numbers: class2 comes before class10."""
+    parts: list[Any] = re.split("([0-9]+)", name)  # words and digits in turn
+    parts[1::2] = [(len(digits.lstrip("0")), digits.lstrip("0")) for digits in parts[1::2]]
+    return parts, name
+
+
+def _code(label: Any, codes: dict[Any, int]) -> int:
     if isinstance(label, str):
         return codes.get(label, -1)
-    return -1 if label is None else int(label)
+    return -1 if label is None else codes.get(label, int(label))
 
 
 def read_column(dataset: "Dataset", column: str) -> list[Any]:

@@ -50,8 +50,9 @@ class DataFacts:
 
     source, config_name, split, revision: as they were given. origin: where the source was found, which decides whether
     its name may leave this machine. num_images: None for a stream. num_bytes: of all pixels. array_dtype: of a column
-    that holds arrays; `first` is then None. converted: how many images each note was made of. skipped: how many images
-    could not be decoded, of which `skipped_images` are the first few.
+    that holds arrays; `first` is then None. in_natural_order: the classes are folders or strings, numbered so that 2
+    comes before 10; else the data set says their order. converted: how many images each note was made of. skipped: how
+    many images could not be decoded, of which `skipped_images` are the first few.
     """
 
     source: str
@@ -70,6 +71,7 @@ class DataFacts:
     label_column: Column | None
     num_classes: int | None
     class_names: tuple[str, ...] | None
+    in_natural_order: bool
     binarization: Binarization | None
     array_dtype: str | None
     first: FirstImage | None
@@ -85,7 +87,7 @@ class DataFacts:
 
 def describe(facts: DataFacts) -> str:
     """Sentences for the log."""
-    said = [_opened(facts), _image_column(facts.image_column), _label_column(facts.label_column), _first(facts)]
+    said = [_opened(facts), _image_column(facts.image_column), _label_column(facts), _first(facts)]
     if facts.binarization is not None:
         said.append(_binarized(facts.binarization))
     said += [f"{note[0].upper()}{note[1:]} (images so far: {n:,})." for note, n in sorted(facts.converted.items())]
@@ -115,8 +117,14 @@ def _image_column(column: Column) -> str:
     return f"Image column {column.name!r}{how}."
 
 
-def _label_column(column: Column | None) -> str:
-    return "No labels." if column is None else f"Label column {column.name!r}{_guessed(column)}."
+def _label_column(facts: DataFacts) -> str:
+    column, names = facts.label_column, facts.class_names or ()
+    if column is None:
+        return "No labels."
+    order = ""
+    if facts.in_natural_order and names:
+        order = f", {len(names):,} classes in natural order: 0 is {names[0]!r}, {len(names) - 1} is {names[-1]!r}"
+    return f"Label column {column.name!r}{_guessed(column)}{order}."
 
 
 def _guessed(column: Column) -> str:

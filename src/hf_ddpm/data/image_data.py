@@ -26,7 +26,7 @@ from hf_ddpm.data.pixels import to_float
 from hf_ddpm.data.raw import RawBatches, to_device, try_decode
 from hf_ddpm.data.report import Report
 from hf_ddpm.data.resize import Resize
-from hf_ddpm.data.sources import open_source, origin_of
+from hf_ddpm.data.sources import names_folders, open_source, origin_of
 from hf_ddpm.data.stream import StreamStore
 from hf_ddpm.data.workers import WorkerStore
 from hf_ddpm.errors import UserError
@@ -76,7 +76,8 @@ class ImageData:
             levels of which two occur.
         binarize_seed: of the static draw, without meaning otherwise.
         image_column: guessed when None, and said in `facts` and `description`.
-        label_column: a name, "auto" to guess, None for no labels. ClassLabel, integers or strings.
+        label_column: a name, "auto" to guess, None for no labels. ClassLabel, integers or strings. Classes that are
+            folders or strings are numbered in natural order, 2 before 10.
         num_classes: when None, read from the labels.
         on_bad_image: an image that cannot be decoded is an "error", or "skip": the next readable one stands in, and
             it is counted.
@@ -167,8 +168,9 @@ class ImageData:
 
     @property
     def fingerprint(self) -> str:
-        """Which rows of which data, and how they become images: alike for the same images in any order."""
-        return " ".join(map(str, (self._dataset._fingerprint, self._decoder, self._binarization)))
+        """Which rows of which data, and how they become images and classes: alike for the same images in any order."""
+        parts = [self._dataset._fingerprint, self._decoder, self._binarization, *([self._coder] if self._coder else [])]
+        return " ".join(map(str, parts))
 
     @property
     def bit_depth(self) -> int:
@@ -200,6 +202,7 @@ class ImageData:
             label_column=self._label_column,
             num_classes=self.num_classes,
             class_names=self.class_names,
+            in_natural_order=self._coder is not None and self._coder.in_natural_order,
             binarization=self._binarization,
             array_dtype=self._decoder.array_dtype,
             first=self._first,
@@ -242,7 +245,9 @@ class ImageData:
                 )
             return
         stored = None if self._rows is None else read_column(self._rows, self.label_column)
-        self._coder = label_coder(self._features[self.label_column], self.label_column, num_classes, stored)
+        of_folders = names_folders(self.source, self._dataset)
+        feature = self._features[self.label_column]
+        self._coder = label_coder(feature, self.label_column, num_classes, stored, of_folders=of_folders)
         self.num_classes, self.class_names = self._coder.num_classes, self._coder.names
         if stored is not None:
             self._labels = torch.from_numpy(self._coder.encode(stored, range(len(stored))))

@@ -64,6 +64,11 @@ def origin_of(source: str) -> Origin:
     return "local" if path.exists() or _glob(path) else "hub"
 
 
+def names_folders(source: str, dataset: "Dataset | IterableDataset") -> bool:
+    """Whether the classes of an opened data set are folders that `datasets` has found, and not declared by the data."""
+    return dataset.info.builder_name == "imagefolder" and not _is_saved_to_disk(source)
+
+
 def _local_files(source: str) -> tuple[str | None, list[str]]:
     """The builder of `datasets` and the files that `source` names; (None, []) for a folder or a name on the Hub."""
     suffix = Path(source).suffix.lower()

@@ -49,7 +49,7 @@ def x0_distance(
     num_images: int = 64,
     steps: int | None = None,
     eta: float | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
 ) -> Figure:
     """How the image emerges: the x_0 predicted at t against the reverse step T - t (DDPM, Fig. 10 and 6).
 
@@ -90,7 +90,7 @@ def ddim_consistency(
     seed: int = 0,
     num_images: int = 6,
     spacing: str = "trailing",
-    class_label: int | None = None,
+    class_label: int | str | None = None,
 ) -> Figure:
     """One x_T, other numbers of steps, eta = 0: the same image in other detail (DDIM, Fig. 5).
 
@@ -143,9 +143,9 @@ def reconstruction(
     require_matplotlib()
     scheduler, x_0 = scheduler_of(pipeline), checked(pipeline, images)
     free: Any = type(scheduler).from_config(scheduler.config, clip_sample=False, thresholding=False)
-    mirror = HFDDPMPipeline(pipeline.unet, free)
+    mirror = HFDDPMPipeline(pipeline.unet, free, null_class=pipeline.signature.null_class)
     counts = [count for count in RECONSTRUCTION_STEPS if count <= len(scheduler)] or [len(scheduler)]
-    classes, unclipped, clipped = one_class_each(class_labels, len(x_0)), [], []
+    classes, unclipped, clipped = one_class_each(pipeline, class_labels, len(x_0)), [], []
     for count in counts:
         walk: dict[str, Any] = {"num_inference_steps": count, "timestep_spacing": spacing}
         encoded = []

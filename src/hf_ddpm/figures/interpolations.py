@@ -56,7 +56,7 @@ def interpolation(
     first, second = _pairs(pipeline, images)
     [t] = levels(pipeline, [0.5])
     sampling: dict[str, Any] = {"num_inference_steps": steps, "eta": eta}
-    classes = one_class_each(class_labels, len(images))
+    classes = one_class_each(pipeline, class_labels, len(images))
     mixed = _mixed(pipeline, first, second, WEIGHTS, t, seed, classes, sampling)
     columns = [first, *mixed, second]
     picture = labelled_grid(
@@ -89,7 +89,7 @@ def coarse_to_fine(
     first, second = _pairs(pipeline, images[:2])
     ts = levels(pipeline, COARSE_TO_FINE_SHARES)
     sampling: dict[str, Any] = {"num_inference_steps": steps, "eta": eta}
-    classes = one_class_each(class_labels, len(images))
+    classes = one_class_each(pipeline, class_labels, len(images))
     rows = [_mixed(pipeline, first, second, WEIGHTS, t, seed, classes, sampling)[:, 0] for t in ts]
     grid = [tiles(torch.cat([first, row, second])) for row in rows]
     picture = labelled_grid(
@@ -104,7 +104,7 @@ def ddim_interpolation(
     seed: int = 0,
     num_images: int = 6,
     steps: int | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
     motion: bool = False,
 ) -> Figure:
     """Samples between samples: slerp of two x_T, decoded with eta = 0 (DDIM, Fig. 6 and eq. 67).

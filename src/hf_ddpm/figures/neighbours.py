@@ -28,7 +28,7 @@ def nearest_neighbours(
     num_images: int = 8,
     steps: int | None = None,
     eta: float | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
 ) -> Figure:
     """Each sample and its nearest training images by pixels, for 28x28 digits also by the digit features.
 

@@ -65,9 +65,11 @@ def _measured(
 ) -> dict[str, Any]:
     """The report of a bound measured now."""
     x_0 = checked(pipeline, images).cpu()
-    classes, scheduler = one_class_each(class_labels, len(x_0)), scheduler_of(pipeline)
+    classes, scheduler = one_class_each(pipeline, class_labels, len(x_0)), scheduler_of(pipeline)
     grid = grid_images(x_0, bit_depth=bit_depth, labels=None if classes is None else torch.tensor(classes))
-    likelihood = evaluate(pipeline.unet, scheduler, grid, seed=seed, method="bound")
+    likelihood = evaluate(
+        pipeline.unet, scheduler, grid, seed=seed, method="bound", null_class=pipeline.signature.null_class
+    )
     return diffusion_report(likelihood, pipeline.unet, scheduler)
 
 

@@ -65,7 +65,7 @@ def progressive(
     num_images: int = 8,
     steps: int | None = None,
     eta: float | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
     motion: bool = False,
 ) -> Figure:
     """Progressive generation (DDPM, Fig. 6): the x_0 predicted from x_t as t falls, a sample a row.
@@ -107,7 +107,7 @@ def shared_latents(
     seed: int = 0,
     num_images: int = 9,
     steps: int | None = None,
-    class_label: int | None = None,
+    class_label: int | str | None = None,
 ) -> Figure:
     """Samples of p(x_0 | x_t) from the same x_t, for four levels of one walk (DDPM, Fig. 7).
 

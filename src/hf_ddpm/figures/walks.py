@@ -82,15 +82,17 @@ def shape_of(pipeline: HFDDPMPipeline) -> tuple[int, int, int]:
         return pipeline.signature.shape("set it to the size of the images to draw")
 
 
-def one_class_each(class_labels: ClassLabels, count: int) -> list[int] | None:
+def one_class_each(pipeline: HFDDPMPipeline, class_labels: ClassLabels, count: int) -> list[int] | None:
     """The class of each of `count` images; None where none are given.
 
     Raises:
-        UserError: another number of classes.
+        UserError: another number of classes, or a name that none has.
     """
     if class_labels is None:
         return None
-    classes: int | list[int] = torch.as_tensor(class_labels).tolist()
+    with as_user_error():
+        numbers = pipeline.signature.numbers(class_labels)
+    classes: int | list[int] = torch.as_tensor(numbers).tolist()
     if isinstance(classes, int):
         return [classes] * count
     if len(classes) != count:
@@ -157,7 +159,7 @@ def trajectory(
     *,
     steps: int | None,
     keep: Collection[int],
-    class_label: int | None = None,
+    class_label: int | str | None = None,
     **sampling: Any,
 ) -> Trajectory:
     """Sample the images `rows` of a seed and keep what is seen at some timesteps of the walk.

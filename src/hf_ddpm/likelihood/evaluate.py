@@ -57,6 +57,7 @@ def evaluate(
     ode_steps: int = 50,
     num_probes: int = 1,
     accelerator: Accelerator | None = None,
+    null_class: int | None = None,
 ) -> DiffusionLikelihood:
     """Bits/dim of a network on at least 256 images, by the variational bound, the probability-flow ODE, or both.
 
@@ -71,12 +72,13 @@ def evaluate(
         clip: whether the bound clips the x_0 prediction to [-1, 1], as the papers do; the ODE never does.
         ode_steps: see `flow_terms`; at least 2, since half as many tell how far they are from enough.
         num_probes: see `flow_terms`.
+        null_class: `pipeline.signature.null_class`, the class of a network that no image has.
 
     Raises:
         UserError: fewer images, another method, images or labels that do not fit the network.
     """
     _check(images, seed, batch_size, method, ode_steps, num_probes)
-    network = Network(module, scheduler)
+    network = Network(module, scheduler, null_class)
     network.check(images)
     accelerator = accelerator or Accelerator(cpu=network.device.type == "cpu")
     rows = share(len(images.levels), accelerator.process_index, accelerator.num_processes)

@@ -22,18 +22,19 @@ class Network:
         module: called as `module(x_t, t, class_labels=labels).sample`, C channels to C or 2C; in eval mode, as
             `from_pretrained` opens it (`evaluate` sees to that).
         scheduler: says what the output means.
+        null_class: of the pipeline's signature, the class that no image has.
 
     Raises:
         UserError: a scheduler that is not `HFDDPMScheduler`, whose reverse process is not known here.
     """
 
-    def __init__(self, module: nn.Module, scheduler: object) -> None:
+    def __init__(self, module: nn.Module, scheduler: object, null_class: int | None = None) -> None:
         if not isinstance(scheduler, HFDDPMScheduler):
             raise UserError(
                 f"the checkpoint's scheduler is {type(scheduler).__name__}: likelihoods are those of HFDDPMScheduler, "
                 "DDPMScheduler and DDIMScheduler, which load_pipeline turns into it"
             )
-        self.module, self.scheduler = module, scheduler
+        self.module, self.scheduler, self.null_class = module, scheduler, null_class
         self.config: Mapping[str, Any] = getattr(module, "config", {})
         weight = next(module.parameters(), torch.zeros(()))
         self.dtype, self.device = weight.dtype, weight.device
@@ -55,7 +56,7 @@ class Network:
         """
         if not self.config:
             return
-        signature = NetworkSignature.of(self.config, self.scheduler.config)
+        signature = NetworkSignature.of(self.config, self.scheduler.config, self.null_class)
         _, channels, *size = images.levels.shape
         if channels != signature.channels:
             raise UserError(

@@ -6,6 +6,7 @@ by the code files of its own repository, or by hf_ddpm where that is installed. 
 
 import inspect
 import json
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,10 +144,17 @@ def walk_controls(
         start = pipeline.config.default_eta or 0
         controls["eta"] = gr.Slider(0, 1, start, step=0.05, label="eta", info="0 is DDIM, 1 is DDPM")
     if pipeline.num_classes is not None:
-        classes = [(str(k), k) for k in range(pipeline.num_classes)]
-        choices: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *classes]
+        choices: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *class_choices(pipeline)]
         controls["class_labels"] = gr.Dropdown(choices, value=choices[0][1], label="Class")
     return controls
+
+
+def class_choices(pipeline: Any) -> list[tuple[str, int]]:
+    """The classes of a network, by their names where it has some, and their numbers."""
+    named = pipeline.config.get("id2label") or {}  # code files of an older checkpoint know no names
+    names = [named.get(k, str(k)) for k in range(pipeline.num_classes)]
+    several = {name for name, count in Counter(names).items() if count > 1}
+    return [(f"{name} ({k})" if name in several else name, k) for k, name in enumerate(names)]
 
 
 def sample(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: float, count: int) -> list[Image]:
