@@ -20,7 +20,6 @@ from diffusers.utils.constants import DIFFUSERS_DYNAMIC_MODULE_NAME
 
 INDEX = "model_index.json"
 STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
-COMPONENTS = {"HFDDPMPipeline": ("unet", "scheduler"), "HFVAEPipeline": ("vae",)}
 # Where components of ours are defined. `trust_remote_code` brings the same modules under these names (door 3).
 OUR_MODULES = {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm", "HFVAE": "hf_ddpm.models.vae"}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"
@@ -113,24 +112,6 @@ class AbsentScheduler(SchedulerMixin):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As `AbsentNetwork` does."""
         _refuse(Path(args[0]))
-
-
-def check_index(pipeline: str, index: Mapping[str, Any]) -> None:
-    """Refuse an index that names no class, or has nothing of what `pipeline` is made of.
-
-    Raises:
-        ValueError: what it lacks, or whose checkpoint it is and which of our classes opens it.
-    """
-    owner = index.get("_class_name")
-    if not owner:
-        raise ValueError(f"{INDEX} lacks '_class_name': restore it from another copy")
-    if any(component in index for component in COMPONENTS[pipeline]):
-        return
-    opens = [name for name, components in COMPONENTS.items() if all(component in index for component in components)]
-    raise ValueError(
-        f"this is a checkpoint of {owner} and has no {' or '.join(COMPONENTS[pipeline])} for {pipeline}: "
-        f"open it with {(*opens, owner)[0]}.from_pretrained"
-    )
 
 
 def code_files(pipeline: str, components: Iterable[str] = ()) -> list[str]:

@@ -1,12 +1,13 @@
 """Pipelines and the Hub: what `from_pretrained` and a push do more where hf_ddpm is installed."""
 
+import inspect
 import os
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from hf_ddpm.models.pushing import pushing
-from hf_ddpm.pipelines.doors import COMPONENTS, check_index, known_modules
+from hf_ddpm.pipelines.doors import INDEX, known_modules
 
 
 class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
@@ -90,10 +91,35 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """What opening takes of an index; a `ValueError` for a checkpoint of another class."""
-        check_index(name_of_ours(cls), config_dict)
+        check_index(cls, config_dict)
         return super().extract_init_dict(known_modules(config_dict), **kwargs)  # type: ignore[misc]
 
 
-def name_of_ours(kind: type) -> str:
-    """The name of a pipeline class of ours, for itself and for those derived from it."""
-    return next(parent.__name__ for parent in kind.__mro__ if parent.__name__ in COMPONENTS)
+def class_of_ours(kind: type) -> type:
+    """The pipeline class of ours that a class is, or is derived from."""
+    return next(parent for parent in kind.__mro__ if CheckedOpening in parent.__bases__)
+
+
+def components_of(kind: type) -> list[str]:
+    """What a pipeline of ours cannot do without: the arguments of its constructor that have no default."""
+    parameters = inspect.signature(class_of_ours(kind)).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
+
+
+def check_index(kind: type, index: Mapping[str, Any]) -> None:
+    """Refuse an index that names no class, or has nothing of what a pipeline of `kind` is made of.
+
+    Raises:
+        ValueError: what it lacks, or whose checkpoint it is and which of our classes opens it.
+    """
+    owner = index.get("_class_name")
+    if not owner:
+        raise ValueError(f"{INDEX} lacks '_class_name': restore it from another copy")
+    if any(component in index for component in components_of(kind)):
+        return
+    ours = CheckedOpening.__subclasses__()
+    opens = [one.__name__ for one in ours if all(component in index for component in components_of(one))]
+    raise ValueError(
+        f"this is a checkpoint of {owner} and has no {' or '.join(components_of(kind))} for "
+        f"{class_of_ours(kind).__name__}: open it with {(*opens, owner)[0]}.from_pretrained"
+    )

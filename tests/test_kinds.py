@@ -19,8 +19,7 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint
 from hf_ddpm.kinds import KINDS, Kind, family_of, kind_of, kind_of_index, kind_of_run, resolve
 from hf_ddpm.model_card import render_card
-from hf_ddpm.pipelines.doors import COMPONENTS
-from hf_ddpm.pipelines.opening import CheckedOpening
+from hf_ddpm.pipelines.opening import CheckedOpening, components_of
 from hf_ddpm.training.family import family_class
 
 ROOT = Path(__file__).parent.parent
@@ -58,9 +57,8 @@ FACTS = {"name": "digits", "metrics": [{"name": "accuracy", "type": "accuracy", 
 
 @pytest.fixture
 def classifier(monkeypatch):
-    """A third kind: one entry of the table, and what an index must have of it."""
+    """A third kind: one entry of the table."""
     monkeypatch.setitem(KINDS, "classifier", CLASSIFIER)
-    monkeypatch.setitem(COMPONENTS, "HFClassifierPipeline", ("unet",))
     torch.manual_seed(0)
     return HFClassifierPipeline(unet_preset("tiny", out_channels=10).eval())
 
@@ -87,7 +85,7 @@ def test_every_name_of_an_entry_is_there(key):
     pipeline = resolve(kind.pipeline)
     assert pipeline.__name__ == kind.pipeline_name
     assert set(kind.components) == set(pipeline._get_signature_keys(pipeline)[0])
-    assert set(COMPONENTS[kind.pipeline_name]) <= set(kind.components)
+    assert set(components_of(pipeline)) <= set(kind.components)
     assert {"pipeline", "sample", "measure", "blocks"} <= set(dir(resolve(kind.family)))
     assert (ROOT / "src" / "hf_ddpm" / kind.card).is_file()
     assert {"pipeline", "indices", "seed", "batch_size"} <= set(inspect.signature(resolve(kind.draw)).parameters)

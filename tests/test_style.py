@@ -21,8 +21,9 @@ def test_the_habits_that_are_yes_or_no_are_kept():
     rows = dict(line.split("  ", 1) for line in run().splitlines())
     assert rows.keys() >= {"functions", "files, lines", "longest files"}
     zero = [habit for habit, row in rows.items() if row.rstrip().endswith("[0]")]
-    assert len(zero) == 5
+    assert len(zero) == 8
     assert {habit: rows[habit].split("[")[0].strip() for habit in zero} == dict.fromkeys(zero, "0")
+    assert rows["places that ask for the family"].split("[")[0].strip() == "1"
 
 
 def test_what_is_counted_can_be_listed():

@@ -238,7 +238,7 @@ def check_folder(folder: Path) -> dict[str, str]:
     """
     with failed_opening_as_user_error(f"the checkpoint {str(folder)!r} is not whole", folder):
         files = CheckedFiles(folder, INDEX)
-        configs = check_files(kind_of_index(files.json(INDEX)).pipeline_name, files, set(), None)
+        configs = check_files(resolve(kind_of_index(files.json(INDEX)).pipeline), files, set(), None)
         for name in fnmatch.filter(files.names, "*/*.safetensors"):  # variants too
             files.check_header(name)
     return configs

@@ -17,8 +17,8 @@ from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
 from hf_ddpm.gate.config_checks import check_config
 from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.models.vae import HFVAE
-from hf_ddpm.pipelines.doors import COMPONENTS, INDEX, OUR_MODULES, check_index
-from hf_ddpm.pipelines.opening import CheckedOpening, name_of_ours
+from hf_ddpm.pipelines.doors import INDEX, OUR_MODULES
+from hf_ddpm.pipelines.opening import CheckedOpening, check_index, components_of
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
@@ -38,7 +38,7 @@ def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -
     if kwargs.get("use_safetensors") is None:
         kwargs["use_safetensors"] = True
     given = kwargs.keys() & OUR_CLASSES.keys()
-    check_files(name_of_ours(kind), files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
+    check_files(kind, files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
     with files.being_opened():
         pipeline = super(CheckedOpening, kind).from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
     for part in pipeline.components.values():
@@ -58,12 +58,12 @@ def open_hf_vae(kind: type[HFVAE], source: str | os.PathLike | None, **kwargs: A
 
 
 def check_files(
-    pipeline: str, files: CheckedFiles, given: set[str], variant: str | None, *, pickles: bool = False
+    pipeline: type, files: CheckedFiles, given: set[str], variant: str | None, *, pickles: bool = False
 ) -> dict[str, str]:
     """Fetch what a pipeline is made of, and refuse what is not what it should be.
 
     Args:
-        pipeline: name of its class.
+        pipeline: its class.
         files: with the index.
         given: components that the caller has, of which nothing is read.
         variant: of the weights, which at least one network must have.
@@ -79,9 +79,9 @@ def check_files(
     check_index(pipeline, index)
     _check_classes(files.shown(INDEX), index)
     in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
-    needed = {*COMPONENTS[pipeline], *(["vae"] if in_latents else [])} - given
+    needed = {*components_of(pipeline), *(["vae"] if in_latents else [])} - given
     entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
-    taken = [*COMPONENTS[pipeline], "vae"]  # what another pipeline's index has more is left there
+    taken = [*components_of(pipeline), "vae"]  # what another pipeline's index has more is left there
     kinds = {name: component_class(name, entry) for name, entry in entries.items() if name in taken}
     varied, configs = False, {}
     for name, kind in kinds.items():

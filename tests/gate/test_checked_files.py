@@ -85,7 +85,7 @@ def test_names_of_classes_pass(count, folder):
     names = {str(i): f"n{i:08d} a name as WordNet has them, {i}" for i in range(count)}
     rewritten(folder, id2label=names, null_class=count)
     files = CheckedFiles(folder, INDEX)
-    assert check_files("HFDDPMPipeline", files, set(), None)["unet"] == UNET
+    assert check_files(HFDDPMPipeline, files, set(), None)["unet"] == UNET
     assert files.json(INDEX)["id2label"] == names
 
 
