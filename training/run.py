@@ -177,12 +177,13 @@ def mean_said(run: Run) -> dict[str, float]:
     Raises:
         UserError: one is not finite. Every save asks first: a run that has diverged replaces no good state.
     """
-    columns = [torch.stack([said[name] for said in run.said]).mean() for name in run.said[0]]
+    names = list(dict.fromkeys(name for said in run.said for name in said))  # an objective may say some now and then
+    columns = [torch.stack([said[name] for said in run.said if name in said]).mean() for name in names]
     means = run.accelerator.reduce(torch.stack(columns), reduction="mean").tolist()
-    for name, mean in zip(run.said[0], means, strict=True):
+    for name, mean in zip(names, means, strict=True):
         if not math.isfinite(mean):
             raise UserError(
                 f"the {name} is {mean} at step {run.step}: lower lr, or turn mixed_precision off; "
                 "the last saved state is untouched"
             )
-    return dict(zip(run.said[0], means, strict=True))
+    return dict(zip(names, means, strict=True))

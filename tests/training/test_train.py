@@ -169,6 +169,21 @@ def test_importance_sampling_resumes_bit_for_bit(tmp_path):
         tiny(tmp_path / "whole", *words, "--resume", str(state))
 
 
+def test_a_run_of_version_0_1_resumes_bit_for_bit(tmp_path):
+    """Its recipe names no family, and its states call what the objective has learned a history of losses."""
+    words = [*IMPORTANCE, "--total_steps", "12", "--checkpoints.every", "9", "--decay", "constant"]
+    tiny(tmp_path / "whole", *words)
+    tiny(tmp_path / "parts", *words, "--total_steps", "9")
+    state, recipe = tmp_path / "parts" / "states" / "step_00000009", tmp_path / "parts" / "recipe.yaml"
+    (state / "objective.safetensors").rename(state / "loss_history.safetensors")
+    blocks = yaml.safe_load(recipe.read_text())
+    assert blocks.pop("family") == "diffusion"
+    recipe.write_text(yaml.safe_dump(blocks))
+    tiny(tmp_path / "parts", *words, "--resume", "latest")
+    assert same(raw_weights(tmp_path / "parts", 12), raw_weights(tmp_path / "whole", 12))
+    assert same(loss_history(tmp_path / "parts", 12), loss_history(tmp_path / "whole", 12))
+
+
 def test_a_state_without_importance_sampling_has_no_history(tmp_path):
     tiny(tmp_path, "--total_steps", "1")
     assert not list(tmp_path.rglob("objective*"))
