@@ -248,6 +248,7 @@ def one_checkout_twice(tmp_path_factory):
     return folder, before_after.measure(sides, ["mnist-vae-aevb"], rounds=0)
 
 
+@pytest.mark.slow
 def test_a_checkout_gives_the_bits_that_it_gives_again(one_checkout_twice):
     _, found = one_checkout_twice
     (row,) = found["recipes"]
@@ -258,6 +259,7 @@ def test_a_checkout_gives_the_bits_that_it_gives_again(one_checkout_twice):
     assert "DIFFERENT" not in text
 
 
+@pytest.mark.slow
 def test_a_changed_weight_image_or_figure_is_seen(one_checkout_twice):
     folder, _ = one_checkout_twice
     for name in ("before", "after"):
