@@ -25,6 +25,14 @@ def fresh_accelerator():
 
 
 @pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache of `datasets` that is empty when the test begins."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
 def make_pipeline():
     """A pipeline with a tiny random UNet whose output is not zero: (scheduler keywords, UNet keywords) -> pipeline."""
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import datasets
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
@@ -17,10 +16,7 @@ from hf_ddpm.weights import weights_sha256
 
 BLOCK = {"source": "digits", "image_size": 16, "channels": 1, "max_images": 100, "label_column": "auto"}
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

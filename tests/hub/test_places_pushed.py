@@ -6,7 +6,6 @@ import json
 import re
 from urllib.parse import quote
 
-import datasets
 import numpy as np
 import pytest
 from image_files import random_image
@@ -29,10 +28,7 @@ CONV += ["--likelihood", "gaussian_fixed", "--binarize", "null"]
 UNET = ["--block_out_channels", "[4, 8, 8]", "--norm_num_groups", "2", "--num_inference_steps", "2"]
 UNET += ["--scheduler.num_train_timesteps", "4"]
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -26,10 +25,7 @@ TINY += ["--num_inference_steps", "2", "--sampling.every", "null", "--checkpoint
 TINY += ["--warmup_steps", "2", "--log_every", "1", "--tracker", "none", "--cpu_threads", "1"]
 TINY += ["--latents.cache", "false"]
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
