@@ -13,7 +13,6 @@ from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.objectives import MODEL, ELBOObjective
 from hf_ddpm.sampling import sample_latents
-from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
 from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
 from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Grids, Optimization
@@ -49,8 +48,7 @@ class VAEFamily:
         size, channels = image_shape(recipe)
         with torch.device("meta"):  # a mistake costs no download
             model = self._model(size, channels)
-            with as_user_error("ema"):
-                EMA(model, **recipe["ema"])
+            single_player(model, recipe)
         config = model.config
         if (config["in_channels"], size_of(config["sample_size"])) != (channels, size_of(size)):
             raise UserError(

@@ -16,7 +16,6 @@ from hf_ddpm.latent_data import LatentData, latent_shape, open_vae
 from hf_ddpm.objectives import MODEL, make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import sample_images
-from hf_ddpm.training.ema import EMA
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
 from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
 from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimization, Sampling
@@ -139,8 +138,7 @@ def check_model(
     """
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
-        with as_user_error("ema"):
-            EMA(model, **recipe["ema"])
+        single_player(model, recipe)
     inputs, outputs = model.config["in_channels"], model.config["out_channels"]
     fit = scheduler.output_channels(channels)
     if (inputs, outputs) != (channels, fit):
