@@ -20,8 +20,14 @@ from diffusers.utils.constants import DIFFUSERS_DYNAMIC_MODULE_NAME
 
 INDEX = "model_index.json"
 STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
-# Where components of ours are defined. `trust_remote_code` brings the same modules under these names (door 3).
-OUR_MODULES = {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm", "HFVAE": "hf_ddpm.models.vae"}
+# What pipelines are made of, and where the classes of ours are defined that each part may have. `trust_remote_code`
+# brings the same modules under these names (door 3).
+OUR_CLASSES: dict[str, dict[str, str]] = {
+    "unet": {},
+    "vae": {"HFVAE": "hf_ddpm.models.vae"},
+    "scheduler": {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm"},
+}
+OUR_MODULES = {word: module for classes in OUR_CLASSES.values() for word, module in classes.items()}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"
 GENERATED = (
     "\n\n# Added by save_pretrained: diffusers copies the files that this one imports, and no others. Components\n"
@@ -177,7 +183,7 @@ def relative_imports(source: str) -> str:
 
 def _components(index: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
     """The names, libraries and classes of what a pipeline of ours is made of."""
-    entries = {name: index[name] for name in ("unet", "scheduler", "vae") if isinstance(index.get(name), list)}
+    entries = {name: index[name] for name in OUR_CLASSES if isinstance(index.get(name), list)}
     named = {name: entry for name, entry in entries.items() if [type(word) for word in entry] == [str, str]}
     return [(name, (library, word)) for name, (library, word) in named.items()]
 

@@ -17,14 +17,13 @@ from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
 from hf_ddpm.gate.config_checks import check_config
 from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.models.vae import HFVAE
-from hf_ddpm.pipelines.doors import INDEX, OUR_MODULES
+from hf_ddpm.pipelines.doors import INDEX, OUR_CLASSES
 from hf_ddpm.pipelines.opening import CheckedOpening, check_index, components_of
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
 FACTS = ("id2label", "null_class")  # what an index says of classes, which are no components
 MOST_CLASSES = 10**5
-OUR_CLASSES = {"unet": (), "vae": ("HFVAE",), "scheduler": ("HFDDPMScheduler",)}
 
 
 def open_pipeline(kind: type[CheckedOpening], source: str | os.PathLike, **kwargs: Any) -> Any:
@@ -105,8 +104,9 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
         ValueError: any other class.
     """
     library, word = entry
-    if word in OUR_CLASSES[name] and library in ("diffusers", OUR_MODULES[word]) and OUR_MODULES[word] in sys.modules:
-        return getattr(sys.modules[OUR_MODULES[word]], word)
+    module = OUR_CLASSES[name].get(word)
+    if module in sys.modules and library in ("diffusers", module):
+        return getattr(sys.modules[module], word)
     stock: dict[str, Any] = {kind.__name__: kind for kind in STOCK_CLASSES.get(name, ())}
     if name == "scheduler" and word.endswith("Scheduler") and word.isidentifier():
         stock = {word: getattr(schedulers, word, None)}
