@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from hf_ddpm.checkpoint import GO_ON, new_folder, save_checkpoint, unfinished, writing
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.kinds import FAMILY
 from hf_ddpm.sampling import image_grid
 from hf_ddpm.training.run import Run, mean_said
@@ -99,9 +99,8 @@ def load_state(run: Run, state: Path) -> None:
     except UserError:  # an optimizer that says itself what is wrong with its state
         raise
     except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"the state {state} cannot be read ({reason}): resume from an older one in {state.parent}"
+            f"the state {state} cannot be read ({quoted(error)}): resume from an older one in {state.parent}"
         ) from error
     run.step, run.seconds = counters["step"], counters["seconds"]
     if run.step > run.training.total_steps:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hf_ddpm.errors import UserError, as_user_error
+from hf_ddpm.errors import UserError, as_user_error, quoted
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
 from hf_ddpm.kinds import kind_of, kind_of_index, resolve
@@ -197,7 +197,7 @@ def failed_opening_as_user_error(what: str, folder: Path | None) -> Iterator[Non
             reason += f": {NOT_OF_ONE_MODEL}"
         if folder is not None:
             reason = reason.replace(f"{folder}{os.sep}", "")
-        raise UserError(f"{what}: {' '.join(reason.split())[:300]}") from error
+        raise UserError(f"{what}: {quoted(reason)}") from error
 
 
 def read_object(file: Path, remedy: str = "restore it from another copy") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -41,6 +42,11 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+def quoted(text: object) -> str:
+    """What a library says, on one line and cut between words where it goes on and on."""
+    return textwrap.shorten(str(text), 300, placeholder=" ...")
+
+
 @contextmanager
 def exit_with_a_sentence(*, silent: bool = False) -> Iterator[None]:
     """Around a command: a user's mistake, Ctrl-C and full memory are one sentence on stderr and exit code 1.
@@ -57,4 +63,4 @@ def exit_with_a_sentence(*, silent: bool = False) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in FULL_MEMORY):
             raise
-        sys.exit(f"error: it does not fit into memory, take a smaller batch: {' '.join(str(error).split())[:200]}")
+        sys.exit(f"error: it does not fit into memory, take a smaller batch: {quoted(error)}")

@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
 from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, check_index_is_there, read_object, recover
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.gate.hub_access import TRANSIENT, patient
 from hf_ddpm.kinds import KINDS, kind_of_index
 from hf_ddpm.model_card import render_card
@@ -138,7 +138,7 @@ def hub_sentences(repo_id: str) -> Iterator[None]:
         raise UserError(f"{repo_id}: the token holds {error.object[error.start]!r}, which no token does") from error
     except httpx2.TransportError as error:
         raise UserError(
-            f"{repo_id}: no connection to {constants.ENDPOINT} ({_line(error)}): see to the network and HF_ENDPOINT, "
+            f"{repo_id}: no connection to {constants.ENDPOINT} ({quoted(error)}): see to the network and HF_ENDPOINT, "
             "then push again, what has arrived is not sent twice"
         ) from error
 
@@ -211,7 +211,7 @@ def _records(folder: Path, facts: dict[str, Any]) -> dict[str, bytes]:
         card = render_card(facts, kind, pictured=(folder / "samples.png").is_file())
     except (*WRONG_KIND, ValueError) as error:
         raise UserError(
-            f"{folder / FACTS_FILE} does not hold what training writes ({_line(error)}): restore it, or delete it"
+            f"{folder / FACTS_FILE} does not hold what training writes ({quoted(error)}): restore it, or delete it"
         ) from error
     return {FACTS_FILE: (json.dumps(facts, indent=2) + "\n").encode(), "README.md": card.encode()}
 
@@ -227,7 +227,7 @@ def _recipe(file: Path, on_the_hub: Set[str]) -> bytes:
     try:
         recipe = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as YAML ({_line(error)}): restore it, or delete it") from error
+        raise UserError(f"{file} cannot be read as YAML ({quoted(error)}): restore it, or delete it") from error
     return yaml.safe_dump(without_places(recipe, on_the_hub), sort_keys=False).encode()
 
 
@@ -255,7 +255,7 @@ def _picture(file: Path) -> Path | bytes:
             image.info = {key: value for key, value in image.info.items() if key == "transparency"}
             image.save(clean, "PNG")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read as a picture ({_line(error)}): restore it, or delete it") from error
+        raise UserError(f"{file} cannot be read as a picture ({quoted(error)}): restore it, or delete it") from error
     return clean.getvalue()
 
 
@@ -324,7 +324,7 @@ def _commit(
 
 def _reason(error: HfHubHTTPError) -> str:
     """What the Hub's refusal means, and what to do."""
-    status, said = error.response.status_code, _line(error.server_message or error)
+    status, said = error.response.status_code, quoted(error.server_message or error)
     if status == 401 and "authorization" not in error.response.request.headers:
         return "the Hub asks for a token and there is none: `hf auth login`, or set HF_TOKEN to one that may write"
     if status == 401:
@@ -340,7 +340,3 @@ def _reason(error: HfHubHTTPError) -> str:
             f"the Hub is busy or broken (status {status}, {said}): push again later, what has arrived is not sent twice"
         )
     return f"the Hub refused (status {status}): {said}"
-
-
-def _line(error: object) -> str:
-    return " ".join(str(error).split())[:300]

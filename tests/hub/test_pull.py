@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMPipeline, UNet2DModel
+from huggingface_hub import constants
 from safetensors.torch import load_file, save
 
 from hf_ddpm import HFVAE, HFDDPMPipeline, HFDDPMScheduler, HFVAEPipeline
@@ -244,6 +245,7 @@ def refusal(source, tmp_path, **kwargs):
     return reason
 
 
+NOT_KEPT = "it is not whole in the cache of this machine, and"
 NOT_THERE = "there is no such repository, or it is private and this token may not read it: check name and HF_TOKEN"
 
 
@@ -256,7 +258,7 @@ NOT_THERE = "there is no such repository, or it is private and this token may no
         (REPO, {"token": "hf_wrong"}, "ada/digits: the Hub does not know this token: `hf auth login`, set HF_TOKEN"),
         (REPO, {"revision": "v9"}, "ada/digits: there is no revision 'v9': see the branches and tags on its page"),
         (REPO, {"subfolder": "none"}, "ada/digits/none/model_index.json is missing: this is no whole checkpoint"),
-        (REPO, {"local_files_only": True}, "ada/digits: it is not whole in the cache, and the Hub gives nothing: "),
+        (REPO, {"local_files_only": True}, f"ada/digits: {NOT_KEPT} local_files_only=True keeps"),
         (REPO, {"subfolder": "run[1]"}, "ada/digits/run[1]/model_index.json is missing: this is no whole checkpoint"),
         ("ada/no..name", {}, "ada/no..name: this is no name of a repository, give user/name ("),
     ],
@@ -287,6 +289,14 @@ def test_a_missing_file_is_named(hub, pipeline, tmp_path):
     for name in (WEIGHTS, "unet/config.json", "scheduler/scheduler_config.json", "model_index.json"):
         hub.add_repo(REPO, {path: data for path, data in whole.items() if path != name})
         assert refusal(REPO, tmp_path).startswith(f"{REPO}/{name} is missing: ")
+
+
+def test_offline_it_is_one_whole_sentence(hub, pipeline, tmp_path, monkeypatch):
+    add(hub, pipeline, tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert (
+        refusal(REPO, tmp_path) == f"{REPO}: {NOT_KEPT} HF_HUB_OFFLINE keeps the Hub from being asked: go online once"
+    )
 
 
 def test_the_command_says_it_in_one_line(hub):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -14,6 +14,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+from hf_ddpm.errors import quoted
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -66,5 +68,11 @@ def _reason(error: Exception, hub: Mapping[str, Any]) -> str:
         return "there is no such repository, or it is private and this token may not read it: check name and HF_TOKEN"
     if status is not None:
         return f"the Hub is busy or broken (status {status}): try again later, what has arrived is kept"
-    said = " ".join(str(error).split())[:200]
-    return f"it is not whole in the cache, and the Hub gives nothing: go online, or try again ({said})"
+    if hub.get("local_files_only") or constants.is_offline_mode():
+        kept = "local_files_only=True" if hub.get("local_files_only") else "HF_HUB_OFFLINE"
+        return (
+            f"it is not whole in the cache of this machine, and {kept} keeps the Hub from being asked: go online once"
+        )
+    return (
+        f"it is not whole in the cache of this machine, and the Hub gives nothing ({quoted(error)}): try again online"
+    )
