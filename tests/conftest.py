@@ -1,27 +1,26 @@
 """Small parts that many tests share. Tiny networks are fastest on one thread."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from forking import Forks
 from hub_server import hub_server
 from huggingface_hub import constants
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-torch.set_num_threads(1)
 
 WITHOUT_HF_DDPM = "import sys; sys.modules['hf_ddpm'] = None\n"  # importing it now fails, as if it were not installed
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps one state a process; each test starts as a new process would."""
+def fresh_process():
+    """Accelerate keeps one state a process, and training sets its threads; each test starts as a new process would."""
     AcceleratorState._reset_state(reset_partial_state=True)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -72,21 +71,22 @@ def make_gaussian_pipeline(make_pipeline):
     return make
 
 
+@pytest.fixture(scope="session")
+def forks():
+    """Fresh processes in which no package of ours or of Hugging Face is imported yet."""
+    with Forks() as server:
+        yield server
+
+
 @pytest.fixture
-def run_python(tmp_path):
+def run_python(forks, tmp_path):
     """Run code in a fresh process and return what it printed; `env` adds to the environment."""
 
     def run(code, without_hf_ddpm=False, check=True, **env):
-        process = subprocess.run(
-            [sys.executable, "-c", (WITHOUT_HF_DDPM if without_hf_ddpm else "") + code],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_MODULES_CACHE": str(tmp_path / "modules"), **env},
-        )
-        assert not check or process.returncode == 0, process.stderr
-        return process
+        env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), **env}
+        ended = forks.run((WITHOUT_HF_DDPM if without_hf_ddpm else "") + code, tmp_path, env)
+        assert not check or ended.returncode == 0, ended.stderr
+        return ended
 
     return run
 

@@ -1,6 +1,5 @@
 """Repositories and folders that mean harm: each is opened in a fresh process with little memory, and nothing happens.
 
-The processes are forks of one that has imported the package and nothing else, which spares each test four seconds.
 The Hub's own rules do not count here: the server of these tests holds whatever names and bytes it is given.
 """
 
@@ -10,14 +9,13 @@ import os
 import pickle
 import re
 import struct
-import subprocess
-import sys
 import zipfile
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from diffusers import AutoencoderKL
+from forking import Forks
 from hub_server import hub_server
 
 from hf_ddpm import HFVAE, HFVAEPipeline
@@ -34,38 +32,7 @@ try:
 except (ValueError, OSError) as error:
     sys.exit("refused: " + str(error))
 """
-FORKS = """
-import json, os, resource, sys, traceback
-import hf_ddpm.cli, hf_ddpm.checkpoint, hf_ddpm.commands.sample
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.chdir(job["folder"])
-        for stream in (1, 2):
-            os.dup2(os.open(job["said"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-        resource.setrlimit(resource.RLIMIT_DATA, (job["memory"],) * 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (job["seconds"],) * 2)
-        status = 1
-        try:
-            exec(job["code"], {})
-            status = 0
-        except SystemExit as end:
-            print(end, file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(status)  # the interpreter's own end takes two seconds
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 CODE = "from pathlib import Path\nPath({canary!r}).write_text('the code ran')\n"
-
-
-class Ended(NamedTuple):
-    """How a process ended."""
-
-    returncode: int
-    stderr: str
 
 
 @pytest.fixture
@@ -89,30 +56,23 @@ def hub(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def forks(hub, tmp_path_factory):
-    """A process that forks for every line of JSON and says how the fork ended."""
+def places(hub, tmp_path_factory):
+    """The environment in which all forks open what lies on the Hub."""
     home = tmp_path_factory.mktemp("home")
-    places = {**hub.environment(home), "HF_MODULES_CACHE": str(home / "modules"), "OMP_NUM_THREADS": "1"}
-    server = subprocess.Popen(
-        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | places
-    )
-    yield server
-    server.stdin.close()
-    assert server.wait(timeout=60) == 0
+    return {**os.environ, **hub.environment(home), "HF_MODULES_CACHE": str(home / "modules")}
+
+
+@pytest.fixture(scope="module")
+def forks(places):
+    """Of a process that has imported the package and nothing else, which spares each test four seconds more."""
+    with Forks("import hf_ddpm.cli, hf_ddpm.checkpoint, hf_ddpm.commands.sample", places) as server:
+        yield server
 
 
 @pytest.fixture
-def run_small(forks, tmp_path):
+def run_small(forks, places, tmp_path):
     """Run code in a fresh process with little memory and time."""
-
-    def run(code):
-        said = tmp_path / "said.txt"
-        job = {"code": code, "folder": str(tmp_path), "said": str(said), "memory": MEMORY, "seconds": 60}
-        forks.stdin.write(json.dumps(job) + "\n")
-        forks.stdin.flush()
-        return Ended(int(forks.stdout.readline()), said.read_text())
-
-    return run
+    return partial(forks.run, folder=tmp_path, environment=places, RLIMIT_DATA=MEMORY, RLIMIT_CPU=60)
 
 
 @pytest.fixture
