@@ -1,4 +1,4 @@
-"""Fresh processes that start in a second: forks of one that has imported what takes long and reads no setting.
+"""Fresh processes that start soon: forks of one that has imported what takes long and reads no setting.
 
 A new interpreter needs five seconds for the imports of diffusers and two for its own end. What reads the environment as
 it is imported, such as huggingface_hub, transformers and diffusers, is imported by the fork.
@@ -44,7 +44,7 @@ for line in sys.stdin:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
+        os._exit(status)  # the end of an interpreter takes two seconds
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
