@@ -1,4 +1,4 @@
-"""Fresh processes that start soon: forks of one that has imported what takes long and reads no setting.
+"""Fresh processes that start quickly: forks of one that has imported what takes long and reads no setting.
 
 A new interpreter needs five seconds for the imports of diffusers and two for its own end. What reads the environment as
 it is imported, such as huggingface_hub, transformers and diffusers, is imported by the fork.
