@@ -1,6 +1,7 @@
 """Small parts that many tests share. Tiny networks are fastest on one thread."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,20 @@ def run_python(forks, tmp_path):
         ended = forks.run((WITHOUT_HF_DDPM if without_hf_ddpm else "") + code, tmp_path, env)
         assert not check or ended.returncode == 0, ended.stderr
         return ended
+
+    return run
+
+
+@pytest.fixture
+def on_two_processes(forks):
+    """Run a script, or `-m` and a module, on two processes that find each other by gloo; `launch_script` is slower."""
+
+    def run(script, *words):
+        name, *words = words if script == "-m" else (str(script), *words)
+        how = "module" if script == "-m" else "path"
+        places = [str(Path(name).parent), str(Path(__file__).parent)]  # of a script that runs a test file
+        code = f"import runpy, sys\nsys.argv, sys.path = {[name, *words]!r}, {places!r} + sys.path\n"
+        return forks.run_together(f"{code}runpy.run_{how}({name!r}, run_name='__main__')", processes=2)
 
     return run
 

@@ -6,10 +6,11 @@ it is imported, such as huggingface_hub, transformers and diffusers, is imported
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,34 +19,40 @@ READ_NO_SETTING += ", PIL.Image, requests, yaml"
 SERVER = """
 import json, os, resource, signal, sys, traceback, types
 {imports}
+
+def run(job, environment, said):
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(job["folder"])
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for stream, file in zip((1, 2), said):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+    for limit, value in job["limits"].items():
+        resource.setrlimit(getattr(resource, limit), (value, value))
+    signal.alarm(300)
+    main = sys.modules["__main__"] = types.ModuleType("__main__")
+    status = 1
+    try:
+        exec(job["code"], vars(main))
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if end.code not in (None, status):
+            print(end, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # the end of an interpreter takes two seconds
+
 for line in sys.stdin:
     job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.environ.clear()
-        os.environ.update(job["environment"])
-        os.chdir(job["folder"])
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for stream in (1, 2):
-            os.dup2(os.open(job["said"][stream - 1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
-        for limit, value in job["limits"].items():
-            resource.setrlimit(getattr(resource, limit), (value, value))
-        signal.alarm(300)
-        main = sys.modules["__main__"] = types.ModuleType("__main__")
-        status = 1
-        try:
-            exec(job["code"], vars(main))
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else int(end.code is not None)
-            if status and end.code is not status:
-                print(end, file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # the end of an interpreter takes two seconds
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    children = []
+    for environment, said in zip(job["environments"], job["said"]):
+        children.append(os.fork())
+        if children[-1] == 0:
+            run(job, environment, said)
+    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 """
 
 
@@ -67,9 +74,8 @@ class Forks:
 
     def __init__(self, imports: str = READ_NO_SETTING, environment: Mapping[str, str] = os.environ) -> None:
         self._folder = tempfile.TemporaryDirectory()  # of what the forks print
-        code = SERVER.replace("{imports}", imports)
         self._server = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", SERVER.replace("{imports}", imports)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -86,9 +92,34 @@ class Forks:
 
     def run(self, code: str, folder: Path, environment: Mapping[str, str] = os.environ, **limits: int) -> Ended:
         """Run code in a fork, in a folder; `limits` are names of `resource` and their values."""
-        said = [str(Path(self._folder.name) / name) for name in ("stdout", "stderr")]
-        environment = {**environment, "OMP_NUM_THREADS": "1"}
-        job = {"code": code, "folder": str(folder), "environment": environment, "said": said, "limits": limits}
+        (ended,) = self._run(code, folder, [environment], limits)
+        return ended
+
+    def run_together(self, code: str, processes: int) -> Ended:
+        """Run code in forks that find each other as those of `accelerate launch` do, on the CPU.
+
+        Returns:
+            Ended: with the return code of a process that failed, if one did, and what all of them printed.
+        """
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+        shared |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        ranks = [shared | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+        environments = [{**os.environ, **{name: str(value) for name, value in own.items()}} for own in ranks]
+        codes, *said = zip(*self._run(code, Path.cwd(), environments, {}), strict=True)
+        return Ended(max(codes, key=abs), *map("".join, said))
+
+    def _run(
+        self, code: str, folder: Path, environments: Sequence[Mapping[str, str]], limits: Mapping[str, int]
+    ) -> list[Ended]:
+        said = [[f"{self._folder.name}/{i}.{stream}" for stream in ("out", "err")] for i in range(len(environments))]
+        environments = [{**own, "OMP_NUM_THREADS": "1"} for own in environments]
+        job = {"code": code, "folder": str(folder), "environments": environments, "said": said, "limits": limits}
         self._server.stdin.write(json.dumps(job) + "\n")
         self._server.stdin.flush()
-        return Ended(int(self._server.stdout.readline()), *(Path(file).read_text() for file in said))
+        codes = json.loads(self._server.stdout.readline())
+        return [
+            Ended(code, *(Path(file).read_text() for file in files)) for code, files in zip(codes, said, strict=True)
+        ]

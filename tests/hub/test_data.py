@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -28,14 +25,18 @@ def digits(hub):
     hub.add_repo("ada/digits", {"data/train-00000-of-00001.parquet": file.getvalue()}, repo_type="dataset")
 
 
-def train(folder, *words):
-    command = [sys.executable, "-m", "hf_ddpm.cli", "train", *WORDS, "--output_dir", str(folder / "run"), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ, timeout=240)
+@pytest.fixture
+def train(run_python, tmp_path):
+    def run(*words):
+        command = ["train", *WORDS, "--output_dir", str(tmp_path / "run"), *words]
+        return run_python(f"from hf_ddpm.cli import main\nmain({command!r})", check=False)
+
+    return run
 
 
 @pytest.mark.parametrize("streaming", ["false", "true"])
-def test_a_name_on_the_hub_is_trained_on(streaming, hub, digits, tmp_path):
-    done = train(tmp_path, "--data.source", "ada/digits", "--streaming", streaming)
+def test_a_name_on_the_hub_is_trained_on(streaming, hub, digits, train, tmp_path):
+    done = train("--data.source", "ada/digits", "--streaming", streaming)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())
     assert (facts["data"]["source"], facts["data"]["origin"]) == ("ada/digits", "hub")
@@ -43,8 +44,8 @@ def test_a_name_on_the_hub_is_trained_on(streaming, hub, digits, tmp_path):
     assert hub.requests("GET", "datasets/ada/digits/resolve")
 
 
-def test_a_data_set_that_is_not_there_is_one_sentence(hub, tmp_path):
-    done = train(tmp_path, "--data.source", "ada/nothing")
+def test_a_data_set_that_is_not_there_is_one_sentence(hub, train, tmp_path):
+    done = train("--data.source", "ada/nothing")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "ada/nothing" in done.stderr.splitlines()[-1]
@@ -52,12 +53,12 @@ def test_a_data_set_that_is_not_there_is_one_sentence(hub, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_vae_of_the_hub_makes_the_latents(hub, digits, tmp_path):
+def test_a_vae_of_the_hub_makes_the_latents(hub, digits, train, tmp_path):
     torch.manual_seed(0)
     vae = HFVAE(sample_size=16, latent_channels=2, network="conv", block_out_channels=(8, 8), likelihood="gaussian")
     save_checkpoint(HFVAEPipeline(vae), tmp_path / "vae", {"name": "vae"}, random_image(0))
     push_checkpoint(str(tmp_path / "vae"), "ada/vae", private=True)
     latent = ["--latents.vae", "ada/vae", "--clip_sample", "false", "--image_size", "16", "--data.source", "ada/digits"]
-    done = train(tmp_path, *latent, "--channels", "1")
+    done = train(*latent, "--channels", "1")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())["latents"]["class"] == "HFVAE"

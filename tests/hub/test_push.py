@@ -1,12 +1,9 @@
 """Pushing a checkpoint, against a server that speaks the Hub's API and the unmodified client."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -392,19 +389,16 @@ def test_the_push_of_somebody_else_is_never_taken_for_ones_own(hub, checkpoint, 
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_pushes_and_says_where(hub, checkpoint, measured):
+def test_the_command_pushes_and_says_where(hub, checkpoint, measured, run_python):
     words = ["push", str(checkpoint), "ada/moons", "--private", "--tag", "v1", "--metrics", str(measured(3.5))]
-    done = subprocess.run(
-        [sys.executable, "-m", "hf_ddpm.cli", *words], capture_output=True, text=True, env=os.environ, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python(f"from hf_ddpm.cli import main\nmain({words!r})")
     assert f"pushed: {hub.url}/ada/moons" in done.stdout
     assert "hf_ada" not in done.stdout + done.stderr
     assert hub.repo("ada/moons").private
     assert hub.files("ada/moons", "v1") == hub.files("ada/moons")
 
 
-def test_the_programs_of_the_page_run(hub, checkpoint, tmp_path):
+def test_the_programs_of_the_page_run(hub, checkpoint, run_python, tmp_path):
     """docs/hub.md from its first command to its last, as ada, in a process that knows the Hub by its environment."""
     shutil.copytree(checkpoint, tmp_path / "runs" / "mnist" / "checkpoint")
     page = (Path(__file__).parents[2] / "docs" / "hub.md").read_text().replace("you/", "ada/")
@@ -412,8 +406,7 @@ def test_the_programs_of_the_page_run(hub, checkpoint, tmp_path):
     for language, block in re.findall(r"^```(bash|python)\n(.*?)^```", page, re.S | re.M):
         commands = "".join(f"main({shlex.split(line)[1:]})\n" for line in block.splitlines())
         program += block if language == "python" else commands
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=240)
-    assert done.returncode == 0, done.stderr
+    run_python(program)
     assert (tmp_path / "grid.png").is_file()
     assert {ref.name for ref in HfApi().list_repo_refs("ada/mnist").tags} == {"v1", "v2"}
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from launching import launch_script
 from PIL import Image
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
@@ -58,14 +57,12 @@ print("in a process group at the end:", is_initialized(), flush=True)
 """
 
 
-def test_one_process_and_two_say_the_same(checkpoint, tmp_path, capsys):
+def test_one_process_and_two_say_the_same(checkpoint, on_two_processes, tmp_path, capsys):
     """Classes, both methods, another batch size: the same numbers to a millionth, in the file of the main process."""
     main(words(checkpoint, tmp_path / "deep" / "one.json", "--batch-size", "100"))
     shown = capsys.readouterr().out
     (tmp_path / "ends.py").write_text(ENDS)
-    done = launch_script(
-        tmp_path / "ends.py", *words(checkpoint, tmp_path / "two.json", "--batch-size", "64"), processes=2
-    )
+    done = on_two_processes(tmp_path / "ends.py", *words(checkpoint, tmp_path / "two.json", "--batch-size", "64"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("in a process group at the end: False") == 2
     assert done.stdout.count("variational bound") == 1

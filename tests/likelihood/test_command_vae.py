@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from launching import launch_script
 from PIL import Image
 
 from hf_ddpm import HFDDPMPipeline, HFVAEPipeline
@@ -50,11 +49,11 @@ def measured(checkpoint, out, *more):
     return json.loads(out.read_text())
 
 
-def test_one_process_and_two_say_the_same(checkpoint, tmp_path, capsys):
+def test_one_process_and_two_say_the_same(checkpoint, on_two_processes, tmp_path, capsys):
     folder = checkpoint()
     one = measured(folder, tmp_path / "deep" / "one.json", "--batch-size", "3")
     shown = capsys.readouterr().out
-    done = launch_script("-m", "hf_ddpm.cli", *words(folder, tmp_path / "two.json", "--num-samples", "5"), processes=2)
+    done = on_two_processes("-m", "hf_ddpm.cli", *words(folder, tmp_path / "two.json", "--num-samples", "5"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("-log p(x), K = 5") == 2  # nats and bits, of the main process alone
     two = json.loads((tmp_path / "two.json").read_text())

@@ -1,13 +1,12 @@
 """Several players and their turns: a toy GAN with a double backward, in parts, on processes, resumed."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 import two_players
 from accelerate.optimizer import AcceleratedOptimizer
-from launching import difference, launch_script
+from launching import difference
 from safetensors.torch import load_file
 
 from hf_ddpm.checkpoint import load_pipeline
@@ -67,16 +66,16 @@ def test_every_players_figures_are_logged(tmp_path):
     assert (line["generator/lr"], line["discriminator/lr"]) == (1e-3, 2e-3)
 
 
-def launched(folder, *more):
-    process = launch_script(Path(two_players.__file__), *words(folder, *more), processes=2)
-    assert process.returncode == 0, process.stderr
-
-
-def test_parts_and_processes_walk_the_same_path_and_resume_it(tmp_path):
+def test_parts_and_processes_walk_the_same_path_and_resume_it(on_two_processes, tmp_path):
     """One process with 8 images, 2 parts of 4, 2 processes of 4, and both: equal to 1e-6 after 6 steps.
 
     Two processes that are cut after 3 steps end in the bits of those that are not.
     """
+
+    def launched(folder, *more):
+        process = on_two_processes(two_players.__file__, *words(folder, *more))
+        assert process.returncode == 0, process.stderr
+
     toy(tmp_path / "whole")
     toy(tmp_path / "parts", "--gradient_accumulation_steps", "2")
     launched(tmp_path / "processes")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from launching import SCRIPT, launch_script
+from launching import SCRIPT
 from safetensors.torch import load, load_file
 
 from hf_ddpm import HFDDPMPipeline, HFVAEPipeline
@@ -106,9 +106,9 @@ def test_what_nobody_foresaw_is_a_line_too(hub, tmp_path, capfd):
     assert WEIGHTS not in hub.files("ada/moons")
 
 
-def test_of_two_processes_one_pushes(hub, tmp_path):
+def test_of_two_processes_one_pushes(hub, on_two_processes, tmp_path):
     words = [*TINY, "--output_dir", str(tmp_path / "moons"), "--push_to_hub", "--hub_every", "2"]
-    done = launch_script(SCRIPT, *words, processes=2)
+    done = on_two_processes(SCRIPT, *words)
     assert done.returncode == 0, done.stderr
     assert len(hub.commits("ada/moons")) == 3  # the repository's own, step 2 and the end
     assert "2 process(es)" in hub.files("ada/moons")["README.md"].decode()
@@ -133,14 +133,14 @@ def test_mistakes_are_one_sentence(words, sentence, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_push_that_can_never_arrive_is_said_at_the_start(hub, tmp_path, monkeypatch):
+def test_a_push_that_can_never_arrive_is_said_at_the_start(hub, on_two_processes, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--push_to_hub: 'two words' cannot be .*; --hub_model_id names it$"):
         tiny(tmp_path / "two words", "--push_to_hub")
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match="--push_to_hub finds no token: `hf auth login`, or set HF_TOKEN"):
         tiny(tmp_path / "moons", "--push_to_hub")
     words = [*TINY, "--output_dir", str(tmp_path / "moons"), "--push_to_hub"]
-    done = launch_script(SCRIPT, *words, processes=2)
+    done = on_two_processes(SCRIPT, *words)
     assert done.returncode == 1
     assert done.stderr.count("--push_to_hub finds no token") == 1 and "in build_run" not in done.stderr
     assert hub.log == [] and [*tmp_path.iterdir()] == []

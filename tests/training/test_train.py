@@ -1,7 +1,6 @@
 """Training runs: exact resume, the same path on 1 and 2 processes, every kind of source, and the user's mistakes."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -209,10 +208,10 @@ save_file(weights, f"{folder}/weights{rank}.safetensors")
 """
 
 
-def test_importance_sampling_is_the_same_on_every_process_and_in_parts(tmp_path):
+def test_importance_sampling_is_the_same_on_every_process_and_in_parts(on_two_processes, tmp_path):
     """Each process writes the history that it holds; one process, whole or in 4 parts, walks the same path to 1e-4."""
     (tmp_path / "walk.py").write_text(WALK_ON_TWO_PROCESSES)
-    process = launch_script(tmp_path / "walk.py", __file__, str(tmp_path), processes=2)
+    process = on_two_processes(tmp_path / "walk.py", __file__, str(tmp_path))
     assert process.returncode == 0, process.stderr
     histories, (two, _) = (
         [load_file(tmp_path / f"{what}{rank}.safetensors") for rank in (0, 1)] for what in ("history", "weights")
@@ -254,10 +253,11 @@ def test_accumulation_and_processes_walk_the_same_path(steps, tmp_path):
     assert difference(weights(tmp_path / "one"), start) > 1e-3
 
 
-def test_two_processes_resume_bit_for_bit(tmp_path):
+def test_two_processes_resume_bit_for_bit(on_two_processes, tmp_path):
     words = ["--model.dropout", "0.2", "--decay", "constant", "--checkpoints.every", "3"]
-    assert launch(tmp_path / "whole", *words, processes=2).returncode == 0
-    assert launch(tmp_path / "parts", *words, "--total_steps", "3", processes=2).returncode == 0
+    for name, steps in (("whole", "6"), ("parts", "3")):
+        run = [*TINY, *words, "--total_steps", steps, "--output_dir", str(tmp_path / name)]
+        assert on_two_processes(SCRIPT, *run).returncode == 0
     file = tmp_path / "accelerate.yaml"
     file.write_text(yaml.safe_dump(TWO_PROCESSES))
     process = launch(tmp_path / "parts", *words, "--resume", "latest", config_file=file)
@@ -284,12 +284,10 @@ main(sys.argv[1:])
 """
 
 
-def test_the_wrapper_goes_before_the_process_group(tmp_path):
+def test_the_wrapper_goes_before_the_process_group(on_two_processes, tmp_path):
     """The other way round PyTorch's gloo threads and Python's lock may wait for each other: a run that never ends."""
     (tmp_path / "ends.py").write_text(ENDS)
-    process = launch_script(
-        tmp_path / "ends.py", *TINY, "--output_dir", str(tmp_path / "run"), "--total_steps", "1", processes=2
-    )
+    process = on_two_processes(tmp_path / "ends.py", *TINY, "--output_dir", str(tmp_path / "run"), "--total_steps", "1")
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("wrapped at the end: 0") == 2
 
@@ -593,7 +591,7 @@ def test_divergence_stops_the_run_with_its_last_state_whole(tmp_path):
     assert list((tmp_path / "states").glob("step_*"))
 
 
-def test_a_full_disk_keeps_the_previous_state(tmp_path):
+def test_a_full_disk_keeps_the_previous_state(run_python, tmp_path):
     """A process that may write no file over 30 kB: the state's optimizer fails, what was there stays."""
     tiny(tmp_path, "--total_steps", "2")
     code = (
@@ -602,8 +600,7 @@ def test_a_full_disk_keeps_the_previous_state(tmp_path):
         "from hf_ddpm.training.train import main\n"
         f"main({[*TINY, '--output_dir', str(tmp_path), '--total_steps', '4', '--resume', 'latest']!r})"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
+    process = run_python(code, check=False)
     assert process.returncode != 0
     assert re.search(r"error: .*step_00000004 could not be written .*untouched", process.stderr), process.stderr
     assert "Traceback" not in process.stderr

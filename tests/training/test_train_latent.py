@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL
-from launching import SCRIPT, difference, launch_script, losses
+from launching import SCRIPT, difference, losses
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -99,14 +99,14 @@ def test_resumed_is_uninterrupted_bit_for_bit(cache, vae, tmp_path):
 
 
 @pytest.mark.slow
-def test_cached_encoded_anew_and_two_processes_walk_the_same_path(vae, tmp_path):
+def test_cached_encoded_anew_and_two_processes_walk_the_same_path(vae, on_two_processes, tmp_path):
     """They agree to 1e-4 after 20 steps, which is two and a half epochs with flips."""
     words = ["--total_steps", "20", "--horizontal_flip", "true"]
     tiny(tmp_path / "anew", vae, *words)
     tiny(tmp_path / "cached", vae, *words, "--latents.cache", "true")
     assert difference(weights(tmp_path / "anew"), weights(tmp_path / "cached")) < 1e-4
     words = [*TINY, *words, "--latents.vae", vae, "--latents.cache", "true", "--output_dir", str(tmp_path / "two")]
-    process = launch_script(SCRIPT, *words, processes=2)
+    process = on_two_processes(SCRIPT, *words)
     assert process.returncode == 0, process.stderr
     assert "on 2 process(es)" in process.stdout and "encoded once into the cache of datasets" in process.stdout
     assert difference(weights(tmp_path / "anew"), weights(tmp_path / "two")) < 1e-4

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from launching import SCRIPT, difference, launch_script, losses
+from launching import SCRIPT, difference, losses
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -89,12 +89,12 @@ def test_resumed_is_uninterrupted_bit_for_bit(elbo, tmp_path):
     assert losses(tmp_path / "parts") == losses(tmp_path / "constant") != losses(tmp_path / "whole")
 
 
-def test_accumulation_and_processes_walk_the_same_path(tmp_path):
+def test_accumulation_and_processes_walk_the_same_path(on_two_processes, tmp_path):
     """1x8, 4 accumulated parts of 2, and 2 processes of 4 agree to 1e-4 after 20 steps."""
     words = ["--total_steps", "20", "--likelihood", "gaussian_global", "--num_samples", "2", "--kl_warmup_steps", "9"]
     tiny(tmp_path / "one", *words)
     tiny(tmp_path / "accumulated", *words, "--gradient_accumulation_steps", "4")
-    process = launch_script(SCRIPT, *TINY, *words, "--output_dir", str(tmp_path / "two"), processes=2)
+    process = on_two_processes(SCRIPT, *TINY, *words, "--output_dir", str(tmp_path / "two"))
     assert process.returncode == 0, process.stderr
     assert "on 2 process(es)" in process.stdout
     assert difference(weights(tmp_path / "one"), weights(tmp_path / "accumulated")) < 1e-4
