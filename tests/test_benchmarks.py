@@ -40,6 +40,7 @@ def results(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_every_benchmark_leaves_a_result_that_says_where_it_was_taken(results):
     for name in BENCHMARKS:
         result = json.loads((results / "results" / f"{name}.json").read_text())
@@ -48,6 +49,7 @@ def test_every_benchmark_leaves_a_result_that_says_where_it_was_taken(results):
         assert result["machine"]["cores"] >= 1
 
 
+@pytest.mark.slow
 def test_page_holds_every_table_and_no_path(results):
     page = (results / "README.md").read_text()
     assert all(f"## {benchmark.TITLE}" in page for benchmark in BENCHMARKS.values())
@@ -55,6 +57,7 @@ def test_page_holds_every_table_and_no_path(results):
     assert str(results) not in page
 
 
+@pytest.mark.slow
 def test_cells_keep_their_grid_and_their_settings(results):
     cells = sorted((results / "results" / "time_to_quality").glob("*.json"))
     assert len(cells) == 4  # all from the fixture: main trained none of them again
@@ -65,6 +68,7 @@ def test_cells_keep_their_grid_and_their_settings(results):
         assert str(Path.cwd()) not in path.read_text()
 
 
+@pytest.mark.slow
 def test_finished_cell_counts_only_for_its_own_settings(results):
     cell = time_to_quality.cell_of(QUICK, "ours", 0)
     assert cell.done(results)["arm"] == "ours"
@@ -157,6 +161,7 @@ def test_networks_of_the_throughput_benchmark_can_be_built():
             )
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_used(results):
     imported = json.loads((results / "results" / "startup.json").read_text())["imported"]
     assert set(imported["hf_ddpm"]) <= set(imported["diffusers"])

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import import_graph
@@ -12,6 +13,7 @@ import style
 COUNTER = Path(__file__).parent / "style.py"
 
 
+@cache
 def run(*words: str) -> str:
     command = [sys.executable, str(COUNTER), *words]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -11,6 +11,7 @@ from hf_ddpm.opening import check_files
 INDEX = "model_index.json"
 COUNT = """
 import json, os, sys
+from diffusers import UNet2DModel
 from hf_ddpm.checkpoint import load_checkpoint
 from hf_ddpm.latent_data import open_vae
 from hf_ddpm import HFDDPMPipeline, HFVAE
@@ -20,9 +21,12 @@ def count(event, args):
         name = os.path.relpath(args[0], folder)
         counts[name] = counts.get(name, 0) + 1
 sys.addaudithook(count)
-{opens}
-print(json.dumps(counts))
+for way in {ways!r}:
+    counts.clear()
+    eval(way)
+    print(json.dumps(counts))
 """
+STOCK = "UNet2DModel.from_pretrained(folder + '/unet')"
 UNET, VAE, SCHEDULER = "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"
 HEADERS = {name: f"{name}/diffusion_pytorch_model.safetensors" for name in ("unet", "vae")}
 
@@ -41,29 +45,32 @@ def rewritten(folder, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+@pytest.fixture
+def opened(folder, run_python):
+    """How often each file is opened by each of some ways, one after the other in a fresh process."""
+
+    def count(*ways):
+        code = COUNT.format(folder=str(folder), ways=ways)
+        return map(json.loads, run_python(code).stdout.splitlines()[-len(ways) :])
+
+    return count
+
+
 @pytest.mark.parametrize("opens", ["load_checkpoint(folder)", "HFDDPMPipeline.from_pretrained(folder)"])
-def test_a_latent_model_is_looked_at_once(opens, folder, run_python):
+def test_a_latent_model_is_looked_at_once(opens, opened):
     """Python's own opening of files; safetensors maps the weights without it, so theirs is the gate's look at headers.
 
     diffusers reads each config once more, and a network's as often as its loading takes.
     """
-    stock = f"from diffusers import UNet2DModel\nUNet2DModel.from_pretrained({str(folder / 'unet')!r})"
-    counts, of_stock = (
-        json.loads(run_python(COUNT.format(folder=str(folder), opens=what)).stdout.splitlines()[-1])
-        for what in (opens, stock)
-    )
+    counts, of_stock = opened(opens, STOCK)
     assert counts[INDEX] == counts[SCHEDULER] == 2
     assert counts[UNET] == counts[VAE] == 1 + of_stock[UNET]
     assert counts[HEADERS["unet"]] == counts[HEADERS["vae"]] == 1 + of_stock.get(HEADERS["unet"], 0)
 
 
 @pytest.mark.parametrize("opens", ["open_vae(folder)", "HFVAE.from_pretrained(folder, subfolder='vae')"])
-def test_a_vae_alone_is_looked_at_once(opens, folder, run_python):
-    stock = f"from diffusers import UNet2DModel\nUNet2DModel.from_pretrained({str(folder / 'unet')!r})"
-    counts, of_stock = (
-        json.loads(run_python(COUNT.format(folder=str(folder), opens=what)).stdout.splitlines()[-1])
-        for what in (opens, stock)
-    )
+def test_a_vae_alone_is_looked_at_once(opens, opened):
+    counts, of_stock = opened(opens, STOCK)
     assert counts[VAE] == 1 + of_stock[UNET]
     assert counts[HEADERS["vae"]] == 1 + of_stock.get(HEADERS["unet"], 0)
 
