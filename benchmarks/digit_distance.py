@@ -17,7 +17,7 @@ from benchmarks.quality_cell import SIDE, digit_pixels, digits, inner, reference
 from benchmarks.report import Result, machine, write_json
 from hf_ddpm import HFVAEPipeline
 from hf_ddpm.checkpoint import load_checkpoint
-from hf_ddpm.metrics import DigitStatistics, digit_score
+from hf_ddpm.metrics import FeatureStatistics, digit_score
 from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.sampling import sample_images, sample_latents
 from hf_ddpm.weights import weights_sha256
@@ -58,7 +58,7 @@ def measure(checkpoint: Path, data: Path | None, num_samples: int, steps: int) -
     return {**settings, "samples": digit_score(digit_pixels(list(images)), against)._asdict(), **remembered}
 
 
-def reconstructions(pipeline: HFVAEPipeline, data: Path | None, count: int, against: DigitStatistics) -> Result:
+def reconstructions(pipeline: HFVAEPipeline, data: Path | None, count: int, against: FeatureStatistics) -> Result:
     """Mean images of the mean of q(z|x), their squared error in [-1, 1]^2, and KL(q || p) in nats an image."""
     vae = pipeline.vae
     height, width = size_pair(vae.config["sample_size"])

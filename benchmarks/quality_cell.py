@@ -31,7 +31,7 @@ from benchmarks.report import Result, machine, write_json
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.sources import open_source
-from hf_ddpm.metrics import DigitStatistics, digit_score, digit_statistics
+from hf_ddpm.metrics import FeatureStatistics, digit_score, digit_statistics
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.sampling import image_grid, sample_images
 from hf_ddpm.training.diffusion import build_model
@@ -238,7 +238,7 @@ def digits(folder: Path | None, split: str, count: int | None = None) -> Tensor:
     return next(data.batches(batch_size=count or data.num_images or 1, seed=0)).x_0
 
 
-def reference(folder: Path | None) -> DigitStatistics:
+def reference(folder: Path | None) -> FeatureStatistics:
     return digit_statistics(digits(folder, "test"))
 
 

@@ -18,7 +18,7 @@ from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.data import ImageData
 from hf_ddpm.likelihood import GridImages, draw_images, evaluate
 from hf_ddpm.likelihood.report import mean_and_error
-from hf_ddpm.metrics import DigitStatistics, digit_score
+from hf_ddpm.metrics import FeatureStatistics, digit_score
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.sampling import image_generator
 
@@ -68,7 +68,7 @@ def train(overrides: Overrides, steps: int) -> Trained:
     )
 
 
-def distance(trained: Trained, num_samples: int, against: DigitStatistics) -> Result:
+def distance(trained: Trained, num_samples: int, against: FeatureStatistics) -> Result:
     """The digit distance of samples by Algorithm 2 with every step, and the share of sure ones; None if any is NaN."""
     pipeline = HFDDPMPipeline(trained.model, trained.scheduler)
     pipeline.set_progress_bar_config(disable=True)

@@ -13,18 +13,11 @@ from torch import Tensor, nn
 
 from hf_ddpm.data import to_float
 from hf_ddpm.errors import UserError
+from hf_ddpm.metrics.frechet import FeatureStatistics, feature_statistics, frechet_distance
 
 FEATURES_FILE = Path(__file__).parent / "digit_features.safetensors"
 SURE = 0.9  # a sample counts for the share when its top class is more probable than this
 _CHUNK = 1000  # images seen by the network at a time
-
-
-class DigitStatistics(NamedTuple):
-    """The features of a set of images, summed up: mean (64,) and covariance (64, 64), float64."""
-
-    mean: Tensor
-    covariance: Tensor
-    num_samples: int
 
 
 class DigitScore(NamedTuple):
@@ -60,32 +53,13 @@ class DigitFeatures(nn.Module):
         return network.eval().requires_grad_(False)
 
 
-def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
-    """The squared Fréchet distance of two Gaussians, |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
-
-    Dowson and Landau 1982, eq. 4. C1 C2 has the eigenvalues of S C2 S with S = C1^(1/2), which is symmetric, so the
-    trace of its root is the sum of their roots.
-
-    Args:
-        mean1, mean2: (D,).
-        cov1, cov2: symmetric and positive semidefinite, (D, D); singular ones are fine.
-    """
-    mean1, cov1, mean2, cov2 = (part.double() for part in (mean1, cov1, mean2, cov2))
-    values, vectors = torch.linalg.eigh(cov1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    product = root @ cov2 @ root
-    trace_of_root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
-    distance = (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * trace_of_root
-    return max(0.0, distance.item())  # rounding may leave -1e-13 for equal Gaussians
-
-
-def digit_statistics(images: Tensor) -> DigitStatistics:
+def digit_statistics(images: Tensor) -> FeatureStatistics:
     """Mean and covariance of the features of real or sampled digits, shaped as for `digit_score`."""
     features, _ = _look_at(images)
-    return _statistics(features)
+    return feature_statistics(features)
 
 
-def digit_score(samples: Tensor, reference: DigitStatistics) -> DigitScore:
+def digit_score(samples: Tensor, reference: FeatureStatistics) -> DigitScore:
     """How far `samples` are from the digits that `reference` sums up, and how many are clearly some digit.
 
     Args:
@@ -97,7 +71,7 @@ def digit_score(samples: Tensor, reference: DigitStatistics) -> DigitScore:
         UserError: images of another shape, fewer than two, or not finite.
     """
     features, logits = _look_at(samples)
-    mean, covariance, num_samples = _statistics(features)
+    mean, covariance, num_samples = feature_statistics(features)
     distance = frechet_distance(mean, covariance, reference.mean, reference.covariance)
     share = (logits.softmax(dim=1).amax(dim=1) > SURE).double().mean().item()
     return DigitScore(distance, share, num_samples)
@@ -121,7 +95,3 @@ def _look_at(images: Tensor) -> tuple[Tensor, Tensor]:
     parts = [_network()(part) for part in x.cpu().clamp(-1, 1).split(_CHUNK)]
     features, logits = (torch.cat(part).double() for part in zip(*parts, strict=True))
     return features, logits
-
-
-def _statistics(features: Tensor) -> DigitStatistics:
-    return DigitStatistics(features.mean(dim=0), features.T.cov(), len(features))
