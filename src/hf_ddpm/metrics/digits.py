@@ -17,6 +17,7 @@ from hf_ddpm.metrics.frechet import FeatureStatistics, feature_statistics, frech
 
 FEATURES_FILE = Path(__file__).parent / "digit_features.safetensors"
 SURE = 0.9  # a sample counts for the share when its top class is more probable than this
+SIDE = 28  # pixels of a digit
 _CHUNK = 1000  # images seen by the network at a time
 
 
