@@ -16,10 +16,11 @@ from torch.nn.functional import interpolate
 from hf_ddpm.data import to_float
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.metrics.digits import SIDE, DigitFeatures
-from hf_ddpm.metrics.inception import SIZE, load_inception
+from hf_ddpm.metrics.inception import SIZE, Preprocessing, load_inception
 from hf_ddpm.weights import weights_sha256
 
-DIGITS, EFFICIENTNET = "digits", "efficientnet-lite0"
+DIGITS, EFFICIENTNET, INCEPTION = "digits", "efficientnet-lite0", "inception-2015-12-05"
+INCEPTION_PREPROCESSING = f"bilinear to {SIZE}x{SIZE} as {{}} does it"
 _EFFICIENTNET_SIZE = 224
 
 
@@ -120,11 +121,17 @@ def digit_extractor() -> Extractor:
     return Extractor(DIGITS, "digit distance", f"the {SIDE}x{SIDE} pixels in the middle", network, look)
 
 
-def inception_extractor(source: str) -> Extractor:
-    """The Inception network of 2015, from its published file, see `load_inception`."""
-    network = load_inception(source)
-    resize = f"bilinear to {SIZE}x{SIZE} as TensorFlow 1 does it, (x - 128) / 128"
-    return Extractor("inception-2015-12-05", "FID", resize, network, lambda images: Features(*network(images)))
+def inception_extractor(source: str, preprocessing: Preprocessing = "guided-diffusion") -> Extractor:
+    """The Inception network of 2015, from its published file, see `load_inception`.
+
+    Args:
+        source: The file, or its address.
+        preprocessing: `guided-diffusion` is TensorFlow 1's resize, which the papers used; `pytorch-fid` that of PyTorch
+            with half-pixel centres. They give different numbers, and statistics of one do not fit the other.
+    """
+    network = load_inception(source, preprocessing)
+    how = INCEPTION_PREPROCESSING.format(preprocessing)
+    return Extractor(INCEPTION, "FID", how, network, lambda images: Features(*network(images)))
 
 
 def efficientnet_extractor() -> Extractor:

@@ -8,11 +8,11 @@ package: the usual file of them, `...-inception-2015-12-05-6726825d.pth`, is giv
 import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from hf_ddpm.errors import UserError, quoted
 
@@ -131,11 +131,29 @@ branch_pool pool 192 1x1
 """
 
 
-class Inception2015(nn.Module):
-    """The network; modules and weights have the names of torchvision's Inception, which the published file uses."""
+def _as_guided_diffusion(pixels: Tensor) -> Tensor:
+    return (resize_like_tensorflow_1(pixels, SIZE) - 128) / 128
 
-    def __init__(self) -> None:
+
+def _as_pytorch_fid(pixels: Tensor) -> Tensor:
+    return interpolate(pixels, size=(SIZE, SIZE), mode="bilinear", align_corners=False) / 127.5 - 1
+
+
+Preprocessing = Literal["guided-diffusion", "pytorch-fid"]
+# From pixels in 0 .. 255 to the network's input, by the program whose numbers it makes.
+PREPROCESSING = {"guided-diffusion": _as_guided_diffusion, "pytorch-fid": _as_pytorch_fid}
+
+
+class Inception2015(nn.Module):
+    """The network; modules and weights have the names of torchvision's Inception, which the published file uses.
+
+    Args:
+        preprocessing: how images come to it, a key of `PREPROCESSING`.
+    """
+
+    def __init__(self, preprocessing: Preprocessing = "guided-diffusion") -> None:
         super().__init__()
+        self._prepared = PREPROCESSING[preprocessing]
         self.Conv2d_1a_3x3 = _Convolution(3, 32, (3, 3), 2, keep=False)
         self.Conv2d_2a_3x3 = _Convolution(32, 32, (3, 3), keep=False)
         self.Conv2d_2b_3x3 = _Convolution(32, 64, (3, 3))
@@ -156,7 +174,7 @@ class Inception2015(nn.Module):
 
     def forward(self, images: Tensor) -> InceptionFeatures:
         """Of images (B, 3, H, W) or (B, 1, H, W), uint8."""
-        x = (resize_like_tensorflow_1(images.float(), SIZE) - 128) / 128
+        x = self._prepared(images.float())
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x.expand(-1, 3, -1, -1))))
         x = max_pool2d(x, 3, stride=2)  # (B, 64, 73, 73)
         x = max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, stride=2)  # (B, 192, 35, 35)
@@ -193,11 +211,12 @@ def _interpolation(length: int, size: int) -> Tensor:
     return matrix.scatter_add_(1, above[:, None], weight[:, None])
 
 
-def load_inception(source: str) -> Inception2015:
+def load_inception(source: str, preprocessing: Preprocessing = "guided-diffusion") -> Inception2015:
     """The network with the weights of the published file, in evaluation mode.
 
     Args:
         source: the file, or its address on the web, from which it is downloaded once into the cache of `torch.hub`.
+        preprocessing: how images come to it, a key of `PREPROCESSING`.
 
     Raises:
         UserError: no such file, or one that is another.
@@ -212,16 +231,16 @@ def load_inception(source: str) -> Inception2015:
             f"{source!r} is not the Inception network of FID: its sha256 begins with {found[:8]}, and that of "
             f"...-inception-2015-12-05-{SHA256_BEGINS}.pth with {SHA256_BEGINS}; give that file"
         )
-    return inception_of(file)
+    return inception_of(file, preprocessing)
 
 
-def inception_of(file: Path) -> Inception2015:
+def inception_of(file: Path, preprocessing: Preprocessing = "guided-diffusion") -> Inception2015:
     """The network with the weights of some file of its layout, which are not those of FID unless the file is.
 
     Raises:
         UserError: pickled code, or other weights.
     """
-    network = Inception2015()
+    network = Inception2015(preprocessing)
     try:
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, UnpicklingError, ValueError, TypeError, AttributeError, EOFError) as error:

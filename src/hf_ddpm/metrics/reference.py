@@ -1,0 +1,176 @@
+"""Statistics of real images, computed once and kept, with the conditions that a number made of them must share."""
+
+import hashlib
+import json
+import zipfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from huggingface_hub import cached_assets_path
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hf_ddpm.checkpoint import writing
+from hf_ddpm.data import ImageData, to_uint8
+from hf_ddpm.errors import UserError, quoted
+from hf_ddpm.metrics.extractors import INCEPTION, INCEPTION_PREPROCESSING, Extractor
+from hf_ddpm.metrics.frechet import FeatureStatistics, StatisticsAccumulator
+from hf_ddpm.metrics.inception import PREPROCESSING, Preprocessing
+from hf_ddpm.places import names_on_the_hub, without_places
+
+_AT_ONCE = 64
+
+
+class Reference(NamedTuple):
+    """Statistics of a set of real images.
+
+    pool, spatial: of an extractor's `Features`; spatial is None where there are none. conditions: what they hold for:
+    the extractor with its preprocessing and its weights, the data, split, size and number of images.
+    """
+
+    pool: FeatureStatistics
+    spatial: FeatureStatistics | None
+    conditions: dict[str, Any]
+
+
+def reference_of(data: ImageData, extractor: Extractor) -> Reference:
+    """The statistics of every image of a data set, from the user's cache if they were computed before.
+
+    They are kept under a fingerprint of the data, of how its images are cut and resized, of the extractor and of its
+    weights, in `cached_assets_path("hf_ddpm", "statistics")`; `save_reference` writes a portable file of them.
+
+    Raises:
+        UserError: a stream, fewer than two images, images that cannot be decoded, or a cache that cannot be written.
+    """
+    if data.num_images is None:
+        raise UserError(f"{data.source!r} is a stream, of which no fixed statistics are kept: set streaming to false")
+    source = {"source": data.facts.source, "origin": data.facts.origin, "split": data.facts.split}
+    conditions = extractor.conditions | {
+        "data": without_places(source, names_on_the_hub(source)),
+        "image_size": list(data.image_size),
+        "num_images": data.num_images,
+        "fingerprint": hashlib.sha256(data.fingerprint.encode()).hexdigest(),
+    }
+    key = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
+    file = Path(cached_assets_path("hf_ddpm", "statistics")) / f"{key}.safetensors"
+    if not file.is_file():
+        save_reference(_computed(data, extractor, conditions), file)
+    return load_reference(file)
+
+
+def save_reference(reference: Reference, file: Path) -> None:
+    """Write statistics with their conditions into a safetensors file, whole or not at all.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name in ("pool", "spatial"):
+        part: FeatureStatistics | None = getattr(reference, name)
+        if part is not None:
+            tensors |= {f"{name}.mean": part.mean, f"{name}.covariance": part.covariance.contiguous()}
+    metadata = {"num_samples": str(reference.pool.num_samples), "conditions": json.dumps(reference.conditions)}
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, unfinished, metadata=metadata)
+        unfinished.replace(file)
+
+
+def load_reference(file: Path) -> Reference:
+    """What `save_reference` wrote.
+
+    Raises:
+        UserError: no such file, or one that holds something else.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            about = opened.metadata()
+            number, conditions = int(about["num_samples"]), json.loads(about["conditions"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+        parts = {
+            name: FeatureStatistics(tensors[f"{name}.mean"], tensors[f"{name}.covariance"], number)
+            for name in ("pool", "spatial")
+            if f"{name}.mean" in tensors
+        }
+        found = Reference(parts["pool"], parts.get("spatial"), dict(conditions))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{file} does not hold the statistics of a data set ({quoted(error)}): make it again"
+        ) from error
+    return _checked(found, file)
+
+
+def read_npz(file: Path, origin: Preprocessing, num_images: int) -> Reference:
+    """Published statistics of the Inception network, as an npz of `mu` and `sigma`, of sFID `mu_s` and `sigma_s` too.
+
+    Args:
+        file: the npz, of which no pickle is read.
+        origin: which program made it; this fixes the resize, of which the file says nothing.
+        num_images: how many images it was made of, which the file does not say either.
+
+    Raises:
+        UserError: an origin that is not known, or a file that holds something else.
+    """
+    if origin not in PREPROCESSING:
+        raise UserError(f"origin={origin!r} of {file} must be one of {', '.join(PREPROCESSING)}")
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = {name: torch.from_numpy(np.asarray(arrays[name], dtype=np.float64)) for name in arrays.files}
+        pool = FeatureStatistics(found["mu"], found["sigma"], num_images)
+        spatial = FeatureStatistics(found["mu_s"], found["sigma_s"], num_images) if "mu_s" in found else None
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} holds no statistics mu and sigma ({quoted(error)}): give another") from error
+    conditions: dict[str, Any] = {"extractor": INCEPTION, "preprocessing": INCEPTION_PREPROCESSING.format(origin)}
+    conditions |= {"data": {"source": file.name}, "num_images": num_images}
+    return _checked(Reference(pool, spatial, conditions), file)
+
+
+def require_same_conditions(reference: Reference, extractor: Extractor) -> None:
+    """Refuse statistics that another extractor, other weights or another preprocessing made.
+
+    Raises:
+        UserError: What differs.
+    """
+    for name, ours in extractor.conditions.items():
+        theirs = reference.conditions.get(name, ours)  # published statistics do not name their weights
+        if theirs != ours:
+            raise UserError(
+                f"the reference was made with {name}={theirs!r} and the samples are seen with {name}={ours!r}: a "
+                "number of both would mean nothing, take one extractor for both"
+            )
+
+
+def _computed(data: ImageData, extractor: Extractor, conditions: dict[str, Any]) -> Reference:
+    left = data.num_images or 0
+    sums: dict[str, StatisticsAccumulator] = {}
+    with closing(data.batches(batch_size=min(_AT_ONCE, left), seed=0)) as batches:
+        while left > 0:
+            features = extractor(to_uint8(next(batches).x_0[:left]))
+            for name in ("pool", "spatial"):
+                part = getattr(features, name)
+                if part is not None:
+                    sums.setdefault(name, StatisticsAccumulator(part.shape[1])).update(part)
+            left -= len(features.pool)
+    spatial = sums.get("spatial")
+    return Reference(sums["pool"].statistics(), None if spatial is None else spatial.statistics(), conditions)
+
+
+def _checked(reference: Reference, file: Path) -> Reference:
+    for part in (reference.pool, reference.spatial):
+        if part is not None and (
+            part.mean.ndim != 1
+            or part.covariance.shape != (len(part.mean),) * 2
+            or part.num_samples < 2
+            or not all(values.isfinite().all() for values in part[:2])
+        ):
+            raise UserError(
+                f"{file} holds a mean of shape {tuple(part.mean.shape)} and a covariance of shape "
+                f"{tuple(part.covariance.shape)} of {part.num_samples} images, which must be (D,), (D, D), at least 2 "
+                "and finite: give another"
+            )
+    return reference
