@@ -26,6 +26,7 @@ PAGES = [
     "docs/scheduler.md",
     "docs/unet.md",
     "docs/likelihood.md",
+    "docs/evaluation.md",
 ]
 SHORT = (
     "--preset tiny --image_size 8 --batch_size 4 --checkpoints.every 1 --sampling.every 2 --num_images 4 "

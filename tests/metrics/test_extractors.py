@@ -184,6 +184,7 @@ def test_a_network_of_ones_own():
     pictures = images(4)
     torch.testing.assert_close(extractor(pictures).pool, to_float(pictures).mean(dim=(2, 3)))
     assert extractor.distance == "FD (means)"
+    assert torch.equal(module_extractor(nn.Flatten(), "pixels")(pictures).pool, to_float(pictures).flatten(1))
     with pytest.raises(UserError, match=r"scalar makes \(4,\) of 4 images, and must make \(B, D\)"):
         module_extractor(nn.Sequential(nn.Flatten(0), nn.Linear(4 * 3 * 28 * 28, 4)), "scalar")(pictures)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub.utils import _cache_assets
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -25,8 +25,7 @@ INCEPTION = {"extractor": "inception-2015-12-05", "weights_sha256": "0" * 64}
 @pytest.fixture(autouse=True)
 def assets(tmp_path, monkeypatch):
     """The user's cache, empty."""
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    monkeypatch.setattr(reference, "cached_assets_path", lambda *names: tmp_path.joinpath("assets", *names))
+    monkeypatch.setattr(_cache_assets, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     return tmp_path / "assets"
 
 
@@ -93,7 +92,9 @@ def test_a_file_is_portable_and_names_no_folder_of_this_machine(photos, tmp_path
 
 def test_another_extractor_is_refused(photos):
     found = reference_of(opened(photos), means())
-    require_same_conditions(found, means())
+    require_same_conditions(found, means(), image_size=(8, 8))
+    with pytest.raises(UserError, match=r"made with image_size=\[8, 8\] and the samples are seen with .*\[4, 8\]"):
+        require_same_conditions(found, means(), image_size=(4, 8))
     with pytest.raises(
         UserError, match=r"made with weights_sha256='.*' and the samples .*: a number of both would mean"
     ):

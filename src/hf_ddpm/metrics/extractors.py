@@ -69,7 +69,7 @@ class Extractor:
                 f"images of shape {tuple(images.shape)} and {images.dtype} cannot be measured: give uint8 of shape "
                 "(B, 1, H, W) or (B, 3, H, W), such as hf_ddpm.data.to_uint8 makes of [-1, 1]"
             )
-        found = self.look(images.to(next(self.network.parameters()).device))
+        found = self.look(images.to(next(self.network.parameters(), images).device))
         return Features(*(part if part is None else part.float().cpu() for part in found))  # type: ignore[arg-type]
 
     @property

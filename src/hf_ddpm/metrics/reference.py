@@ -130,14 +130,22 @@ def read_npz(file: Path, origin: Preprocessing, num_images: int) -> Reference:
     return _checked(Reference(pool, spatial, conditions), file)
 
 
-def require_same_conditions(reference: Reference, extractor: Extractor) -> None:
-    """Refuse statistics that another extractor, other weights or another preprocessing made.
+def require_same_conditions(
+    reference: Reference, extractor: Extractor, image_size: tuple[int, int] | None = None
+) -> None:
+    """Refuse statistics that another extractor, other weights, another preprocessing or another size made.
+
+    Args:
+        reference: Of real images. Published statistics know neither their weights nor their size.
+        extractor: That sees the samples.
+        image_size: (H, W) of the samples.
 
     Raises:
         UserError: What differs.
     """
-    for name, ours in extractor.conditions.items():
-        theirs = reference.conditions.get(name, ours)  # published statistics do not name their weights
+    size: dict[str, Any] = {} if image_size is None else {"image_size": list(image_size)}
+    for name, ours in (extractor.conditions | size).items():
+        theirs = reference.conditions.get(name, ours)
         if theirs != ours:
             raise UserError(
                 f"the reference was made with {name}={theirs!r} and the samples are seen with {name}={ours!r}: a "
