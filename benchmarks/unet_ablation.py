@@ -42,7 +42,7 @@ def measure(options: Options) -> Result:
     source = {"split": "train[:4500]"} if options.data is None else {"source": str(options.data), "split": "train"}
     recipe = recipe_with("mnist", {"data": source, "training": {"seed": options.seeds[0]}})
     x_0 = digits(options.data, "test", held_out)
-    arms = {name: run_arm(name, recipe, x_0, steps, min(steps, SAMPLING_STEPS)) for name in ARMS}
+    arms = {name: run_arm(name, recipe, x_0, steps) for name in ARMS}
     save_strip(options.out / "results" / "unet_ablation.png", [grid for _, grid in arms.values()])
     return {"steps": steps, "seed": options.seeds[0], "arms": {name: row for name, (row, _) in arms.items()}}
 
@@ -111,9 +111,7 @@ def sample(model: UNet2DModel, scheduler: HFDDPMScheduler, steps: int) -> Image.
     return image_grid(images)
 
 
-def run_arm(
-    name: str, recipe: Recipe, held_out: Tensor, steps: int, sampling_steps: int
-) -> tuple[dict[str, Any], Image.Image]:
+def run_arm(name: str, recipe: Recipe, held_out: Tensor, steps: int) -> tuple[dict[str, Any], Image.Image]:
     """Train one arm; its losses and its grid."""
     torch.manual_seed(recipe["training"]["seed"])
     model = unet_preset("mnist")
@@ -124,7 +122,7 @@ def run_arm(
     model.eval()
     scheduler = HFDDPMScheduler(**recipe["scheduler"])
     losses = evaluate(model, make_objective(scheduler), held_out)
-    return {"loss": losses, "seconds": round(seconds, 1)}, sample(model, scheduler, sampling_steps)
+    return {"loss": losses, "seconds": round(seconds, 1)}, sample(model, scheduler, min(steps, SAMPLING_STEPS))
 
 
 def save_strip(path: Path, grids: list[Image.Image]) -> None:

@@ -10,7 +10,7 @@ SCRIPT = Path(__file__).parents[1] / "training" / "train.py"
 
 
 def launch_script(script, *words, processes=1, config_file=None):
-    """`accelerate launch` of a script, or of `-m` and a module.
+    """`accelerate launch` of a script; `on_two_processes` is faster where the launcher is not what is tested.
 
     Without MPI its `--cpu` and MULTI_CPU start a single process, whatever `--num_processes` says, so two are asked for
     as two GPUs are, and the environment sends them to the CPU.
@@ -23,7 +23,6 @@ def launch_script(script, *words, processes=1, config_file=None):
     else:
         command += ["--config_file", str(config_file), str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)  # where a script that runs a test file finds this one
     return subprocess.run([*command, *words], capture_output=True, text=True, timeout=300, env=environment)
 
 

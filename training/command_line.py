@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.kinds import FAMILY, KINDS, family_of
 from hf_ddpm.schedulers.annotations import described
 from hf_ddpm.training.family import check_recipe, family_class
@@ -50,7 +50,7 @@ def read_recipe(name: str) -> Recipe:
     try:
         found = yaml.safe_load((shipped.get(name) or Path(name)).read_text()) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"recipe {name} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"recipe {name} is not valid YAML: {quoted(error)}") from error
     if not isinstance(found, dict) or not all(isinstance(block, dict) for block in blocks_of(found).values()):
         known = "; or ".join(", ".join(family_class({FAMILY: family}).blocks) for family in KINDS)
         raise UserError(f"recipe {name} must hold blocks of keys ({known})")

@@ -14,7 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from torch import Tensor, nn
 
 from hf_ddpm.data import ImageData
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.latent_data import LatentData
 from hf_ddpm.objectives import Objective
 from hf_ddpm.training.family import Family, make_family
@@ -118,7 +118,7 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
             kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
         )
     except (ImportError, ValueError) as error:
-        raise UserError(f"training: {' '.join(str(error).split())}") from error
+        raise UserError(f"training: {quoted(error)}") from error
     if tracker != "none" and not accelerator.log_with:
         raise UserError(f"tracker={tracker!r} is not installed: pip install {tracker}, or take tensorboard or none")
     started = int(os.environ.get("WORLD_SIZE", "1"))

@@ -43,8 +43,9 @@ def did_you_mean(word: object, known: Iterable[object]) -> str:
 
 
 def quoted(text: object) -> str:
-    """What a library says, on one line and cut between words where it goes on and on."""
-    return textwrap.shorten(str(text), 300, placeholder=" ...")
+    """What a library says, on one line of at most 300 characters, cut between words unless a word is as long."""
+    first, *more = textwrap.wrap(" ".join(str(text).split()), 296, break_on_hyphens=False) or [""]
+    return f"{first} ..." if more else first
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.data.facts import DataFacts, LatentFacts, describe
 from hf_ddpm.data.order import BatchPlan, SampleOrder, position_uniforms
 from hf_ddpm.data.sources import origin_of
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.models.vae_networks import unit_scale
@@ -247,7 +247,7 @@ def _rows_in_cache(**of_generator: Any) -> Any:
             raise
         folder = Path(config.HF_DATASETS_CACHE) / "generator" / f"default-fingerprint={of_generator['fingerprint']}"
         raise UserError(
-            f"encoded images cannot be kept in {folder} or read there ({' '.join(str(cause).split())}): make room, "
+            f"encoded images cannot be kept in {folder} or read there ({quoted(cause)}): make room, "
             "delete it if it is there, or give --latents.cache false"
         ) from error
 

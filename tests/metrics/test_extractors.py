@@ -101,6 +101,16 @@ def test_dinov2_is_its_class_token_of_what_its_own_preprocessing_makes(vision_mo
     assert resized.shape == (3, 16) and not torch.equal(resized, expected)
 
 
+def test_the_same_weights_that_see_images_otherwise_are_another_extractor(vision_model):
+    one, again, other = (vision_model("dinov2") for _ in range(3))
+    file = other / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"image_mean": [0.1, 0.1, 0.1]}))
+    conditions = [open_extractor(str(folder)).conditions for folder in (one, again, other)]
+    assert conditions[0] == conditions[1]
+    assert conditions[0]["weights_sha256"] == conditions[2]["weights_sha256"]
+    assert conditions[0]["preprocessing"] != conditions[2]["preprocessing"]
+
+
 @pytest.mark.parametrize(("name", "dimension"), [("resnet", 16), ("vit", 16)])
 def test_other_models_have_one_vector_an_image(name, dimension, vision_model):
     extractor = open_extractor(str(vision_model(name, "ViTImageProcessor")))

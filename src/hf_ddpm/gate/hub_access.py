@@ -73,6 +73,7 @@ def _reason(error: Exception, hub: Mapping[str, Any]) -> str:
         return (
             f"it is not whole in the cache of this machine, and {kept} keeps the Hub from being asked: go online once"
         )
-    return (
-        f"it is not whole in the cache of this machine, and the Hub gives nothing ({quoted(error)}): try again online"
+    return (  # the remedy first: what is said may be long
+        f"it is not whole in the cache of this machine, and the Hub gives nothing: go online, or try again "
+        f"({quoted(error)})"
     )

@@ -4,8 +4,10 @@ The names FID and sFID belong to the Inception network of 2015 alone; a Fréchet
 carries their name.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +74,7 @@ class Extractor:
         found = self.look(images.to(next(self.network.parameters(), images).device))
         return Features(*(part if part is None else part.float().cpu() for part in found))  # type: ignore[arg-type]
 
-    @property
+    @cached_property
     def conditions(self) -> dict[str, str]:
         """What must be equal for two numbers to compare."""
         return {
@@ -199,7 +201,9 @@ def transformers_extractor(source: str) -> Extractor:
         return Features(pool.flatten(1))
 
     name = Path(source).name if Path(source).is_dir() else source
-    return Extractor(name, f"FD ({name})", f"{type(processor).__name__} of the model, with Pillow", network, look)
+    settings = hashlib.sha256(processor.to_json_string().encode()).hexdigest()[:12]
+    how = f"{type(processor).__name__} with the settings {settings}"
+    return Extractor(name, f"FD ({name})", how, network, look)
 
 
 def module_extractor(network: nn.Module, name: str) -> Extractor:

@@ -63,7 +63,7 @@ def precision_recall(samples: Tensor, real: Tensor, k: int = 3) -> PrecisionReca
 
 
 def density_coverage(samples: Tensor, real: Tensor, k: int = 5) -> DensityCoverage:
-    """Density and coverage, Naeem et al. 2020 (arXiv 2002.09797), eq. 3 and 4.
+    """Density and coverage, Naeem et al. 2020 (arXiv 2002.09797), section 3.
 
     Unlike precision and recall they do not take an outlier among the real images, whose neighbourhood is huge, for a
     part of the manifold. Coverage of real images by as many others is about 1 - 2^-k.
@@ -93,9 +93,9 @@ def memorisation(samples: Tensor, training: Tensor) -> Memorisation:
     finite(samples)
     found = [d.min(dim=1) for d in _distances(samples, training)]
     distance, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
-    alone = neighbour_distance(training, 1, rows=nearest.unique())
-    nearer = distance < alone[torch.searchsorted(nearest.unique(), nearest)]
-    return Memorisation(nearest, distance, nearer.double().mean().item())
+    rows, row_of_sample = nearest.unique(return_inverse=True)
+    alone = neighbour_distance(training, 1, rows)
+    return Memorisation(nearest, distance, _share(distance < alone[row_of_sample]))
 
 
 def neighbour_distance(features: Tensor, k: int, rows: Tensor | None = None) -> Tensor:
