@@ -56,6 +56,11 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         return self.vae.config["in_channels"]
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images."""
+        return size_pair(self.vae.config["sample_size"])
+
+    @property
     def noise_network(self) -> Any:
         """The network that noise goes into."""
         return self.vae.decoder

@@ -30,7 +30,32 @@ def sample(checkpoint, out, *words):
 def test_a_grid(checkpoint, tmp_path, capsys):
     sample(checkpoint, tmp_path / "deep" / "grid.png", "-n", "6")
     assert Image.open(tmp_path / "deep" / "grid.png").size == (3 * 8, 2 * 8)
-    assert "6 images, 3 network calls each: " in capsys.readouterr().out
+    assert "6 images by UniPC, 3 network calls each: " in capsys.readouterr().out
+
+
+def test_the_default_sampler(checkpoint, make_pipeline, tmp_path, capsys):
+    """UniPC in 20 trailing steps; DDIM for a network that UniPC does not know; all steps of training are Algorithm 2.
+
+    A scheduler that is not ours stays.
+    """
+    pipeline = load_pipeline(str(checkpoint))
+    main(["sample", str(checkpoint), "-n", "4", "--device", "cpu", "--out", str(tmp_path / "default.png")])
+    assert "4 images by UniPC, 20 network calls each" in capsys.readouterr().out
+    unipc = diffusers.UniPCMultistepScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
+    pipeline.scheduler = unipc
+    images = sample_images(pipeline, range(4), seed=0, num_inference_steps=20)
+    assert np.abs(np.asarray(Image.open(tmp_path / "default.png"), dtype=int) - grid(images)).max() <= 1
+
+    make_pipeline({"prediction_type": "mean", "variance_type": "fixed_small"}).save_pretrained(tmp_path / "mean")
+    sample(tmp_path / "mean", tmp_path / "mean.png", "-n", "1")
+    assert "1 images by DDIM, 3 network calls" in capsys.readouterr().out
+    make_pipeline({"num_train_timesteps": 6}).save_pretrained(tmp_path / "short")
+    main(["sample", str(tmp_path / "short"), "-n", "1", "--device", "cpu", "--out", str(tmp_path / "short.png")])
+    assert "1 images by Algorithm 2 of DDPM, 6 network calls" in capsys.readouterr().out
+    pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(unipc.config)
+    pipeline.save_pretrained(tmp_path / "euler")
+    sample(tmp_path / "euler", tmp_path / "euler.png", "-n", "1")
+    assert "1 images by EulerDiscrete, 3 network calls" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [("--device", "meta"), ("--out", "")])
@@ -83,6 +108,7 @@ def grid(images):
 
 
 def expected(pipeline, **sampling):
+    """By the checkpoint's own scheduler, as `--solver ddpm` draws, unless told otherwise."""
     return grid(sample_images(pipeline, range(4), seed=0, num_inference_steps=3, **sampling))
 
 
@@ -98,10 +124,11 @@ def ddim_checkpoint(request, make_pipeline, tmp_path):
 
 def test_algorithm_2_of_a_checkpoint_that_samples_by_ddim(ddim_checkpoint, tmp_path):
     pipeline = load_pipeline(str(ddim_checkpoint))
-    assert np.abs(drawn(ddim_checkpoint, tmp_path) - expected(pipeline, eta=0.0)).max() <= 1
+    assert np.abs(drawn(ddim_checkpoint, tmp_path, "--solver", "ddim") - expected(pipeline)).max() <= 1
     pipeline.register_to_config(default_eta=None)
     algorithm_2 = expected(pipeline)
-    assert np.abs(drawn(ddim_checkpoint, tmp_path, "--eta", "none") - algorithm_2).max() <= 1
+    for words in (["--eta", "none"], ["--solver", "ddpm"]):
+        assert np.abs(drawn(ddim_checkpoint, tmp_path, *words) - algorithm_2).max() <= 1
     assert np.abs(algorithm_2 - expected(pipeline, eta=0.0)).max() > 10
 
 
@@ -129,7 +156,7 @@ def test_solvers_of_diffusers(name, solver, calls, ddim_checkpoint, tmp_path, ca
         pipeline.scheduler = solver.from_config(pipeline.scheduler.config, timestep_spacing=spacing, **changed)
         found = drawn(ddim_checkpoint, tmp_path, "--solver", name, "--batch-size", "3", *words)
         assert np.abs(found - expected(pipeline)).max() <= 1
-        assert f"4 images, {calls} network calls each: " in capsys.readouterr().out
+        assert f", {calls} network calls each: " in capsys.readouterr().out
 
 
 def test_images_that_are_done_stay_when_a_run_is_stopped(checkpoint, tmp_path, monkeypatch):
@@ -179,7 +206,9 @@ def test_version(capsys):
 
 def test_corrector_steps_are_network_calls(checkpoint, tmp_path, capsys):
     found = drawn(checkpoint, tmp_path, "--corrector-steps", "2", "--batch-size", "3")
-    assert "4 images, 7 network calls each: " in capsys.readouterr().out  # 3, and 2 at each of the 2 levels between
+    assert (
+        "4 images by Algorithm 2 of DDPM, 7 network calls each: " in capsys.readouterr().out
+    )  # 3, and 2 at each of the 2 levels between
     generators = [image_generator(0, i) for i in range(4)]
     pipeline = load_pipeline(str(checkpoint))
     assert np.abs(found - grid(pipeline(4, 3, generator=generators, corrector_steps=2).images)).max() <= 1
@@ -190,11 +219,11 @@ def test_an_ending_in_capitals_is_a_grid(checkpoint, tmp_path):
     assert Image.open(tmp_path / "grid.PNG").size == (16, 16)
 
 
-@pytest.mark.parametrize("words", [[], ["--steps", "20"], ["--steps", "0"]])
+@pytest.mark.parametrize("words", [["--steps", "20"], ["--steps", "0"]])
 def test_a_solver_needs_fewer_steps_than_training_had(words, make_pipeline, tmp_path):
     """With all of them diffusers' leading spacing repeats a timestep, and DPM-Solver++ ends in an IndexError."""
     make_pipeline({"num_train_timesteps": 20}).save_pretrained(tmp_path / "short")
-    with pytest.raises(SystemExit, match=r"--solver dpm-solver[+][+] needs --steps from 1 to 19, no"):
+    with pytest.raises(SystemExit, match=r"needs --steps from 1 to 19, not 20|--steps 0 must be"):
         main(["sample", str(tmp_path / "short"), "--solver", "dpm-solver++", *words])
 
 
@@ -302,11 +331,14 @@ def test_a_class_by_name_or_number(named_checkpoint, tmp_path):
     pipeline = load_pipeline(str(named_checkpoint))
     for word, label in {"dog": 1, "1": 1, "0": 2, "cat": 0}.items():
         assert (
-            np.abs(drawn(named_checkpoint, tmp_path, "--class", word) - expected(pipeline, class_label=label)).max()
+            np.abs(
+                drawn(named_checkpoint, tmp_path, "--class", word, "--solver", "ddpm")
+                - expected(pipeline, class_label=label)
+            ).max()
             <= 1
         )
     in_turn = [expected(pipeline, class_label=label) for label in (0, 1, 2, 0)]
-    grid_of_all = drawn(named_checkpoint, tmp_path)
+    grid_of_all = drawn(named_checkpoint, tmp_path, "--solver", "ddpm")
     parts = [(slice(8 * (i // 2), 8 * (i // 2) + 8), slice(8 * (i % 2), 8 * (i % 2) + 8)) for i in range(4)]
     assert max(np.abs(grid_of_all[part] - in_turn[i][part]).max() for i, part in enumerate(parts)) <= 1
 

@@ -15,7 +15,7 @@ from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.latent_data import LatentData, latent_shape, open_vae
 from hf_ddpm.objectives import MODEL, make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
-from hf_ddpm.sampling import sample_images
+from hf_ddpm.sampling import name_of_sampler, sample_images
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
 from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
 from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimization, Sampling
@@ -46,7 +46,7 @@ class DiffusionFamily:
         **OF_SAVING,
     }
     artefact = MODEL
-    sample_options = "--steps 50 "
+    sample_options = ""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling, self.latents = recipe, Sampling(**recipe["sampling"]), Latents(**recipe["latents"])
@@ -67,7 +67,10 @@ class DiffusionFamily:
             check_latents(recipe, self.scheduler)
             self.vae = open_vae(self.latents.vae)
             channels, *size = latent_shape(self.vae, size_of(size))
-        self._config = check_model(recipe, self.scheduler, size, channels)
+        network = check_model(recipe, self.scheduler, size, channels)
+        with as_user_error("sampling"):
+            self.sampling.sampler(HFDDPMPipeline(network, self.scheduler))
+        self._config = network.config
         self._classes: dict[str, Any] = {}
 
     def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
@@ -94,8 +97,7 @@ class DiffusionFamily:
 
     def sample(self, pipeline: HFDDPMPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
         """Images of a grid."""
-        walk: dict[str, Any] = {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta}
-        return list(sample_images(pipeline, indices, seed=seed, **walk))
+        return list(sample_images(pipeline, indices, seed=seed, **self.sampling.sampler(pipeline)))
 
     def facts(self, networks: Networks) -> dict[str, Any]:
         """What the card may say beside the facts of every run."""
@@ -104,8 +106,15 @@ class DiffusionFamily:
             "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, config, None),
             "latents": self._latent_facts(),
             "classes": self._classes or None,
-            "sampling": {"num_inference_steps": self.sampling.num_inference_steps, "eta": self.sampling.eta},
+            "sampling": self._sampler_facts(networks),
         }
+
+    def _sampler_facts(self, networks: Networks) -> dict[str, Any]:
+        """How grids are drawn; eta is None where another scheduler than ours draws them."""
+        pipeline = self.pipeline(networks)
+        call = {"eta": None} | self.sampling.sampler(pipeline)
+        scheduler = None if isinstance(pipeline.scheduler, HFDDPMScheduler) else type(pipeline.scheduler).__name__
+        return {**call, "scheduler": scheduler, "name": name_of_sampler(pipeline, call["eta"])}
 
     def _latent_facts(self) -> dict[str, Any] | None:
         """The VAE without its config, which may name a folder of this machine."""
@@ -128,13 +137,11 @@ def check_latents(recipe: Recipe, scheduler: HFDDPMScheduler) -> None:
         )
 
 
-def check_model(
-    recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence[int], channels: int
-) -> Mapping[str, Any]:
+def check_model(recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence[int], channels: int) -> Any:
     """Build the network and its average without memory, before data are opened: a mistake costs no download.
 
     Returns:
-        Mapping: the network's configuration.
+        UNet2DModel: the network, on the meta device.
     """
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
@@ -147,7 +154,7 @@ def check_model(
             f"variance_type={scheduler.config['variance_type']!r}: leave in_channels to the data and give "
             f"--out_channels {fit}"
         )
-    return model.config
+    return model
 
 
 def classes_of(network: Mapping[str, Any], block: Mapping[str, Any], data: ImageData | LatentData) -> dict[str, Any]:

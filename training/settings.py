@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from hf_ddpm.errors import UserError, require_at_least
+from hf_ddpm.pipelines import HFDDPMPipeline
+from hf_ddpm.sampling import DDIM, DDPM, DEFAULT_STEPS, use_algorithm_2, use_default_sampler, use_solver
 from hf_ddpm.training.muon import Muon, split_parameters
 from hf_ddpm.training.recipe import Block, Blocks
 
@@ -182,19 +184,37 @@ class Sampling:
     Args:
         every: steps between two grids; null draws only the last.
         num_images: images of a grid.
-        num_inference_steps: network calls an image.
-        eta: 0 is DDIM, 1 is DDPM; null is Algorithm 2.
+        num_inference_steps: steps of the walk.
+        eta: 0 is DDIM, 1 is DDPM; null leaves it to `solver`.
+        solver: default is UniPC, and DDIM where the network does not fit UniPC; ddpm is Algorithm 2; others are those
+            of `hf-ddpm sample`.
     """
 
     every: int | None = None
     num_images: int = 64
-    num_inference_steps: int = 50
-    eta: float | None = 0.0
+    num_inference_steps: int = DEFAULT_STEPS
+    eta: float | None = None
+    solver: Literal["default", "ddim", "ddpm", "dpm-solver++", "unipc", "heun", "euler"] = "default"
 
     def __post_init__(self) -> None:
         _require_positive(self, "every", "num_images", "num_inference_steps")
         if self.eta is not None and not 0 <= self.eta <= 1:
-            raise UserError(f"sampling.eta={self.eta} must lie in [0, 1], or be null for Algorithm 2")
+            raise UserError(f"sampling.eta={self.eta} must lie in [0, 1], or be null, which leaves it to the solver")
+        if self.eta is not None and self.solver != "default":
+            raise UserError(f"sampling.eta={self.eta} has no meaning for solver={self.solver!r}: leave one of them out")
+
+    def sampler(self, pipeline: HFDDPMPipeline) -> dict[str, Any]:
+        """Give a pipeline the sampler that is asked for; the keywords of a call of it."""
+        steps: dict[str, Any] = {"num_inference_steps": self.num_inference_steps}
+        if self.eta is not None or self.solver == DDIM:
+            return steps | {"eta": self.eta or 0.0}
+        if self.solver == "default":
+            return use_default_sampler(pipeline, self.num_inference_steps)
+        if self.solver == DDPM:
+            use_algorithm_2(pipeline)
+        else:
+            use_solver(pipeline, self.solver)
+        return steps
 
 
 @dataclass(frozen=True)

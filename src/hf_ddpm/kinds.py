@@ -31,6 +31,7 @@ class Kind:
         tag: Its tag on the Hub.
         task: Its task on the Hub.
         walks: Whether its images come from a walk over timesteps, which editing and figures look into.
+        reconstructs: Whether its pipeline makes an image of an image in one call, `reconstruct`, which is scored too.
         draw: A function (pipeline, indices, *, seed, batch_size, ...) that yields images, each fixed by the seed and
             its index; None for a kind without pictures.
         sample: What `hf-ddpm sample` does with it, a `SampleCommand`; None if it has no pictures.
@@ -46,6 +47,7 @@ class Kind:
     tag: str
     task: str
     walks: bool = False
+    reconstructs: bool = False
     draw: str | None = None
     sample: str | None = None
     likelihood: str | None = None
@@ -87,6 +89,7 @@ KINDS: Mapping[str, Kind] = {
         card="model_card_vae.md",
         tag="vae",
         task="unconditional-image-generation",
+        reconstructs=True,
         draw="hf_ddpm.sampling:sample_latents",
         sample="hf_ddpm.commands.vae:SAMPLE",
         likelihood="hf_ddpm.commands.vae:LIKELIHOOD",

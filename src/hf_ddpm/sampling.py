@@ -29,6 +29,9 @@ SOLVERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
 }
 
+DEFAULT_STEPS = 20  # of the default sampler: more of them draw no better digits (docs/ddim.md, Results)
+DDIM, DDPM = "ddim", "ddpm"  # samplers of our own scheduler, beside SOLVERS
+
 HEUNS_LIMIT = 1000  # DDPM's linear schedule starts at 157, the cosine one at 20,000 (docs/ddim.md, Results)
 
 
@@ -62,21 +65,25 @@ def sample_images(
     timestep_spacing: str | None = None,
     eta: float | None = None,
     class_label: int | str | None = None,
+    class_labels: Sequence[int] | None = None,
     corrector_steps: int = 0,
 ) -> "Iterator[Image]":
     """Yield the images of `indices` as PIL images, drawn a batch at a time.
 
-    A class-conditional network gets `class_label`, or its classes in turn (index modulo their number). Everything else
-    is as in a call of the pipeline, whose `ValueError` comes when the first image is asked for.
+    A class-conditional network gets `class_label`, the class of each index from `class_labels`, or its classes in turn
+    (index modulo their number). Everything else is as in a call of the pipeline, whose `ValueError` comes when the
+    first image is asked for.
     """
+    of_index = None if class_labels is None else dict(zip(indices, class_labels, strict=True))
     for part in _batches(indices, batch_size):
+        turn = classes_in_turn(pipeline, part, class_label) if of_index is None else [of_index[i] for i in part]
         (images,) = pipeline(
             len(part),
             num_inference_steps,
             timestep_spacing=timestep_spacing,
             eta=eta,
             generator=[image_generator(seed, i) for i in part],
-            class_labels=classes_in_turn(pipeline, part, class_label),
+            class_labels=turn,
             corrector_steps=corrector_steps,
             return_dict=False,
         )
@@ -95,6 +102,42 @@ def sample_latents(
 def _batches(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """The indices in their order, `size` at a time."""
     return (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+def use_default_sampler(pipeline: HFDDPMPipeline, num_inference_steps: int | None = None) -> dict[str, Any]:
+    """Give a pipeline the sampler that draws best in few steps: UniPC, and DDIM where a network does not fit UniPC.
+
+    All steps of training are Algorithm 2, as in DDPM. A scheduler that is not ours stays, with all that it is set to.
+
+    Args:
+        pipeline: whose scheduler is exchanged.
+        num_inference_steps: 20 unless given.
+
+    Returns:
+        dict: further keywords of a call.
+    """
+    if not isinstance(pipeline.scheduler, HFDDPMScheduler):
+        return {"num_inference_steps": num_inference_steps}
+    steps = min(num_inference_steps or DEFAULT_STEPS, len(pipeline.scheduler))
+    if steps == len(pipeline.scheduler):
+        use_algorithm_2(pipeline)
+        return {"num_inference_steps": steps}
+    try:
+        use_solver(pipeline, "unipc", "trailing")  # whatever the checkpoint has: leading steps never see pure noise
+    except UserError:
+        return {"num_inference_steps": steps, "eta": 0.0, "timestep_spacing": "trailing"}
+    return {"num_inference_steps": steps}
+
+
+def name_of_sampler(pipeline: Any, eta: float | None) -> str:
+    """What draws, in a few words: of a scheduler of ours by eta, of others by their class."""
+    scheduler = pipeline.components.get("scheduler")
+    if scheduler is None:
+        return "one call"
+    if not isinstance(scheduler, HFDDPMScheduler):
+        return type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Multistep")
+    eta = pipeline.config.get("default_eta") if eta is None else eta
+    return "Algorithm 2 of DDPM" if eta is None else {0.0: "DDIM", 1.0: "DDPM"}.get(eta, f"eta {eta}")
 
 
 def use_algorithm_2(pipeline: HFDDPMPipeline, variance_type: str | None = None) -> None:

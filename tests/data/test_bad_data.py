@@ -37,7 +37,10 @@ def save(folder: Path, **columns: list[object]) -> str:
         ({"image_size": "28"}, "image_size is '28'"),
         ({"channels": 0}, "channels is 0; it must be an integer of 1 or more"),
         ({"channels": 5}, "channels is 5, but image files become 1, 2, 3 or 4"),
-        ({"resize": "croop"}, "resize is 'croop'; allowed are crop, pad, stretch, random_crop; did you mean crop?"),
+        (
+            {"resize": "croop"},
+            "resize is 'croop'; allowed are crop, pad, stretch, random_crop, none; did you mean crop?",
+        ),
         ({"on_bad_image": "ignore"}, "on_bad_image is 'ignore'; allowed are error, skip"),
         ({"cache": "disk"}, "cache is 'disk'; allowed are auto, memory, device, none"),
         ({"cache": "memory", "streaming": True}, "cache is 'memory', but a stream decodes its images every time"),

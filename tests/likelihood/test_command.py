@@ -16,9 +16,9 @@ from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood import bound_terms, evaluate, grid_images
-from hf_ddpm.likelihood.evaluate import ProgressBar
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.report import diffusion_report
+from hf_ddpm.progress import ProgressBar
 from hf_ddpm.weights import weights_sha256
 
 T = 8

@@ -26,30 +26,35 @@ SIGMA_HAT, ALGORITHM_2 = "sigma-hat", "none"
 
 def _keywords(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
     """Those of `sample_images`; what the options cannot ask of the pipeline is said at once."""
-    sampler = _sampler(options, pipeline)
+    label = require_walk(options, pipeline)
     return {
         "num_inference_steps": options.steps,
-        "class_label": require_walk(options, pipeline),
+        "class_label": label,
         "corrector_steps": options.corrector_steps,
-        **sampler,
+        **_sampler(options, pipeline),
     }
 
 
 def _sampler(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
-    """What a call takes of eta and spacing, when the pipeline has been given the sampler that the options name."""
-    from hf_ddpm.sampling import use_algorithm_2, use_solver
+    """What a call takes of steps, eta and spacing, when the pipeline has been given the sampler that is asked for."""
+    from hf_ddpm.sampling import DDIM, DDPM, DEFAULT_STEPS, use_algorithm_2, use_default_sampler, use_solver
 
-    if options.solver is not None:
+    eta, own = options.eta, {"timestep_spacing": options.spacing}
+    if options.solver in (DDIM, DDPM):
+        eta = {DDIM: 0.0, DDPM: ALGORITHM_2}[options.solver]
+    elif options.solver is not None:
         most = pipeline.scheduler.config["num_train_timesteps"] - 1  # diffusers' tables end there
-        if not 1 <= (options.steps or 0) <= most:
-            given = "none are given" if options.steps is None else f"not {options.steps}"
-            raise UserError(f"--solver {options.solver} needs --steps from 1 to {most}, {given}: 20 are many for it")
+        steps = min(DEFAULT_STEPS, most) if options.steps is None else options.steps
+        if not 1 <= steps <= most:
+            raise UserError(f"--solver {options.solver} needs --steps from 1 to {most}, not {steps}")
         use_solver(pipeline, options.solver, options.spacing)
-        return {}
-    if options.eta in (SIGMA_HAT, ALGORITHM_2):
-        use_algorithm_2(pipeline, "fixed_large" if options.eta == SIGMA_HAT else None)
-        return {"timestep_spacing": options.spacing}
-    return {"timestep_spacing": options.spacing, "eta": options.eta}
+        return {"num_inference_steps": steps}
+    elif (eta, options.spacing) == (None, None) and not options.corrector_steps:
+        return use_default_sampler(pipeline, options.steps)
+    if eta in (SIGMA_HAT, ALGORITHM_2):
+        use_algorithm_2(pipeline, "fixed_large" if eta == SIGMA_HAT else None)
+        return own
+    return own | {"eta": eta}
 
 
 def _measure(
@@ -129,16 +134,18 @@ def _eta(word: str) -> float | str:
 SAMPLE = KindCommand(
     _keywords,
     (
-        option("--steps", type=int, help="steps of the walk (default: all of training's)"),
+        option("--steps", type=int, help="steps of the walk (default: 20 of UniPC; with --eta all of training's)"),
         option("--spacing", help="leading, trailing, linspace, quadratic; or, without --steps, '10,15,20' or ddim25"),
         option(
             "--eta",
             type=_eta,
             help="0 is DDIM, 1 DDPM; none is Algorithm 2 with the checkpoint's variance, sigma-hat with the larger one "
-            "(default: the checkpoint's, else none)",
+            "(default: no eta but --solver unipc)",
         ),
         option("--corrector-steps", default=0, type=int, help="Langevin steps at each level (default: 0)"),
-        option("--solver", help="instead of eta: dpm-solver++, unipc, heun or euler, as diffusers has them"),
+        option(
+            "--solver", help="instead of eta: unipc, dpm-solver++, heun or euler as diffusers has them, ddim or ddpm"
+        ),
         option("--class", dest="class_label", help="one class for all images, its name or number (default: in turn)"),
     ),
     refusal="{flag} {value}: a {kind} draws an image in one call and knows no classes, leave it out",

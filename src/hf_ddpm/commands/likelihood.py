@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from hf_ddpm.commands.kind_options import Measurement, add_kind_options, check_k
 from hf_ddpm.commands.options import (
     add_checkpoint,
     add_device,
+    require_all_processes,
     require_pixels,
     require_positive,
     require_seed,
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     from hf_ddpm.checkpoint import load_checkpoint
 
     accelerator = Accelerator(cpu=options.device == "cpu")
-    _check_processes(accelerator)
+    require_all_processes(accelerator)
     if accelerator.is_main_process:
         require_writable(*_files(options))
     pipeline = load_checkpoint(options.checkpoint)
@@ -79,16 +79,6 @@ def _check(options: argparse.Namespace) -> None:
     from hf_ddpm.likelihood.evaluate import check_number_of_images
 
     check_number_of_images(options.num_images)
-
-
-def _check_processes(accelerator: "Accelerator") -> None:
-    """Refuse processes that do not find each other: each would measure all images and write the same file."""
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != accelerator.num_processes:
-        raise UserError(
-            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: launch with "
-            "--cpu, or with as many GPUs as processes"
-        )
 
 
 def _files(options: argparse.Namespace) -> list[Path]:

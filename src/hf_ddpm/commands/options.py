@@ -1,6 +1,7 @@
 """What several commands take."""
 
 import argparse
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,6 +10,7 @@ from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.kinds import kind_of
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     from hf_ddpm.data import ImageData
@@ -39,6 +41,16 @@ def require_seed(options: argparse.Namespace) -> None:
     """Refuse a `--seed` outside 0 .. 2^63 - 1, which a torch generator does not take."""
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed {options.seed} must be from 0 to {2**63 - 1}")
+
+
+def require_all_processes(accelerator: "Accelerator") -> None:
+    """Refuse processes that do not find each other: each would see all images and write the same file."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise UserError(
+            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: launch with "
+            "--cpu, or with as many GPUs as processes"
+        )
 
 
 def require_writable(*files: Path) -> None:

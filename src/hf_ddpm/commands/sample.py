@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
 
     from hf_ddpm.checkpoint import load_checkpoint
-    from hf_ddpm.sampling import count_calls
+    from hf_ddpm.sampling import count_calls, name_of_sampler
 
     pipeline: Any = on_device(load_checkpoint(options.checkpoint), options.device)
     kind = kind_of(pipeline)
@@ -53,7 +53,8 @@ def run(options: argparse.Namespace) -> None:
     draw = required(kind, "draw", options.checkpoint)
     images = draw(pipeline, range(options.num_images), seed=options.seed, batch_size=options.batch_size, **keywords)
     _write(_in_sentences(images), out)
-    print(f"{options.num_images} images, {sum(calls) // options.num_images} network calls each: {options.out}")
+    how = name_of_sampler(pipeline, keywords.get("eta"))
+    print(f"{options.num_images} images by {how}, {sum(calls) // options.num_images} network calls each: {options.out}")
 
 
 def _write(images: "Iterator[Image]", out: Path) -> None:

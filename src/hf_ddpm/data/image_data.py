@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _AUTO_CACHE_BYTES = 2**30
+Part = Literal["rest", "held_back"]
 _PROBED = 10  # images looked at when the source is opened
 
 
@@ -65,7 +66,7 @@ class ImageData:
         source, config_name, split, revision, streaming: see `open_source`.
         image_size: the model's (H, W), or one number for both.
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; any number for columns that hold arrays.
-        resize: "crop", "pad", "stretch" or "random_crop"; see `fit`.
+        resize: "crop", "pad", "stretch", "random_crop" or "none"; see `fit`.
         crop_box: (left, top, right, bottom) in pixels, cut out before resizing.
         horizontal_flip: mirror every second image at random.
         binarize: "static" or "dynamic" make each element white at random, with its intensity as probability; see
@@ -87,6 +88,8 @@ class ImageData:
             process.
         shuffle_buffer: how many stored images of a stream are shuffled at a time; 0 keeps the stream's order.
         max_images: use only the first so many.
+        held_back: leave so many images out, drawn at random but always the same ones, to test on. `part` is what this
+            data set is: "rest", the others, or "held_back", these.
 
     Raises `UserError`, one sentence, for everything the user can mend.
     """
@@ -114,6 +117,8 @@ class ImageData:
         num_workers: int = 0,
         shuffle_buffer: int = 1000,
         max_images: int | None = None,
+        held_back: int = 0,
+        part: Part = "rest",
     ) -> None:
         self.source, self.config_name, self.split, self.revision = source, config_name, split, revision
         self.streaming = streaming
@@ -133,6 +138,7 @@ class ImageData:
         )
         self._origin = origin_of(source)
         self._take(max_images)
+        self._hold_back(at_least("held_back", held_back, 0), one_of("part", part, Part))
         self._image_column = find_image_column(self._features, image_column)
         self.image_column = self._image_column.name
         self._open_labels(label_column, num_classes)
@@ -160,6 +166,27 @@ class ImageData:
         plan = BatchPlan(seed, batch_size, start_step, rank, world_size)
         store = self._store(torch.device(device))
         return self._finished(store.raw_batches(plan), plan, torch.device(device))
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """The images of some rows, uint8 (b, C, H, W), as they are stored: not binarised and never mirrored.
+
+        Raises `UserError` for a stream, a 16-bit image, and one that cannot be decoded.
+        """
+        if self._rows is None:
+            raise UserError(f"{self.source!r} is a stream, whose images have no numbers: set streaming to false")
+        found = []
+        for row, stored in zip(rows.tolist(), self._rows[rows.tolist()][self.image_column], strict=True):
+            decoded = try_decode(self._decoder, stored)
+            if isinstance(decoded, Undecodable):
+                raise UserError(f"image {row} of {self.source!r} cannot be used: {decoded}")
+            if decoded.pixels.dtype != np.uint8:
+                raise UserError(f"image {row} of {self.source!r} has 16 bits, and 8 are asked for: convert it first")
+            found.append(torch.tensor(decoded.pixels))
+        return torch.stack(found)
+
+    def labels(self, rows: Tensor) -> Tensor | None:
+        """The classes of some rows, int64 (b,); None without labels, and for a stream."""
+        return None if self._labels is None else self._labels[rows]
 
     @property
     def num_images(self) -> int | None:
@@ -228,6 +255,25 @@ class ImageData:
                 f"the columns of the stream {self.source!r} are unknown until it is read; set streaming to false"
             )
         self._features = self._dataset.features
+
+    def _hold_back(self, count: int, part: Part) -> None:
+        """Keep the images that are held back, or the others."""
+        if not count:
+            if part == "held_back":
+                raise UserError("part is 'held_back', and held_back is 0: say how many images are held back")
+            return
+        if self._rows is None:
+            raise UserError(
+                f"held_back is {count}, and of the stream {self.source!r} no fixed images can be kept apart"
+            )
+        if count >= len(self._rows):
+            raise UserError(
+                f"held_back is {count:,}, and the data set {self.source!r}, split {self.split!r}, has "
+                f"{len(self._rows):,} images: hold fewer back"
+            )
+        order = np.random.default_rng(0).permutation(len(self._rows))
+        chosen = order[:count] if part == "held_back" else order[count:]
+        self._dataset = self._rows = self._rows.select(np.sort(chosen))
 
     def _open_labels(self, label_column: str | None, num_classes: int | None) -> None:
         self._label_column = find_label_column(self._features, label_column, self.image_column)

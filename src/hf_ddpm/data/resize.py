@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from PIL import Image
 
-Resize = Literal["crop", "pad", "stretch", "random_crop"]
+Resize = Literal["crop", "pad", "stretch", "random_crop", "none"]
 Crop = tuple[float, float]
 
 
@@ -28,8 +28,8 @@ def fit(
 
     "crop": scaled to cover the target, centre cut out. "random_crop": the same, cut at `crop` = (across, down) in [0,
     1), or the centre when None. "stretch": both sides scaled. "pad": scaled down where too large, never up, and
-    centred on zeros (black, transparent). Pillow's bicubic filter is antialiased when it scales down. Raises
-    `ValueError` for a `crop_box` outside the image.
+    centred on zeros (black, transparent). "none": an image of another size is an error. Pillow's bicubic filter is
+    antialiased when it scales down. Raises `ValueError` for a `crop_box` outside the image, and for "none".
     """
     from PIL import Image
 
@@ -38,6 +38,8 @@ def fit(
     height, width = image_size
     if image.size == (width, height):
         return image
+    if resize == "none":
+        raise ValueError(f"it has {image.height}x{image.width} pixels where {height}x{width} are asked for")
     window = _window(image.size, (width, height), resize, crop)
     fitted = image.resize(window.size, Image.Resampling.BICUBIC, box=window.box)
     if window.size == (width, height):

@@ -1,7 +1,5 @@
 """A likelihood worth reporting: enough images, every process at work on its share, a standard error beside it."""
 
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
@@ -10,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hf_ddpm.errors import UserError, did_you_mean, require_at_least
 from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
@@ -18,6 +15,7 @@ from hf_ddpm.likelihood.flow import CALLS_A_STEP, FlowTerms, flow_terms
 from hf_ddpm.likelihood.images import GridImages, share
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.pipelines.evaluating import evaluating
+from hf_ddpm.progress import ProgressBar
 
 LEAST_IMAGES = 256  # below, the standard error itself is hardly known
 HALVED_IMAGES = 16  # on so many the ODE is solved again with half the steps
@@ -142,24 +140,3 @@ def gathered(own: Terms, merged: Callable[[list[Terms]], Terms], seconds: float)
     """The terms of all processes, and the time of the slowest."""
     parts = gather_object([(own, seconds)])
     return merged([part for part, _ in parts]), max(taken for _, taken in parts)
-
-
-class ProgressBar:
-    """A progress bar of network calls on the main process, and the time that passed under it."""
-
-    def __init__(self, name: str, total: int, accelerator: Accelerator) -> None:
-        every = 1 if sys.stderr.isatty() else 10  # seconds: in a file each is a line that stays
-        hidden = not accelerator.is_main_process
-        self._bar = tqdm(total=total, desc=name, unit="call", mininterval=every, disable=hidden, leave=False)
-        self.seconds = 0.0
-
-    def update(self, calls: int) -> None:
-        self._bar.update(calls)
-
-    def __enter__(self) -> "ProgressBar":
-        self._start = time.perf_counter()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.seconds = time.perf_counter() - self._start
-        self._bar.close()

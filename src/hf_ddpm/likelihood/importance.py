@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hf_ddpm.errors import UserError, require_at_least
 from hf_ddpm.likelihood.bound import Progress
-from hf_ddpm.likelihood.evaluate import ProgressBar, check_images, gathered
+from hf_ddpm.likelihood.evaluate import check_images, gathered
 from hf_ddpm.likelihood.flow import dequantised
 from hf_ddpm.likelihood.images import GridImages, Stream, normal_noise, share
 from hf_ddpm.likelihood.network import float64_device
@@ -26,6 +26,7 @@ from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae import HFVAE
 from hf_ddpm.objectives.elbo import kl_per_dimension, log_prior_ratio
 from hf_ddpm.pipelines.evaluating import evaluating
+from hf_ddpm.progress import ProgressBar
 
 ACTIVE_VARIANCE = 0.01  # of a unit's posterior mean over images; less is called inactive (Burda et al., sec. 5.2)
 _MOST_DRAWS, _MOST_ELEMENTS = 1000, 2**23  # in one call of the decoder: more of either are slower, or fill the memory

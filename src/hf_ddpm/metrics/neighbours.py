@@ -108,6 +108,23 @@ def neighbour_distance(features: Tensor, k: int, rows: Tensor | None = None) -> 
     return torch.cat(radii)
 
 
+def nearest_others(points: Tensor, among: Tensor | None = None) -> Tensor:
+    """The index of the nearest of `among` to each of `points`, int64 (N,); None is `points` themselves, but for each.
+
+    Raises:
+        UserError: fewer than two points to compare each other with, or features that are not finite.
+    """
+    if among is None:
+        _check(1, real=points)
+    others, row, found = finite(points if among is None else among), 0, []
+    for d in _distances(finite(points), others):
+        if among is None:
+            d[torch.arange(len(d)), torch.arange(row, row + len(d))] = torch.inf  # itself
+        found.append(d.argmin(dim=1))
+        row += len(d)
+    return torch.cat(found)
+
+
 class _Inside(NamedTuple):
     """Which points lie in a neighbourhood, (N,); which neighbourhoods hold a point, (M,); and the number of pairs."""
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
+import sys
 import zipfile
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,17 +14,19 @@ import numpy as np
 import torch
 from huggingface_hub import cached_assets_path
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hf_ddpm.checkpoint import writing
-from hf_ddpm.data import ImageData, to_uint8
+from hf_ddpm.data import Batch, ImageData, to_uint8
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.metrics.extractors import INCEPTION, INCEPTION_PREPROCESSING, Extractor
 from hf_ddpm.metrics.frechet import FeatureStatistics, StatisticsAccumulator
 from hf_ddpm.metrics.inception import PREPROCESSING, Preprocessing
 from hf_ddpm.places import names_on_the_hub, without_places
 
+MNIST_TEST = "mnist-test"  # a reference by its name
+MNIST_TEST_FILE = Path(__file__).parent / "mnist_test_digits.safetensors"
 _AT_ONCE = 64
 
 
@@ -37,6 +42,14 @@ class Reference(NamedTuple):
     conditions: dict[str, Any]
 
 
+class RealFeatures(NamedTuple):
+    """Features of real images: pool (M, D) float32; the rows of the data set, int64 (M,); their classes, or None."""
+
+    pool: Tensor
+    rows: Tensor
+    labels: Tensor | None
+
+
 def reference_of(data: ImageData, extractor: Extractor) -> Reference:
     """The statistics of every image of a data set, from the user's cache if they were computed before.
 
@@ -46,20 +59,54 @@ def reference_of(data: ImageData, extractor: Extractor) -> Reference:
     Raises:
         UserError: a stream, fewer than two images, images that cannot be decoded, or a cache that cannot be written.
     """
+    conditions = conditions_of(data, extractor)
+    file = _cached(conditions)
+    if not file.is_file():
+        save_reference(_computed(data, extractor, conditions), file)
+    return load_reference(file)
+
+
+def real_features(data: ImageData, extractor: Extractor, count: int | None = None) -> RealFeatures:
+    """Features of images of a data set, in a shuffled order that is always the same; kept as `reference_of` keeps its.
+
+    Args:
+        data: Of the images.
+        extractor: Which looks at them.
+        count: How many; None, or more than there are, is all of them.
+
+    Raises:
+        UserError: as `reference_of`.
+    """
+    count = min(count or sys.maxsize, data.num_images or 0)
+    file = _cached(conditions_of(data, extractor) | {"features": count})
+    if not file.is_file():
+        found = [(extractor(pixels).pool, batch.indices, batch.labels) for pixels, batch in _looked_at(data, count)]
+        pool, rows, labels = zip(*found, strict=True)
+        tensors = {"pool": torch.cat(pool), "rows": torch.cat(rows)}
+        tensors |= {} if labels[0] is None else {"labels": torch.cat(labels)}
+        _write(tensors, file, {})
+    try:
+        tensors = load_file(file)
+        return RealFeatures(tensors["pool"], tensors["rows"], tensors.get("labels"))
+    except (OSError, SafetensorError, KeyError) as error:
+        raise UserError(f"{file} does not hold features ({quoted(error)}): delete it, and run again") from error
+
+
+def conditions_of(data: ImageData, extractor: Extractor) -> dict[str, Any]:
+    """What a number that is measured against a data set must share with another one, for both to compare.
+
+    Raises:
+        UserError: a stream.
+    """
     if data.num_images is None:
         raise UserError(f"{data.source!r} is a stream, of which no fixed statistics are kept: set streaming to false")
     source = {"source": data.facts.source, "origin": data.facts.origin, "split": data.facts.split}
-    conditions = extractor.conditions | {
+    return extractor.conditions | {
         "data": without_places(source, names_on_the_hub(source)),
         "image_size": list(data.image_size),
         "num_images": data.num_images,
         "fingerprint": hashlib.sha256(data.fingerprint.encode()).hexdigest(),
     }
-    key = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
-    file = Path(cached_assets_path("hf_ddpm", "statistics")) / f"{key}.safetensors"
-    if not file.is_file():
-        save_reference(_computed(data, extractor, conditions), file)
-    return load_reference(file)
 
 
 def save_reference(reference: Reference, file: Path) -> None:
@@ -74,11 +121,7 @@ def save_reference(reference: Reference, file: Path) -> None:
         if part is not None:
             tensors |= {f"{name}.mean": part.mean, f"{name}.covariance": part.covariance.contiguous()}
     metadata = {"num_samples": str(reference.pool.num_samples), "conditions": json.dumps(reference.conditions)}
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata=metadata)
-        unfinished.replace(file)
+    _write(tensors, file, metadata)
 
 
 def load_reference(file: Path) -> Reference:
@@ -103,6 +146,11 @@ def load_reference(file: Path) -> Reference:
             f"{file} does not hold the statistics of a data set ({quoted(error)}): make it again"
         ) from error
     return _checked(found, file)
+
+
+def mnist_test() -> Reference:
+    """The statistics of MNIST's 10,000 test digits in the features of `digits`, which ship with hf_ddpm."""
+    return load_reference(MNIST_TEST_FILE)
 
 
 def read_npz(file: Path, origin: Preprocessing, num_images: int) -> Reference:
@@ -154,18 +202,39 @@ def require_same_conditions(
 
 
 def _computed(data: ImageData, extractor: Extractor, conditions: dict[str, Any]) -> Reference:
-    left = data.num_images or 0
     sums: dict[str, StatisticsAccumulator] = {}
-    with closing(data.batches(batch_size=min(_AT_ONCE, left), seed=0)) as batches:
-        while left > 0:
-            features = extractor(to_uint8(next(batches).x_0[:left]))
-            for name in ("pool", "spatial"):
-                part = getattr(features, name)
-                if part is not None:
-                    sums.setdefault(name, StatisticsAccumulator(part.shape[1])).update(part)
-            left -= len(features.pool)
+    for pixels, _ in _looked_at(data, data.num_images or 0):
+        features = extractor(pixels)
+        for name in ("pool", "spatial"):
+            part = getattr(features, name)
+            if part is not None:
+                sums.setdefault(name, StatisticsAccumulator(part.shape[1])).update(part)
     spatial = sums.get("spatial")
     return Reference(sums["pool"].statistics(), None if spatial is None else spatial.statistics(), conditions)
+
+
+def _looked_at(data: ImageData, count: int) -> Iterator[tuple[Tensor, Batch]]:
+    """Pixels of the first `count` images in the order of seed 0, and what else is known of them."""
+    left = count
+    with closing(data.batches(batch_size=min(_AT_ONCE, count), seed=0)) as batches:
+        while left > 0:
+            batch = next(batches).part(slice(left))
+            yield to_uint8(batch.x_0), batch
+            left -= len(batch.x_0)
+
+
+def _cached(conditions: dict[str, Any]) -> Path:
+    """Where what was computed under these conditions is kept."""
+    key = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
+    return Path(cached_assets_path("hf_ddpm", "statistics")) / f"{key}.safetensors"
+
+
+def _write(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")  # of several processes each has its own
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, unfinished, metadata=metadata)
+        unfinished.replace(file)
 
 
 def _checked(reference: Reference, file: Path) -> Reference:

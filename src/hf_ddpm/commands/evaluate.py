@@ -1,0 +1,172 @@
+"""`hf-ddpm evaluate`: measure how good the samples of a checkpoint are, or images that someone else made."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hf_ddpm.commands.kind_options import add_kind_options, check_kind_options
+from hf_ddpm.commands.options import (
+    add_device,
+    require_all_processes,
+    require_positive,
+    require_seed,
+    require_writable,
+)
+from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL.Image import Image
+
+LABELS = ("in-turn", "balanced", "data")
+FORMATS = ("png", "npz", "parquet")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        help="a folder that training saved, a Hub name, or images: a folder, parquet, or an .npz of guided-diffusion",
+    )
+    parser.add_argument("--compare", nargs=2, metavar="JSON", help="show two records, and in what they differ")
+    add_measure_options(parser)
+    parser.add_argument(
+        "--out", default="evaluation.json", help="the record; a table (.md) and a page (.png) go beside it"
+    )
+
+
+def add_measure_options(parser: argparse.ArgumentParser) -> None:
+    """What `evaluate` and `sweep` share: everything that a number depends on."""
+    real = parser.add_argument_group("real images")
+    real.add_argument("--data", help="what data.source of a recipe takes: a folder, files, a Hub name")
+    real.add_argument("--split", default="test", help="of the data (default: test)")
+    real.add_argument("--label-column", help="of the data (default: guessed where labels are needed)")
+    real.add_argument("--resize", help="crop, pad or stretch the data (default: as in training; of images: not at all)")
+    real.add_argument(
+        "--reference",
+        metavar="FILE",
+        help="instead of --data: mnist-test, statistics in safetensors, or a published .npz",
+    )
+    real.add_argument("--reference-by", help="which program made an .npz: guided-diffusion or pytorch-fid")
+    real.add_argument("--reference-images", type=int, help="of how many images an .npz was made")
+    real.add_argument("--num-real", type=int, default=10_000, help="images for kid, prdc, classes (default: 10,000)")
+    real.add_argument("--training-data", help="for memorisation, and for the nearest images on the page")
+    real.add_argument("--training-split", default="train", help="of the training data (default: train)")
+    measured = parser.add_argument_group("what is measured")
+    measured.add_argument(
+        "--metrics", default="fd", help="fd, fid, sfid, kid, is, prdc, memorisation, classes: with commas"
+    )
+    measured.add_argument(
+        "--extractor", help="digits (the default for digits), efficientnet-lite0, a .pth of Inception, a vision model"
+    )
+    measured.add_argument(
+        "--preprocessing", help="of Inception: guided-diffusion, as TensorFlow resizes (default), or pytorch-fid"
+    )
+    measured.add_argument("-n", "--num-images", type=int, help="(default: 1,000 digits, 10,000 other images)")
+    measured.add_argument(
+        "--draws", type=int, default=1, help="disjoint ones, for an error of each number (default: 1)"
+    )
+    measured.add_argument("--allow-few", action="store_true", help="a distance of fewer images than features, marked")
+    measured.add_argument("--seed", type=int, default=0, help="image i is fixed by the seed and i alone (default: 0)")
+    measured.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
+    measured.add_argument("--labels", choices=LABELS, help="of a network with classes (default: in-turn)")
+    measured.add_argument("--raw", action="store_true", help="the weights that were not averaged")
+    measured.add_argument("--samples", metavar="DIR", help="keep the images here; a stopped command goes on from them")
+    measured.add_argument("--samples-format", choices=FORMATS, help="one .png an image (default), .npz or .parquet")
+    add_device(parser)
+    add_kind_options(parser, "sample")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print a table; write a JSON file, the table and a page."""
+    if options.compare is not None:
+        from hf_ddpm.evaluation.report import compared
+
+        print(compared([Path(file) for file in options.compare]))
+        return
+    check(options)
+    if Path(options.out).suffix.lower() != ".json":
+        raise UserError(f"--out {options.out} must be a .json file")
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=options.device == "cpu")
+    require_all_processes(accelerator)
+    out = Path(options.out)
+    if accelerator.is_main_process:
+        require_writable(out, out.with_suffix(".md"), out.with_suffix(".png"))
+    measured = measure(options, accelerator)
+    if accelerator.is_main_process:
+        measured.write(out)
+    accelerator.end_training()
+
+
+class Measured(NamedTuple):
+    """What was measured: the record, and the picture of what it was measured on."""
+
+    record: dict[str, Any]
+    page: "Image"
+
+    def write(self, out: Path) -> None:
+        """The record, the table and the page; the table is printed."""
+        from hf_ddpm.checkpoint import writing
+        from hf_ddpm.evaluation.report import markdown
+
+        table, page = out.with_suffix(".md"), out.with_suffix(".png")
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(self.record, indent=2) + "\n")
+            table.write_text(markdown(self.record) + "\n")
+            self.page.save(page)
+        print(f"{markdown(self.record)}\nwritten: {out}, {table}, {page}")
+
+
+def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured:
+    """Everything that the options ask for, on all processes.
+
+    Raises:
+        UserError: what the user can mend.
+    """
+    from accelerate.utils import gather_object
+
+    from hf_ddpm.commands.subjects import open_subject
+    from hf_ddpm.evaluation.evaluate import evaluate, to_json
+    from hf_ddpm.evaluation.measure import Number
+    from hf_ddpm.evaluation.page import draw_page
+    from hf_ddpm.evaluation.report import described, record
+    from hf_ddpm.evaluation.shards import join_npz
+
+    subject = open_subject(options, accelerator)
+    settings: dict[str, Any] = {"allow_few": options.allow_few, "accelerator": accelerator}
+    real, extractor = subject.real, subject.extractor
+    found = evaluate(
+        subject.source, real, extractor, subject.metrics, num_images=subject.num_images, draws=options.draws, **settings
+    )
+    how = {"processes": accelerator.num_processes, "batch_size": options.batch_size, "device": subject.device}
+    whole = record(found, subject.source, real, extractor, about=subject.about | how)
+    if (again := subject.reconstructed) is not None:
+        metrics = tuple(metric for metric in subject.metrics if metric not in ("memorisation", "classes"))
+        rebuilt = evaluate(again, real, extractor, metrics, num_images=len(again.rows), **settings)
+        error = Number("mean squared error, reconstructions", "mse", again.mean_squared_error(accelerator))
+        whole["numbers"] += to_json([*(n.of("reconstructions") for n in rebuilt.numbers), error])
+    if options.samples_format == "npz" and accelerator.is_main_process:
+        join_npz(Path(options.samples), found.num_images * found.draws)
+    if subject.calls is not None:
+        whole["network_calls"] = round(sum(gather_object(subject.calls)) / (found.num_images * found.draws), 2)
+    return Measured(whole, draw_page(found.first, extractor, subject.beside, described(whole)))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse what needs nothing to be opened to be seen as wrong."""
+    if not options.checkpoint:
+        raise UserError("there is nothing to evaluate: name a checkpoint, a folder of images, or --compare two records")
+    require_positive(options, "batch_size", "draws", "num_real")
+    if options.num_images is not None:
+        require_positive(options, "num_images")
+    require_seed(options)
+    check_kind_options(options, "sample")
+    if (options.data is None) == (options.reference is None):
+        raise UserError("what to measure against: give --data with real images, or --reference with their statistics")
+    if options.samples_format is not None and options.samples is None:
+        raise UserError(f"--samples-format {options.samples_format} is of --samples: name a folder")

@@ -1,0 +1,304 @@
+"""Metrics of images that are seen once, batch by batch and by several processes, against real ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.evaluation.images import Pictures
+from hf_ddpm.metrics import (
+    InceptionScoreAccumulator,
+    StatisticsAccumulator,
+    density_coverage,
+    frechet_distance,
+    kernel_distance,
+    memorisation,
+    precision_recall,
+)
+from hf_ddpm.metrics.classes import class_accuracy
+from hf_ddpm.metrics.digits import SURE
+from hf_ddpm.metrics.extractors import DIGITS, INCEPTION, Extractor
+from hf_ddpm.metrics.reference import RealFeatures, Reference
+
+METRICS = ("fd", "fid", "sfid", "kid", "is", "prdc", "memorisation", "classes")
+OF_IMAGES = ("kid", "prdc", "memorisation", "classes")  # need features of each image, not their sums alone
+KID_SUBSETS, KID_SIZE = 100, 1000  # of Binkowski et al. 2018
+K_PRECISION, K_DENSITY = 3, 5  # of the papers
+IS_SPLITS = 10
+_MOST_COVARIANCES = 2**28  # numbers in the covariances of all classes: 2 GiB
+
+
+class Number(NamedTuple):
+    """One figure, ready for JSON.
+
+    Attributes:
+        name: As it is shown.
+        type: A word without spaces, the same for every network.
+        value: The figure; of several draws, their mean.
+        standard_error: Over disjoint draws; None of one draw.
+        standard_deviation: Over the subsets of KID, or the splits of the Inception Score.
+        note: What must be said beside it.
+    """
+
+    name: str
+    type: str
+    value: float
+    standard_error: float | None = None
+    standard_deviation: float | None = None
+    note: str | None = None
+
+    def of(self, what: str) -> "Number":
+        """The same figure of other images than samples, named so."""
+        return self._replace(name=f"{self.name}, {what}", type=f"{what}_{self.type}")
+
+
+@dataclass
+class Real:
+    """What samples are measured against.
+
+    Attributes:
+        reference: Statistics of all real images.
+        images: Features of some of them, for metrics that need more than statistics.
+        training: Features of every training image, for memorisation.
+        class_names: Of the labels.
+    """
+
+    reference: Reference
+    images: RealFeatures | None = None
+    training: RealFeatures | None = None
+    class_names: tuple[str, ...] | None = None
+
+
+def check_metrics(words: Sequence[str], extractor: Extractor) -> tuple[str, ...]:
+    """The metrics, each once and in the order of the table.
+
+    Raises:
+        UserError: a word that is no metric, or a name that belongs to another network.
+    """
+    for word in words:
+        if word not in METRICS:
+            raise UserError(
+                f"--metrics {word} is not known; there are {', '.join(METRICS)}{did_you_mean(word, METRICS)}"
+            )
+        if word in ("fid", "sfid") and extractor.name != INCEPTION:
+            raise UserError(
+                f"--metrics {word}: this name belongs to the Inception network of 2015, and the extractor is "
+                f"{extractor.name}: give --extractor the file of that network, or ask for fd, the same distance in "
+                "other features"
+            )
+    wanted = {"fd" if word == "fid" else word for word in words}
+    return tuple(word for word in METRICS if word in wanted)
+
+
+@dataclass
+class Seen:
+    """What one process has seen of the images of one draw.
+
+    Sums, whatever the number of images; the features themselves only if a metric needs them.
+
+    Attributes:
+        metrics: From `check_metrics`.
+        num_images: Of the draw, over all processes.
+    """
+
+    metrics: tuple[str, ...]
+    num_images: int
+    pool: StatisticsAccumulator | None = None
+    spatial: StatisticsAccumulator | None = None
+    score: InceptionScoreAccumulator | None = None
+    of_class: dict[int, StatisticsAccumulator] = field(default_factory=dict)
+    sure: int = 0
+    kept: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)  # places, features, labels
+
+    def update(self, pictures: Pictures, places: Tensor, extractor: Extractor) -> None:
+        """Take in some images, of places (b,) in 0 .. num_images - 1.
+
+        Raises:
+            UserError: a network without what a metric needs.
+        """
+        features = extractor(pictures.pixels)
+        self.pool = self.pool or StatisticsAccumulator(features.pool.shape[1])
+        self.pool.update(features.pool)
+        if "sfid" in self.metrics and features.spatial is not None:
+            self.spatial = self.spatial or StatisticsAccumulator(features.spatial.shape[1])
+            self.spatial.update(features.spatial)
+        if "is" in self.metrics:
+            if features.logits is None:
+                raise UserError(f"--metrics is: the Inception Score needs a classifier, and {extractor.name} is none")
+            splits = min(IS_SPLITS, self.num_images)
+            if self.score is None:
+                self.score = InceptionScoreAccumulator(self.num_images, features.logits.shape[1], splits)
+            self.score.update(features.logits, places)
+        if extractor.name == DIGITS and features.logits is not None:
+            self.sure += int((features.logits.softmax(dim=1).amax(dim=1) > SURE).sum())
+        if "classes" in self.metrics and pictures.labels is not None:
+            for label in pictures.labels.unique().tolist():
+                sums = self.of_class.setdefault(label, StatisticsAccumulator(features.pool.shape[1]))
+                sums.update(features.pool[pictures.labels == label])
+        if any(metric in OF_IMAGES for metric in self.metrics):
+            self.kept.append((places, features.pool, pictures.labels))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Seen]") -> "Seen":
+        """What all processes have seen."""
+        whole = cls(parts[0].metrics, parts[0].num_images)
+        for part in parts:
+            whole.pool, whole.spatial = _merged(whole.pool, part.pool), _merged(whole.spatial, part.spatial)
+            whole.score = _merged(whole.score, part.score)
+            for label, sums in part.of_class.items():
+                whole.of_class[label] = _merged(whole.of_class.get(label), sums)
+            whole.sure += part.sure
+            whole.kept += part.kept
+        return whole
+
+    def features(self) -> tuple[Tensor, Tensor | None]:
+        """The features (N, D) in the order of their places, and their classes."""
+        places, pool, labels = zip(*self.kept, strict=True)
+        order = torch.cat(places).argsort()
+        return torch.cat(pool)[order], None if labels[0] is None else torch.cat(labels)[order]
+
+
+def numbers_of(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    """The figures of one draw.
+
+    Raises:
+        UserError: real images or labels that a metric needs and that are not there, or fewer images than it needs.
+    """
+    found: list[Number] = []
+    for metric in seen.metrics:
+        found += _OF_METRIC[metric](seen, real, extractor)
+    return found
+
+
+def over_draws(draws: Sequence[Sequence[Number]]) -> list[Number]:
+    """The means of the figures of disjoint draws, each with the standard error of the mean."""
+    joined = []
+    for same in zip(*draws, strict=True):
+        values = torch.tensor([number.value for number in same], dtype=torch.float64)
+        error = values.std().item() / len(draws) ** 0.5 if len(draws) > 1 else None
+        joined.append(same[0]._replace(value=values.mean().item(), standard_error=error))
+    return joined
+
+
+def _frechet(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    assert seen.pool is not None
+    pool, reference = seen.pool.statistics(), real.reference.pool
+    value = frechet_distance(pool.mean, pool.covariance, reference.mean, reference.covariance)
+    few, kind = _few(seen, len(pool.mean)), "fid" if extractor.name == INCEPTION else "frechet_distance"
+    if extractor.name != DIGITS:
+        return [Number(extractor.distance, kind, value, note=few)]
+    share = Number("share of sure digits", "digit_share", seen.sure / seen.num_images)
+    return [Number(extractor.distance, "digit_distance", value, note=few), share]
+
+
+def _spatial(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    if seen.spatial is None or real.reference.spatial is None:
+        raise UserError("--metrics sfid: the reference has no spatial statistics (mu_s, sigma_s): take another one")
+    ours, theirs = seen.spatial.statistics(), real.reference.spatial
+    value = frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
+    return [Number("sFID", "sfid", value, note=_few(seen, len(ours.mean)))]
+
+
+def _kernel(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    features, images = seen.features()[0], _images(real, "kid")
+    size = min(KID_SIZE, len(features), len(images.pool))
+    generator = torch.Generator().manual_seed(0)
+    found = kernel_distance(features, images.pool, generator=generator, subsets=KID_SUBSETS, subset_size=size)
+    name = "KID" if extractor.name == INCEPTION else f"KID ({extractor.name})"
+    note = f"{KID_SUBSETS} subsets of {size:,}"
+    return [Number(name, "kid", found.mean, standard_deviation=found.standard_deviation, note=note)]
+
+
+def _score(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    assert seen.score is not None
+    found = seen.score.score()
+    name = "Inception Score" if extractor.name == INCEPTION else f"IS ({extractor.name})"
+    spread = found.standard_deviation
+    return [Number(name, "inception_score", found.mean, standard_deviation=spread, note=f"{found.splits} splits")]
+
+
+def _neighbours(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    features = seen.features()[0]
+    images = _images(real, "prdc").pool[: len(features)]  # equal numbers, on which all four depend
+    precise = precision_recall(features, images, K_PRECISION)
+    dense = density_coverage(features, images, K_DENSITY)
+    against = f"k = {{}}, {len(images):,} real images"
+    shares = {"precision": precise.precision, "recall": precise.recall}
+    more = {"density": dense.density, "coverage": dense.coverage}
+    return [
+        *(Number(name, name, value, note=against.format(K_PRECISION)) for name, value in shares.items()),
+        *(Number(name, name, value, note=against.format(K_DENSITY)) for name, value in more.items()),
+    ]
+
+
+def _memorised(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    if real.training is None:
+        raise UserError("--metrics memorisation compares with the training images: give --training-data")
+    features, training = seen.features()[0], real.training.pool
+    share = memorisation(features, training).share
+    note = f"of {len(training):,} training images"
+    found = [Number("memorised", "memorised", share, note=note)]
+    if real.images is not None:  # the floor: images that no model has seen
+        others = memorisation(real.images.pool[: len(features)], training).share
+        found.append(Number("memorised, real images", "memorised_real", others, note=note))
+    return found
+
+
+def _classes(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    features, labels = seen.features()
+    images = _images(real, "classes")
+    if labels is None or images.labels is None:
+        whose = "samples" if labels is None else "real images"
+        raise UserError(f"--metrics classes: the {whose} have no classes, leave it out")
+    accuracy = class_accuracy(features, labels, images.pool, images.labels)
+    note = "by the nearest real image"
+    found = [
+        Number("class accuracy", "class_accuracy", accuracy.samples, note=note),
+        Number("class accuracy, real images", "class_accuracy_real", accuracy.real, note=note),
+    ]
+    if len(images.labels.unique()) * features.shape[1] ** 2 > _MOST_COVARIANCES:
+        return found
+    for label in sorted(seen.of_class):
+        ours, theirs = seen.of_class[label], StatisticsAccumulator(features.shape[1])
+        theirs.update(images.pool[images.labels == label])
+        if min(ours.num_samples, theirs.num_samples) < 2:
+            continue
+        one, other = ours.statistics(), theirs.statistics()
+        value = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
+        names = real.class_names or ()
+        name = names[label] if label < len(names) else str(label)
+        few = f"{ours.num_samples:,} samples, {theirs.num_samples:,} real images"
+        found.append(Number(f"{extractor.distance}, class {name}", "class_frechet_distance", value, note=few))
+    return found
+
+
+_OF_METRIC: dict[str, Any] = {
+    "fd": _frechet,
+    "sfid": _spatial,
+    "kid": _kernel,
+    "is": _score,
+    "prdc": _neighbours,
+    "memorisation": _memorised,
+    "classes": _classes,
+}
+
+
+def _few(seen: Seen, dimension: int) -> str | None:
+    """A mark for a covariance that cannot have full rank."""
+    return f"N = {seen.num_images:,} is too few for {dimension:,} features" if seen.num_images < dimension else None
+
+
+def _images(real: Real, metric: str) -> RealFeatures:
+    if real.images is None:
+        raise UserError(f"--metrics {metric} needs real images, not their statistics alone: give --data")
+    return real.images
+
+
+def _merged(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return one or other
+    one.merge(other)
+    return one

@@ -1,0 +1,222 @@
+"""Images kept in a folder as runs of indices, each written whole, so that a stopped command goes on where it was.
+
+What fixes the images stands beside them, and a folder of other images is refused.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from hf_ddpm.checkpoint import read_object, writing
+from hf_ddpm.errors import UserError, quoted
+from hf_ddpm.evaluation.images import ImageSource, Pictures, in_channels, pixels_of
+
+Format = Literal["png", "npz", "parquet"]
+CONDITIONS = "conditions.json"
+SHARD_NAME = "shard"  # of files of one run of indices
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Images of a source, read from a folder where they are there, and else drawn and written.
+
+    Attributes:
+        source: Of the images.
+        folder: One file for each image (png), or for each run of indices (npz, parquet).
+        format: Of the files. An npz has arr_0, uint8 (n, H, W, 3), and arr_1, the classes if there are any; a parquet
+            file the columns index, image and label.
+    """
+
+    source: ImageSource
+    folder: Path
+    format: Format
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """Those of the source: where images are kept does not change them."""
+        return self.source.conditions
+
+    @property
+    def num_images(self) -> int | None:
+        """As many as the source has."""
+        return self.source.num_images
+
+    def pictures(self, indices: range) -> Iterator[Pictures]:
+        """The images of one run of indices, at once."""
+        found = self._read(indices)
+        if found is None:
+            parts = list(self.source.pictures(indices))
+            labels = None if parts[0].labels is None else torch.cat([p.labels for p in parts if p.labels is not None])
+            found = Pictures(torch.cat([part.pixels for part in parts]), labels)
+            with writing(self.folder):
+                self._write(indices, found)
+        yield found
+
+    def _read(self, indices: range) -> Pictures | None:
+        """What is there, or None; a longer run than is asked for is cut."""
+        if self.format == "png":
+            files = [self.folder / png_name(i) for i in indices]
+            if not all(file.is_file() for file in files):
+                return None
+            return Pictures(_read_png(files), self._labels(indices))
+        for file in self.folder.glob(f"{SHARD_NAME}-{indices.start:07d}-*.{self.format}"):
+            if _end_of(file) >= indices.stop:
+                read = _read_npz if self.format == "npz" else _read_parquet
+                pixels = in_channels(read(file)[: len(indices)], self.conditions["channels"])
+                return Pictures(pixels, self._labels(indices))
+        return None
+
+    def _labels(self, indices: range) -> Tensor | None:
+        class_of = getattr(self.source, "class_of", None)
+        return None if class_of is None else torch.tensor([class_of(i) for i in indices])
+
+    def _write(self, indices: range, pictures: Pictures) -> None:
+        if self.format == "png":
+            for i, image in zip(indices, _images(pictures.pixels), strict=True):
+                _replacing(self.folder / png_name(i), lambda file, image=image: image.save(file, "PNG"))
+            return
+        write = _write_npz if self.format == "npz" else _write_parquet
+        final = self.folder / f"{SHARD_NAME}-{indices.start:07d}-{indices.stop:07d}.{self.format}"
+        _replacing(final, lambda file: write(file, indices, pictures))
+        for file in self.folder.glob(f"{SHARD_NAME}-{indices.start:07d}-*.{self.format}"):
+            if _end_of(file) < indices.stop:  # of a run with fewer images
+                file.unlink()
+
+
+def keep(source: ImageSource, folder: Path, format: Format, accelerator: Accelerator) -> Kept:
+    """The source with its images kept in a folder; the main process writes what fixes them.
+
+    Raises:
+        UserError: a folder of other images, or of something else.
+    """
+    conditions = json.loads(json.dumps(source.conditions | {"format": format}))
+    file = folder / CONDITIONS
+    if file.is_file():
+        before = read_object(file, "give another folder")
+        for key in sorted({*before, *conditions}):
+            if before.get(key) != conditions.get(key):
+                raise UserError(
+                    f"the images in --samples {folder} were made with {key}={before.get(key)!r}, and "
+                    f"{conditions.get(key)!r} is asked for: give another folder, or the same options"
+                )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"the folder --samples {folder} is not empty and holds no {CONDITIONS}: name a new one")
+    accelerator.wait_for_everyone()  # every process has looked
+    if accelerator.is_main_process and not file.is_file():
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _replacing(file, lambda new: new.write_text(json.dumps(conditions, indent=2) + "\n"))
+    accelerator.wait_for_everyone()
+    return Kept(source, folder, format)
+
+
+def join_npz(folder: Path, num_images: int) -> Path:
+    """One npz of all images, as the evaluator of guided-diffusion reads it, from the files of its runs.
+
+    Returns:
+        Path: `samples_<N>x<H>x<W>x3.npz` in the folder.
+    """
+    shards = sorted(folder.glob(f"{SHARD_NAME}-*.npz"))
+    height, width = _read_npz(shards[0]).shape[2:]
+    final = folder / f"samples_{num_images}x{height}x{width}x3.npz"
+
+    def write(new: Path) -> None:
+        with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            labelled = True
+            with archive.open("arr_0.npy", "w", force_zip64=True) as array:  # never all of them in memory
+                header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, height, width, 3)}
+                np.lib.format.write_array_header_1_0(array, header)
+                left = num_images
+                for shard in shards:
+                    with np.load(shard, allow_pickle=False) as arrays:
+                        array.write(np.ascontiguousarray(arrays["arr_0"][:left]).tobytes())
+                        left -= len(arrays["arr_0"][:left])
+                        labelled = labelled and "arr_1" in arrays.files
+            if labelled:
+                labels = np.concatenate([np.load(shard, allow_pickle=False)["arr_1"] for shard in shards])[:num_images]
+                with archive.open("arr_1.npy", "w") as array:
+                    np.lib.format.write_array(array, labels, allow_pickle=False)
+
+    with writing(final):
+        _replacing(final, write)
+    return final
+
+
+def png_name(index: int) -> str:
+    """Of the file of one image."""
+    return f"{index:06d}.png"
+
+
+def _replacing(final: Path, write: Any) -> None:
+    """Write beside the file, and rename: it is whole or not there."""
+    new = final.with_name(f".{final.name}.unfinished")
+    write(new)
+    new.replace(final)
+
+
+def _end_of(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
+
+
+def _images(pixels: Tensor) -> list[Image.Image]:
+    arrays = pixels.permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array) for array in arrays]
+
+
+def _read_png(files: list[Path]) -> Tensor:
+    images = []
+    for file in files:
+        with _damaged(file), Image.open(file) as image:
+            image.load()
+            images.append(image)
+    return pixels_of(images)
+
+
+def _write_npz(file: Path, indices: range, pictures: Pictures) -> None:
+    arrays: dict[str, Any] = {"arr_0": pictures.pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()}
+    arrays |= {} if pictures.labels is None else {"arr_1": pictures.labels.numpy()}
+    with file.open("wb") as opened:
+        np.savez(opened, **arrays)
+
+
+def _read_npz(file: Path) -> Tensor:
+    with _damaged(file), np.load(file, allow_pickle=False) as arrays:
+        return torch.from_numpy(arrays["arr_0"].transpose(0, 3, 1, 2).copy())
+
+
+def _write_parquet(file: Path, indices: range, pictures: Pictures) -> None:
+    import datasets
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {"index": list(indices), "image": _images(pictures.pixels)}
+    columns |= {} if pictures.labels is None else {"label": pictures.labels.tolist()}
+    rows = datasets.Dataset.from_dict(columns)
+    pq.write_table(rows.data.table.cast(rows.features.arrow_schema), file)  # the schema tells that these are images
+
+
+def _read_parquet(file: Path) -> Tensor:
+    import pyarrow.parquet as pq
+
+    with _damaged(file):
+        stored = pq.read_table(file, columns=["image"]).column("image").to_pylist()
+        return pixels_of([Image.open(io.BytesIO(one["bytes"])) for one in stored])
+
+
+@contextmanager
+def _damaged(file: Path) -> Iterator[None]:
+    """What cannot be read becomes a sentence."""
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is damaged ({quoted(error)}): delete it, and run again") from error
