@@ -1,4 +1,4 @@
-"""One run on disk: recipe.yaml, log.jsonl, samples/, states/ to resume from, and checkpoint/ to share."""
+"""One run on disk: recipe.yaml, log.jsonl, samples/, states/ to resume from, checkpoint/ to share, and best/."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_ddpm.checkpoint import GO_ON, unfinished, writing
+from hf_ddpm.checkpoint import FACTS_FILE, GO_ON, read_object, unfinished, writing
 from hf_ddpm.data.facts import DataFacts
 from hf_ddpm.errors import UserError
 from hf_ddpm.kinds import FAMILY, family_of
@@ -17,6 +17,7 @@ from hf_ddpm.training.recipe import Recipe, blocks_of
 FREE_ON_RESUME = {
     "training",
     "sampling",
+    "evaluation",
     "checkpoints",
     "hub",
 }  # blocks a resumed run may change, but for what fixes the batch
@@ -35,6 +36,7 @@ class RunFolder:
         self.recipe, self.log = self.path / "recipe.yaml", self.path / "log.jsonl"
         self.samples, self.states = self.path / "samples", self.path / "states"
         self.checkpoint = self.path / "checkpoint"
+        self.best = self.path / "best"  # the checkpoint that selection prefers
         self.pushed = self.path / "pushed"  # a checkpoint of the way, until it has arrived on the Hub
 
     def check_new(self) -> None:
@@ -110,7 +112,9 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Remove the log's lines and the states after `step`: the resumed run writes them again."""
+        """Remove the log's lines, the states and the best checkpoint after `step`: the resumed run makes them again."""
+        if self.best.is_dir() and read_object(self.best / FACTS_FILE, "delete the folder").get("steps", 0) > step:
+            shutil.rmtree(self.best)
         for state in self.saved_states():
             if int(state.name.removeprefix("step_")) > step:
                 shutil.rmtree(state)

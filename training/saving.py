@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,13 +20,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from hf_ddpm.checkpoint import GO_ON, new_folder, save_checkpoint, unfinished, writing
+from hf_ddpm.checkpoint import (
+    FACTS_FILE,
+    GO_ON,
+    add_evaluation,
+    load_checkpoint,
+    new_folder,
+    read_object,
+    save_checkpoint,
+    unfinished,
+    writing,
+)
 from hf_ddpm.errors import UserError, quoted
-from hf_ddpm.kinds import FAMILY
+from hf_ddpm.kinds import FAMILY, kind_of
+from hf_ddpm.model_card_metrics import entries_of
 from hf_ddpm.sampling import image_grid
 from hf_ddpm.training.run import Run, mean_said
 
 COUNTERS, OBJECTIVE = "counters.json", "objective.safetensors"  # of a saved state
+_LOOKED_AT = 10  # last lines of the log, among which are those of evaluations
 OLDER_OBJECTIVE = "loss_history.safetensors"  # its name in states of version 0.1
 
 
@@ -123,7 +136,9 @@ def finish(run: Run) -> Path:
     if run.folder.states / f"step_{run.step:08d}" not in run.folder.saved_states():
         save_state(run)
     checkpoint, pictured = run.folder.checkpoint, run.family.sampling is not None
-    write_checkpoint(run, checkpoint)
+    measured = measure(run, run.networks)
+    write_checkpoint(run, checkpoint, measured)
+    measure_best(run)
     if run.accelerator.is_main_process and pictured:
         with writing(run.folder.samples, remedy=GO_ON):
             shutil.copy2(checkpoint / "samples.png", run.folder.samples / "final.png")
@@ -133,6 +148,7 @@ def finish(run: Run) -> Path:
     if pictured:
         sample_it = f"sample {checkpoint} -n 64 {run.family.sample_options}--out grid.png"
         told = {"samples:": run.folder.samples / "final.png", **told, "next:": f"{_console_script()} {sample_it}"}
+    told |= {"measured:": said(measured)} if measured else {}
     told["or:"] = f"{type(run.family.pipeline(run.networks)).__name__}.from_pretrained({str(checkpoint)!r})"
     run.accelerator.print("\n" + "\n".join(f"{word:<12}{what}" for word, what in told.items()))
     if run.pusher is not None:
@@ -143,14 +159,75 @@ def finish(run: Run) -> Path:
     return checkpoint
 
 
-def write_checkpoint(run: Run, folder: Path) -> None:
-    """What the run has learned, as a pipeline that anybody can open; every process takes part, the main one writes."""
+def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = None, **more: Any) -> None:
+    """What the run has learned, as a pipeline that anybody can open; every process takes part, the main one writes.
+
+    Args:
+        run: Whose networks are saved.
+        folder: A new one, or one that is replaced.
+        measured: The record of an evaluation, for the card.
+        more: Further facts.
+    """
     run.family.measure(run.networks, run.data, run.training.seed)
     images, raw = sample(run), raw_weights(run)
     if run.accelerator.is_main_process:
         pipeline, logs = run.family.pipeline(run.networks), (run.folder.recipe, run.folder.log)
         grid = image_grid(images) if images else None
-        save_checkpoint(pipeline, folder, facts(run), grid, raw=raw, files=logs)
+        found = facts(run) | {"metrics": [] if measured is None else entries_of(measured)} | more
+        save_checkpoint(pipeline, folder, found, grid, raw=raw, files=logs, evaluation=measured)
+
+
+def measure(run: Run, networks: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of the finished model's samples, by all processes; None of a run that measures none."""
+    if not run.evaluator.samples:
+        return None
+    run.family.measure(networks, run.data, run.training.seed)
+    try:
+        return run.evaluator.measure(networks)
+    except ValueError as error:
+        raise UserError(f"no evaluation at step {run.step}: {error}; the last saved state is untouched") from error
+
+
+def select_best(run: Run) -> None:
+    """Measure the samples of this step, write the figures into the log, and keep the checkpoint if it is the best."""
+    run.family.measure(run.networks, run.data, run.training.seed)
+    numbers = run.evaluator.select(run.networks)
+    figures = {f"evaluation/{number['name']}": number["value"] for number in numbers}
+    run.accelerator.log(figures, step=run.step)
+    if run.accelerator.is_main_process:
+        run.folder.append_log({"step": run.step, **figures})
+    first = numbers[0]
+    best = [_selection(run.folder.best)["value"]] if run.folder.best.is_dir() else []
+    if broadcast_object_list([not best or first["value"] < best[0]])[0]:
+        chosen = {"step": run.step, "name": first["name"], "value": first["value"]}
+        write_checkpoint(run, run.folder.best, selection=chosen)
+    run.accelerator.wait_for_everyone()
+
+
+def measure_best(run: Run) -> None:
+    """Measure the best checkpoint as the last one was, and write it into its card."""
+    best = run.folder.best
+    if not best.is_dir() or not run.evaluator.samples:
+        return
+    pipeline: Any = load_checkpoint(str(best)).to(run.accelerator.device)
+    kind = kind_of(pipeline)
+    measured = measure(run, {run.family.artefact: getattr(pipeline, kind.network)})
+    if run.accelerator.is_main_process and measured is not None:
+        found = read_object(best / FACTS_FILE) | {"metrics": entries_of(measured)}
+        add_evaluation(best, found, kind, measured)
+        step = _selection(best)["step"]
+        run.accelerator.print(f"best:       {best}, step {step}: {said(measured)}")
+
+
+def said(measured: dict[str, Any]) -> str:
+    """The figures of a record on one line."""
+    shown = ", ".join(f"{number['name']} {number['value']:.4g}" for number in measured["numbers"])
+    return f"{shown} ({measured['conditions']['num_images']:,} samples against {measured['measured_on']})"
+
+
+def _selection(best: Path) -> dict[str, Any]:
+    found: dict[str, Any] = read_object(best / FACTS_FILE, "delete the folder")["selection"]
+    return found
 
 
 def raw_weights(run: Run) -> dict[str, Tensor]:
@@ -189,6 +266,7 @@ def _end(run: Run) -> None:
 def facts(run: Run) -> dict[str, Any]:
     """What the model card may say: only what this run knows of itself."""
     lines = run.folder.log.read_text().splitlines() if run.folder.log.exists() else []
+    losses = [line["loss"] for line in map(json.loads, lines[-_LOOKED_AT:]) if "loss" in line]
     networks = run.networks
     return {
         "name": run.folder.path.resolve().name,
@@ -200,7 +278,7 @@ def facts(run: Run) -> dict[str, Any]:
         "steps": run.step,
         "images_seen": run.step * run.training.batch_size,
         "seconds": round(run.seconds, 1),
-        "last_loss": json.loads(lines[-1]).get("loss") if lines else None,
+        "last_loss": losses[-1] if losses else None,
         "device": _device_name(run.accelerator.device),
         "processes": run.accelerator.num_processes,
         "mixed_precision": run.accelerator.mixed_precision,

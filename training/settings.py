@@ -218,6 +218,41 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """Measured samples: during training, to keep the best checkpoint, and of the finished ones, for their cards.
+
+    Selection compares with the training images. What a card says is measured on others: the images that `reference`
+    sums up, those of `data.held_back`, or the test split.
+
+    Args:
+        every: steps between two selections, of which the best is kept in the run's folder `best`; null selects none.
+        samples: how many are drawn and measured; 0 measures nothing, null is 1,000 of the embedded digits, against
+            MNIST's test digits, and nothing of other data.
+        extractor: the network that looks at images, as `hf-ddpm evaluate --extractor` takes it.
+        reference: mnist-test, or a file of statistics, instead of images.
+        test_source: of the images to test on; null is the training data's.
+        test_split: of it.
+        sampling_seed: of the samples for the card; those for the selection have the next one.
+    """
+
+    every: int | None = None
+    samples: int | None = None
+    extractor: str = "digits"
+    reference: str | None = None
+    test_source: str | None = None
+    test_split: str = "test"
+    sampling_seed: int = 1
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "every")
+        require_at_least(0, samples=self.samples, sampling_seed=self.sampling_seed)
+        if self.samples == 1:
+            raise UserError("evaluation.samples=1 has no distance: give at least 2, or 0 for no evaluation")
+        if self.every is not None and self.samples == 0:
+            raise UserError(f"evaluation.every={self.every} measures samples, of which there are none: give --samples")
+
+
+@dataclass(frozen=True)
 class Checkpoints:
     """States to resume from.
 
@@ -256,4 +291,4 @@ class Hub:
 
 
 OF_THE_LOOP: Blocks = {"training": Block(Training)}
-OF_SAVING: Blocks = {"checkpoints": Block(Checkpoints), "hub": Block(Hub)}
+OF_SAVING: Blocks = {"evaluation": Block(Evaluation), "checkpoints": Block(Checkpoints), "hub": Block(Hub)}

@@ -25,7 +25,7 @@ from hf_ddpm.training.command_line import parse_command_line
 from hf_ddpm.training.players import alone
 from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.run import Run, build_run, introduce, mean_said, open_folder, start_trackers
-from hf_ddpm.training.saving import finish, load_state, push_on_the_way, save_samples, save_state
+from hf_ddpm.training.saving import finish, load_state, push_on_the_way, save_samples, save_state, select_best
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,6 +66,8 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
                 log_losses(run, progress)
             if run.family.sampling is not None and _due(run, run.family.sampling.every):
                 save_samples(run, f"step_{run.step:08d}.png")
+            if _due(run, run.evaluator.settings.every):
+                select_best(run)
             if _due(run, run.checkpoints.every):
                 save_state(run)
             if _due(run, run.hub.hub_every) and run.step < total:

@@ -17,7 +17,7 @@ from torch import Tensor
 from hf_ddpm.errors import UserError, as_user_error, quoted
 from hf_ddpm.gate.checked_files import CheckedFiles
 from hf_ddpm.gate.weights import NOT_OF_ONE_MODEL
-from hf_ddpm.kinds import kind_of, kind_of_index, resolve
+from hf_ddpm.kinds import Kind, kind_of, kind_of_index, resolve
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models.unet_checks import check_sample_size
 from hf_ddpm.opening import check_files, open_files
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hf_ddpm.pipelines import HFDDPMPipeline
 
 FACTS_FILE = "training.json"
+EVALUATION_FILE = "evaluation.json"
 RAW_WEIGHTS = "diffusion_pytorch_model.raw.safetensors"
 GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
 
@@ -87,6 +88,7 @@ def save_checkpoint(
     *,
     raw: Mapping[str, Tensor] | None = None,
     files: Sequence[Path] = (),
+    evaluation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a pipeline, a grid of its samples, the measured facts (training.json) and the card of its kind.
 
@@ -97,6 +99,7 @@ def save_checkpoint(
         samples: the grid; None for a model that draws no pictures.
         raw: weights of the network that was not averaged, which `variant="raw"` opens.
         files: further ones, which are copied into it if they are there.
+        evaluation: the record of its samples (evaluation.json), whose figures are among the facts.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; an older checkpoint there stays as it was.
@@ -104,6 +107,8 @@ def save_checkpoint(
     with writing(folder, remedy=GO_ON), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary)
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        if evaluation is not None:
+            (temporary / EVALUATION_FILE).write_text(json.dumps(evaluation, indent=2) + "\n")
         if samples is not None:
             samples.save(temporary / "samples.png")
         kind = kind_of(pipeline)
@@ -114,6 +119,18 @@ def save_checkpoint(
         for file in files:
             if file.is_file():
                 shutil.copy2(file, temporary)
+
+
+def add_evaluation(folder: Path, facts: dict[str, Any], kind: Kind, evaluation: Mapping[str, Any]) -> None:
+    """Write what was measured of a checkpoint that is there: the record, the facts, and the card that they make."""
+    pictured = (folder / "samples.png").is_file()
+    files = {EVALUATION_FILE: evaluation, FACTS_FILE: facts}
+    texts = {name: json.dumps(found, indent=2) + "\n" for name, found in files.items()}
+    with writing(folder, remedy=GO_ON):
+        for name, text in (texts | {"README.md": render_card(facts, kind, pictured=pictured)}).items():
+            new = unfinished(folder / name)
+            new.write_text(text)
+            new.replace(folder / name)
 
 
 @contextlib.contextmanager

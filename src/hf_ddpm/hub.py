@@ -19,7 +19,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
 
-from hf_ddpm.checkpoint import FACTS_FILE, INDEX, check_folder, check_index_is_there, read_object, recover
+from hf_ddpm.checkpoint import (
+    EVALUATION_FILE,
+    FACTS_FILE,
+    INDEX,
+    check_folder,
+    check_index_is_there,
+    read_object,
+    recover,
+)
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.gate.hub_access import TRANSIENT, patient
 from hf_ddpm.kinds import KINDS, kind_of_index
@@ -31,7 +39,7 @@ from hf_ddpm.schedulers.config_files import WRONG_KIND
 from hf_ddpm.weights import weights_of
 
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
-UPLOADED = [INDEX, "README.md", FACTS_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
+UPLOADED = [INDEX, "README.md", FACTS_FILE, EVALUATION_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
 OF_A_COMPONENT = ["*.json", "*.safetensors"]
 
 
@@ -62,7 +70,7 @@ def push_checkpoint(
         tag: name for the commit, such as `v1`.
         move_tag: if the tag is there, which is refused otherwise; its commit stays in the history.
         message: of the commit.
-        metrics: JSON files that `hf-ddpm likelihood` or benchmarks.digit_distance wrote of these weights.
+        metrics: JSON files that `hf-ddpm evaluate` and `hf-ddpm likelihood` wrote of these weights.
         token: instead of `HF_TOKEN` or the one of `hf auth login`.
 
     Returns:

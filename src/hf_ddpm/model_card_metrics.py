@@ -7,15 +7,19 @@ from typing import Any
 
 from hf_ddpm.checkpoint import read_object
 from hf_ddpm.errors import UserError
+from hf_ddpm.evaluation.report import described
 from hf_ddpm.schedulers.config_files import WRONG_KIND
 from hf_ddpm.weights import weights_of
+
+
+_WRITTEN = "give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
 
 
 def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
     """The figures of one file, as the card shows them.
 
     Args:
-        file: JSON that `hf-ddpm likelihood` or benchmarks.digit_distance wrote.
+        file: JSON that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote.
         folder: of the checkpoint that they must be of.
 
     Returns:
@@ -26,21 +30,32 @@ def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
         UserError: no such file, a file of another kind, or figures of other weights.
     """
     if not file.is_file():
-        raise UserError(f"there is no file of metrics {file}: give what `hf-ddpm likelihood ... --out` wrote")
+        raise UserError(
+            f"there is no file of metrics {file}: give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
+        )
     found = read_object(file, remedy="measure again")
     if "weights_sha256" not in found:
-        raise UserError(f"{file} says not of which weights it is: give what `hf-ddpm likelihood ... --out` wrote")
+        raise UserError(
+            f"{file} says not of which weights it is: give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
+        )
     if found["weights_sha256"] not in weights_of(folder).values():
         raise UserError(f"{file} was not measured on the weights of {folder}: measure this checkpoint")
     try:
-        metrics = [{**entry, "how": _how(found), "data": _data(found)} for entry in _entries(found)]
+        metrics = entries_of(found)
     except (*WRONG_KIND, ValueError) as error:
         raise UserError(f"{file} does not hold what a measurement writes ({error}): measure again") from error
     if not all(math.isfinite(entry["value"]) and math.isfinite(entry.get("standard_error", 0)) for entry in metrics):
         raise UserError(f"{file} holds a figure that is no number: measure again")
     if not metrics:
-        raise UserError(f"{file} holds no figure that a card knows: give what `hf-ddpm likelihood ... --out` wrote")
+        raise UserError(
+            f"{file} holds no figure that a card knows: give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
+        )
     return metrics
+
+
+def entries_of(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The figures of a measurement, see `metrics_of`."""
+    return [{**entry, "how": _how(found), "data": _data(found)} for entry in _entries(found)]
 
 
 def _entries(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -52,15 +67,14 @@ def _entries(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield _entry(f"-log p(x) in nats, K = {draws}", "nll", found["nll"]["nats"])
         yield _entry(f"-log p(x) in bits/dim, K = {draws}", "bits_per_dim", found["nll"]["bits_per_dim"])
         yield _entry("-ELBO in nats", "negative_elbo", found["negative_elbo"]["nats"])
-    if "samples" in found:
-        score = found["samples"]
-        yield {"name": "digit distance", "type": "digit_distance", "value": round(score["distance"], 1)}
-        yield {"name": "share of sure digits", "type": "digit_share", "value": round(score["share"], 3)}
+    for number in found.get("numbers", ()):
+        error = {key: round(number[key], 4) for key in ("standard_error",) if key in number}
+        yield {"name": number["name"], "type": number["type"], "value": round(number["value"], 4), **error}
 
 
 def _data(found: dict[str, Any]) -> dict[str, Any]:
     """Which data were measured; versions before this one wrote a sentence, which is not read."""
-    data = found.get("data")
+    data = found.get("data") or (found.get("conditions") or {}).get("reference", {}).get("data")
     return {key: data[key] for key in ("source", "origin", "split")} if isinstance(data, dict) else {}
 
 
@@ -71,6 +85,8 @@ def _entry(name: str, kind: str, figure: dict[str, float]) -> dict[str, Any]:
 
 def _how(found: dict[str, Any]) -> str:
     """The settings that another measurement must share to be compared."""
+    if "numbers" in found:
+        return described(found)
     said = {
         "n": "{:,} images",
         "num_samples": "{:,} samples",

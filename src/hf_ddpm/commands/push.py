@@ -20,7 +20,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="JSON",
-        help="what `hf-ddpm likelihood` wrote of these weights; may be given again",
+        help="what `hf-ddpm evaluate` or `likelihood` wrote of these weights; may be given again",
     )
 
 

@@ -15,7 +15,7 @@ from hf_ddpm.commands.options import on_device, open_data, open_labelled_data
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
 from hf_ddpm.evaluation.images import Drawn, Found, ImageSource, Reconstructed, class_order
-from hf_ddpm.evaluation.measure import METRICS, Real, check_metrics
+from hf_ddpm.evaluation.measure import METRICS, OF_DIGITS, Real, check_metrics
 from hf_ddpm.evaluation.report import pipeline_conditions
 from hf_ddpm.evaluation.shards import keep
 from hf_ddpm.kinds import kind_of, required
@@ -32,7 +32,7 @@ from hf_ddpm.metrics.reference import (
 )
 from hf_ddpm.sampling import best_device, count_calls
 
-OF_DIGITS, OTHERWISE = 1000, 10_000  # images: the digit distance is defined with 1,000
+OTHERWISE = 10_000  # images in other features than those of digits
 _DIGIT_SIDES = range(28, 33)
 _IMAGE_FILES = (".npz", ".parquet", ".arrow", ".tar", ".zip", ".png", ".jpg")
 OpenData = Callable[[str, str], ImageData]  # of a source and a split

@@ -28,6 +28,7 @@ OF_IMAGES = ("kid", "prdc", "memorisation", "classes")  # need features of each 
 KID_SUBSETS, KID_SIZE = 100, 1000  # of Binkowski et al. 2018
 K_PRECISION, K_DENSITY = 3, 5  # of the papers
 IS_SPLITS = 10
+OF_DIGITS = 1000  # images: the digit distance is defined with so many
 _MOST_COVARIANCES = 2**28  # numbers in the covariances of all classes: 2 GiB
 
 

@@ -1,0 +1,141 @@
+"""Samples measured while a model is trained, to keep the best checkpoint, and afterwards, for its card.
+
+Selection looks at the training images, with a sampling seed of its own. What a card says is measured on images that the
+model was not trained on, with another seed, for the last checkpoint and for the best one.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+
+from hf_ddpm.data import ImageData
+from hf_ddpm.data.options import size_of
+from hf_ddpm.data.sources import DIGITS
+from hf_ddpm.errors import UserError
+from hf_ddpm.evaluation.evaluate import evaluate
+from hf_ddpm.evaluation.images import Drawn
+from hf_ddpm.evaluation.measure import OF_DIGITS, Real, check_metrics
+from hf_ddpm.evaluation.report import pipeline_conditions, record
+from hf_ddpm.kinds import kind_of_recipe
+from hf_ddpm.metrics.digits import SIDE
+from hf_ddpm.metrics.extractors import open_extractor
+from hf_ddpm.metrics.reference import MNIST_TEST, load_reference, mnist_test, reference_of
+from hf_ddpm.training.family import Family
+from hf_ddpm.training.recipe import Block, Recipe, keys_of
+from hf_ddpm.training.settings import Evaluation
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Networks = Mapping[str, Any]  # by the player's name
+BATCH = 64
+_OF_TRAINING = ("horizontal_flip", "binarize", "binarize_seed", "label_column", "num_classes", "cache", "num_workers")
+
+
+class Evaluator:
+    """Measures the samples of a run. Made before training begins, so that a mistake costs none.
+
+    Args:
+        recipe: Of the run.
+        family: That draws the samples.
+        accelerator: Of the processes.
+
+    Attributes:
+        samples: How many are measured; 0 of a run that measures none.
+
+    Raises:
+        UserError: an extractor or images that cannot be opened, or that do not fit each other.
+    """
+
+    def __init__(self, recipe: Recipe, family: Family, accelerator: Accelerator) -> None:
+        self.settings = Evaluation(**recipe["evaluation"])
+        self._recipe, self._family, self._accelerator = recipe, family, accelerator
+        self.samples = self._number_of_samples()
+        if not self.samples:
+            return
+        if family.sampling is None:
+            raise UserError("evaluation.samples: this family draws no images, leave it out")
+        self._extractor = open_extractor(self.settings.extractor, accelerator.device)
+        self._training: Real | None = None
+        with accelerator.main_process_first():
+            self._test, self.measured_on = self._open_test()
+
+    def select(self, networks: Networks) -> list[dict[str, Any]]:
+        """The figures that checkpoints are compared by, the smallest first of them: against the training images."""
+        if self._training is None:
+            with self._accelerator.main_process_first():
+                self._training = Real(reference_of(self._data(), self._extractor))
+        numbers: list[dict[str, Any]] = self._record(networks, self._training, self.settings.sampling_seed + 1)[
+            "numbers"
+        ]
+        return numbers
+
+    def measure(self, networks: Networks) -> dict[str, Any]:
+        """The record of a finished checkpoint: against images that it was not trained on."""
+        return {"measured_on": self.measured_on, **self._record(networks, self._test, self.settings.sampling_seed)}
+
+    def _record(self, networks: Networks, real: Real, seed: int) -> dict[str, Any]:
+        family, kind = self._family, kind_of_recipe(self._recipe)
+        pipeline: Any = family.pipeline(networks)
+        pipeline.set_progress_bar_config(disable=True)
+        family.sample(pipeline, [], seed)  # which gives the pipeline its sampler
+        sampling = family.facts(networks).get("sampling") or {}
+        call = {key: value for key, value in sampling.items() if key not in ("scheduler", "name")}
+        conditions = pipeline_conditions(pipeline, call) | {
+            "seed": seed,
+            "channels": pipeline.image_channels,
+            "averaged_weights": self._recipe.get("ema") or "unknown",
+        }
+
+        def draw(pipeline: Any, indices: Sequence[int], *, seed: int, batch_size: int) -> "Iterator[Image]":
+            return iter(family.sample(pipeline, indices, seed))
+
+        source = Drawn(pipeline, draw, seed, BATCH, conditions=conditions)
+        found = evaluate(
+            source,
+            real,
+            self._extractor,
+            check_metrics(["fd"], self._extractor),
+            num_images=self.samples,
+            allow_few=True,
+            accelerator=self._accelerator,
+        )
+        about = {"kind": kind.word, "weights_sha256": conditions["weights_sha256"][kind.network]}
+        return record(found, source, real, self._extractor, about)
+
+    def _number_of_samples(self) -> int:
+        """What the settings say, or 1,000 of the embedded digits."""
+        if self.settings.samples is not None:
+            return self.settings.samples
+        keys = keys_of(Block(ImageData))
+        source, size = (self._recipe["data"].get(key, keys[key].default) for key in ("source", "image_size"))
+        return OF_DIGITS if source == DIGITS and min(size_of(size)) >= SIDE else 0
+
+    def _data(self, **more: Any) -> ImageData:
+        """The images of training as they are: not mirrored, not cropped at random, not binarised."""
+        block = {key: value for key, value in self._recipe["data"].items() if key not in _OF_TRAINING}
+        if block.get("resize") == "random_crop":
+            block["resize"] = "crop"
+        return ImageData(**(block | {"cache": "none"} | more))
+
+    def _open_test(self) -> tuple[Real, str]:
+        """What is measured against at the end, and what it is in words."""
+        settings, held_back = self.settings, self._recipe["data"].get("held_back", 0)
+        embedded = settings.samples is None  # of the embedded digits, which have no test split
+        if settings.reference is not None or embedded:
+            name = settings.reference or MNIST_TEST
+            return Real(mnist_test() if name == MNIST_TEST else load_reference(Path(name))), f"statistics {name}"
+        if held_back:
+            data = self._data(part="held_back")
+            return Real(reference_of(data, self._extractor)), f"{held_back:,} images held back from training"
+        source = {} if settings.test_source is None else {"source": settings.test_source}
+        try:
+            data = self._data(split=settings.test_split, **source, max_images=None)
+        except UserError as error:
+            raise UserError(
+                f"evaluation: {error}; name images to test on with --test_source and --test_split, or keep some from "
+                "training with --held_back"
+            ) from error
+        return Real(reference_of(data, self._extractor), class_names=data.class_names), f"split {settings.test_split}"
