@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import Accelerator
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
 from hf_ddpm.data.sources import DIGITS
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.evaluation.evaluate import evaluate
 from hf_ddpm.evaluation.images import Drawn
 from hf_ddpm.evaluation.measure import OF_DIGITS, Real, check_metrics
@@ -23,7 +24,7 @@ from hf_ddpm.metrics.digits import SIDE
 from hf_ddpm.metrics.extractors import open_extractor
 from hf_ddpm.metrics.reference import MNIST_TEST, load_reference, mnist_test, reference_of
 from hf_ddpm.training.family import Family
-from hf_ddpm.training.recipe import Block, Recipe, keys_of
+from hf_ddpm.training.recipe import Block, Recipe, image_shape, keys_of
 from hf_ddpm.training.settings import Evaluation
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class Evaluator:
         if family.sampling is None:
             raise UserError("evaluation.samples: this family draws no images, leave it out")
         self._extractor = open_extractor(self.settings.extractor, accelerator.device)
+        size, channels = image_shape(recipe)
+        with as_user_error("evaluation"):
+            self._extractor(torch.zeros(2, channels, *size_of(size), dtype=torch.uint8))  # images that it cannot see
         self._training: Real | None = None
         with accelerator.main_process_first():
             self._test, self.measured_on = self._open_test()

@@ -11,7 +11,6 @@ from hf_ddpm.evaluation.report import described
 from hf_ddpm.schedulers.config_files import WRONG_KIND
 from hf_ddpm.weights import weights_of
 
-
 _WRITTEN = "give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from hf_ddpm.checkpoint import FACTS_FILE, INDEX, hint_at_checkpoint, load_checkpoint, read_object
+from hf_ddpm.checkpoint import FACTS_FILE, INDEX, load_checkpoint, read_object
 from hf_ddpm.commands.kind_options import commands_of_kinds, settle
 from hf_ddpm.commands.options import on_device, open_data, open_labelled_data
 from hf_ddpm.data import ImageData
@@ -143,8 +143,8 @@ def _names_images(name: str) -> bool:
         return any(character in name for character in "*?[") or place.suffix in _IMAGE_FILES
     if place.is_file() or (place / INDEX).is_file():
         return place.is_file()
-    if "did you mean" in (hint := hint_at_checkpoint(place)):
-        raise UserError(f"{name!r} is not a checkpoint: {hint}")
+    if inside := sorted(place.glob(f"*/{INDEX}")):
+        raise UserError(f"{name!r} is not a checkpoint: did you mean {inside[0].parent}?")
     return True
 
 

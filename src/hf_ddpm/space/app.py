@@ -8,6 +8,7 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Callable
+from copy import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import torch
+from diffusers import UniPCMultistepScheduler
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image, fromarray
@@ -22,6 +24,7 @@ from torch import Tensor
 
 LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser keeps exactly
 MOST_IMAGES, MOST_FRAMES, BATCH = 64, 100, 16
+UNIPC, UNIPC_STEPS, DDIM_STEPS = "UniPC", 20, 50  # the steps that each begins with
 IN_TURN = "each in turn"
 ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "network"}  # a walk's place is in the scheduler
 CSS = """
@@ -58,7 +61,7 @@ def build(pipeline: Any, name: str) -> gr.Blocks:
     with gr.Blocks(title=name, analytics_enabled=False) as page:
         gr.Markdown(f"# {name}\n\nImage i of a seed is the one that `hf-ddpm sample --seed` draws by the same steps.")
         with gr.Tab("Sample"):
-            gallery_tab(pipeline, sample, ["Seed"], 1, in_turn=True)
+            gallery_tab(pipeline, sample, ["Seed"], 1, in_turn=True, solver=True)
         if type(scheduler_of(pipeline)).__name__ == "HFDDPMScheduler":  # others do not tell the x_0 that they see
             with gr.Tab("Denoising"):
                 denoising_tab(pipeline)
@@ -127,7 +130,7 @@ def seed_box(label: str, value: int) -> gr.Number:
 
 
 def walk_controls(
-    pipeline: Any, *, most_steps: int | None = None, eta: bool = True, in_turn: bool = False
+    pipeline: Any, *, most_steps: int | None = None, eta: bool = True, in_turn: bool = False, solver: bool = False
 ) -> dict[str, Any]:
     """Components by the argument of a call that they set; a pipeline that draws in one call has none.
 
@@ -135,17 +138,23 @@ def walk_controls(
         most_steps: fewer than the steps of training.
         eta: offer it.
         in_turn: offer that image i is of class i, then of the first again.
+        solver: offer UniPC, which draws better images in fewer steps, where it knows the network.
     """
     scheduler, controls = scheduler_of(pipeline), {}
+    solver = solver and takes_unipc(pipeline)
+    if solver:
+        choices: list[Any] = [(UNIPC, UNIPC), ("DDIM and DDPM, by eta", "")]
+        controls["solver"] = gr.Dropdown(choices, value=UNIPC, label="Sampler")
     if scheduler is not None:
         most = min(scheduler.config.num_train_timesteps, most_steps or np.inf)
-        controls["num_inference_steps"] = gr.Slider(1, most, min(50, most), step=1, label="Steps")
+        start = UNIPC_STEPS if solver else DDIM_STEPS
+        controls["num_inference_steps"] = gr.Slider(1, most, min(start, most), step=1, label="Steps")
     if eta and takes_eta(pipeline):
         start = pipeline.config.default_eta or 0
         controls["eta"] = gr.Slider(0, 1, start, step=0.05, label="eta", info="0 is DDIM, 1 is DDPM")
     if pipeline.num_classes is not None:
-        choices: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *class_choices(pipeline)]
-        controls["class_labels"] = gr.Dropdown(choices, value=choices[0][1], label="Class")
+        labels: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *class_choices(pipeline)]
+        controls["class_labels"] = gr.Dropdown(labels, value=labels[0][1], label="Class")
     return controls
 
 
@@ -161,7 +170,24 @@ def sample(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: flo
     """Images 0 .. count - 1 of a seed."""
     number = whole("Seed", seed, LARGEST_SEED)
     generators = [image_generator(number, i) for i in range(count)]
+    if walk.pop("solver", "") == UNIPC and walk["num_inference_steps"] < len(scheduler_of(pipeline)):
+        walk.pop("eta", None)
+        pipeline = by_unipc(pipeline)
     return drawn(pipeline, progress, walk, count, generator=generators)
+
+
+def takes_unipc(pipeline: Any) -> bool:
+    """Whether UniPC knows the network: a scheduler of ours that predicts noise, x_0 or v."""
+    scheduler = scheduler_of(pipeline)
+    return type(scheduler).__name__ == "HFDDPMScheduler" and scheduler.config.prediction_type != "mean"
+
+
+def by_unipc(pipeline: Any) -> Any:
+    """The same pipeline with UniPC in the place of its scheduler, as `hf-ddpm sample` has it."""
+    solver = UniPCMultistepScheduler.from_config(scheduler_of(pipeline).config, timestep_spacing="trailing")
+    other = copy(pipeline)
+    other.register_modules(scheduler=solver)
+    return other
 
 
 def interpolate(
