@@ -112,10 +112,25 @@ def render(result: Result) -> str:
             f"{result['seconds']:g} s of training, {result['num_samples']:,} samples, data: {result['data']}.",
             table(header, rows),
             targets(result, arms),
+            by_default_sampler(arms["ours"]),
             f"The learning rates tried for `diffusers-tuned` (seed {seed}):",
             table(["lr", "distance", "share", "last loss"], tried),
             "Grids of 64 samples of every cell are in `results/time_to_quality/`.",
         ]
+    )
+
+
+def by_default_sampler(cells: list[Result]) -> str:
+    """The same weights of ours, sampled as `hf-ddpm sample` does when it is told nothing."""
+    scores = [cell["by_default_sampler"] for cell in cells if "by_default_sampler" in cell]
+    if not scores:
+        return "The default sampler was not measured."
+    distance, share = (statistics.median(score[key] for score in scores) for key in ("distance", "share"))
+    every = ", ".join(f"{score['distance']:.1f}" for score in scores)
+    verdicts = f"{verdict(distance, 20, at_most=True)}; stretch: {verdict(distance, 12, at_most=True)}"
+    return (
+        f"`ours` by the default sampler (UniPC, 20 network calls): distance {distance:.1f} ({every}), share "
+        f"{share:.2f}; target: {verdicts}."
     )
 
 

@@ -13,7 +13,7 @@ from diffusers.optimization import get_scheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmarks import before_after, diffusers_example, digit_distance, quality_cell, throughput, time_to_quality
+from benchmarks import before_after, diffusers_example, quality_cell, throughput, time_to_quality
 from benchmarks.diffusers_example import DiffusersExample, to_tensor
 from benchmarks.options import Options, parse
 from benchmarks.ours import recipe_with
@@ -21,8 +21,7 @@ from benchmarks.quality_cell import Cell, run_cell, train_for
 from benchmarks.report import section, table, verdict
 from benchmarks.run import BENCHMARKS, main
 from benchmarks.timing import Rounds
-from hf_ddpm import HFVAE, HFVAEPipeline, unet_preset
-from hf_ddpm.checkpoint import save_checkpoint
+from hf_ddpm import HFVAE, unet_preset
 from hf_ddpm.data.sources import open_source
 from hf_ddpm.training.command_line import parse_command_line, read_recipe
 
@@ -190,27 +189,6 @@ def test_section_names_machine_and_command():
 def test_cell_names_are_distinct():
     cells = [Cell("diffusers-tuned", seed, 300.0, lr) for seed in (0, 1) for lr in time_to_quality.TUNED_LRS]
     assert len({cell.name for cell in cells}) == 8
-
-
-def test_digit_distance_of_a_vae_and_of_a_diffusion_model(tmp_path, make_pipeline):
-    vae = HFVAE(sample_size=32, hidden_sizes=(4,), latent_channels=2)
-    save_checkpoint(HFVAEPipeline(vae), tmp_path / "vae" / "checkpoint", {"name": "vae"}, Image.new("L", (8, 8)))
-    pixels = make_pipeline(sample_size=28)
-    save_checkpoint(pixels, tmp_path / "ddpm" / "checkpoint", {"name": "ddpm"}, Image.new("L", (8, 8)))
-    for name in ("vae", "ddpm"):
-        words = [str(tmp_path / name / "checkpoint"), "-n", "8", "--steps", "2", "--out", str(tmp_path)]
-        digit_distance.main(words)
-    found, plain = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("vae", "ddpm"))
-    assert found["samples"]["num_samples"] == found["reconstructions"]["num_samples"] == 8
-    assert 0.5 < found["mean_squared_error"] < 2  # grey, where digits are black and white
-    assert found["samples"]["distance"] > 100 < plain["samples"]["distance"]
-    assert (plain["num_inference_steps"], plain["eta"]) == (2, 0.0)
-
-
-def test_the_border_that_is_cut_is_the_one_that_the_recipes_pad():
-    x = torch.arange(32 * 32.0).reshape(1, 1, 32, 32)
-    assert digit_distance.inner(x).equal(x[..., 2:30, 2:30])
-    assert digit_distance.inner(x[..., :28, :28]).equal(x[..., :28, :28])
 
 
 @pytest.mark.parametrize("name", before_after.shipped(before_after.ROOT))

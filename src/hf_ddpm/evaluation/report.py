@@ -1,6 +1,7 @@
 """What an evaluation leaves: a record with the conditions of every number, a table, and how two records compare."""
 
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,6 +61,7 @@ def record(
         CONDITIONS: conditions,
         "seconds": found.seconds,
         "speed": speed,
+        "peak_memory_mib": _peak_memory(),
         "date": time.strftime("%Y-%m-%d"),
     }
 
@@ -162,6 +164,15 @@ def _how_drawn(samples: Mapping[str, Any]) -> list[str]:
         parts.append(samples["scheduler"]["class"] + (f" with {steps} steps" if steps else ""))
         parts += [f"eta {call['eta']}"] if "eta" in call else []
     return [*parts, f"seed {samples['seed']}"]
+
+
+def _peak_memory() -> int | None:
+    """Of this process since it began, in MiB; None on systems that do not tell it so."""
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
 
 
 def _digits(value: float) -> int:
