@@ -48,6 +48,22 @@ def quoted(text: object) -> str:
     return f"{first} ..." if more else first
 
 
+def import_error(error: BaseException) -> BaseException:
+    """What to say when the package cannot be imported: a sentence about a torchvision that does not fit, or the error.
+
+    hf_ddpm needs no torchvision, but transformers imports one that is installed, and that of another torch fails.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if "torchvision" in str(cause):
+            return ImportError(
+                f"the installed torchvision does not fit the installed torch ({quoted(cause)}): install the one that "
+                "belongs to it, or pip uninstall torchvision, which hf_ddpm does not need"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
 @contextmanager
 def exit_with_a_sentence(*, silent: bool = False) -> Iterator[None]:
     """Around a command: a user's mistake, Ctrl-C and full memory are one sentence on stderr and exit code 1.
