@@ -14,7 +14,7 @@ from hf_ddpm.metrics import (
     memorisation,
     precision_recall,
 )
-from hf_ddpm.metrics.extractors import digit_extractor, inception_extractor, module_extractor
+from hf_ddpm.metrics.extractors import INCEPTION, Extractor, Features, digit_extractor, module_extractor
 from hf_ddpm.metrics.reference import RealFeatures, Reference
 
 COUNT = 60
@@ -141,9 +141,24 @@ def test_a_distance_of_few_images_is_marked(images, real, extractor):
     assert numbers_of(found, real, extractor)[0].note == "N = 20 is too few for 64 features"
 
 
-def test_names_of_the_inception_network(monkeypatch):
-    """FID, sFID, KID and Inception Score are its own."""
-    network = torch.nn.Linear(4, 4)
-    monkeypatch.setattr("hf_ddpm.metrics.extractors.load_inception", lambda *_: network)
-    extractor = inception_extractor("some.pth")
-    assert check_metrics(["fid", "sfid"], extractor) == ("fd", "sfid") and extractor.distance == "FID"
+def test_names_of_the_inception_network(images):
+    """FID, sFID, KID and Inception Score are its own; sFID looks at places."""
+    network = torch.nn.Flatten()
+
+    def look(pixels):
+        x = network(pixels.float() / 255)
+        return Features(x[:, :40], spatial=x[:, 300:330], logits=x[:, :10])
+
+    extractor = Extractor(INCEPTION, "FID", "as they are", network, look)
+    assert check_metrics(["fid", "sfid"], extractor) == ("fd", "sfid")
+    theirs = extractor(images[COUNT:])
+    reference = Reference(*(feature_statistics(part) for part in (theirs.pool, theirs.spatial)), extractor.conditions)
+    real = Real(reference, RealFeatures(theirs.pool, torch.arange(2 * COUNT), None))
+    parts = [seen(images, extractor, slice(i, None, 2), metrics=("fd", "sfid", "kid", "is")) for i in (0, 1)]
+    found = values(numbers_of(Seen.joined(parts), real, extractor))
+    assert found.keys() == {"FID", "sFID", "KID", "Inception Score"}
+    ours = extractor(images[:COUNT])
+    for name in ("pool", "spatial"):
+        one, other = (feature_statistics(getattr(features, name)) for features in (ours, theirs))
+        expected = frechet_distance(*one[:2], *other[:2])
+        assert found["FID" if name == "pool" else "sFID"] == pytest.approx(expected, rel=1e-6)

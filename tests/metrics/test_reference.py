@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,25 @@ from torch import nn
 
 from hf_ddpm.data import ImageData, to_uint8
 from hf_ddpm.errors import UserError
-from hf_ddpm.metrics import extractors, feature_statistics, reference
-from hf_ddpm.metrics.extractors import Extractor, Features, inception_extractor, module_extractor, open_extractor
+from hf_ddpm.metrics import extractors, feature_statistics, frechet_distance, reference
+from hf_ddpm.metrics.extractors import (
+    Extractor,
+    Features,
+    digit_extractor,
+    inception_extractor,
+    module_extractor,
+    open_extractor,
+)
 from hf_ddpm.metrics.inception import Inception2015
-from hf_ddpm.metrics.reference import load_reference, read_npz, reference_of, require_same_conditions, save_reference
+from hf_ddpm.metrics.reference import (
+    load_reference,
+    mnist_test,
+    read_npz,
+    real_features,
+    reference_of,
+    require_same_conditions,
+    save_reference,
+)
 
 INCEPTION = {"extractor": "inception-2015-12-05", "weights_sha256": "0" * 64}
 
@@ -192,3 +208,41 @@ def test_conditions_are_json(photos):
         "image_size",
     }
     assert INCEPTION["extractor"] == extractors.INCEPTION
+
+
+def test_features_are_kept_in_one_order_and_give_the_same_statistics(tmp_path, monkeypatch):
+    """All features are enough for the statistics: no image is looked at again."""
+    data, extractor = ImageData("digits", max_images=90, label_column="auto"), digit_extractor()
+    looked = []
+    counting = replace(extractor, look=lambda images: looked.append(len(images)) or extractor.look(images))
+    features = real_features(data, counting, 1000)
+    assert sorted(features.rows.tolist()) == [*range(90)] and sum(looked) == 90
+    assert torch.equal(features.labels, data.labels(features.rows))
+    assert torch.allclose(features.pool, extractor(data.pixels(features.rows)).pool, atol=1e-4)
+    found = reference_of(data, counting, features)
+    assert sum(looked) == 90
+    again = real_features(data, counting, 1000)
+    assert torch.equal(again.pool, features.pool) and torch.equal(again.rows, features.rows) and sum(looked) == 90
+    monkeypatch.setattr("hf_ddpm.metrics.reference.cached_assets_path", lambda *_: tmp_path / "others")
+    streamed = reference_of(data, extractor)
+    assert torch.allclose(streamed.pool.covariance, found.pool.covariance, rtol=1e-6, atol=1e-6)
+    few = real_features(data, extractor, 20)
+    assert torch.equal(few.rows, features.rows[:20])
+
+
+def test_damaged_features_are_named(assets):
+    data = ImageData("digits", max_images=20)
+    real_features(data, digit_extractor())
+    (file,) = assets.rglob("*.safetensors")
+    file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"does not hold features .*: delete it, and run again"):
+        real_features(data, digit_extractor())
+
+
+def test_the_statistics_that_ship_are_those_of_the_test_digits():
+    found = mnist_test()
+    assert found.pool.num_samples == 10_000 and found.conditions["data"]["split"] == "test"
+    require_same_conditions(found, digit_extractor())
+    pixels = ImageData("digits").pixels(torch.arange(0, 5000, 5))  # a thousand real training digits
+    features = feature_statistics(digit_extractor()(pixels).pool)
+    assert 4 < frechet_distance(*features[:2], *found.pool[:2]) < 9

@@ -201,7 +201,7 @@ def _real(
             return Real(_reference(options), training=seen), None, beside
         data = open_real(options.data, options.split)
         images = real_features(data, extractor, options.num_real)
-        reference = reference_of(data, extractor)
+        reference = reference_of(data, extractor, images)
     return Real(reference, images, seen, data.class_names), data, beside or (data, images, "real images")
 
 

@@ -21,7 +21,7 @@ from hf_ddpm.checkpoint import writing
 from hf_ddpm.data import Batch, ImageData, to_uint8
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.metrics.extractors import INCEPTION, INCEPTION_PREPROCESSING, Extractor
-from hf_ddpm.metrics.frechet import FeatureStatistics, StatisticsAccumulator
+from hf_ddpm.metrics.frechet import FeatureStatistics, StatisticsAccumulator, feature_statistics
 from hf_ddpm.metrics.inception import PREPROCESSING, Preprocessing
 from hf_ddpm.places import names_on_the_hub, without_places
 
@@ -50,11 +50,16 @@ class RealFeatures(NamedTuple):
     labels: Tensor | None
 
 
-def reference_of(data: ImageData, extractor: Extractor) -> Reference:
+def reference_of(data: ImageData, extractor: Extractor, seen: RealFeatures | None = None) -> Reference:
     """The statistics of every image of a data set, from the user's cache if they were computed before.
 
     They are kept under a fingerprint of the data, of how its images are cut and resized, of the extractor and of its
     weights, in `cached_assets_path("hf_ddpm", "statistics")`; `save_reference` writes a portable file of them.
+
+    Args:
+        data: Of the images.
+        extractor: Which looks at them.
+        seen: Features of them: if these are all of them, no image is looked at again.
 
     Raises:
         UserError: a stream, fewer than two images, images that cannot be decoded, or a cache that cannot be written.
@@ -62,7 +67,12 @@ def reference_of(data: ImageData, extractor: Extractor) -> Reference:
     conditions = conditions_of(data, extractor)
     file = _cached(conditions)
     if not file.is_file():
-        save_reference(_computed(data, extractor, conditions), file)
+        whole = seen is not None and len(seen.rows) == data.num_images and extractor.name != INCEPTION
+        if seen is not None and whole:  # the network of sFID has spatial features beside these
+            found = Reference(feature_statistics(seen.pool), None, conditions)
+        else:
+            found = _computed(data, extractor, conditions)
+        save_reference(found, file)
     return load_reference(file)
 
 
