@@ -145,6 +145,8 @@ def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured
     )
     how = {"processes": accelerator.num_processes, "batch_size": options.batch_size, "device": subject.device}
     whole = record(found, subject.source, real, extractor, about=subject.about | how)
+    if subject.calls is not None:
+        whole["network_calls"] = round(sum(gather_object(subject.calls)) / (found.num_images * found.draws), 2)
     if (again := subject.reconstructed) is not None:
         metrics = tuple(metric for metric in subject.metrics if metric not in ("memorisation", "classes"))
         rebuilt = evaluate(again, real, extractor, metrics, num_images=len(again.rows), **settings)
@@ -152,8 +154,6 @@ def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured
         whole["numbers"] += to_json([*(n.of("reconstructions") for n in rebuilt.numbers), error])
     if options.samples_format == "npz" and accelerator.is_main_process:
         join_npz(Path(options.samples), found.num_images * found.draws)
-    if subject.calls is not None:
-        whole["network_calls"] = round(sum(gather_object(subject.calls)) / (found.num_images * found.draws), 2)
     return Measured(whole, draw_page(found.first, extractor, subject.beside, described(whole)))
 
 
