@@ -53,6 +53,9 @@ class DiffusersExample:
         lr: of AdamW; the other settings are the example's defaults.
         batch_size: of one step.
         pad: bring small images to the model's size with a border instead of resizing them.
+        mixed_precision: no, fp16 or bf16, as `accelerate launch --mixed_precision` says it.
+        compile: compile the model, as `accelerate launch --dynamo_backend inductor` does.
+        num_workers: processes that decode images, its --dataloader_num_workers; 0 decodes in the training process.
     """
 
     def __init__(
@@ -64,6 +67,9 @@ class DiffusersExample:
         lr: float = LR,
         batch_size: int = BATCH_SIZE,
         pad: bool = False,
+        mixed_precision: str = "no",
+        compile: bool = False,
+        num_workers: int = 0,
     ) -> None:
         channels, size = model.config["in_channels"], model.config["sample_size"]
         size = size if isinstance(size, int) else size[0]
@@ -71,7 +77,8 @@ class DiffusersExample:
         def transform(examples: dict[str, list[Image.Image]]) -> dict[str, list[Tensor]]:
             return {"input": [to_tensor(image, channels, size, pad) for image in examples["image"]]}
 
-        self.accelerator = Accelerator(mixed_precision="no")
+        backend = "inductor" if compile else None
+        self.accelerator = Accelerator(mixed_precision=mixed_precision, dynamo_backend=backend)
         self.scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon")
         self.ema = EMAModel(
             model.parameters(),
@@ -85,7 +92,8 @@ class DiffusersExample:
         optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
         self.total_steps = total_steps
         rates = LambdaLR(optimizer, lambda step: learning_rate(step, self.total_steps))
-        loader = DataLoader(dataset.with_transform(transform), batch_size=batch_size, shuffle=True)
+        transformed = dataset.with_transform(transform)
+        loader = DataLoader(transformed, batch_size=batch_size, shuffle=True, num_workers=num_workers)
         self.model, self.optimizer, self.loader, self.rates = self.accelerator.prepare(model, optimizer, loader, rates)
         self.ema.to(self.accelerator.device)
         self._batches = self._endless()
