@@ -3,6 +3,7 @@
 # make test-slow    the tests that take minutes
 # make test-browser the app of `hf-ddpm demo` and of Spaces in a real Chromium, which it installs by apt-get
 # make bench        the tables of benchmarks/;    DATA=<folder with train.parquet and test.parquet> is what they train on
+# make bench-gpu    ten minutes on one GPU;       DATA=<folder of CIFAR-10 parquet>; ARGS=--rehearse is two on a CPU
 # make style        counts of the habits in CONTRIBUTING.md; ARGS=--places lists what some counts are made of
 # make clean        remove what builds and checks leave behind (not runs/, not the virtual environment)
 
@@ -19,7 +20,7 @@ PY := $(BIN)/python
 AS_ROOT := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 DESCRIPTION := setup.cfg pyproject.toml constraints.txt
 
-.PHONY: train test test-slow test-browser chromium bench style clean
+.PHONY: train test test-slow test-browser chromium bench bench-gpu style clean
 
 train: $(VENV)/.train
 	@$(BIN)/accelerate launch -q $(LAUNCH) training/train.py $(ARGS)
@@ -44,6 +45,9 @@ chromium:
 
 bench: $(VENV)/.dev
 	$(PY) -m benchmarks.run $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+bench-gpu: $(VENV)/.dev
+	$(PY) -m benchmarks.gpu $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 style:
 	@$(PYTHON) tests/style.py $(ARGS)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from benchmarks import (
     before_after,
     bits_per_dim,
+    gpu_page,
     hub_transfer,
     metric_sensitivity,
     objectives,
@@ -73,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def write_page(options: Options) -> None:
     """README.md of all results that are there."""
     parts = ["# Benchmarks", "Rendered by `python -m benchmarks.run` from `results/*.json`; do not edit by hand.\n"]
+    parts += gpu_page.sections(options.out / "results")  # of `benchmarks.gpu`, for each device
     for name, benchmark in reversed(ON_THE_PAGE.items()):
         path = options.out / "results" / f"{name}.json"
         if path.exists():

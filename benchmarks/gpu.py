@@ -1,0 +1,199 @@
+"""One script for a machine with one GPU, which ends within ten minutes: how fast we train and sample, and how well.
+
+    make bench-gpu DATA=<folder with train.parquet and test.parquet of CIFAR-10>
+    make bench-gpu ARGS=--rehearse
+
+Each part is a process of its own, which is ended at its limit, and writes every figure as soon as it is measured. A
+rehearsal runs the same code in two minutes on the CPU, with a tiny network: that everything works, and nothing more.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu_job import RECIPE, STARTED, note
+from benchmarks.gpu_page import FOLDER, REHEARSAL, page_of
+from benchmarks.options import Options
+from benchmarks.report import Result, machine, write_json
+from benchmarks.run import write_page
+from hf_ddpm.errors import quoted
+
+PARTS = ("training", "sampling", "quality")
+ROOT = Path(__file__).resolve().parent.parent
+WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
+CALM = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+TO_DIE = 5.0  # seconds that a killed process may take
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds of wall clock.
+
+    Args:
+        total: of everything, from the start of the first process.
+        training, sampling: the most that these parts may take; `quality` has what they leave.
+        notice: how long before its limit a part is asked to end by itself.
+        closing: kept for writing the page.
+    """
+
+    total: float
+    training: float
+    sampling: float
+    notice: float
+    closing: float
+
+    def limit(self, part: str, spent: float) -> float:
+        """Seconds after which `part` is ended, if it begins when `spent` have passed."""
+        left = max(0.0, self.total - self.closing - spent)
+        own = {"training": self.training, "sampling": self.sampling}
+        return min(left, own.get(part, left))
+
+
+FULL_BUDGET = Budget(total=585, training=190, sampling=90, notice=15, closing=15)
+REHEARSAL_BUDGET = Budget(total=110, training=35, sampling=25, notice=8, closing=5)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for.
+
+    Args:
+        data: folder with train.parquet and test.parquet of CIFAR-10; None is the embedded digits, for a rehearsal.
+        out: where README.md and results/ are written.
+        seed: of weights, order, noise and samples.
+        rehearsal: run a tiny network on the CPU.
+    """
+
+    data: Path | None
+    out: Path
+    seed: int
+    rehearsal: bool
+
+    @property
+    def command(self) -> str:
+        """The command line as the results tell it, without paths of this machine."""
+        data = ["--data <folder>"] if self.data else []
+        return " ".join(["python -m benchmarks.gpu", *data, f"--seed {self.seed}", *["--rehearse"] * self.rehearsal])
+
+    @property
+    def budget(self) -> Budget:
+        """How long everything may take."""
+        return REHEARSAL_BUDGET if self.rehearsal else FULL_BUDGET
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    order = parse(sys.argv[1:] if argv is None else argv, torch.cuda.is_available())
+    if order.rehearsal:
+        print("This is a rehearsal on the CPU with a tiny network. None of its figures is one of a GPU.", flush=True)
+    result = begin(order)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
+        for part in PARTS:
+            run_part(part, order, result, Path(work))
+    write_page(Options(out=order.out))
+    print(f"{page_of(result)}\n\nwrote {result}, after {spent():.0f} s", flush=True)
+
+
+def parse(argv: Sequence[str], on_gpu: bool) -> Order:
+    """What a command line asks for; a rehearsal, where there is no GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="folder with train.parquet and test.parquet of CIFAR-10")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of README.md and results/")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order, noise and samples (default: 0)")
+    parser.add_argument("--rehearse", action="store_true", help="run the same code on the CPU, with a tiny network")
+    given = parser.parse_args(argv)
+    data, rehearsal = given.data, given.rehearse or not on_gpu
+    if data is None and not rehearsal:
+        parser.error("what to train on: give --data, a folder with train.parquet and test.parquet of CIFAR-10")
+    if data is not None and not all((data / f"{split}.parquet").is_file() for split in ("train", "test")):
+        parser.error(f"--data {data} must be a folder with train.parquet and test.parquet of CIFAR-10")
+    if given.seed < 0:
+        parser.error(f"--seed {given.seed} must not be negative")
+    return Order(None if data is None else data.resolve(), given.out.resolve(), given.seed, rehearsal)
+
+
+def begin(order: Order) -> Path:
+    """Write a result without figures; its file, which is named after the device."""
+    where = machine()
+    if order.rehearsal:
+        where["gpu"] = None  # whether there is one or not
+    about: Result = {"machine": where, "command": order.command, "quick": False, "rehearsal": order.rehearsal}
+    about |= {"device": where["gpu"], "cuda": None if order.rehearsal else torch.version.cuda, "seed": order.seed}
+    data = "the embedded digits" if order.data is None else "train.parquet and test.parquet of --data"
+    about |= {"recipe": RECIPE, "data": data, "seconds": order.budget.total}
+    result = order.out / "results" / FOLDER / f"{file_name(where['gpu'])}.json"
+    write_json(result, about | {"parts": {}})
+    return result
+
+
+def file_name(device: str | None) -> str:
+    """The name of a device as that of a file; None is the rehearsal's."""
+    return REHEARSAL if device is None else re.sub(r"[^A-Za-z0-9.]+", "-", device).strip("-")
+
+
+def run_part(part: str, order: Order, result: Path, work: Path) -> None:
+    """Run a part in a process of its own and write how it ended, whatever it did."""
+    began, limit = spent(), order.budget.limit(part, spent())
+    words = ["--result", str(result), "--work", str(work), "--seconds", f"{max(0.0, limit - order.budget.notice):.1f}"]
+    words += ["--seed", str(order.seed), *(["--data", str(order.data)] if order.data else [])]
+    words += ["--rehearse"] if order.rehearsal else []
+    print(f"--- {part}, at most {limit:.0f} s", flush=True)
+    complaints = work / f"{part}.txt"
+    code = run_until([sys.executable, "-m", "benchmarks.gpu_part", part, *words], limit, complaints, order.rehearsal)
+    ended: dict[str, Any] = {"ended": "in time" if code == 0 else "at its limit" if code is None else "with an error"}
+    if code:
+        print(complaints.read_text()[-4000:], file=sys.stderr, flush=True)
+        ended["error"] = last_line(complaints, order, work)
+    note(result, part, ended | {"limit_seconds": round(limit, 1), "took_seconds": round(spent() - began, 1)})
+
+
+def run_until(command: Sequence[str], seconds: float, complaints: Path, without_gpu: bool) -> int | None:
+    """The exit code of a command, whose stderr goes into a file; None of one that was killed after `seconds`."""
+    environment = os.environ | CALM | (WITHOUT_GPU if without_gpu else {})
+    with complaints.open("w") as file:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file, start_new_session=True)
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and those that it has started, if any of them is left."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(TO_DIE)
+    except (ProcessLookupError, subprocess.TimeoutExpired):
+        pass  # it has ended, or hangs in a driver, where nothing can reach it
+
+
+def last_line(complaints: Path, order: Order, work: Path) -> str:
+    """The last thing that a process said before it failed, without paths of this machine."""
+    lines = complaints.read_text().strip().splitlines() or ["it said nothing"]
+    places = {str(work): "<work>", str(ROOT): "<checkout>", str(Path.home()): "<home>"}
+    if order.data is not None:
+        places = {str(order.data): "<data>", **places}
+    for place, word in places.items():
+        lines[-1] = lines[-1].replace(place, word)
+    return quoted(lines[-1])
+
+
+def spent() -> float:
+    """Seconds since this process was started."""
+    return time.time() - STARTED
+
+
+if __name__ == "__main__":
+    main()
