@@ -195,7 +195,7 @@ def select_best(run: Run) -> None:
     figures = {f"evaluation/{number['name']}": number["value"] for number in numbers}
     run.accelerator.log(figures, step=run.step)
     if run.accelerator.is_main_process:
-        run.folder.append_log({"step": run.step, **figures})
+        run.folder.append_log({"step": run.step, **figures, "seconds": round(run.seconds, 3)})
     first = numbers[0]
     best = [_selection(run.folder.best)["value"]] if run.folder.best.is_dir() else []
     if broadcast_object_list([not best or first["value"] < best[0]])[0]:
