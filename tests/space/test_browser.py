@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from hf_ddpm import HFVAE, HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint
 from hf_ddpm.pipelines.interpolation import slerp
-from hf_ddpm.sampling import image_generator, sample_images, sample_latents
+from hf_ddpm.sampling import image_generator, sample_images, sample_latents, use_default_sampler
 from hf_ddpm.space.files import find_checkpoint, space_files, write_space
 
 pytestmark = pytest.mark.browser
@@ -181,6 +182,13 @@ def vae_pipeline():
     return HFVAEPipeline(vae)
 
 
+def by_default(pipeline, indices, seed, steps):
+    """The images of `hf-ddpm sample --steps`."""
+    pipeline = copy(pipeline)
+    walk = use_default_sampler(pipeline, steps)
+    return list(sample_images(pipeline, indices, seed=seed, **walk))
+
+
 def test_a_user_draws_slides_and_interpolates(page, serve, make_pipeline, tmp_path):
     pipeline = make_pipeline()
     pipeline.save_pretrained(tmp_path / "checkpoint")
@@ -192,8 +200,7 @@ def test_a_user_draws_slides_and_interpolates(page, serve, make_pipeline, tmp_pa
     page.all("#sample-draw")[0].click()
     drawn = page.images("#sample-images", 8)
     page.shot("sample")
-    expected = sample_images(pipeline, range(8), seed=3, num_inference_steps=10, eta=0.0)
-    assert all(map(same, drawn, expected))
+    assert all(map(same, drawn, by_default(pipeline, range(8), seed=3, steps=10)))
     assert not same(drawn[0], drawn[1])
 
     page.choose_tab("Denoising")
@@ -257,7 +264,7 @@ def test_a_space_runs_from_the_hub_without_hf_ddpm(hub, page, serve, make_pipeli
     page.all("#sample-draw")[0].click()
     drawn = page.images("#sample-images", 8)
     page.shot("space")
-    assert all(map(same, drawn, sample_images(pipeline, range(8), seed=0, num_inference_steps=5, eta=0.0)))
+    assert all(map(same, drawn, by_default(pipeline, range(8), seed=0, steps=5)))
 
 
 def test_a_vae_has_samples_and_interpolations_only(page, serve, vae_pipeline, tmp_path):
@@ -295,6 +302,19 @@ def test_images_beyond_a_batch_are_those_of_the_command(app, make_pipeline):
     assert all(map(same, drawn, expected))
 
 
+def test_unipc_draws_what_the_command_draws(app, make_pipeline):
+    """The pipeline keeps its own scheduler, and all steps of training are its own walk."""
+    pipeline = make_pipeline({"num_train_timesteps": 8})
+    walk = {"solver": "UniPC", "num_inference_steps": 3, "eta": 1.0}
+    drawn = app.sample(pipeline, no_progress, dict(walk), 5, 4)
+    assert all(map(same, drawn, by_default(pipeline, range(4), seed=5, steps=3)))
+    assert type(pipeline.scheduler).__name__ == "HFDDPMScheduler"
+    whole = app.sample(pipeline, no_progress, walk | {"num_inference_steps": 8}, 5, 4)
+    assert all(map(same, whole, sample_images(pipeline, range(4), seed=5, num_inference_steps=8, eta=1.0)))
+    own = app.sample(pipeline, no_progress, walk | {"solver": ""}, 5, 4)
+    assert all(map(same, own, sample_images(pipeline, range(4), seed=5, num_inference_steps=3, eta=1.0)))
+
+
 def test_frames_are_the_walk_and_end_in_the_image(app, make_pipeline):
     pipeline = make_pipeline()
     frames, slider, *_shown = app.denoise(pipeline, no_progress, {"num_inference_steps": 6, "eta": 1.0}, 2)
@@ -322,6 +342,9 @@ def test_in_latents_what_is_shown_is_decoded(app, make_pipeline):
 
 def test_controls_are_those_that_the_checkpoint_has(app, make_pipeline, vae_pipeline):
     assert list(app.walk_controls(make_pipeline())) == ["num_inference_steps", "eta"]
+    sampler = app.walk_controls(make_pipeline(), solver=True)
+    assert list(sampler) == ["solver", "num_inference_steps", "eta"] and sampler["num_inference_steps"].value == 20
+    assert "solver" not in app.walk_controls(make_pipeline({"prediction_type": "mean"}), solver=True)
     classes = app.walk_controls(make_pipeline(num_class_embeds=3), most_steps=100, in_turn=True)
     assert [value for _, value in classes["class_labels"].choices] == [-1, 0, 1, 2]
     assert classes["num_inference_steps"].maximum == 100
