@@ -129,11 +129,9 @@ def use_default_sampler(pipeline: HFDDPMPipeline, num_inference_steps: int | Non
     return {"num_inference_steps": steps}
 
 
-def name_of_sampler(pipeline: Any, eta: float | None) -> str:
+def name_of_sampler(pipeline: HFDDPMPipeline, eta: float | None) -> str:
     """What draws, in a few words: of a scheduler of ours by eta, of others by their class."""
-    scheduler = pipeline.components.get("scheduler")
-    if scheduler is None:
-        return "one call"
+    scheduler = pipeline.scheduler
     if not isinstance(scheduler, HFDDPMScheduler):
         return type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Multistep")
     eta = pipeline.config.get("default_eta") if eta is None else eta

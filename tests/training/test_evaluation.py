@@ -73,7 +73,7 @@ def test_the_best_is_the_smallest_of_the_log(tmp_path):
     chosen = facts(run / "best")["selection"]
     assert chosen["step"] == min(figures, key=figures.get) == facts(run / "best")["steps"]
     assert chosen["value"] == figures[chosen["step"]]
-    assert HFDDPMPipeline.from_pretrained(run / "best").unet.config["sample_size"] == 28
+    assert HFDDPMPipeline.from_pretrained(run / "best").image_size == (28, 28)
 
 
 def test_a_resumed_run_selects_what_the_uninterrupted_one_does(tmp_path):

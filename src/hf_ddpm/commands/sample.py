@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> None:
     draw = required(kind, "draw", options.checkpoint)
     images = draw(pipeline, range(options.num_images), seed=options.seed, batch_size=options.batch_size, **keywords)
     _write(_in_sentences(images), out)
-    how = name_of_sampler(pipeline, keywords.get("eta"))
-    print(f"{options.num_images} images by {how}, {sum(calls) // options.num_images} network calls each: {options.out}")
+    how = f" by {name_of_sampler(pipeline, keywords.get('eta'))}" if kind.walks else ""
+    print(f"{options.num_images} images{how}, {sum(calls) // options.num_images} network calls each: {options.out}")
 
 
 def _write(images: "Iterator[Image]", out: Path) -> None:
