@@ -55,6 +55,10 @@ class Evaluator:
         self._recipe, self._family, self._accelerator = recipe, family, accelerator
         self.samples = self._number_of_samples()
         if not self.samples:
+            if self.settings.every is not None:
+                raise UserError(
+                    f"evaluation.every={self.settings.every} measures samples, of which there are none: give --samples"
+                )
             return
         if family.sampling is None:
             raise UserError("evaluation.samples: this family draws no images, leave it out")
@@ -71,10 +75,8 @@ class Evaluator:
         if self._training is None:
             with self._accelerator.main_process_first():
                 self._training = Real(reference_of(self._data(), self._extractor))
-        numbers: list[dict[str, Any]] = self._record(networks, self._training, self.settings.sampling_seed + 1)[
-            "numbers"
-        ]
-        return numbers
+        found = self._record(networks, self._training, self.settings.sampling_seed + 1)
+        return list(found["numbers"])
 
     def measure(self, networks: Networks) -> dict[str, Any]:
         """The record of a finished checkpoint: against images that it was not trained on."""
@@ -90,7 +92,7 @@ class Evaluator:
         conditions = pipeline_conditions(pipeline, call) | {
             "seed": seed,
             "channels": pipeline.image_channels,
-            "averaged_weights": self._recipe.get("ema") or "unknown",
+            "averaged_weights": self._recipe.get("ema", "unknown"),
         }
 
         def draw(pipeline: Any, indices: Sequence[int], *, seed: int, batch_size: int) -> "Iterator[Image]":
@@ -113,9 +115,9 @@ class Evaluator:
         """What the settings say, or 1,000 of the embedded digits."""
         if self.settings.samples is not None:
             return self.settings.samples
-        keys = keys_of(Block(ImageData))
-        source, size = (self._recipe["data"].get(key, keys[key].default) for key in ("source", "image_size"))
-        return OF_DIGITS if source == DIGITS and min(size_of(size)) >= SIDE else 0
+        size, channels = image_shape(self._recipe)
+        source = self._recipe["data"].get("source", keys_of(Block(ImageData))["source"].default)
+        return OF_DIGITS if source == DIGITS and channels == 1 and min(size_of(size)) >= SIDE else 0
 
     def _data(self, **more: Any) -> ImageData:
         """The images of training as they are: not mirrored, not cropped at random, not binarised."""

@@ -248,8 +248,6 @@ class Evaluation:
         require_at_least(0, samples=self.samples, sampling_seed=self.sampling_seed)
         if self.samples == 1:
             raise UserError("evaluation.samples=1 has no distance: give at least 2, or 0 for no evaluation")
-        if self.every is not None and self.samples == 0:
-            raise UserError(f"evaluation.every={self.every} measures samples, of which there are none: give --samples")
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,8 @@ def test_the_embedded_digits_are_measured_unless_told_otherwise(tmp_path, monkey
     assert not (tmp_path / "run" / "best").exists()
     checkpoint = tiny(tmp_path / "none", "--samples", "0")
     assert not (checkpoint / "evaluation.json").exists() and facts(checkpoint)["metrics"] == []
-    checkpoint = tiny(tmp_path / "small", "--image_size", "8")  # no digits to that network
-    assert not (checkpoint / "evaluation.json").exists()
+    for name, more in (("small", ["--image_size", "8"]), ("colour", ["--channels", "3"])):  # no digits to that network
+        assert not (tiny(tmp_path / name, *more) / "evaluation.json").exists()
 
 
 def test_images_held_back_from_training(tmp_path, capsys):
@@ -135,6 +135,7 @@ def test_images_held_back_from_training(tmp_path, capsys):
         (["--samples", "70"], "there is no split 'test' in 'digits'.*keep some from training with --held_back"),
         (["--samples", "1"], "evaluation.samples=1 has no distance"),
         (["--samples", "0", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are none"),
+        (["--image_size", "8", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are"),
         (["--samples", "70", "--reference", "nowhere"], "nowhere does not hold the statistics"),
         (["--samples", "70", "--reference", "mnist-test", "--image_size", "8"], r"evaluation: .* are no digits"),
         (["--samples", "70", "--extractor", "./nowhere"], "cannot be opened as a vision model"),

@@ -91,7 +91,7 @@ def _images(options: argparse.Namespace, accelerator: Accelerator, device: str) 
 
     extractor = _extractor(options, found.channels, found.image_size, device)
     metrics = check_metrics(_words(options), extractor)
-    real, _, beside = _real(options, accelerator, extractor, metrics, open_real)
+    real, _, beside = _real(options, accelerator, extractor, open_real)
     count = options.num_images or found.num_images // options.draws
     return Subject(found, real, extractor, metrics, count, device, {"images": options.checkpoint}, beside)
 
@@ -106,7 +106,7 @@ def _checkpoint(options: argparse.Namespace, accelerator: Accelerator, device: s
     draw = required(kind, "draw", options.checkpoint)
     extractor = _extractor(options, pipeline.image_channels, pipeline.image_size, device)
     metrics = check_metrics(_words(options), extractor)
-    real, data, beside = _real(options, accelerator, extractor, metrics, _opener(options, pipeline))
+    real, data, beside = _real(options, accelerator, extractor, _opener(options, pipeline))
     count = options.num_images or (OF_DIGITS if extractor.name == DIGITS else OTHERWISE)
     class_of = _class_of(options, pipeline, data, count, keywords.pop("class_label", None))
     conditions = pipeline_conditions(pipeline, keywords) | {
@@ -187,7 +187,6 @@ def _real(
     options: argparse.Namespace,
     accelerator: Accelerator,
     extractor: Extractor,
-    metrics: tuple[str, ...],
     open_real: OpenData,
 ) -> tuple[Real, ImageData | None, tuple[ImageData, RealFeatures, str] | None]:
     """What is measured against, its images, and those for the page; the first process computes what is not kept."""

@@ -74,16 +74,17 @@ def evaluate(
     shards = shards_of(num_images * draws)[accelerator.process_index :: accelerator.num_processes]
     seen = [Seen(metrics, num_images) for _ in range(draws)]
     first: dict[int, Tensor] = {}
-    looking = 0.0
+    looking, fits = 0.0, False
     with ProgressBar("images", sum(map(len, shards)), accelerator) as bar:
         for start, pictures in _pictures(source, shards):
             began = time.perf_counter()
-            if not start and not first:
+            if not fits:  # the same sentence in every process
                 height, width = pictures.pixels.shape[2:]
                 require_same_conditions(real.reference, extractor, (height, width))
             _look(seen, start, pictures, extractor)
-            if start == 0 and not allow_few:
-                _refuse_few(seen[0])
+            if not fits and not allow_few:
+                _refuse_few(seen)
+            fits = True
             for i in range(start, min(SHOWN, start + len(pictures.pixels))):
                 first[i] = pictures.pixels[i - start]
             looking += time.perf_counter() - began
@@ -125,12 +126,13 @@ def _look(seen: list[Seen], start: int, pictures: Pictures, extractor: Extractor
         place = stop
 
 
-def _refuse_few(seen: Seen) -> None:
+def _refuse_few(seen: Sequence[Seen]) -> None:
     """Refuse a covariance that cannot have full rank, as soon as the number of features is known."""
-    for sums in (seen.pool, seen.spatial):
-        if sums is not None and {"fd", "sfid"} & {*seen.metrics} and seen.num_images < len(sums.mean):
+    num_images = seen[0].num_images
+    for sums in (sums for draw in seen for sums in (draw.pool, draw.spatial)):
+        if sums is not None and {"fd", "sfid"} & {*seen[0].metrics} and num_images < len(sums.mean):
             raise UserError(
-                f"{seen.num_images:,} images are fewer than the network's {len(sums.mean):,} features, and their "
+                f"{num_images:,} images are fewer than the network's {len(sums.mean):,} features, and their "
                 f"Fréchet distance is mostly bias: take {len(sums.mean):,} or more, or give --allow-few, which marks "
                 "the number"
             )
