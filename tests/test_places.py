@@ -52,3 +52,11 @@ def test_what_was_found_on_the_hub_stays():
         "source": "mnist"
     }  # an old run
     assert names_on_the_hub({"source": "/home/ada/x", "origin": "hub"}) == frozenset()
+
+
+def test_the_images_that_an_evaluation_tests_on_are_places():
+    recipe = {"evaluation": {"test_source": "my/photos/test", "reference": "mnist-test"}, "data": {"source": "digits"}}
+    clean = without_places(recipe)
+    assert clean["evaluation"] == {"test_source": "test", "reference": "mnist-test"}
+    found = without_places({"conditions": {"reference": {"data": {"source": "a/b/c"}}}})
+    assert found == {"conditions": {"reference": {"data": {"source": "c"}}}}

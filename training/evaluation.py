@@ -23,6 +23,7 @@ from hf_ddpm.kinds import kind_of_recipe
 from hf_ddpm.metrics.digits import SIDE
 from hf_ddpm.metrics.extractors import open_extractor
 from hf_ddpm.metrics.reference import MNIST_TEST, load_reference, mnist_test, reference_of
+from hf_ddpm.places import last_name
 from hf_ddpm.training.family import Family
 from hf_ddpm.training.recipe import Block, Recipe, image_shape, keys_of
 from hf_ddpm.training.settings import Evaluation
@@ -132,7 +133,8 @@ class Evaluator:
         embedded = settings.samples is None  # of the embedded digits, which have no test split
         if settings.reference is not None or embedded:
             name = settings.reference or MNIST_TEST
-            return Real(mnist_test() if name == MNIST_TEST else load_reference(Path(name))), f"statistics {name}"
+            known = mnist_test() if name == MNIST_TEST else load_reference(Path(name))
+            return Real(known), f"statistics {last_name(name)}"
         if held_back:
             data = self._data(part="held_back")
             return Real(reference_of(data, self._extractor)), f"{held_back:,} images held back from training"

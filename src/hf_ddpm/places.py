@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
-# Of data, of skipped images, of a recipe's run and VAE, of a measurement, of what diffusers opened.
-PLACES = {"source", "file", "output_dir", "vae", "checkpoint", "_name_or_path"}
+# Of data, of skipped images, of a recipe's run, VAE and evaluation, of a measurement, of what diffusers opened.
+PLACES = {"source", "file", "output_dir", "vae", "test_source", "reference", "checkpoint", "_name_or_path"}
 WORDS = {"class_names", "id2label"}  # of the data's author: a class may be called /m/01g317
 ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 HUB_NAME = re.compile(r"hf://.+|[\w.-]+(/[\w.-]+)?")
