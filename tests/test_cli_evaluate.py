@@ -83,7 +83,7 @@ def test_a_checkpoint(checkpoint, tmp_path, capsys):
 
 
 def test_neither_batches_nor_processes_change_a_number(checkpoint, digits, on_two_processes, tmp_path):
-    words = [checkpoint, "--data", digits, "--split", "train", "--steps", "2", "--device", "cpu", "-n", "300"]
+    words = [checkpoint, "--data", digits, "--split", "train", "--steps", "2", "--device", "cpu", "-n", "140"]
     words += ["--metrics", "fd,kid,is,prdc,memorisation", "--training-data", digits, "--draws", "2"]
     words += ["--labels", "balanced"]
     one = evaluated(*words, "--batch-size", "50", out=tmp_path / "one.json")

@@ -148,7 +148,7 @@ def test_the_wheel_trains_samples_and_writes_the_card_far_from_the_checkout(run_
     where = run_installed("python", "-c", "import hf_ddpm; print(hf_ddpm.__file__)").stdout
     assert Path(where.strip()).is_relative_to(installed)
 
-    short = "--total_steps 3 --batch_size 4 --num_images 4 --sampling.num_inference_steps 3 --log_every 1"
+    short = "--total_steps 3 --batch_size 4 --num_images 4 --sampling.num_inference_steps 3 --log_every 1 --samples 20"
     trained = run_installed("hf-ddpm", "train", *short.split(), "--tracker", "none", "--output_dir", "run")
     checkpoint = tmp_path / "run" / "checkpoint"
     assert str(Path("run/checkpoint")) in trained.stdout

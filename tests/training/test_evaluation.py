@@ -16,7 +16,7 @@ from hf_ddpm.training.train import main, train
 TINY = ["--preset", "tiny", "--image_size", "28", "--batch_size", "8", "--warmup_steps", "1", "--log_every", "2"]
 TINY += ["--num_images", "4", "--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "2"]
 TINY += ["--tracker", "none", "--max_images", "80", "--cpu_threads", "1", "--checkpoints.keep", "9"]
-MEASURED = ["--samples", "70", "--reference", "mnist-test"]
+MEASURED = ["--samples", "20", "--reference", "mnist-test"]
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,23 @@ def test_the_command_finds_the_figures_of_the_card_again(tmp_path, capsys):
     run = tmp_path / "run"
     tiny(run, *MEASURED, "--evaluation.every", "2", "--sampling_seed", "7")
     shown = capsys.readouterr().out
-    assert "evaluation: 70 samples at the end, against statistics mnist-test" in shown
+    assert "evaluation: 20 samples at the end, against statistics mnist-test" in shown
     assert "measured:   digit distance " in shown and f"best:       {run / 'best'}, step " in shown
     for checkpoint in (run / "checkpoint", run / "best"):
         kept = json.loads((checkpoint / "evaluation.json").read_text())
-        again = ["evaluate", str(checkpoint), "--reference", "mnist-test", "-n", "70", "--seed", "7", "--steps", "2"]
+        again = [
+            "evaluate",
+            str(checkpoint),
+            "--reference",
+            "mnist-test",
+            "-n",
+            "20",
+            "--allow-few",
+            "--seed",
+            "7",
+            "--steps",
+            "2",
+        ]
         hf_ddpm([*again, "--device", "cpu", "--out", str(tmp_path / "again.json")])
         measured = json.loads((tmp_path / "again.json").read_text())
         assert measured["weights_sha256"] == kept["weights_sha256"]
@@ -100,9 +112,9 @@ def test_two_processes_select_the_same(tmp_path, on_two_processes):
 
 
 def test_the_embedded_digits_are_measured_unless_told_otherwise(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_ddpm.training.evaluation.OF_DIGITS", 66)
+    monkeypatch.setattr("hf_ddpm.training.evaluation.OF_DIGITS", 16)
     checkpoint = tiny(tmp_path / "run")
-    assert json.loads((checkpoint / "evaluation.json").read_text())["conditions"]["num_images"] == 66
+    assert json.loads((checkpoint / "evaluation.json").read_text())["conditions"]["num_images"] == 16
     assert not (tmp_path / "run" / "best").exists()
     checkpoint = tiny(tmp_path / "none", "--samples", "0")
     assert not (checkpoint / "evaluation.json").exists() and facts(checkpoint)["metrics"] == []
@@ -112,7 +124,7 @@ def test_the_embedded_digits_are_measured_unless_told_otherwise(tmp_path, monkey
 
 def test_images_held_back_from_training(tmp_path, capsys):
     """They are not trained on, they are measured against, and the card's record says so."""
-    more = ["--samples", "70", "--held_back", "20"]
+    more = ["--samples", "20", "--held_back", "20"]
     checkpoint = tiny(tmp_path / "run", *more)
     assert "against 20 images held back from training" in capsys.readouterr().out
     record = json.loads((checkpoint / "evaluation.json").read_text())
@@ -132,13 +144,13 @@ def test_images_held_back_from_training(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--samples", "70"], "there is no split 'test' in 'digits'.*keep some from training with --held_back"),
+        (["--samples", "20"], "there is no split 'test' in 'digits'.*keep some from training with --held_back"),
         (["--samples", "1"], "evaluation.samples=1 has no distance"),
         (["--samples", "0", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are none"),
         (["--image_size", "8", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are"),
-        (["--samples", "70", "--reference", "nowhere"], "nowhere does not hold the statistics"),
-        (["--samples", "70", "--reference", "mnist-test", "--image_size", "8"], r"evaluation: .* are no digits"),
-        (["--samples", "70", "--extractor", "./nowhere"], "cannot be opened as a vision model"),
+        (["--samples", "20", "--reference", "nowhere"], "nowhere does not hold the statistics"),
+        (["--samples", "20", "--reference", "mnist-test", "--image_size", "8"], r"evaluation: .* are no digits"),
+        (["--samples", "20", "--extractor", "./nowhere"], "cannot be opened as a vision model"),
         (["--held_back", "80"], "held_back is 80, and the data set .* has 80 images: hold fewer back"),
         (["--part", "held_back"], "part is 'held_back', and held_back is 0"),
         (["--eta", "0.5", "--solver", "unipc"], "sampling.eta=0.5 has no meaning for solver='unipc'"),
