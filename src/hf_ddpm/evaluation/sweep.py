@@ -36,7 +36,8 @@ def draw_sweep(found: Mapping[str, Any]) -> Image:
 
 def _panel(cells: list[Any], axes: Mapping[str, list[str]], along: str, name: str) -> Any:
     curves: dict[str, list[tuple[float, float]]] = {}
-    numbers = all(map(_is_number, axes[along]))
+    axes_values = axes[along]
+    numbers = all(map(_is_number, axes_values))
     for cell in cells:
         others = ", ".join(f"{axis} {value}" for axis, value in cell["cell"].items() if axis != along)
         place = cell["cell"][along]
@@ -51,7 +52,15 @@ def _panel(cells: list[Any], axes: Mapping[str, list[str]], along: str, name: st
     x_label = along if numbers else f"{along}: {', '.join(axes[along])}"
     log = ("x" if numbers and all(float(value) > 0 for value in axes[along]) else "") + ("y" if wide else "")
     xs, ys = [x for x, _ in first], [y for _, y in first]
-    return curve(xs, ys, title=name, x_label=x_label, y_label="", also=also, label=label, log=log, marker="o")
+    lines = curve(xs, ys, title=name, x_label=x_label, y_label="", also=also, label=label, log=log, marker="o")
+
+    def draw(axes: Any) -> None:
+        lines(axes)
+        if numbers:  # the values that were asked for, not powers of ten
+            axes.set_xticks([float(value) for value in axes_values], labels=axes_values)
+            axes.minorticks_off()
+
+    return draw
 
 
 def _is_number(word: str) -> bool:
