@@ -69,7 +69,11 @@ def test_quoted_lines_stand_in_their_files_in_that_order(page):
         assert not missing, f"{name} has not, or not in this order: {missing}"
 
 
-DRAWN_BY = {"vae": "python -m benchmarks.vae_pictures", "mnist-latent": "hf-ddpm train --recipe mnist-latent"}
+DRAWN_BY = {
+    "sampler-sweep": "hf-ddpm sweep runs/mnist/checkpoint",
+    "vae": "python -m benchmarks.vae_pictures",
+    "mnist-latent": "hf-ddpm train --recipe mnist-latent",
+}
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -54,6 +54,7 @@ class Evaluator:
     def __init__(self, recipe: Recipe, family: Family, accelerator: Accelerator) -> None:
         self.settings = Evaluation(**recipe["evaluation"])
         self._recipe, self._family, self._accelerator = recipe, family, accelerator
+        self._source = recipe["data"].get("source", keys_of(Block(ImageData))["source"].default)
         self.samples = self._number_of_samples()
         if not self.samples:
             if self.settings.every is not None:
@@ -117,8 +118,7 @@ class Evaluator:
         if self.settings.samples is not None:
             return self.settings.samples
         size, channels = image_shape(self._recipe)
-        source = self._recipe["data"].get("source", keys_of(Block(ImageData))["source"].default)
-        return OF_DIGITS if source == DIGITS and channels == 1 and min(size_of(size)) >= SIDE else 0
+        return OF_DIGITS if self._source == DIGITS and channels == 1 and min(size_of(size)) >= SIDE else 0
 
     def _data(self, **more: Any) -> ImageData:
         """The images of training as they are: not mirrored, not cropped at random, not binarised."""
@@ -130,9 +130,9 @@ class Evaluator:
     def _open_test(self) -> tuple[Real, str]:
         """What is measured against at the end, and what it is in words."""
         settings, held_back = self.settings, self._recipe["data"].get("held_back", 0)
-        embedded = settings.samples is None  # of the embedded digits, which have no test split
-        if settings.reference is not None or embedded:
-            name = settings.reference or MNIST_TEST
+        own = settings.test_source is None and self._source == DIGITS and not held_back  # they have no test split
+        name = settings.reference or (MNIST_TEST if own else None)
+        if name is not None:
             known = mnist_test() if name == MNIST_TEST else load_reference(Path(name))
             return Real(known), f"statistics {last_name(name)}"
         if held_back:

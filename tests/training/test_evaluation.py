@@ -144,7 +144,10 @@ def test_images_held_back_from_training(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--samples", "20"], "there is no split 'test' in 'digits'.*keep some from training with --held_back"),
+        (
+            ["--samples", "20", "--test_source", "digits"],
+            "there is no split 'test' in 'digits'.*keep some from training with --held_back",
+        ),
         (["--samples", "1"], "evaluation.samples=1 has no distance"),
         (["--samples", "0", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are none"),
         (["--image_size", "8", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are"),
