@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from hf_ddpm.errors import UserError, did_you_mean
 from hf_ddpm.evaluation.images import Pictures
 from hf_ddpm.metrics import (
+    FeatureStatistics,
     InceptionScoreAccumulator,
     StatisticsAccumulator,
     density_coverage,
+    feature_statistics,
     frechet_distance,
     kernel_distance,
     memorisation,
@@ -29,7 +32,7 @@ KID_SUBSETS, KID_SIZE = 100, 1000  # of Binkowski et al. 2018
 K_PRECISION, K_DENSITY = 3, 5  # of the papers
 IS_SPLITS = 10
 OF_DIGITS = 1000  # images: the digit distance is defined with so many
-_MOST_COVARIANCES = 2**28  # numbers in the covariances of all classes: 2 GiB
+_MOST_COVARIANCES = 2**28  # numbers in the covariances of all classes, whose roots would take an hour or more
 
 
 class Number(NamedTuple):
@@ -110,7 +113,6 @@ class Seen:
     pool: StatisticsAccumulator | None = None
     spatial: StatisticsAccumulator | None = None
     score: InceptionScoreAccumulator | None = None
-    of_class: dict[int, StatisticsAccumulator] = field(default_factory=dict)
     sure: int = 0
     kept: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)  # places, features, labels
 
@@ -135,10 +137,6 @@ class Seen:
             self.score.update(features.logits, places)
         if extractor.name == DIGITS and features.logits is not None:
             self.sure += int((features.logits.softmax(dim=1).amax(dim=1) > SURE).sum())
-        if "classes" in self.metrics and pictures.labels is not None:
-            for label in pictures.labels.unique().tolist():
-                sums = self.of_class.setdefault(label, StatisticsAccumulator(features.pool.shape[1]))
-                sums.update(features.pool[pictures.labels == label])
         if any(metric in OF_IMAGES for metric in self.metrics):
             self.kept.append((places, features.pool, pictures.labels))
 
@@ -149,14 +147,13 @@ class Seen:
         for part in parts:
             whole.pool, whole.spatial = _merged(whole.pool, part.pool), _merged(whole.spatial, part.spatial)
             whole.score = _merged(whole.score, part.score)
-            for label, sums in part.of_class.items():
-                whole.of_class[label] = _merged(whole.of_class.get(label), sums)
             whole.sure += part.sure
             whole.kept += part.kept
         return whole
 
+    @cached_property
     def features(self) -> tuple[Tensor, Tensor | None]:
-        """The features (N, D) in the order of their places, and their classes."""
+        """The features (N, D) of all processes in the order of their places, and their classes."""
         places, pool, labels = zip(*self.kept, strict=True)
         order = torch.cat(places).argsort()
         return torch.cat(pool)[order], None if labels[0] is None else torch.cat(labels)[order]
@@ -186,10 +183,9 @@ def over_draws(draws: Sequence[Sequence[Number]]) -> list[Number]:
 
 def _frechet(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     assert seen.pool is not None
-    pool, reference = seen.pool.statistics(), real.reference.pool
-    value = frechet_distance(pool.mean, pool.covariance, reference.mean, reference.covariance)
-    few, kind = _few(seen, len(pool.mean)), "fid" if extractor.name == INCEPTION else "frechet_distance"
+    value, few = _distance(seen.pool.statistics(), real.reference.pool), _few(seen, len(seen.pool.mean))
     if extractor.name != DIGITS:
+        kind = "fid" if extractor.name == INCEPTION else "frechet_distance"
         return [Number(extractor.distance, kind, value, note=few)]
     share = Number("share of sure digits", "digit_share", seen.sure / seen.num_images)
     return [Number(extractor.distance, "digit_distance", value, note=few), share]
@@ -198,13 +194,12 @@ def _frechet(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 def _spatial(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     if seen.spatial is None or real.reference.spatial is None:
         raise UserError("--metrics sfid: the reference has no spatial statistics (mu_s, sigma_s): take another one")
-    ours, theirs = seen.spatial.statistics(), real.reference.spatial
-    value = frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
-    return [Number("sFID", "sfid", value, note=_few(seen, len(ours.mean)))]
+    value = _distance(seen.spatial.statistics(), real.reference.spatial)
+    return [Number("sFID", "sfid", value, note=_few(seen, len(seen.spatial.mean)))]
 
 
 def _kernel(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
-    features, images = seen.features()[0], _images(real, "kid")
+    features, images = seen.features[0], _images(real, "kid")
     size = min(KID_SIZE, len(features), len(images.pool))
     generator = torch.Generator().manual_seed(0)
     found = kernel_distance(features, images.pool, generator=generator, subsets=KID_SUBSETS, subset_size=size)
@@ -222,7 +217,7 @@ def _score(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 
 def _neighbours(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
-    features = seen.features()[0]
+    features = seen.features[0]
     images = _images(real, "prdc").pool[: len(features)]  # equal numbers, on which all four depend
     precise = precision_recall(features, images, K_PRECISION)
     dense = density_coverage(features, images, K_DENSITY)
@@ -238,7 +233,7 @@ def _neighbours(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 def _memorised(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     if real.training is None:
         raise UserError("--metrics memorisation compares with the training images: give --training-data")
-    features, training = seen.features()[0], real.training.pool
+    features, training = seen.features[0], real.training.pool
     share = memorisation(features, training).share
     note = f"of {len(training):,} training images"
     found = [Number("memorised", "memorised", share, note=note)]
@@ -249,7 +244,7 @@ def _memorised(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 
 def _classes(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
-    features, labels = seen.features()
+    features, labels = seen.features
     images = _images(real, "classes")
     if labels is None or images.labels is None:
         whose = "samples" if labels is None else "real images"
@@ -262,16 +257,14 @@ def _classes(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     ]
     if len(images.labels.unique()) * features.shape[1] ** 2 > _MOST_COVARIANCES:
         return found
-    for label in sorted(seen.of_class):
-        ours, theirs = seen.of_class[label], StatisticsAccumulator(features.shape[1])
-        theirs.update(images.pool[images.labels == label])
-        if min(ours.num_samples, theirs.num_samples) < 2:
+    for label in labels.unique().tolist():
+        ours, theirs = features[labels == label], images.pool[images.labels == label]
+        if min(len(ours), len(theirs)) < 2:
             continue
-        one, other = ours.statistics(), theirs.statistics()
-        value = frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
+        value = _distance(feature_statistics(ours), feature_statistics(theirs))
         names = real.class_names or ()
         name = names[label] if label < len(names) else str(label)
-        few = f"{ours.num_samples:,} samples, {theirs.num_samples:,} real images"
+        few = f"{len(ours):,} samples, {len(theirs):,} real images"
         found.append(Number(f"{extractor.distance}, class {name}", "class_frechet_distance", value, note=few))
     return found
 
@@ -285,6 +278,10 @@ _OF_METRIC: dict[str, Any] = {
     "memorisation": _memorised,
     "classes": _classes,
 }
+
+
+def _distance(ours: FeatureStatistics, theirs: FeatureStatistics) -> float:
+    return frechet_distance(ours.mean, ours.covariance, theirs.mean, theirs.covariance)
 
 
 def _few(seen: Seen, dimension: int) -> str | None:
