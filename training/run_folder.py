@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_ddpm.checkpoint import FACTS_FILE, GO_ON, read_object, unfinished, writing
+from hf_ddpm.checkpoint import FACTS_FILE, GO_ON, new_file, read_object, writing
 from hf_ddpm.data.facts import DataFacts
 from hf_ddpm.errors import UserError
 from hf_ddpm.kinds import FAMILY, family_of
@@ -120,10 +120,8 @@ class RunFolder:
                 shutil.rmtree(state)
         if self.log.exists():
             kept = [line for line in self.log.read_text().splitlines() if _step_of(line) <= step]
-            with writing(self.log, remedy=GO_ON):
-                new = unfinished(self.log)
+            with writing(self.log, remedy=GO_ON), new_file(self.log) as new:
                 new.write_text("".join(f"{line}\n" for line in kept))
-                new.replace(self.log)
 
 
 def _step_of(line: str) -> float:

@@ -63,6 +63,21 @@ def new_folder(final: Path) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def new_file(final: Path) -> Iterator[Path]:
+    """A temporary file that becomes `final` when the block ends well, and vanishes when it fails.
+
+    Several processes may write the same file: each has its own, and the last stays.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.unfinished")
+    try:
+        yield temporary
+        temporary.replace(final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
 def replace_folder(new: Path, final: Path) -> None:
     """Rename `new` to `final`; an older `final` steps aside and is removed only when the new one is in place."""
     older = aside(final)
@@ -128,9 +143,8 @@ def add_evaluation(folder: Path, facts: dict[str, Any], kind: Kind, evaluation: 
     texts = {name: json.dumps(found, indent=2) + "\n" for name, found in files.items()}
     with writing(folder, remedy=GO_ON):
         for name, text in (texts | {"README.md": render_card(facts, kind, pictured=pictured)}).items():
-            new = unfinished(folder / name)
-            new.write_text(text)
-            new.replace(folder / name)
+            with new_file(folder / name) as new:
+                new.write_text(text)
 
 
 @contextlib.contextmanager

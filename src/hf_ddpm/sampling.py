@@ -30,6 +30,7 @@ SOLVERS: dict[str, Any] = {
 }
 
 DEFAULT_STEPS = 20  # of the default sampler: more of them draw no better digits (docs/ddim.md, Results)
+IMAGE_NAME = "{:06d}.png"  # of image i in a folder
 DDIM, DDPM = "ddim", "ddpm"  # samplers of our own scheduler, beside SOLVERS
 
 HEUNS_LIMIT = 1000  # DDPM's linear schedule starts at 157, the cosine one at 20,000 (docs/ddim.md, Results)

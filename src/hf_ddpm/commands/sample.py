@@ -20,8 +20,6 @@ from hf_ddpm.kinds import kind_of, required
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NAME = "{:06d}.png"  # of an image in a folder
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
@@ -39,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
     _check(options)
 
     from hf_ddpm.checkpoint import load_checkpoint
-    from hf_ddpm.sampling import count_calls, name_of_sampler
+    from hf_ddpm.sampling import IMAGE_NAME, count_calls, name_of_sampler
 
     pipeline: Any = on_device(load_checkpoint(options.checkpoint), options.device)
     kind = kind_of(pipeline)
@@ -48,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and a PNG 1 to 4: sample tensors in Python")
     out = Path(options.out)
-    require_writable(out if out.suffix else out / NAME.format(0))
+    require_writable(out if out.suffix else out / IMAGE_NAME.format(0))
     calls = count_calls(pipeline.noise_network)
     draw = required(kind, "draw", options.checkpoint)
     images = draw(pipeline, range(options.num_images), seed=options.seed, batch_size=options.batch_size, **keywords)
@@ -60,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
 def _write(images: "Iterator[Image]", out: Path) -> None:
     """One grid of all images, or each in a file as soon as it is drawn."""
     from hf_ddpm.checkpoint import writing
-    from hf_ddpm.sampling import image_grid
+    from hf_ddpm.sampling import IMAGE_NAME, image_grid
 
     if out.suffix:
         drawn = list(images)
@@ -69,7 +67,7 @@ def _write(images: "Iterator[Image]", out: Path) -> None:
         return
     for i, image in enumerate(images):
         with writing(out):
-            image.save(out / NAME.format(i))
+            image.save(out / IMAGE_NAME.format(i))
 
 
 def _in_sentences(images: "Iterable[Image]") -> "Iterator[Image]":

@@ -116,9 +116,10 @@ def _checkpoint(options: argparse.Namespace, accelerator: Accelerator, device: s
     }
     if class_of is not None:
         conditions["classes"] = options.labels or options.class_label or "in-turn"
-    source: ImageSource = Drawn(pipeline, draw, options.seed, options.batch_size, keywords, class_of, conditions)
+    drawn = Drawn(pipeline, draw, options.seed, options.batch_size, keywords, class_of, conditions)
+    source: ImageSource = drawn
     if options.samples is not None:
-        source = keep(source, Path(options.samples), options.samples_format or "png", accelerator)
+        source = keep(drawn, Path(options.samples), options.samples_format or "png", accelerator)
     again = None
     if kind.reconstructs and data is not None:
         order = torch.randperm(data.num_images or 0, generator=torch.Generator().manual_seed(options.seed))

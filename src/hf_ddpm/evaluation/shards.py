@@ -18,9 +18,11 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from hf_ddpm.checkpoint import read_object, writing
+from hf_ddpm.checkpoint import new_file, read_object, writing
 from hf_ddpm.errors import UserError, quoted
-from hf_ddpm.evaluation.images import ImageSource, Pictures, in_channels, pixels_of
+from hf_ddpm.evaluation.images import Drawn, Pictures, in_channels, pixels_of
+from hf_ddpm.figures.grid import pil_images
+from hf_ddpm.sampling import IMAGE_NAME
 
 Format = Literal["png", "npz", "parquet"]
 CONDITIONS = "conditions.json"
@@ -38,7 +40,7 @@ class Kept:
             file the columns index, image and label.
     """
 
-    source: ImageSource
+    source: Drawn
     folder: Path
     format: Format
 
@@ -66,7 +68,7 @@ class Kept:
     def _read(self, indices: range) -> Pictures | None:
         """What is there, or None; a longer run than is asked for is cut."""
         if self.format == "png":
-            files = [self.folder / png_name(i) for i in indices]
+            files = [self.folder / IMAGE_NAME.format(i) for i in indices]
             if not all(file.is_file() for file in files):
                 return None
             return Pictures(_read_png(files), self._labels(indices))
@@ -78,23 +80,25 @@ class Kept:
         return None
 
     def _labels(self, indices: range) -> Tensor | None:
-        class_of = getattr(self.source, "class_of", None)
+        class_of = self.source.class_of
         return None if class_of is None else torch.tensor([class_of(i) for i in indices])
 
     def _write(self, indices: range, pictures: Pictures) -> None:
         if self.format == "png":
-            for i, image in zip(indices, _images(pictures.pixels), strict=True):
-                _replacing(self.folder / png_name(i), lambda file, image=image: image.save(file, "PNG"))
+            for i, image in zip(indices, pil_images(pictures.pixels), strict=True):
+                with new_file(self.folder / IMAGE_NAME.format(i)) as file:
+                    image.save(file, "PNG")
             return
         write = _write_npz if self.format == "npz" else _write_parquet
         final = self.folder / f"{SHARD_NAME}-{indices.start:07d}-{indices.stop:07d}.{self.format}"
-        _replacing(final, lambda file: write(file, indices, pictures))
+        with new_file(final) as file:
+            write(file, indices, pictures)
         for file in self.folder.glob(f"{SHARD_NAME}-{indices.start:07d}-*.{self.format}"):
             if _end_of(file) < indices.stop:  # of a run with fewer images
                 file.unlink()
 
 
-def keep(source: ImageSource, folder: Path, format: Format, accelerator: Accelerator) -> Kept:
+def keep(source: Drawn, folder: Path, format: Format, accelerator: Accelerator) -> Kept:
     """The source with its images kept in a folder; the main process writes what fixes them.
 
     Raises:
@@ -116,7 +120,8 @@ def keep(source: ImageSource, folder: Path, format: Format, accelerator: Acceler
     if accelerator.is_main_process and not file.is_file():
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _replacing(file, lambda new: new.write_text(json.dumps(conditions, indent=2) + "\n"))
+            with new_file(file) as new:
+                new.write_text(json.dumps(conditions, indent=2) + "\n")
     accelerator.wait_for_everyone()
     return Kept(source, folder, format)
 
@@ -131,47 +136,31 @@ def join_npz(folder: Path, num_images: int) -> Path:
     height, width = _read_npz(shards[0]).shape[2:]
     final = folder / f"samples_{num_images}x{height}x{width}x3.npz"
 
-    def write(new: Path) -> None:
-        with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            labelled = True
-            with archive.open("arr_0.npy", "w", force_zip64=True) as array:  # never all of them in memory
-                header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, height, width, 3)}
-                np.lib.format.write_array_header_1_0(array, header)
-                left = num_images
-                for shard in shards:
-                    with np.load(shard, allow_pickle=False) as arrays:
-                        array.write(np.ascontiguousarray(arrays["arr_0"][:left]).tobytes())
-                        left -= len(arrays["arr_0"][:left])
-                        labelled = labelled and "arr_1" in arrays.files
-            if labelled:
-                labels = np.concatenate([np.load(shard, allow_pickle=False)["arr_1"] for shard in shards])[:num_images]
-                with archive.open("arr_1.npy", "w") as array:
-                    np.lib.format.write_array(array, labels, allow_pickle=False)
-
-    with writing(final):
-        _replacing(final, write)
+    with writing(final), new_file(final) as new:
+        _join(shards, new, (num_images, height, width, 3))
     return final
 
 
-def png_name(index: int) -> str:
-    """Of the file of one image."""
-    return f"{index:06d}.png"
-
-
-def _replacing(final: Path, write: Any) -> None:
-    """Write beside the file, and rename: it is whole or not there."""
-    new = final.with_name(f".{final.name}.unfinished")
-    write(new)
-    new.replace(final)
+def _join(shards: list[Path], new: Path, shape: tuple[int, int, int, int]) -> None:
+    with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        labelled, left = True, shape[0]
+        with archive.open("arr_0.npy", "w", force_zip64=True) as array:  # never all of them in memory
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(array, header)
+            for shard in shards:
+                with np.load(shard, allow_pickle=False) as arrays:
+                    images = arrays["arr_0"][:left]
+                    array.write(np.ascontiguousarray(images).tobytes())
+                    left -= len(images)
+                    labelled = labelled and "arr_1" in arrays.files
+        if labelled:
+            labels = np.concatenate([np.load(shard, allow_pickle=False)["arr_1"] for shard in shards])[: shape[0]]
+            with archive.open("arr_1.npy", "w") as array:
+                np.lib.format.write_array(array, labels, allow_pickle=False)
 
 
 def _end_of(file: Path) -> int:
     return int(file.stem.rpartition("-")[2])
-
-
-def _images(pixels: Tensor) -> list[Image.Image]:
-    arrays = pixels.permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array) for array in arrays]
 
 
 def _read_png(files: list[Path]) -> Tensor:
@@ -199,7 +188,7 @@ def _write_parquet(file: Path, indices: range, pictures: Pictures) -> None:
     import datasets
     import pyarrow.parquet as pq
 
-    columns: dict[str, Any] = {"index": list(indices), "image": _images(pictures.pixels)}
+    columns: dict[str, Any] = {"index": list(indices), "image": pil_images(pictures.pixels)}
     columns |= {} if pictures.labels is None else {"label": pictures.labels.tolist()}
     rows = datasets.Dataset.from_dict(columns)
     pq.write_table(rows.data.table.cast(rows.features.arrow_schema), file)  # the schema tells that these are images

@@ -17,13 +17,19 @@ _WHITE, _INK = 255, 0
 
 def tiles(x_0: Tensor) -> list[Image.Image]:
     """Images (B, C, H, W) in [-1, 1], values beyond clipped, as PIL images on white; small ones enlarged n times."""
-    channels, height, width = x_0.shape[1:]
+    height, width = x_0.shape[2:]
+    times = max(1, round(TILE / max(height, width)))
+    images = pil_images(to_uint8(x_0))
+    return [_on_white(image).resize((width * times, height * times), Image.Resampling.NEAREST) for image in images]
+
+
+def pil_images(pixels: Tensor) -> list[Image.Image]:
+    """uint8 images (B, C, H, W) as PIL images of the mode of their channels."""
+    channels = pixels.shape[1]
     if channels not in CHANNEL_MODES:
         raise UserError(f"images of {channels} channels cannot be drawn: figures are of 1, 2, 3 or 4 channels")
-    times = max(1, round(TILE / max(height, width)))
-    arrays = to_uint8(x_0).permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
-    images = [Image.fromarray(array[:, :, 0] if channels == 1 else array, CHANNEL_MODES[channels]) for array in arrays]
-    return [_on_white(image).resize((width * times, height * times), Image.Resampling.NEAREST) for image in images]
+    arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
+    return [Image.fromarray(array[:, :, 0] if channels == 1 else array, CHANNEL_MODES[channels]) for array in arrays]
 
 
 def labelled_grid(

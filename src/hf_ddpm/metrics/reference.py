@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_ddpm.checkpoint import writing
+from hf_ddpm.checkpoint import new_file, writing
 from hf_ddpm.data import Batch, ImageData, to_uint8
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.metrics.extractors import INCEPTION, INCEPTION_PREPROCESSING, Extractor
@@ -240,11 +239,10 @@ def _cached(conditions: dict[str, Any]) -> Path:
 
 
 def _write(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.unfinished")  # of several processes each has its own
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata=metadata)
-        unfinished.replace(file)
+        with new_file(file) as new:
+            save_file(tensors, new, metadata=metadata)
 
 
 def _checked(reference: Reference, file: Path) -> Reference:
