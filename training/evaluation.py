@@ -43,28 +43,22 @@ class Evaluator:
         recipe: Of the run.
         family: That draws the samples.
         accelerator: Of the processes.
+        samples: How many are measured.
 
     Attributes:
-        samples: How many are measured; 0 of a run that measures none.
+        samples: How many are measured.
+        every: Steps between two selections, or None.
+        measured_on: What a finished checkpoint is measured against, in words.
 
     Raises:
         UserError: an extractor or images that cannot be opened, or that do not fit each other.
     """
 
-    def __init__(self, recipe: Recipe, family: Family, accelerator: Accelerator) -> None:
-        self.settings = Evaluation(**recipe["evaluation"])
+    def __init__(self, recipe: Recipe, family: Family, accelerator: Accelerator, samples: int) -> None:
+        self._settings = Evaluation(**recipe["evaluation"])
         self._recipe, self._family, self._accelerator = recipe, family, accelerator
-        self._source = recipe["data"].get("source", keys_of(Block(ImageData))["source"].default)
-        self.samples = self._number_of_samples()
-        if not self.samples:
-            if self.settings.every is not None:
-                raise UserError(
-                    f"evaluation.every={self.settings.every} measures samples, of which there are none: give --samples"
-                )
-            return
-        if family.sampling is None:
-            raise UserError("evaluation.samples: this family draws no images, leave it out")
-        self._extractor = open_extractor(self.settings.extractor, accelerator.device)
+        self.samples, self.every = samples, self._settings.every
+        self._extractor = open_extractor(self._settings.extractor, accelerator.device)
         size, channels = image_shape(recipe)
         with as_user_error("evaluation"):
             self._extractor(torch.zeros(2, channels, *size_of(size), dtype=torch.uint8))  # images that it cannot see
@@ -77,12 +71,12 @@ class Evaluator:
         if self._training is None:
             with self._accelerator.main_process_first():
                 self._training = Real(reference_of(self._data(), self._extractor))
-        found = self._record(networks, self._training, self.settings.sampling_seed + 1)
+        found = self._record(networks, self._training, self._settings.sampling_seed + 1)
         return list(found["numbers"])
 
     def measure(self, networks: Networks) -> dict[str, Any]:
         """The record of a finished checkpoint: against images that it was not trained on."""
-        return {"measured_on": self.measured_on, **self._record(networks, self._test, self.settings.sampling_seed)}
+        return {"measured_on": self.measured_on, **self._record(networks, self._test, self._settings.sampling_seed)}
 
     def _record(self, networks: Networks, real: Real, seed: int) -> dict[str, Any]:
         family, kind = self._family, kind_of_recipe(self._recipe)
@@ -113,13 +107,6 @@ class Evaluator:
         about = {"kind": kind.word, "weights_sha256": conditions["weights_sha256"][kind.network]}
         return record(found, source, real, self._extractor, about)
 
-    def _number_of_samples(self) -> int:
-        """What the settings say, or 1,000 of the embedded digits."""
-        if self.settings.samples is not None:
-            return self.settings.samples
-        size, channels = image_shape(self._recipe)
-        return OF_DIGITS if self._source == DIGITS and channels == 1 and min(size_of(size)) >= SIDE else 0
-
     def _data(self, **more: Any) -> ImageData:
         """The images of training as they are: not mirrored, not cropped at random, not binarised."""
         block = {key: value for key, value in self._recipe["data"].items() if key not in _OF_TRAINING}
@@ -129,9 +116,9 @@ class Evaluator:
 
     def _open_test(self) -> tuple[Real, str]:
         """What is measured against at the end, and what it is in words."""
-        settings, held_back = self.settings, self._recipe["data"].get("held_back", 0)
-        own = settings.test_source is None and self._source == DIGITS and not held_back  # they have no test split
-        name = settings.reference or (MNIST_TEST if own else None)
+        settings, held_back = self._settings, self._recipe["data"].get("held_back", 0)
+        without_test = settings.test_source is None and _source_of(self._recipe) == DIGITS and not held_back
+        name = settings.reference or (MNIST_TEST if without_test else None)
         if name is not None:
             known = mnist_test() if name == MNIST_TEST else load_reference(Path(name))
             return Real(known), f"statistics {last_name(name)}"
@@ -147,3 +134,29 @@ class Evaluator:
                 "training with --held_back"
             ) from error
         return Real(reference_of(data, self._extractor), class_names=data.class_names), f"split {settings.test_split}"
+
+
+def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> Evaluator | None:
+    """What measures a run's samples: as many as the recipe says, or 1,000 of the embedded digits; None measures none.
+
+    Raises:
+        UserError: as `Evaluator`, and samples of a family that draws none.
+    """
+    settings = Evaluation(**recipe["evaluation"])
+    samples = settings.samples
+    if samples is None:
+        size, channels = image_shape(recipe)
+        digits = _source_of(recipe) == DIGITS and channels == 1 and min(size_of(size)) >= SIDE
+        samples = OF_DIGITS if digits and family.sampling is not None else 0
+    if samples and family.sampling is None:
+        raise UserError("evaluation.samples: this family draws no images, leave it out")
+    if samples:
+        return Evaluator(recipe, family, accelerator, samples)
+    if settings.every is not None:
+        raise UserError(f"evaluation.every={settings.every} measures samples, of which there are none: give --samples")
+    return None
+
+
+def _source_of(recipe: Recipe) -> Any:
+    """The recipe's `data.source`, or what it is when nothing is said."""
+    return recipe["data"].get("source", keys_of(Block(ImageData))["source"].default)

@@ -17,7 +17,7 @@ from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.latent_data import LatentData
 from hf_ddpm.objectives import Objective
-from hf_ddpm.training.evaluation import Evaluator
+from hf_ddpm.training.evaluation import Evaluator, make_evaluator
 from hf_ddpm.training.family import Family, make_family
 from hf_ddpm.training.players import Player, check_turns
 from hf_ddpm.training.pushing import Pusher, make_pusher
@@ -40,7 +40,7 @@ class Run:
     accelerator: Accelerator
     data: ImageData | LatentData
     players: dict[str, Player]
-    evaluator: Evaluator
+    evaluator: Evaluator | None
     hub: Hub
     pusher: Pusher | None  # of the main process
     step: int = 0  # optimizer steps done
@@ -87,7 +87,7 @@ def build_run(recipe: Recipe) -> Run:
     pusher = make_pusher(hub, folder.path.resolve().name, accelerator) if hub.push_to_hub else None
     with accelerator.main_process_first():  # which may have to download, or to encode
         data = family.open_data(training.seed, accelerator.device)
-    evaluator = Evaluator(recipe, family, accelerator)
+    evaluator = make_evaluator(recipe, family, accelerator)
     torch.manual_seed(training.seed)
     players = family.build_players(data)
     check_turns(family.objective.turns, players)
@@ -163,7 +163,7 @@ def introduce(run: Run, state: Path | None) -> None:
         f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
     )
     say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
-    if run.evaluator.samples:
+    if run.evaluator is not None:
         say(f"evaluation: {run.evaluator.samples:,} samples at the end, against {run.evaluator.measured_on}")
     if run.training.tracker == "auto" and not run.accelerator.log_with:
         say("curves: log.jsonl only; pip install 'hf_ddpm[train]' adds tensorboard")

@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -35,6 +35,7 @@ from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.kinds import FAMILY, kind_of
 from hf_ddpm.model_card_metrics import entries_of
 from hf_ddpm.sampling import image_grid
+from hf_ddpm.training.evaluation import Evaluator, Networks
 from hf_ddpm.training.run import Run, mean_said
 
 COUNTERS, OBJECTIVE = "counters.json", "objective.safetensors"  # of a saved state
@@ -52,11 +53,9 @@ def sample(run: Run) -> list[Image.Image]:
         return []
     pipeline = run.family.pipeline(run.networks)
     pipeline.set_progress_bar_config(disable=True)
-    with run.accelerator.split_between_processes(list(range(run.family.sampling.num_images))) as mine:
-        try:
-            images = run.family.sample(pipeline, mine, run.training.seed)
-        except ValueError as error:
-            raise UserError(f"no grid at step {run.step}: {error}; the last saved state is untouched") from error
+    indices = list(range(run.family.sampling.num_images))
+    with run.accelerator.split_between_processes(indices) as mine, _drawn_at(run, "grid"):
+        images = run.family.sample(pipeline, mine, run.training.seed)
     return gather_object(images)
 
 
@@ -136,6 +135,7 @@ def finish(run: Run) -> Path:
     if run.folder.states / f"step_{run.step:08d}" not in run.folder.saved_states():
         save_state(run)
     checkpoint, pictured = run.folder.checkpoint, run.family.sampling is not None
+    run.family.measure(run.networks, run.data, run.training.seed)
     measured = measure(run, run.networks)
     write_checkpoint(run, checkpoint, measured)
     measure_best(run)
@@ -163,12 +163,11 @@ def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = N
     """What the run has learned, as a pipeline that anybody can open; every process takes part, the main one writes.
 
     Args:
-        run: Whose networks are saved.
+        run: Whose networks are saved, after `Family.measure`.
         folder: A new one, or one that is replaced.
         measured: The record of an evaluation, for the card.
         more: Further facts.
     """
-    run.family.measure(run.networks, run.data, run.training.seed)
     images, raw = sample(run), raw_weights(run)
     if run.accelerator.is_main_process:
         pipeline, logs = run.family.pipeline(run.networks), (run.folder.recipe, run.folder.log)
@@ -177,28 +176,26 @@ def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = N
         save_checkpoint(pipeline, folder, found, grid, raw=raw, files=logs, evaluation=measured)
 
 
-def measure(run: Run, networks: Mapping[str, Any]) -> dict[str, Any] | None:
+def measure(run: Run, networks: Networks) -> dict[str, Any] | None:
     """The record of the finished model's samples, by all processes; None of a run that measures none."""
-    if not run.evaluator.samples:
+    if run.evaluator is None:
         return None
-    run.family.measure(networks, run.data, run.training.seed)
-    try:
+    with _drawn_at(run, "evaluation"):
         return run.evaluator.measure(networks)
-    except ValueError as error:
-        raise UserError(f"no evaluation at step {run.step}: {error}; the last saved state is untouched") from error
 
 
-def select_best(run: Run) -> None:
+def select_best(run: Run, evaluator: Evaluator) -> None:
     """Measure the samples of this step, write the figures into the log, and keep the checkpoint if it is the best."""
     run.family.measure(run.networks, run.data, run.training.seed)
-    numbers = run.evaluator.select(run.networks)
+    with _drawn_at(run, "evaluation"):
+        numbers = evaluator.select(run.networks)
     figures = {f"evaluation/{number['name']}": number["value"] for number in numbers}
     run.accelerator.log(figures, step=run.step)
     if run.accelerator.is_main_process:
         run.folder.append_log({"step": run.step, **figures, "seconds": round(run.seconds, 3)})
-    first = numbers[0]
-    best = [_selection(run.folder.best)["value"]] if run.folder.best.is_dir() else []
-    if broadcast_object_list([not best or first["value"] < best[0]])[0]:
+    first, best = numbers[0], run.folder.best / FACTS_FILE
+    is_best = not best.is_file() or first["value"] < read_object(best, "delete the folder")["selection"]["value"]
+    if broadcast_object_list([is_best])[0]:
         chosen = {"step": run.step, "name": first["name"], "value": first["value"]}
         write_checkpoint(run, run.folder.best, selection=chosen)
     run.accelerator.wait_for_everyone()
@@ -207,7 +204,7 @@ def select_best(run: Run) -> None:
 def measure_best(run: Run) -> None:
     """Measure the best checkpoint as the last one was, and write it into its card."""
     best = run.folder.best
-    if not best.is_dir() or not run.evaluator.samples:
+    if not best.is_dir() or run.evaluator is None:
         return
     pipeline: Any = load_checkpoint(str(best)).to(run.accelerator.device)
     kind = kind_of(pipeline)
@@ -215,19 +212,22 @@ def measure_best(run: Run) -> None:
     if run.accelerator.is_main_process and measured is not None:
         found = read_object(best / FACTS_FILE) | {"metrics": entries_of(measured)}
         add_evaluation(best, found, kind, measured)
-        step = _selection(best)["step"]
-        run.accelerator.print(f"best:       {best}, step {step}: {said(measured)}")
+        run.accelerator.print(f"best:       {best}, step {found['selection']['step']}: {said(measured)}")
+
+
+@contextlib.contextmanager
+def _drawn_at(run: Run, what: str) -> Iterator[None]:
+    """Images of weights that have diverged, said with the step and what was to be made of them."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(f"no {what} at step {run.step}: {error}; the last saved state is untouched") from error
 
 
 def said(measured: dict[str, Any]) -> str:
     """The figures of a record on one line."""
     shown = ", ".join(f"{number['name']} {number['value']:.4g}" for number in measured["numbers"])
     return f"{shown} ({measured['conditions']['num_images']:,} samples against {measured['measured_on']})"
-
-
-def _selection(best: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_object(best / FACTS_FILE, "delete the folder")["selection"]
-    return found
 
 
 def raw_weights(run: Run) -> dict[str, Tensor]:
@@ -246,6 +246,7 @@ def push_on_the_way(run: Run) -> None:
     if busy:
         run.accelerator.print(f"not pushed: step {run.step}, the push before is still under way")
         return
+    run.family.measure(run.networks, run.data, run.training.seed)
     write_checkpoint(run, run.folder.pushed)
     if run.pusher is not None:
         run.pusher.start(run.folder.pushed, tag=f"step-{run.step}")

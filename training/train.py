@@ -66,8 +66,8 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
                 log_losses(run, progress)
             if run.family.sampling is not None and _due(run, run.family.sampling.every):
                 save_samples(run, f"step_{run.step:08d}.png")
-            if _due(run, run.evaluator.settings.every):
-                select_best(run)
+            if run.evaluator is not None and _due(run, run.evaluator.every):
+                select_best(run, run.evaluator)
             if _due(run, run.checkpoints.every):
                 save_state(run)
             if _due(run, run.hub.hub_every) and run.step < total:
