@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from PIL import Image
 from hf_ddpm import HFVAE, HFDDPMPipeline, HFDDPMScheduler, HFVAEPipeline
 from hf_ddpm.checkpoint import save_checkpoint
 from hf_ddpm.cli import main
+from hf_ddpm.commands import evaluate as evaluate_command
 from hf_ddpm.data import ImageData, to_uint8
+from hf_ddpm.evaluation.shards import Format
 from hf_ddpm.metrics import digit_score
+from hf_ddpm.metrics.inception import Preprocessing
 from hf_ddpm.metrics.reference import mnist_test
 from hf_ddpm.model_card_metrics import metrics_of
 
@@ -279,3 +283,18 @@ def test_sweeps_that_cannot_be(over, sentence, checkpoint, tmp_path, monkeypatch
     with pytest.raises(SystemExit) as stop:
         main(["sweep", str(checkpoint), *words, *AGAINST])
     assert sentence in str(stop.value.code) and "\n" not in str(stop.value.code)
+
+
+def test_the_parser_knows_the_choices_of_what_it_does_not_import():
+    assert get_args(Format) == evaluate_command.FORMATS
+    assert get_args(Preprocessing) == evaluate_command.RESIZERS
+
+
+def test_a_record_is_whole_or_not_there(checkpoint, tmp_path, monkeypatch):
+    """A sweep takes a cell for done when its record is there."""
+    measured = evaluate_command.Measured({"numbers": [], "conditions": {}}, Image.new("L", (8, 8)))
+    monkeypatch.setattr("hf_ddpm.evaluation.report.markdown", lambda _: "")
+    monkeypatch.setattr(json, "dumps", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        measured.write(tmp_path / "cell.json")
+    assert not (tmp_path / "cell.json").exists() and not [*tmp_path.glob(".cell*")]

@@ -167,3 +167,8 @@ def test_a_missing_file_and_an_unreachable_address_are_one_sentence(tmp_path, mo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/w-6726825d.pth cannot be downloaded \(.*give the file by"):
         load_inception("http://127.0.0.1:9/w-6726825d.pth")
+
+
+def test_a_preprocessing_that_is_not_known_is_a_sentence():
+    with pytest.raises(UserError, match="preprocessing is 'clean-fid'; allowed are guided-diffusion, pytorch-fid"):
+        Inception2015("clean-fid")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LABELS = ("in-turn", "balanced", "data")
 FORMATS = ("png", "npz", "parquet")
+RESIZERS = ("guided-diffusion", "pytorch-fid")  # programs whose numbers of the Inception network are published
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="instead of --data: mnist-test, statistics in safetensors, or a published .npz",
     )
-    real.add_argument("--reference-by", help="which program made an .npz: guided-diffusion or pytorch-fid")
+    real.add_argument("--reference-by", choices=RESIZERS, help="which program made an .npz")
     real.add_argument("--reference-images", type=int, help="of how many images an .npz was made")
     real.add_argument("--num-real", type=int, default=10_000, help="images for kid, prdc, classes (default: 10,000)")
     real.add_argument("--training-data", help="for memorisation, and for the nearest images on the page")
@@ -62,7 +63,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
         "--extractor", help="digits (the default for digits), efficientnet-lite0, a .pth of Inception, a vision model"
     )
     measured.add_argument(
-        "--preprocessing", help="of Inception: guided-diffusion, as TensorFlow resizes (default), or pytorch-fid"
+        "--preprocessing", choices=RESIZERS, help="of Inception (default: guided-diffusion, as TensorFlow resizes)"
     )
     measured.add_argument("-n", "--num-images", type=int, help="(default: 1,000 digits, 10,000 other images)")
     measured.add_argument(
@@ -110,15 +111,16 @@ class Measured(NamedTuple):
 
     def write(self, out: Path) -> None:
         """The record, the table and the page; the table is printed."""
-        from hf_ddpm.checkpoint import writing
+        from hf_ddpm.checkpoint import new_file, writing
         from hf_ddpm.evaluation.report import markdown
 
         table, page = out.with_suffix(".md"), out.with_suffix(".png")
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(self.record, indent=2) + "\n")
             table.write_text(markdown(self.record) + "\n")
             self.page.save(page)
+            with new_file(out) as new:  # last and whole: it tells a sweep that this cell is done
+                new.write_text(json.dumps(self.record, indent=2) + "\n")
         print(f"{markdown(self.record)}\nwritten: {out}, {table}, {page}")
 
 
@@ -131,10 +133,10 @@ def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured
     from accelerate.utils import gather_object
 
     from hf_ddpm.commands.subjects import open_subject
-    from hf_ddpm.evaluation.evaluate import evaluate, to_json
+    from hf_ddpm.evaluation.evaluate import evaluate
     from hf_ddpm.evaluation.measure import Number
     from hf_ddpm.evaluation.page import draw_page
-    from hf_ddpm.evaluation.report import described, record
+    from hf_ddpm.evaluation.report import described, record, to_json
     from hf_ddpm.evaluation.shards import join_npz
 
     subject = open_subject(options, accelerator)

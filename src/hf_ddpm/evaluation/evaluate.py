@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -148,8 +148,3 @@ def _check(source: ImageSource, metrics: tuple[str, ...], num_images: int, draws
         )
     if "prdc" in metrics and num_images <= K_DENSITY:
         raise UserError(f"{num_images} images are too few for neighbours up to k = {K_DENSITY}: take more")
-
-
-def to_json(numbers: Sequence[Number]) -> list[dict[str, Any]]:
-    """Figures as JSON, without what was not measured."""
-    return [{key: value for key, value in number._asdict().items() if value is not None} for number in numbers]

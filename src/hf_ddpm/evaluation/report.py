@@ -3,21 +3,23 @@
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
 
 from hf_ddpm.checkpoint import read_object
 from hf_ddpm.errors import UserError
-from hf_ddpm.evaluation.evaluate import Evaluation, to_json
-from hf_ddpm.evaluation.images import ImageSource
-from hf_ddpm.evaluation.measure import Real
-from hf_ddpm.metrics.extractors import Extractor
 from hf_ddpm.version import __version__
 from hf_ddpm.weights import weights_sha256
+
+if TYPE_CHECKING:  # a card reads records, and needs none of these
+    from hf_ddpm.evaluation.evaluate import Evaluation
+    from hf_ddpm.evaluation.images import ImageSource
+    from hf_ddpm.evaluation.measure import Number, Real
+    from hf_ddpm.metrics.extractors import Extractor
 
 NUMBERS, CONDITIONS = "numbers", "conditions"
 MEASURE = ("num_images", "extractor", "reference", "real_images", "training_images")  # of which a difference forbids
@@ -26,7 +28,7 @@ _SIGNIFICANT = 4
 
 
 def record(
-    found: Evaluation, source: ImageSource, real: Real, extractor: Extractor, about: Mapping[str, Any]
+    found: "Evaluation", source: "ImageSource", real: "Real", extractor: "Extractor", about: Mapping[str, Any]
 ) -> dict[str, Any]:
     """An evaluation as JSON.
 
@@ -64,6 +66,11 @@ def record(
         "peak_memory_mib": _peak_memory(),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def to_json(numbers: "Sequence[Number]") -> list[dict[str, Any]]:
+    """Figures as JSON, without what was not measured."""
+    return [{key: value for key, value in number._asdict().items() if value is not None} for number in numbers]
 
 
 def pipeline_conditions(pipeline: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:

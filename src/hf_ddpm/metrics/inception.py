@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
+from hf_ddpm.data.options import one_of
 from hf_ddpm.errors import UserError, quoted
 
 SHA256_BEGINS = "6726825d"  # of the published file, whose name ends with it
@@ -153,7 +154,7 @@ class Inception2015(nn.Module):
 
     def __init__(self, preprocessing: Preprocessing = "guided-diffusion") -> None:
         super().__init__()
-        self._prepared = PREPROCESSING[preprocessing]
+        self._prepared = PREPROCESSING[one_of("preprocessing", preprocessing, Preprocessing)]
         self.Conv2d_1a_3x3 = _Convolution(3, 32, (3, 3), 2, keep=False)
         self.Conv2d_2a_3x3 = _Convolution(32, 32, (3, 3), keep=False)
         self.Conv2d_2b_3x3 = _Convolution(32, 64, (3, 3))
