@@ -11,9 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.options import Options
 from benchmarks.report import Result, table
-from benchmarks.sampling_grid import untrained_checkpoint
+from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "tests" / "hub"))  # where the server is
@@ -63,6 +65,14 @@ def measure(options: Options) -> Result:
         for call, ways in found.items()
     }
     return {"rounds": 1 if options.quick else ROUNDS, "calls": medians}
+
+
+def untrained_checkpoint(out: Path) -> Path:
+    """A network that saw nothing."""
+    folder = out / "untrained"
+    torch.manual_seed(0)
+    HFDDPMPipeline(unet_preset("mnist"), HFDDPMScheduler()).save_pretrained(folder)
+    return folder
 
 
 def timed(hub: Any, home: Path, code: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ See docs/evaluation.md.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,27 +16,26 @@ from torch.nn.functional import avg_pool2d
 
 from benchmarks.options import Options
 from benchmarks.report import Result, table
+from benchmarks.scores import EMBEDDED
 from hf_ddpm.data import ImageData, to_uint8
-from hf_ddpm.metrics import (
-    InceptionScoreAccumulator,
-    density_coverage,
-    feature_statistics,
-    frechet_distance,
-    kernel_distance,
-    memorisation,
-    precision_recall,
-)
-from hf_ddpm.metrics.extractors import Extractor, Features, open_extractor
+from hf_ddpm.evaluation.evaluate import evaluate
+from hf_ddpm.evaluation.images import Pictures
+from hf_ddpm.evaluation.measure import Real
+from hf_ddpm.metrics import feature_statistics
+from hf_ddpm.metrics.extractors import Extractor, open_extractor
+from hf_ddpm.metrics.reference import RealFeatures, Reference
 
 TITLE = "What the metrics see"
 ABOUT = """Real training images, as they are and damaged in one way at a time, against the test images, in the features
-of the named network; each set has as many images. "Nearest" is the share of samples that are nearer to one of as many
-other training images than that one is to the rest. KID stands with its standard deviation over 100 subsets of half of
-the images."""
-SAMPLES = {"digits": 2000, "cifar10": 1000}
+of the named network, by what `hf-ddpm evaluate` measures; each set has as many images. "Memorised" is the share of
+samples that are nearer to one of as many other training images than that one is to the rest. KID stands with its
+standard deviation over its subsets."""
+SAMPLES = {"digits": 2000, "cifar10": 1500}
 EXTRACTORS = {"digits": "digits", "cifar10": "efficientnet-lite0"}
-SHARES = ("precision", "recall", "density", "coverage", "nearest")
+METRICS = ("fd", "kid", "is", "prdc", "memorisation")
+SHARES = ("precision", "recall", "density", "coverage", "memorised")
 COPIED = 5  # one sample in so many
+AT_ONCE = 50
 
 
 class Images(NamedTuple):
@@ -100,31 +99,33 @@ def folder_of(name: str, data: Path) -> Path:
 def measured(name: str, data: Path | None, count: int) -> dict[str, Any]:
     """Every metric of every way to damage `count` images."""
     extractor = open_extractor(EXTRACTORS[name])
-    images, reference = load(name, data, count)
-    real, training = seen(extractor, reference), seen(extractor, images.training)
-    rows = {way: figures(seen(extractor, damage(images)), real.pool, training.pool) for way, damage in WAYS.items()}
+    images, test = load(name, data, count)
+    real, training = (seen(extractor, pixels) for pixels in (test, images.training))
+    against = Real(Reference(feature_statistics(real.pool), None, extractor.conditions), real, training)
+    rows = {}
+    for way, damage in WAYS.items():
+        found = evaluate(Shown(damage(images)), against, extractor, METRICS, num_images=count, allow_few=True)
+        rows[way] = {number.type: number._asdict() for number in found.numbers}
     return {"extractor": extractor.conditions, "distance": extractor.distance, "images": count, "ways": rows}
 
 
-def figures(samples: Features, real: Tensor, training: Tensor) -> dict[str, float]:
-    count, logits = len(samples.pool), samples.logits
-    assert logits is not None
-    score = InceptionScoreAccumulator(count, logits.shape[1])
-    score.update(logits, torch.arange(count))
-    kid = kernel_distance(samples.pool, real, generator=torch.Generator().manual_seed(0), subset_size=count // 2)
-    statistics = (*feature_statistics(samples.pool)[:2], *feature_statistics(real)[:2])
-    precision, density = precision_recall(samples.pool, real), density_coverage(samples.pool, real)
-    return {
-        "distance": frechet_distance(*statistics),
-        "kid": kid.mean,
-        "kid_standard_deviation": kid.standard_deviation,
-        "inception_score": score.score().mean,
-        "precision": precision.precision,
-        "recall": precision.recall,
-        "density": density.density,
-        "coverage": density.coverage,
-        "nearest": memorisation(samples.pool, training).share,
-    }
+class Shown:
+    """Images in memory, as what is measured: uint8 (N, C, H, W)."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self._pixels = pixels
+        self.num_images: int | None = len(pixels)
+        self.conditions: dict[str, Any] = {}
+
+    def pictures(self, indices: range) -> Iterator[Pictures]:
+        for pixels in self._pixels[indices.start : indices.stop].split(AT_ONCE):
+            yield Pictures(pixels, None)
+
+
+def seen(extractor: Extractor, pixels: Tensor) -> RealFeatures:
+    """Features of images in memory."""
+    pool = torch.cat([extractor(part).pool for part in pixels.split(AT_ONCE)])
+    return RealFeatures(pool, torch.arange(len(pool)), None)
 
 
 def load(name: str, data: Path | None, count: int) -> tuple[Images, Tensor]:
@@ -135,19 +136,13 @@ def load(name: str, data: Path | None, count: int) -> tuple[Images, Tensor]:
     train, test = (
         next(ImageData(**source, split=split, **keywords).batches(batch_size=size, seed=0))
         for split, size in (
-            ("train" if data else "train[:4500]", 2 * count),
-            ("test" if data else "train[4500:]", count),
+            ("train" if data else EMBEDDED["train"], 2 * count),
+            ("test" if data else EMBEDDED["test"], count),
         )
     )
     assert train.labels is not None
     pixels = to_uint8(train.x_0)
     return Images(pixels[:count], train.labels[:count], pixels[count:]), to_uint8(test.x_0)
-
-
-def seen(extractor: Extractor, images: Tensor) -> Features:
-    parts = [extractor(part) for part in images.split(50)]
-    logits = [part.logits for part in parts if part.logits is not None]
-    return Features(torch.cat([part.pool for part in parts]), logits=torch.cat(logits))
 
 
 def _as_jpeg(image: Tensor) -> Tensor:
@@ -158,13 +153,13 @@ def _as_jpeg(image: Tensor) -> Tensor:
 
 
 def render(result: Result) -> str:
-    header = ["", "distance", "KID", "IS", "precision", "recall", "density", "coverage", "nearest"]
+    header = ["", "distance", "KID", "IS", "precision", "recall", "density", "coverage", "memorised"]
     parts = []
     for name, found in result["sets"].items():
-        rows = [
-            [way, f"{row['distance']:.3g}", f"{row['kid']:.3g} +- {row['kid_standard_deviation']:.2g}"]
-            + [f"{row[key]:.2f}" for key in ("inception_score", *SHARES)]
-            for way, row in found["ways"].items()
-        ]
+        rows = []
+        for way, numbers in found["ways"].items():
+            (distance, *_), kid = numbers.values(), numbers["kid"]
+            row = [way, f"{distance['value']:.3g}", f"{kid['value']:.3g} +- {kid['standard_deviation']:.2g}"]
+            rows.append([*row, *(f"{numbers[key]['value']:.2f}" for key in ("inception_score", *SHARES))])
         parts.append(f"{name}: {found['distance']}, {found['images']:,} images each.\n\n{table(header, rows)}")
     return "\n\n".join(parts)

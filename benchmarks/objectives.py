@@ -5,8 +5,9 @@ import math
 from typing import Any
 
 from benchmarks.options import Options
-from benchmarks.quality_cell import about_data, reference
+from benchmarks.quality_cell import about_data
 from benchmarks.report import Result, table
+from benchmarks.scores import reference
 from benchmarks.trained_cells import Overrides, bits, complete, distance, test_images, train
 
 TITLE = "Predictions, objectives and variances (DDPM, Table 2 in small)"

@@ -42,9 +42,7 @@ def parse(argv: Sequence[str], names: Sequence[str]) -> tuple[Options, list[str]
     parser.add_argument("--out", type=Path, help="folder of README.md and results/")
     parser.add_argument("--seconds", type=float, help="training time in time_to_quality")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds in time_to_quality")
-    parser.add_argument(
-        "--checkpoint", type=Path, help="checkpoint folder of the mnist recipe, for sampling_grid and hub_transfer"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="checkpoint folder of the mnist recipe, for hub_transfer")
     parser.add_argument("--quick", action="store_true", help=f"tiny budgets, into {QUICK_OUT}: does everything run?")
     parser.add_argument("--kept", action="store_true", help="tables of the trained cells on disk, nothing new")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None and v is not False}
@@ -55,8 +53,7 @@ def parse(argv: Sequence[str], names: Sequence[str]) -> tuple[Options, list[str]
         parser.error(f"--seconds {given['seconds']} must be positive")
     only = given.get("only", list(names))
     checkpoint = given.get("checkpoint", Options.checkpoint)
-    needs_one = {"sampling_grid", "hub_transfer"} & {*only}
-    if needs_one and not given.get("quick") and not (checkpoint / "model_index.json").is_file():
+    if "hub_transfer" in only and not given.get("quick") and not (checkpoint / "model_index.json").is_file():
         parser.error(f"--checkpoint {checkpoint} is no checkpoint: `make train` leaves one in {Options.checkpoint}")
     command = " ".join(["python -m benchmarks.run", *(_shown(name, value) for name, value in given.items())])
     given.pop("only", None)

@@ -16,29 +16,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from diffusers import UNet2DModel
-from PIL.Image import Image
 from pyarrow.parquet import read_metadata
-from torch import Tensor
 
 from benchmarks import diffusers_example
 from benchmarks.diffusers_example import DiffusersExample
 from benchmarks.ours import recipe_with, start
 from benchmarks.report import Result, machine, write_json
+from benchmarks.scores import EMBEDDED, digit_scores, reference
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
-from hf_ddpm.data import ImageData
 from hf_ddpm.data.sources import open_source
-from hf_ddpm.metrics import FeatureStatistics, digit_score, digit_statistics
+from hf_ddpm.figures.grid import pil_images
 from hf_ddpm.objectives import MODEL
-from hf_ddpm.sampling import DEFAULT_STEPS, image_grid, sample_images, use_default_sampler
+from hf_ddpm.sampling import DEFAULT_STEPS, image_grid, use_default_sampler
 from hf_ddpm.training.diffusion import build_model
 from hf_ddpm.training.recipe import Recipe, blocks_of
 
 ARMS = ("ours", "diffusers", "diffusers-tuned", "diffusers-default-unet")
-GRID, SAMPLING_BATCH = 64, 100
 DEFAULT_UNET = {  # of diffusers' example when it is given no config: 113,668,609 weights with one channel
     "sample_size": 32,
     "in_channels": 1,
@@ -117,25 +113,27 @@ def run_cell(cell: Cell, out: Path) -> Result:
     where = machine()
     torch.manual_seed(cell.seed)
     trained = train_ours(cell) if cell.arm == "ours" else train_example(cell)
+    against = reference(cell.folder, trained.model.config["sample_size"])
     started = time.perf_counter()
-    images, against = sample(trained, cell), reference(cell.folder)
-    score, taken = digit_score(images, against), time.perf_counter() - started
-    default = sample(trained, cell, by_default=True)
+    score, _ = digit_scores(pipeline_of(trained), cell.num_samples, against, **ddim(cell))
+    taken, pipeline = time.perf_counter() - started, pipeline_of(trained)
+    walk = use_default_sampler(pipeline, min(cell.sampling_steps, DEFAULT_STEPS))
+    default, first = digit_scores(pipeline, cell.num_samples, against, **walk)
     result = {
         "arm": cell.arm,
         "seed": cell.seed,
         "lr": cell.lr,
-        **score._asdict(),
+        **score,
         **{key: value for key, value in vars(trained).items() if key not in ("model", "scheduler")},
         "weights": sum(p.numel() for p in trained.model.parameters()),
         "sampling_seconds": round(taken, 1),
-        "by_default_sampler": digit_score(default, against)._asdict(),
+        "by_default_sampler": default,
         "settings": cell.settings,
         "machine": where,
     }
     path = cell.path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    image_grid(to_pil(default[:GRID])).save(path.with_suffix(".png"))
+    image_grid(pil_images(first)).save(path.with_suffix(".png"))
     write_json(path, result)
     return result
 
@@ -203,7 +201,7 @@ def train_for(step: Callable[[], Any], replan: Callable[[int], None], seconds: f
 
 def shipped_recipe(cell: Cell) -> Recipe:
     """The `mnist` recipe on the cell's training digits."""
-    source = {"split": "train[:4500]"} if cell.folder is None else {"source": str(cell.folder), "split": "train"}
+    source = {"split": EMBEDDED["train"]} if cell.folder is None else {"source": str(cell.folder), "split": "train"}
     return recipe_with("mnist", {"data": source, "training": {"seed": cell.seed}})
 
 
@@ -219,7 +217,7 @@ def our_network(cell: Cell) -> UNet2DModel:
 
 def training_set(folder: Path | None) -> Dataset:
     if folder is None:
-        return open_source("digits", split="train[:4500]")
+        return open_source("digits", split=EMBEDDED["train"])
     return open_source(str(folder), split="train")
 
 
@@ -231,37 +229,13 @@ def about_data(folder: Path | None) -> str:
     return f"{train:,} digits for training, {test:,} for the test"
 
 
-def digits(folder: Path | None, split: str, count: int | None = None) -> Tensor:
-    """Real digits of the split train or test, (N, 1, 28, 28) in [-1, 1], shuffled."""
-    if folder is None:
-        data = ImageData("digits", split="train[:4500]" if split == "train" else "train[4500:]")
-    else:
-        data = ImageData(str(folder), split=split)
-    return next(data.batches(batch_size=count or data.num_images or 1, seed=0)).x_0
+def pipeline_of(trained: Trained) -> HFDDPMPipeline:
+    return HFDDPMPipeline(trained.model, trained.scheduler)
 
 
-def reference(folder: Path | None) -> FeatureStatistics:
-    return digit_statistics(digits(folder, "test"))
-
-
-def sample(trained: Trained, cell: Cell, by_default: bool = False) -> Tensor:
-    """uint8 (N, 1, 28, 28), each image fixed by its index: by DDIM, or as `hf-ddpm sample` does by default."""
-    pipeline = HFDDPMPipeline(trained.model, trained.scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    walk: dict[str, Any] = {"num_inference_steps": cell.sampling_steps, "eta": 0.0}
-    if by_default:
-        walk = use_default_sampler(pipeline, min(cell.sampling_steps, DEFAULT_STEPS))
-    images = sample_images(pipeline, range(cell.num_samples), seed=0, batch_size=SAMPLING_BATCH, **walk)
-    return digit_pixels(list(images))
-
-
-def digit_pixels(images: Sequence[Image]) -> Tensor:
-    """uint8 (N, 1, 28, 28) of grey images."""
-    return torch.from_numpy(np.stack([np.array(image) for image in images]))[:, None]
-
-
-def to_pil(images: Tensor) -> list[Any]:
-    return HFDDPMPipeline.numpy_to_pil(images.permute(0, 2, 3, 1).numpy() / 255)
+def ddim(cell: Cell) -> dict[str, Any]:
+    """How every arm is sampled."""
+    return {"num_inference_steps": cell.sampling_steps, "eta": 0.0}
 
 
 def _portable(recipe: Recipe) -> Recipe:

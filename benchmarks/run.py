@@ -18,7 +18,6 @@ from benchmarks import (
     metric_sensitivity,
     objectives,
     pipeline_overhead,
-    sampling_grid,
     scheduler_speed,
     startup,
     throughput,
@@ -40,17 +39,11 @@ BENCHMARKS = {
     "unet_ablation": unet_ablation,
     "objectives": objectives,
     "bits_per_dim": bits_per_dim,
-    "sampling_grid": sampling_grid,
     "vae_nll": vae_nll,
     "vae_peers": vae_peers,
     "time_to_quality": time_to_quality,
 }
-OF_KEPT_CELLS = (
-    "objectives",
-    "bits_per_dim",
-    "sampling_grid",
-    "vae_nll",
-)  # whose tables --kept makes of the cells on disk
+OF_KEPT_CELLS = ("objectives", "bits_per_dim", "vae_nll")  # whose tables --kept makes of the cells on disk
 
 
 ON_THE_PAGE = BENCHMARKS | {"before_after": before_after}  # which has a command line of its own, with two checkouts

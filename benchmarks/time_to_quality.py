@@ -11,8 +11,9 @@ from pathlib import Path
 
 from benchmarks.diffusers_example import LR
 from benchmarks.options import Options
-from benchmarks.quality_cell import Cell, digits, reference
+from benchmarks.quality_cell import Cell
 from benchmarks.report import Result, table, verdict
+from benchmarks.scores import digits, reference
 from hf_ddpm.metrics import digit_score
 
 TITLE = "Time to quality on 28x28 digits"
@@ -76,7 +77,7 @@ def complete(cell: Cell, out: Path) -> Result:
 
 def real_digits(options: Options, num_samples: int) -> Result:
     """The score of as many real training digits: the mean of a few draws."""
-    against = reference(options.data)
+    against = reference(options.data).pool
     draws = digits(options.data, "train", REAL_DRAWS * num_samples).split(num_samples)
     scores = [digit_score(draw, against) for draw in draws]
     return {key: statistics.mean(getattr(score, key) for score in scores) for key in ("distance", "share")}

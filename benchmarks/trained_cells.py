@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.ours import recipe_with, start
-from benchmarks.quality_cell import SAMPLING_BATCH
 from benchmarks.report import Result, write_json
+from benchmarks.scores import digit_data, digit_scores
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
-from hf_ddpm.data import ImageData
+from hf_ddpm.errors import UserError
 from hf_ddpm.likelihood import GridImages, draw_images, evaluate
 from hf_ddpm.likelihood.report import mean_and_error
-from hf_ddpm.metrics import FeatureStatistics, digit_score
+from hf_ddpm.metrics.reference import Reference
 from hf_ddpm.objectives import MODEL
-from hf_ddpm.sampling import image_generator
 
 Overrides = Mapping[str, Mapping[str, Any]]
 LIKELIHOOD_BATCH = 128
@@ -68,25 +67,18 @@ def train(overrides: Overrides, steps: int) -> Trained:
     )
 
 
-def distance(trained: Trained, num_samples: int, against: FeatureStatistics) -> Result:
+def distance(trained: Trained, num_samples: int, against: Reference) -> Result:
     """The digit distance of samples by Algorithm 2 with every step, and the share of sure ones; None if any is NaN."""
-    pipeline = HFDDPMPipeline(trained.model, trained.scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    batches = []
-    for first in range(0, num_samples, SAMPLING_BATCH):
-        generators = [image_generator(0, i) for i in range(first, min(first + SAMPLING_BATCH, num_samples))]
-        batches.append(pipeline(len(generators), generator=generators, output_type="pt").images * 2 - 1)
-    samples = torch.cat(batches)
-    if not samples.isfinite().all():
+    try:
+        score, _ = digit_scores(HFDDPMPipeline(trained.model, trained.scheduler), num_samples, against)
+    except UserError:
         return {"distance": None, "share": None}
-    score = digit_score(samples, against)
-    return {"distance": score.distance, "share": score.share}
+    return {"distance": score["distance"], "share": score["share"]}
 
 
 def test_images(folder: Path | None, count: int) -> GridImages:
     """The digits whose likelihood is taken: always the same ones."""
-    data = ImageData("digits", split="train[4500:]") if folder is None else ImageData(str(folder), split="test")
-    return draw_images(data, count, seed=0)
+    return draw_images(digit_data(folder, "test"), count, seed=0)
 
 
 def bits(trained: Trained, images: GridImages, seed: int) -> Result:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from benchmarks.options import Options
 from benchmarks.ours import recipe_with
-from benchmarks.quality_cell import digits
 from benchmarks.report import Result, table
+from benchmarks.scores import digits
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.objectives import MODEL, Draws, make_objective
