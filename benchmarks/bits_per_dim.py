@@ -13,7 +13,7 @@ from benchmarks.trained_cells import Trained, bits, complete, test_images, train
 from hf_ddpm import HFDDPMScheduler
 
 TITLE = "Bits/dim of L_simple, L_hybrid and L_vlb"
-ABOUT = """The `mnist` recipe (cosine schedule, T = 1000, v-prediction) with t drawn uniformly, trained for the same
+ABOUT = """The `mnist` recipe (cosine schedule, T = 1000) with v-prediction and t drawn uniformly, trained for the same
 number of steps by each objective, three seeds. The bound on the same 256 test digits, every t, x_0 clipped, with its
 standard error over the images. Every arm has the variance `learned_range`. L_simple does not train it: there the output
 stays at its start, 0, which is the geometric mean of beta and beta-tilde. The paper's order after 500,000 steps on
@@ -66,7 +66,8 @@ def measure(options: Options) -> Result:
 def train_arm(objective: dict[str, Any], overrides: dict[str, dict[str, Any]], steps: int) -> Trained:
     """A trained network of 2C channels and a scheduler that reads them."""
     learns = objective["loss"] != "simple"
-    scheduler = overrides.get("scheduler", {}) | ({"variance_type": "learned_range"} if learns else {})
+    scheduler = {"prediction_type": "v_prediction"} | dict(overrides.get("scheduler", {}))
+    scheduler |= {"variance_type": "learned_range"} if learns else {}
     trained = train({**overrides, "objective": objective, "scheduler": scheduler}, steps)
     if learns:
         return trained

@@ -27,11 +27,12 @@ from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.settings import Optimization
 
 TITLE = "The UNet without its skips, and without t"
-ABOUT = """The `mnist` recipe, without its averaging of weights, trained three times from the same weights on the same
-batches, t and noise: as it is; with zeros in place of every skip; with zeros in place of the time embedding. The number
-of weights stays the same. The figures are L_simple of the v-prediction on held-out digits, the same draws of t and
-noise for every arm, in thirds of the 1,000 noise levels. A grid from each, from the same x_T, is in
+ABOUT = """The `mnist` recipe, but predicting v and without its averaging of weights, trained three times from the same
+weights on the same batches, t and noise: as it is; with zeros in place of every skip; with zeros in place of the time
+embedding. The number of weights stays the same. The figures are L_simple of the v-prediction on held-out digits, the
+same draws of t and noise for every arm, in thirds of the 1,000 noise levels. A grid from each, from the same x_T, is in
 `results/unet_ablation.png`."""
+PREDICTS_V = {"scheduler": {"prediction_type": "v_prediction"}, "objective": {"logit_mean": 0.8}}
 STEPS = 2000
 HELD_OUT, REPEATS, GRID, SAMPLING_STEPS = 500, 4, 36, 50
 THIRDS = ("low noise", "middle", "high noise")
@@ -40,7 +41,7 @@ THIRDS = ("low noise", "middle", "high noise")
 def measure(options: Options) -> Result:
     steps, held_out = (2, 8) if options.quick else (STEPS, HELD_OUT)
     source = {"split": "train[:4500]"} if options.data is None else {"source": str(options.data), "split": "train"}
-    recipe = recipe_with("mnist", {"data": source, "training": {"seed": options.seeds[0]}})
+    recipe = recipe_with("mnist", {"data": source, "training": {"seed": options.seeds[0]}, **PREDICTS_V})
     x_0 = digits(options.data, "test", held_out)
     arms = {name: run_arm(name, recipe, x_0, steps) for name in ARMS}
     save_strip(options.out / "results" / "unet_ablation.png", [grid for _, grid in arms.values()])

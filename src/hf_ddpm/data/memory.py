@@ -4,7 +4,7 @@ import itertools
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _CHUNK = 512  # stored images read at a time
+_SMALL = 8192  # bytes of an image file, below which threads wait for each other longer than Pillow works without them
 
 
 class MemoryStore:
-    """All images decoded once, by threads, and kept as uint8 or uint16 (N, C, H, W)."""
+    """All images decoded once, by threads where they are large, and kept as uint8 or uint16 (N, C, H, W)."""
 
     def __init__(self, dataset: "Dataset", image_column: str, decoder: ImageDecoder, labels: Tensor | None) -> None:
         images = dataset.select_columns([image_column])
@@ -54,7 +55,8 @@ class MemoryStore:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
             for start in range(0, len(images), _CHUNK):
                 stored = images[start : start + _CHUNK][column]
-                for row, decoded in enumerate(threads.map(lambda one: try_decode(decoder, one), stored), start):
+                run = map if _are_small(stored) else threads.map
+                for row, decoded in enumerate(run(lambda one: try_decode(decoder, one), stored), start):
                     if isinstance(decoded, Undecodable):
                         self.bad[row] = decoded
                         continue
@@ -62,6 +64,12 @@ class MemoryStore:
                     pixels[row] = decoded.pixels if pixels.dtype == decoded.pixels.dtype else widen(decoded.pixels)
                     self.notes.update(decoded.notes)
         return pixels
+
+
+def _are_small(stored: list[Any]) -> bool:
+    """Whether these are image files in memory, of a few kilobytes each."""
+    files = [one["bytes"] for one in stored if isinstance(one, dict) and one.get("bytes") is not None]
+    return len(files) == len(stored) and sum(map(len, files)) < _SMALL * len(files)
 
 
 def _next_good_row(num_images: int, bad: dict[int, Undecodable]) -> np.ndarray:
