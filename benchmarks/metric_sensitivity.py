@@ -30,7 +30,7 @@ ABOUT = """Real training images, as they are and damaged in one way at a time, a
 of the named network, by what `hf-ddpm evaluate` measures; each set has as many images. "Memorised" is the share of
 samples that are nearer to one of as many other training images than that one is to the rest. KID stands with its
 standard deviation over its subsets."""
-SAMPLES = {"digits": 2000, "cifar10": 1500}
+SAMPLES = {"digits": 2000, "cifar10": 1200}
 EXTRACTORS = {"digits": "digits", "cifar10": "efficientnet-lite0"}
 METRICS = ("fd", "kid", "is", "prdc", "memorisation")
 SHARES = ("precision", "recall", "density", "coverage", "memorised")

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from image_files import random_image, write_folder, write_shards
+from image_files import png_bytes, random_image, write_folder, write_shards
 
 from hf_ddpm.data import Batch, ImageData
 
@@ -63,6 +63,16 @@ def test_two_processes_see_the_samples_of_one(way: str, folder: str) -> None:
         for first, second in zip(*parts, strict=True)
     ]
     assert_same(together, alone)
+
+
+@pytest.mark.parametrize("side", [8, 80])  # files of half a kilobyte, decoded without threads, and of 19, with them
+def test_small_and_large_files_are_decoded_as_they_are(side: int, tmp_path: Path) -> None:
+    files = [{"bytes": png_bytes(random_image(i, (side, side))), "path": None} for i in range(9)]
+    datasets.Dataset.from_dict({"image": files}).to_parquet(tmp_path / "train.parquet")
+    seen = ImageData(str(tmp_path), image_size=side, channels=3, cache="memory").pixels(torch.arange(9))
+    assert [np.array_equal(one.permute(1, 2, 0), random_image(i, (side, side))) for i, one in enumerate(seen)] == [
+        True
+    ] * 9
 
 
 @pytest.mark.parametrize("way", ["device", "this process", "workers"])
