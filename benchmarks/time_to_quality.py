@@ -23,7 +23,8 @@ src/hf_ddpm/metrics/digit_features.md; smaller is better, and it is no FID) and 
 class. `ours` is the `mnist` recipe as shipped; `diffusers` is the loop, settings and data path of diffusers'
 example on our network with our initial weights; `diffusers-tuned` is the same with the best of four learning rates;
 `diffusers-default-unet` is the network that the example builds when told nothing, at 32 px; its few dozen
-steps stay within the warm-up, and it is sampled in 2 steps, because 50 would take hours: reported only."""
+steps stay within the warm-up, and it is sampled in 2 steps, because 50 would take hours: reported only. Cells are kept,
+so arms may have been measured on different machines, as the last column says: then their ratio is none of one run."""
 TUNED_LRS = (3e-4, 1e-3, 2e-3, 4e-3)
 DEFAULT_UNET_STEPS = 2  # 50 would take hours, and this arm sees a few dozen batches in five minutes
 REAL_DRAWS = 4
@@ -96,14 +97,15 @@ def render(result: Result) -> str:
         "batch",
         "lr",
         "weights",
+        "measured",
     ]
     ours = median(arms["ours"], "distance")
-    rows = [["real training digits", "", result["real"]["distance"], "", result["real"]["share"], *[""] * 5]]
+    rows = [["real training digits", "", result["real"]["distance"], "", result["real"]["share"], *[""] * 6]]
     for arm, cells in arms.items():
         distances = ", ".join(f"{cell['distance']:.0f}" for cell in cells)
         distance, share, steps = (median(cells, key) for key in ("distance", "share", "steps"))
         lr = "the recipe's" if arm == "ours" else f"{cells[0]['lr'] or LR:g}"
-        size = (f"{cells[0]['batch_size']}", lr, f"{cells[0]['weights']:,}")
+        size = (f"{cells[0]['batch_size']}", lr, f"{cells[0]['weights']:,}", measured(cells))
         rows.append([arm, len(cells), distance, distances, share, ours / distance, f"{steps:,.0f}", *size])
     trials = [cell for cell in result["cells"] if cell["arm"] == "diffusers-tuned"]
     seed = trials[0]["seed"]
@@ -148,6 +150,12 @@ def targets(result: Result, arms: dict[str, list[Result]]) -> str:
         ratio = distance / median(arms[arm], "distance")
         lines.append((f"distance over that of `{arm}`", ratio, verdict(ratio, target, at_most=True)))
     return table(["ours", "value", "target"], lines)
+
+
+def measured(cells: list[Result]) -> str:
+    """Where and when."""
+    machines = [cell["machine"] for cell in cells if "machine" in cell]
+    return ", ".join(sorted({f"{machine['cpu']} {machine['date']}" for machine in machines}))
 
 
 def chosen(result: Result) -> dict[str, list[Result]]:
