@@ -157,7 +157,8 @@ def test_images_held_back_from_training(tmp_path, capsys):
         (["--held_back", "80"], "held_back is 80, and the data set .* has 80 images: hold fewer back"),
         (["--part", "held_back"], "part is 'held_back', and held_back is 0"),
         (["--eta", "0.5", "--solver", "unipc"], "sampling.eta=0.5 has no meaning for solver='unipc'"),
-        (["--solver", "heun", "--beta_schedule", "cosine"], "sampling: the solver heun does not know"),
+        (["--solver", "heun", "--prediction_type", "v_prediction"], "sampling: the solver heun would draw noise"),
+        (["--solver", "heun"], "sampling: the solver heun does not know this network's prediction_type='sample'"),
     ],
 )
 def test_mistakes_cost_no_training(more, sentence, tmp_path):
