@@ -29,9 +29,9 @@ def measure_quality(job: Job) -> None:
     run.folder.create(run.recipe)
     device, training = run.accelerator.device, run.training
     batches = run.data.batches(batch_size=training.batch_size, seed=training.seed, device=device)
-    evaluation = run.evaluator.settings
+    every, extractor = run.evaluator.every, run.recipe["evaluation"]["extractor"]
     about = {"batch_size": training.batch_size, "samples": run.evaluator.samples, "compiled": training.compile}
-    job.note(PART, **about, every=evaluation.every, extractor=evaluation.extractor, warmup_steps=warmup(run))
+    job.note(PART, **about, every=every, extractor=extractor, warmup_steps=warmup(run))
     points: list[dict[str, Any]] = []
     with tqdm(disable=True) as progress:
         took = look(job, run, points)
@@ -39,7 +39,7 @@ def measure_quality(job: Job) -> None:
             advance(run, batches, progress)
             if run.step == 1:
                 job.note(PART, first_step_seconds=run.seconds)
-            if run.step % (evaluation.every or 1) == 0:
+            if run.step % (every or 1) == 0:
                 took = look(job, run, points)
     draw_grid(job, run)
     job.note(PART, steps=run.step, seconds=run.seconds, final=final_figures(run))
