@@ -29,6 +29,7 @@ def measure_quality(job: Job) -> None:
     run.folder.create(run.recipe)
     device, training = run.accelerator.device, run.training
     batches = run.data.batches(batch_size=training.batch_size, seed=training.seed, device=device)
+    assert run.evaluator is not None  # the recipe asks for samples
     every, extractor = run.evaluator.every, run.recipe["evaluation"]["extractor"]
     about = {"batch_size": training.batch_size, "samples": run.evaluator.samples, "compiled": training.compile}
     job.note(PART, **about, every=every, extractor=extractor, warmup_steps=warmup(run))
@@ -94,7 +95,8 @@ def advance(run: Run, batches: Generator[Batch, None, None], progress: tqdm) -> 
 def look(job: Job, run: Run, points: list[dict[str, Any]]) -> float:
     """Select as training does, which writes a line of the log, note its figure and draw a grid; the seconds taken."""
     started = time.perf_counter()
-    select_best(run)
+    assert run.evaluator is not None  # the recipe asks for samples
+    select_best(run, run.evaluator)
     line = json.loads(run.folder.log.read_text().splitlines()[-1])
     (name, value), *_ = ((key, value) for key, value in line.items() if key != "step")
     points.append({"step": line["step"], "images": line["step"] * run.training.batch_size, "seconds": run.seconds})
