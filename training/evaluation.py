@@ -21,8 +21,9 @@ from hf_ddpm.evaluation.measure import OF_DIGITS, Real, check_metrics
 from hf_ddpm.evaluation.report import pipeline_conditions, record
 from hf_ddpm.kinds import kind_of_recipe
 from hf_ddpm.metrics.digits import SIDE
+from hf_ddpm.metrics.extractors import DIGITS as DIGITS_EXTRACTOR
 from hf_ddpm.metrics.extractors import open_extractor
-from hf_ddpm.metrics.reference import MNIST_TEST, load_reference, mnist_test, reference_of
+from hf_ddpm.metrics.reference import MNIST_TEST, load_reference, mnist_test, reference_of, require_same_conditions
 from hf_ddpm.places import last_name
 from hf_ddpm.training.family import Family
 from hf_ddpm.training.recipe import Block, Recipe, image_shape, keys_of
@@ -65,6 +66,7 @@ class Evaluator:
         self._training: Real | None = None
         with accelerator.main_process_first():
             self._test, self.measured_on = self._open_test()
+        require_same_conditions(self._test.reference, self._extractor, size_of(size))
 
     def select(self, networks: Networks) -> list[dict[str, Any]]:
         """The figures that checkpoints are compared by, the smallest first of them: against the training images."""
@@ -117,8 +119,9 @@ class Evaluator:
     def _open_test(self) -> tuple[Real, str]:
         """What is measured against at the end, and what it is in words."""
         settings, held_back = self._settings, self._recipe["data"].get("held_back", 0)
-        without_test = settings.test_source is None and _source_of(self._recipe) == DIGITS and not held_back
-        name = settings.reference or (MNIST_TEST if without_test else None)
+        named = settings.test_source is not None or settings.test_split != Evaluation.test_split or held_back
+        embedded = _source_of(self._recipe) == DIGITS and self._extractor.name == DIGITS_EXTRACTOR
+        name = settings.reference or (MNIST_TEST if embedded and not named else None)  # they have no test split
         if name is not None:
             known = mnist_test() if name == MNIST_TEST else load_reference(Path(name))
             return Real(known), f"statistics {last_name(name)}"

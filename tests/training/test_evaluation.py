@@ -10,6 +10,8 @@ import yaml
 from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.cli import main as hf_ddpm
 from hf_ddpm.data import ImageData
+from hf_ddpm.metrics import feature_statistics
+from hf_ddpm.metrics.reference import Reference, save_reference
 from hf_ddpm.training.command_line import parse_command_line
 from hf_ddpm.training.train import main, train
 
@@ -120,6 +122,22 @@ def test_the_embedded_digits_are_measured_unless_told_otherwise(tmp_path, monkey
     assert not (checkpoint / "evaluation.json").exists() and facts(checkpoint)["metrics"] == []
     for name, more in (("small", ["--image_size", "8"]), ("colour", ["--channels", "3"])):  # no digits to that network
         assert not (tiny(tmp_path / name, *more) / "evaluation.json").exists()
+
+
+def test_a_split_of_the_embedded_digits_that_is_named_is_the_one_that_counts(tmp_path):
+    checkpoint = tiny(tmp_path / "run", "--samples", "20", "--test_split", "train[4500:4600]")
+    found = json.loads((checkpoint / "evaluation.json").read_text())
+    assert found["measured_on"] == "split train[4500:4600]"
+    assert found["conditions"]["reference"]["num_images"] == 100
+
+
+def test_a_reference_of_another_network_costs_no_training(tmp_path):
+    statistics = feature_statistics(torch.randn(80, 64, generator=torch.Generator().manual_seed(0)))
+    save_reference(Reference(statistics, None, {"extractor": "another"}), tmp_path / "other.safetensors")
+    more = ["--samples", "20", "--reference", str(tmp_path / "other.safetensors")]
+    with pytest.raises(SystemExit, match="error: the reference was made with extractor='another' and the samples"):
+        main(words(tmp_path / "run", *more))
+    assert not (tmp_path / "run").exists()
 
 
 def test_images_held_back_from_training(tmp_path, capsys):
