@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from benchmarks.options import Options
 from benchmarks.quality_cell import about_data
 from benchmarks.report import Result, table
+from benchmarks.scores import digit_source
 from benchmarks.trained_cells import Trained, bits, complete, test_images, train
 from hf_ddpm import HFDDPMScheduler
 
@@ -43,7 +44,7 @@ class WithVariance(nn.Module):
 
 def measure(options: Options) -> Result:
     steps = 2 if options.quick else STEPS
-    source = {"split": "train[:4500]"} if options.data is None else {"source": str(options.data), "split": "train"}
+    source = digit_source(options.data, "train")
     images = test_images(options.data, IMAGES)
     # as few network calls as possible where the figures mean nothing
     short = {"scheduler": {"num_train_timesteps": 4}, "sampling": {"num_inference_steps": 1}} if options.quick else {}

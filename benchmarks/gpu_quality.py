@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from benchmarks.gpu_job import Job
 from benchmarks.gpu_speed import COMPILED, OURS
 from hf_ddpm.data import Batch
+from hf_ddpm.training.evaluation import Evaluator
 from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.run import Run
 from hf_ddpm.training.saving import measure, save_samples, select_best
@@ -29,19 +30,20 @@ def measure_quality(job: Job) -> None:
     run.folder.create(run.recipe)
     device, training = run.accelerator.device, run.training
     batches = run.data.batches(batch_size=training.batch_size, seed=training.seed, device=device)
-    assert run.evaluator is not None  # the recipe asks for samples
-    every, extractor = run.evaluator.every, run.recipe["evaluation"]["extractor"]
-    about = {"batch_size": training.batch_size, "samples": run.evaluator.samples, "compiled": training.compile}
+    evaluator = run.evaluator
+    assert evaluator is not None  # the recipe asks for samples
+    every, extractor = evaluator.every, run.recipe["evaluation"]["extractor"]
+    about = {"batch_size": training.batch_size, "samples": evaluator.samples, "compiled": training.compile}
     job.note(PART, **about, every=every, extractor=extractor, warmup_steps=warmup(run))
     points: list[dict[str, Any]] = []
     with tqdm(disable=True) as progress:
-        took = look(job, run, points)
+        took = look(job, run, evaluator, points)
         while job.left() > 1.2 * took + SPARE:
             advance(run, batches, progress)
             if run.step == 1:
                 job.note(PART, first_step_seconds=run.seconds)
             if run.step % (every or 1) == 0:
-                took = look(job, run, points)
+                took = look(job, run, evaluator, points)
     draw_grid(job, run)
     job.note(PART, steps=run.step, seconds=run.seconds, final=final_figures(run))
 
@@ -92,11 +94,10 @@ def advance(run: Run, batches: Generator[Batch, None, None], progress: tqdm) -> 
         log_losses(run, progress)
 
 
-def look(job: Job, run: Run, points: list[dict[str, Any]]) -> float:
+def look(job: Job, run: Run, evaluator: Evaluator, points: list[dict[str, Any]]) -> float:
     """Select as training does, which writes a line of the log, note its figure and draw a grid; the seconds taken."""
     started = time.perf_counter()
-    assert run.evaluator is not None  # the recipe asks for samples
-    select_best(run, run.evaluator)
+    select_best(run, evaluator)
     line = json.loads(run.folder.log.read_text().splitlines()[-1])
     (name, value), *_ = ((key, value) for key, value in line.items() if key != "step")
     points.append({"step": line["step"], "images": line["step"] * run.training.batch_size, "seconds": run.seconds})

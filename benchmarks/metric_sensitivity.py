@@ -16,11 +16,12 @@ from torch.nn.functional import avg_pool2d
 
 from benchmarks.options import Options
 from benchmarks.report import Result, table
-from benchmarks.scores import EMBEDDED
+from benchmarks.scores import digit_source
 from hf_ddpm.data import ImageData, to_uint8
 from hf_ddpm.evaluation.evaluate import evaluate
 from hf_ddpm.evaluation.images import Pictures
 from hf_ddpm.evaluation.measure import Real
+from hf_ddpm.evaluation.report import to_json
 from hf_ddpm.metrics import feature_statistics
 from hf_ddpm.metrics.extractors import Extractor, open_extractor
 from hf_ddpm.metrics.reference import RealFeatures, Reference
@@ -105,7 +106,7 @@ def measured(name: str, data: Path | None, count: int) -> dict[str, Any]:
     rows = {}
     for way, damage in WAYS.items():
         found = evaluate(Shown(damage(images)), against, extractor, METRICS, num_images=count, allow_few=True)
-        rows[way] = {number.type: number._asdict() for number in found.numbers}
+        rows[way] = {number["type"]: number for number in to_json(found.numbers)}
     return {"extractor": extractor.conditions, "distance": extractor.distance, "images": count, "ways": rows}
 
 
@@ -132,13 +133,10 @@ def load(name: str, data: Path | None, count: int) -> tuple[Images, Tensor]:
     """Samples with other training images, and test images, `count` of each."""
     keywords: dict[str, Any] = {"label_column": "auto"}
     keywords |= {"image_size": 32, "channels": 3} if name == "cifar10" else {}
-    source = {} if data is None else {"source": str(folder_of(name, data))}
+    folder = None if data is None else folder_of(name, data)
     train, test = (
-        next(ImageData(**source, split=split, **keywords).batches(batch_size=size, seed=0))
-        for split, size in (
-            ("train" if data else EMBEDDED["train"], 2 * count),
-            ("test" if data else EMBEDDED["test"], count),
-        )
+        next(ImageData(**digit_source(folder, split), **keywords).batches(batch_size=size, seed=0))
+        for split, size in (("train", 2 * count), ("test", count))
     )
     assert train.labels is not None
     pixels = to_uint8(train.x_0)

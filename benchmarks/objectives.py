@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.options import Options
 from benchmarks.quality_cell import about_data
 from benchmarks.report import Result, table
-from benchmarks.scores import reference
+from benchmarks.scores import digit_source, reference
 from benchmarks.trained_cells import Overrides, bits, complete, distance, test_images, train
 
 TITLE = "Predictions, objectives and variances (DDPM, Table 2 in small)"
@@ -25,7 +25,7 @@ SCHEDULER = {"beta_schedule": "linear_rescaled", "timestep_spacing": "leading"}
 
 def measure(options: Options) -> Result:
     steps, samples = (2, 16) if options.quick else (STEPS, SAMPLES)
-    source = {"split": "train[:4500]"} if options.data is None else {"source": str(options.data), "split": "train"}
+    source = digit_source(options.data, "train")
     images, against = test_images(options.data, IMAGES), reference(options.data)
     cells = []
     table_cells = list(itertools.product(PREDICTIONS, LOSSES, VARIANCES))

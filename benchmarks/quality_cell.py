@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from diffusers import UNet2DModel
 from pyarrow.parquet import read_metadata
 
@@ -25,7 +24,7 @@ from benchmarks import diffusers_example
 from benchmarks.diffusers_example import DiffusersExample
 from benchmarks.ours import recipe_with, start
 from benchmarks.report import Result, machine, write_json
-from benchmarks.scores import EMBEDDED, digit_scores, reference
+from benchmarks.scores import digit_scores, digit_source, reference
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.data.sources import open_source
 from hf_ddpm.figures.grid import pil_images
@@ -115,7 +114,8 @@ def run_cell(cell: Cell, out: Path) -> Result:
     trained = train_ours(cell) if cell.arm == "ours" else train_example(cell)
     against = reference(cell.folder, trained.model.config["sample_size"])
     started = time.perf_counter()
-    score, _ = digit_scores(pipeline_of(trained), cell.num_samples, against, **ddim(cell))
+    ddim = {"num_inference_steps": cell.sampling_steps, "eta": 0.0}  # how every arm is sampled
+    score, _ = digit_scores(pipeline_of(trained), cell.num_samples, against, **ddim)
     taken, pipeline = time.perf_counter() - started, pipeline_of(trained)
     walk = use_default_sampler(pipeline, min(cell.sampling_steps, DEFAULT_STEPS))
     default, first = digit_scores(pipeline, cell.num_samples, against, **walk)
@@ -162,7 +162,7 @@ def train_ours(cell: Cell) -> Trained:
 
 def train_example(cell: Cell) -> Trained:
     """diffusers' settings and loop, on our network or on its own."""
-    dataset, lr = training_set(cell.folder), cell.lr or diffusers_example.LR
+    dataset, lr = open_source(**digit_source(cell.folder, "train")), cell.lr or diffusers_example.LR
 
     own = cell.arm == "diffusers-default-unet"
     model = UNet2DModel(**DEFAULT_UNET) if own else our_network(cell)
@@ -201,8 +201,7 @@ def train_for(step: Callable[[], Any], replan: Callable[[int], None], seconds: f
 
 def shipped_recipe(cell: Cell) -> Recipe:
     """The `mnist` recipe on the cell's training digits."""
-    source = {"split": EMBEDDED["train"]} if cell.folder is None else {"source": str(cell.folder), "split": "train"}
-    return recipe_with("mnist", {"data": source, "training": {"seed": cell.seed}})
+    return recipe_with("mnist", {"data": digit_source(cell.folder, "train"), "training": {"seed": cell.seed}})
 
 
 def our_network(cell: Cell) -> UNet2DModel:
@@ -215,12 +214,6 @@ def our_network(cell: Cell) -> UNet2DModel:
     return model
 
 
-def training_set(folder: Path | None) -> Dataset:
-    if folder is None:
-        return open_source("digits", split=EMBEDDED["train"])
-    return open_source(str(folder), split="train")
-
-
 def about_data(folder: Path | None) -> str:
     """How many digits there are for training and for the test."""
     if folder is None:
@@ -231,11 +224,6 @@ def about_data(folder: Path | None) -> str:
 
 def pipeline_of(trained: Trained) -> HFDDPMPipeline:
     return HFDDPMPipeline(trained.model, trained.scheduler)
-
-
-def ddim(cell: Cell) -> dict[str, Any]:
-    """How every arm is sampled."""
-    return {"num_inference_steps": cell.sampling_steps, "eta": 0.0}
 
 
 def _portable(recipe: Recipe) -> Recipe:

@@ -19,10 +19,14 @@ BATCH = 100
 EMBEDDED = {"train": "train[:4500]", "test": "train[4500:]"}  # where no folder of MNIST is given
 
 
+def digit_source(folder: Path | None, split: str) -> dict[str, str]:
+    """Where real digits of the split train or test are, as keywords of `ImageData` and keys of a recipe's `data`."""
+    return {"source": "digits", "split": EMBEDDED[split]} if folder is None else {"source": str(folder), "split": split}
+
+
 def digit_data(folder: Path | None, split: str, side: int = SIDE) -> ImageData:
     """Real digits of the split train or test, with a black border where images are larger than they are."""
-    source, split = ("digits", EMBEDDED[split]) if folder is None else (str(folder), split)
-    return ImageData(source, split=split, image_size=side, resize="pad")
+    return ImageData(**digit_source(folder, split), image_size=side, resize="pad")
 
 
 def digits(folder: Path | None, split: str, count: int | None = None) -> Tensor:

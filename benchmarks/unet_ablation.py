@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from benchmarks.options import Options
 from benchmarks.ours import recipe_with
 from benchmarks.report import Result, table
-from benchmarks.scores import digits
+from benchmarks.scores import digit_source, digits
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.data import Batch, ImageData
 from hf_ddpm.objectives import MODEL, Draws, make_objective
@@ -40,7 +40,7 @@ THIRDS = ("low noise", "middle", "high noise")
 
 def measure(options: Options) -> Result:
     steps, held_out = (2, 8) if options.quick else (STEPS, HELD_OUT)
-    source = {"split": "train[:4500]"} if options.data is None else {"source": str(options.data), "split": "train"}
+    source = digit_source(options.data, "train")
     recipe = recipe_with("mnist", {"data": source, "training": {"seed": options.seeds[0]}, **PREDICTS_V})
     x_0 = digits(options.data, "test", held_out)
     arms = {name: run_arm(name, recipe, x_0, steps) for name in ARMS}
