@@ -29,7 +29,7 @@ SOLVERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
 }
 
-DEFAULT_STEPS = 20  # of the default sampler: more of them draw no better digits (docs/ddim.md, Results)
+DEFAULT_STEPS = 20  # of the default sampler: more of them gain little (docs/ddim.md, Results)
 IMAGE_NAME = "{:06d}.png"  # of image i in a folder
 DDIM, DDPM = "ddim", "ddpm"  # samplers of our own scheduler, beside SOLVERS
 
