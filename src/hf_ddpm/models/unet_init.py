@@ -7,12 +7,11 @@ arXiv 2105.05233, whose released code zeroes the closing layers.
 from typing import Literal
 
 import torch
-from diffusers.models.attention_processor import Attention
-from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
 from hf_ddpm.errors import UserError
+from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
 
 Init = Literal["fan_avg", "pytorch"]
 
@@ -46,19 +45,12 @@ def init_unet(model: UNet2DModel, init: Init) -> None:
         if init == "fan_avg":
             _fan_avg(layer, scale=1e-10)
         else:
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
+            start_at_zero(layer)
 
 
 def _closing_layers(model: UNet2DModel) -> list[nn.Module]:
     """The layers that start at zero: second convolution of residual blocks, output of attention, `conv_out`."""
-    layers: list[nn.Module] = [model.conv_out]
-    for module in model.modules():
-        if isinstance(module, ResnetBlock2D):
-            layers.append(module.conv2)
-        elif isinstance(module, Attention) and module.to_out is not None:
-            layers.append(module.to_out[0])
-    return layers
+    return [model.conv_out, *closing_layers(model)]
 
 
 def _fan_avg(layer: nn.Module, scale: float) -> None:

@@ -1,0 +1,139 @@
+"""Noisy classifiers as presets, which are keywords of `NoisyClassifier`.
+
+Sources: ADM, arXiv 2105.05233, appendix I, and the configurations that the authors released with their code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from hf_ddpm.errors import UserError, as_user_error, did_you_mean
+from hf_ddpm.models.noisy_classifier import NoisyClassifier
+from hf_ddpm.schedulers.annotations import parameters_of
+
+
+@dataclass(frozen=True)
+class ClassifierPreset:
+    """One classifier.
+
+    Attributes:
+        config: keywords of `NoisyClassifier`. Read-only: `classifier_preset(name, **overrides)` makes variants.
+        parameters: number of weights with no override; a test counts them.
+        about: the model, its data and its paper in one line.
+    """
+
+    config: Mapping[str, Any]
+    parameters: int
+    about: str
+
+
+def _levels(base: int, multipliers: tuple[float, ...], attention: tuple[int, ...]) -> dict[str, Any]:
+    """Widths and block types; level i is 2**i times smaller than the image."""
+    levels = range(len(multipliers))
+    return {
+        "block_out_channels": tuple(int(base * m) for m in multipliers),
+        "down_block_types": tuple("AttnDownBlock2D" if i in attention else "ResnetDownsampleBlock2D" for i in levels),
+    }
+
+
+def _preset(parameters: int, about: str, levels: Mapping[str, Any], **keywords: Any) -> ClassifierPreset:
+    return ClassifierPreset(MappingProxyType({**levels, **keywords}), parameters, about)
+
+
+_ADM: dict[str, Any] = {
+    "in_channels": 3,
+    "num_classes": 1000,
+    "layers_per_block": 2,
+    "attention_head_dim": 64,
+    "norm_num_groups": 32,
+    "pool": "attention",
+}
+
+CLASSIFIER_PRESETS: Mapping[str, ClassifierPreset] = MappingProxyType(
+    {
+        "tiny": _preset(
+            6_514,
+            "for tests: 8x8 grey images in 10 classes, attention at 4x4; no paper's row",
+            _levels(4, (1, 2), (1,)),
+            sample_size=8,
+            attention_head_dim=4,
+            norm_num_groups=2,
+        ),
+        "mnist": _preset(
+            341_354,
+            "28x28 handwritten digits on a laptop, attention at 7x7; no paper's row",
+            _levels(16, (1, 2, 4), (2,)),
+            sample_size=28,
+            attention_head_dim=16,
+            norm_num_groups=8,
+        ),
+        "cifar10": _preset(
+            4_339_210,
+            "CIFAR-10 32x32, attention at 16x16 and 8x8, ADM's blocks; no paper's row",
+            _levels(64, (1, 2, 2, 2), (1, 2)),
+            **{**_ADM, "num_classes": 10},
+            sample_size=32,
+        ),
+        "adm-classifier-64": _preset(
+            65_438_568,
+            "ImageNet 64x64 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
+            _levels(128, (1, 2, 3, 4), (1, 2, 3)),
+            **{**_ADM, "layers_per_block": 4},
+            sample_size=64,
+        ),
+        "adm-classifier-128": _preset(
+            42_568_040,
+            "ImageNet 128x128 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
+            _levels(128, (1, 1, 2, 3, 4), (2, 3, 4)),
+            **_ADM,
+            sample_size=128,
+        ),
+        "adm-classifier-256": _preset(
+            54_096_360,
+            "ImageNet 256x256 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
+            _levels(128, (1, 1, 2, 2, 4, 4), (3, 4, 5)),
+            **_ADM,
+            sample_size=256,
+        ),
+        "adm-classifier-512": _preset(
+            54_448_360,
+            "ImageNet 512x512 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
+            _levels(128, (0.5, 1, 1, 2, 2, 4, 4), (4, 5, 6)),
+            **_ADM,
+            sample_size=512,
+            time_embedding_channels=128,
+        ),
+    }
+)
+
+
+def classifier_preset(name: str, **overrides: Any) -> NoisyClassifier:
+    """Build a classifier, initialised as ADM's: residual branches at zero, the rest as PyTorch draws it.
+
+    The weights are drawn from torch's global generator. Under `torch.device("meta")` nothing is drawn or allocated.
+
+    Args:
+        name: a key of `CLASSIFIER_PRESETS`.
+        overrides: keywords of `NoisyClassifier` that replace the preset's; lists, as YAML has them, become tuples.
+
+    Returns:
+        NoisyClassifier: in training mode.
+
+    Raises:
+        UserError: unknown name or keyword, or what `NoisyClassifier` refuses.
+    """
+    if name not in CLASSIFIER_PRESETS:
+        raise UserError(
+            f"there is no classifier preset {name!r}; use one of {', '.join(CLASSIFIER_PRESETS)}"
+            f"{did_you_mean(name, CLASSIFIER_PRESETS)}"
+        )
+    known = parameters_of(NoisyClassifier)
+    for key in overrides:
+        if key not in known:
+            raise UserError(
+                f"NoisyClassifier has no keyword {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}"
+            )
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
+    with as_user_error():
+        return NoisyClassifier(**{**CLASSIFIER_PRESETS[name].config, **given})

@@ -1,0 +1,222 @@
+"""The noisy classifier of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233, sec. 4 and appendix I): p(y | x_t, t)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from hf_ddpm.models.checked_network import CheckedNetwork
+from hf_ddpm.models.classifier_pools import NORM_EPS, Pool, make_pool
+from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
+from hf_ddpm.models.image_size import side_unit, size_pair
+from hf_ddpm.models.vae_networks import check_groups, check_halving, check_shape, check_sizes
+from hf_ddpm.schedulers.annotations import check_arguments
+
+DownBlock = Literal["ResnetDownsampleBlock2D", "AttnDownBlock2D"]
+SCHEDULE_KEYS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+)
+"""The keys of a scheduler's config that fix alpha_bar, of which `noise_schedule` is made."""
+
+
+@dataclass
+class NoisyClassifierOutput(BaseOutput):
+    """What a forward pass finds.
+
+    Attributes:
+        logits: log p(y | x_t, t) up to a constant of each image, (B, K).
+    """
+
+    logits: Tensor
+
+
+class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
+    """p(y | x_t, t) of noisy images: the encoder half of ADM's UNet, of diffusers' blocks, and a pooling.
+
+    Images are (B, C, H, W) in [-1, 1] before they were noised, t is in 0 .. T-1. The embedding of t scales and shifts
+    behind each group norm (adaptive group norm), and each level but the last halves the image inside a residual block.
+    Residual branches start at zero. Without arguments it is a small one for 28x28 digits.
+
+    Args:
+        sample_size: (H, W), or one number for both.
+        in_channels: C.
+        num_classes: K, at least 2.
+        block_out_channels: widths of the levels.
+        layers_per_block: residual blocks of a level.
+        down_block_types: of each level, with attention or without; the middle has attention always.
+        attention_head_dim: channels of a head, in the levels and in the attention pool.
+        norm_num_groups: of the group norms.
+        dropout: in residual blocks.
+        pool: `adaptive` is the global mean, `attention` CLIP's pooling, `spatial` and `spatial_v2` see the means of all
+            stages; see `make_pool`.
+        time_embedding_channels: sinusoids of t; None is the width of the first level, which ADM's 512x512 differs from.
+        noise_schedule: keywords of `HFDDPMScheduler` that fix the alpha_bar that it was trained with, `SCHEDULE_KEYS`.
+        id2label: names of classes by their number, which JSON makes a string.
+
+    Raises:
+        ValueError: an unknown word, sizes that do not fit together, or the name of a class that is not there.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | tuple[int, int] = 28,
+        in_channels: int = 1,
+        num_classes: int = 10,
+        block_out_channels: tuple[int, ...] = (16, 32, 64),
+        layers_per_block: int = 1,
+        down_block_types: tuple[DownBlock, ...] = (
+            "ResnetDownsampleBlock2D",
+            "ResnetDownsampleBlock2D",
+            "AttnDownBlock2D",
+        ),
+        attention_head_dim: int = 16,
+        norm_num_groups: int = 8,
+        dropout: float = 0.0,
+        pool: Pool = "attention",
+        time_embedding_channels: int | None = None,
+        noise_schedule: dict | None = None,
+        id2label: dict | None = None,
+    ) -> None:
+        super().__init__()
+        check_arguments(NoisyClassifier, self.config)
+        _check_config(self.config)
+        if id2label is not None:
+            self.register_to_config(id2label={str(number): name for number, name in id2label.items()})
+        widths = block_out_channels
+        t_channels = time_embedding_channels or widths[0]
+        self.time_proj = Timesteps(t_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.time_embedding = TimestepEmbedding(t_channels, 4 * t_channels)
+        block: dict[str, Any] = {"temb_channels": 4 * t_channels, "dropout": dropout, "resnet_groups": norm_num_groups}
+        block |= {"attention_head_dim": attention_head_dim, "resnet_time_scale_shift": "scale_shift"}
+        block |= {"resnet_eps": NORM_EPS, "resnet_act_fn": "silu"}
+        self.conv_in = nn.Conv2d(in_channels, widths[0], kernel_size=3, padding=1)
+        self.down_blocks = _down_blocks(self.config, **block)
+        self.mid_block = UNetMidBlock2D(widths[-1], attn_groups=norm_num_groups, **block)
+        for layer in closing_layers(self):
+            start_at_zero(layer)
+        height, width = (side // side_unit(len(widths)) for side in size_pair(sample_size))
+        self.pool = make_pool(
+            pool,
+            channels=widths[-1],
+            size=(height, width),
+            stage_channels=widths[0] + (layers_per_block + 1) * sum(widths),  # the middle stands for a downsampler
+            num_classes=num_classes,
+            head_dim=attention_head_dim,
+            num_groups=norm_num_groups,
+        )
+
+    @property
+    def class_names(self) -> list[str]:
+        """The K names, of a class without one its number."""
+        names = self.config["id2label"] or {}
+        return [names.get(str(number), str(number)) for number in range(self.config["num_classes"])]
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor | int, return_dict: bool = True
+    ) -> NoisyClassifierOutput | tuple[Tensor]:
+        """The logits of noisy images.
+
+        Args:
+            sample: x_t, (B, C, H, W).
+            timestep: t in 0 .. T-1, a number for all images or (B,).
+            return_dict: `NoisyClassifierOutput`, or a tuple of the logits (B, K).
+
+        Raises:
+            ValueError: images of another shape than those that it is made for.
+        """
+        check_shape("images", sample, ("B", self.config["in_channels"], *size_pair(self.config["sample_size"])))
+        t = torch.as_tensor(timestep, device=sample.device)
+        if t.shape not in ((), (1,), (len(sample),)):
+            raise ValueError(
+                f"timesteps of shape {tuple(t.shape)} must be one number, or one for each of {len(sample)} images"
+            )
+        embedding = self.time_embedding(self.time_proj(t.expand(len(sample))).to(sample.dtype))
+        h = self.conv_in(sample)
+        stages = [h]
+        for block in self.down_blocks:
+            h, outputs = block(h, embedding)
+            stages += outputs
+        h = self.mid_block(h, embedding)
+        if self.config["pool"] in ("spatial", "spatial_v2"):
+            h = torch.cat([stage.mean(dim=(2, 3)) for stage in (*stages, h)], dim=1)  # (B, stage_channels)
+        logits = self.pool(h)
+        return NoisyClassifierOutput(logits=logits) if return_dict else (logits,)
+
+
+def _down_blocks(config: Mapping[str, Any], **block: Any) -> nn.ModuleList:
+    """The levels; every one but the last ends in a residual block that halves the image."""
+    widths, types = config["block_out_channels"], config["down_block_types"]
+    return nn.ModuleList(
+        get_down_block(
+            types[i],
+            num_layers=config["layers_per_block"],
+            in_channels=widths[max(i - 1, 0)],
+            out_channels=widths[i],
+            add_downsample=i < len(widths) - 1,
+            downsample_type="resnet",
+            **block,
+        )
+        for i in range(len(widths))
+    )
+
+
+def _check_config(config: Mapping[str, Any]) -> None:
+    """Refuse numbers that do not fit together."""
+    size, widths, types = size_pair(config["sample_size"]), config["block_out_channels"], config["down_block_types"]
+    one = ("in_channels", "layers_per_block", "attention_head_dim", "norm_num_groups")
+    check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: (config[key],) for key in one})
+    check_sizes(time_embedding_channels=(config["time_embedding_channels"] or 1,))
+    if config["num_classes"] < 2:
+        raise ValueError(f"num_classes={config['num_classes']} must be at least 2: one class is always right")
+    if not 0 <= config["dropout"] < 1:
+        raise ValueError(f"dropout={config['dropout']} must be a probability in [0, 1)")
+    if len(types) != len(widths):
+        raise ValueError(
+            f"block_out_channels has {len(widths)} levels and down_block_types {len(types)}: give both with one entry "
+            "for each level"
+        )
+    check_halving(size, len(widths))
+    check_groups(widths, config["norm_num_groups"])
+    attended = [width for width, kind in zip(widths, types, strict=True) if kind == "AttnDownBlock2D"]
+    _check_heads([*attended, widths[-1]], config["attention_head_dim"])
+    _check_schedule(config["noise_schedule"] or {})
+    _check_names(config["id2label"] or {}, config["num_classes"])
+
+
+def _check_heads(widths: Sequence[int], head_dim: int) -> None:
+    if any(width % head_dim for width in widths):
+        raise ValueError(
+            f"attention_head_dim={head_dim} must divide the channels of the levels with attention and of the last, "
+            f"{', '.join(map(str, dict.fromkeys(widths)))}"
+        )
+
+
+def _check_schedule(schedule: Mapping[str, Any]) -> None:
+    for key in schedule:
+        if key not in SCHEDULE_KEYS:
+            raise ValueError(f"noise_schedule has a key {key!r}, allowed are {', '.join(SCHEDULE_KEYS)}")
+
+
+def _check_names(names: Mapping[Any, Any], num_classes: int) -> None:
+    numbers = [str(number) for number in range(num_classes)]
+    for number, name in names.items():
+        if str(number) not in numbers or not isinstance(name, str):
+            raise ValueError(
+                f"id2label names class {number!r} {name!r}: the classes are 0 to {num_classes - 1}, and a name is a "
+                "string"
+            )
