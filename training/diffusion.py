@@ -70,6 +70,7 @@ class DiffusionFamily:
         network = check_model(recipe, self.scheduler, size, channels)
         with as_user_error("sampling"):
             self.sampling.sampler(HFDDPMPipeline(network, self.scheduler))
+        check_label_dropout(recipe, network.config)
         self._config = network.config
         self._classes: dict[str, Any] = {}
 
@@ -83,9 +84,10 @@ class DiffusionFamily:
 
     def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
         """The network for these data."""
-        block = self.recipe["model"]
-        self._classes = classes_of(self._config, block, data)
-        network = build_model(block, self.scheduler, data.image_size, data.channels, data.num_classes)
+        block, dropout = self.recipe["model"], self.objective.label_dropout
+        self._classes = classes_of(self._config, block, data, dropout)
+        self.objective.null_class = self._classes.get("null_class")
+        network = build_model(block, self.scheduler, data.image_size, data.channels, data.num_classes, dropout)
         return single_player(network, self.recipe)
 
     def measure(self, networks: Networks, data: ImageData | LatentData, seed: int) -> None:
@@ -157,19 +159,44 @@ def check_model(recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence
     return model
 
 
-def classes_of(network: Mapping[str, Any], block: Mapping[str, Any], data: ImageData | LatentData) -> dict[str, Any]:
+def check_label_dropout(recipe: Recipe, network: Mapping[str, Any]) -> None:
+    """Refuse to drop labels that are not there, or for which the network can have no class "no label".
+
+    Args:
+        network: its configuration, in which the recipe and its preset have set how classes are embedded.
+    """
+    dropout, remedy = recipe["objective"].get("label_dropout"), "or give --label_dropout 0"
+    if not dropout:
+        return
+    if recipe["data"].get("label_column") is None:
+        raise UserError(
+            f"objective.label_dropout={dropout} drops labels, and the data have none: give --label_column auto, "
+            f"{remedy}"
+        )
+    if network["class_embed_type"] is not None:
+        raise UserError(
+            f'objective.label_dropout={dropout} needs one class more, for "no label", and '
+            f"model.class_embed_type={network['class_embed_type']!r} counts no classes: leave it out, {remedy}"
+        )
+
+
+def classes_of(
+    network: Mapping[str, Any], block: Mapping[str, Any], data: ImageData | LatentData, label_dropout: float = 0.0
+) -> dict[str, Any]:
     """What a pipeline is told of the data's K classes: their names, and K as `null_class` of a network of K + 1.
 
     Args:
         network: its configuration, in which the recipe and its preset have set classes.
         block: `model` of the recipe.
         data: whose labels it is trained with.
+        label_dropout: of the objective; above 0 the network has K + 1 classes.
 
     Returns:
         dict: `null_class` and `id2label` of `HFDDPMPipeline`; empty without labels.
 
     Raises:
-        UserError: a network with classes and no labels, or another number of classes than K or K + 1.
+        UserError: a network with classes and no labels, or another number of classes than K or K + 1, which is K + 1
+            alone where labels are dropped.
     """
     num_classes = data.num_classes
     if num_classes is None:
@@ -179,12 +206,17 @@ def classes_of(network: Mapping[str, Any], block: Mapping[str, Any], data: Image
                 "--label_column auto, or --num_class_embeds null"
             )
         return {}
-    embedded = block.get("num_class_embeds", num_classes)  # the data's count, see `build_model`
+    embedded = block.get("num_class_embeds", embedded_classes(num_classes, label_dropout))  # as in `build_model`
     uncounted = embedded is None and network["class_embed_type"] is not None
     if embedded not in (num_classes, num_classes + 1) and not uncounted:
         raise UserError(
             f"model.num_class_embeds={embedded} does not fit data of {num_classes} classes: leave it out, or give "
             f'{num_classes + 1} for one class more that stands for "no label"'
+        )
+    if label_dropout and embedded != num_classes + 1:
+        raise UserError(
+            f"model.num_class_embeds={embedded} has no class for the labels that objective.label_dropout="
+            f"{label_dropout} drops: leave it out, or give {num_classes + 1}"
         )
     names = (data.facts.class_names or ())[:num_classes]
     null_class = num_classes if embedded == num_classes + 1 else None
@@ -197,14 +229,20 @@ def build_model(
     image_size: int | Sequence[int],
     channels: int,
     num_classes: int | None = None,
+    label_dropout: float = 0.0,
 ) -> nn.Module:
     """The recipe's preset; image size, channels and classes are the data's unless the recipe says otherwise.
 
-    So are the output channels, which the scheduler's variance decides too.
+    So are the output channels, which the scheduler's variance decides too, and the one class more of `label_dropout`.
     """
     keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
     keywords["out_channels"] = scheduler.output_channels(channels)
-    keywords |= {} if num_classes is None else {"num_class_embeds": num_classes}
+    keywords |= {} if num_classes is None else {"num_class_embeds": embedded_classes(num_classes, label_dropout)}
     keywords |= block
     with as_user_error("model"):
         return unet_preset(keywords.pop("preset"), **keywords)
+
+
+def embedded_classes(num_classes: int, label_dropout: float) -> int:
+    """K, or K + 1 where labels are dropped: class K stands for "no label"."""
+    return num_classes + 1 if label_dropout else num_classes

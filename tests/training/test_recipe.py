@@ -30,7 +30,8 @@ def text_of(name: str) -> str:
 def test_the_recipes_that_were_promised_are_there():
     diffusion = {"mnist", "mnist-hybrid", "cifar10", "cifar10-iddpm", "lsun-256", "celebahq-256", "celeba-64"}
     vaes = {"mnist-vae", "mnist-vae-binary", "mnist-vae-iwae", "mnist-vae-aevb", "cifar10-vae", "faces-vae"}
-    assert diffusion | vaes | {"mnist-vae-conv", "mnist-latent"} <= set(RECIPES)
+    conditional = {"mnist-conditional", "mnist-conditional-cfg", "cifar10-conditional"}
+    assert diffusion | vaes | conditional | {"mnist-vae-conv", "mnist-latent"} <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -57,7 +58,9 @@ def test_every_recipe_builds_with_the_weights_it_states(name, tmp_path):
     recipe = check_recipe(read_recipe(name))
     stated = int(re.search(r"([\d,]{7,}) weights", text_of(name)).group(1).replace(",", ""))
     blocks = family_class(recipe).blocks
-    data = types.SimpleNamespace(num_classes=None, **{k: recipe["data"][k] for k in ("image_size", "channels")})
+    data = types.SimpleNamespace(**{k: recipe["data"][k] for k in ("image_size", "channels")})
+    data.num_classes = 10 if recipe["data"].get("label_column") else None  # of digits and of CIFAR-10
+    data.facts = types.SimpleNamespace(class_names=None)
     if recipe.get("latents"):
         data.channels, *data.image_size = latents_of_another_recipe(recipe, tmp_path)
     family = make_family(recipe)

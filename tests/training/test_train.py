@@ -31,6 +31,7 @@ TINY += ["--num_images", "4", "--num_inference_steps", "2", "--sampling.every", 
 TINY += ["--tracker", "none", "--max_images", "64", "--cpu_threads", "1"]
 IMPORTANCE = ["--loss", "vlb", "--timestep_sampling", "loss_second_moment", "--scheduler.num_train_timesteps", "4"]
 IMPORTANCE += ["--variance_type", "learned_range"]
+DROPPED = ["--label_column", "auto", "--label_dropout", "0.5"]
 TWO_PROCESSES = {  # as `accelerate config` writes it for two GPUs; `launch_script` says why not for two CPUs
     "compute_environment": "LOCAL_MACHINE",
     "distributed_type": "MULTI_GPU",
@@ -189,8 +190,8 @@ def test_a_state_without_importance_sampling_has_no_history(tmp_path):
 
 
 def walk(*words, rank=0, processes=1):
-    """The history of losses and the weights after 20 steps."""
-    run = prepare(*parse_command_line([*TINY, *IMPORTANCE, "--total_steps", "20", *words]))
+    """The history of losses and the weights after 20 steps, in which half of the labels are dropped."""
+    run = prepare(*parse_command_line([*TINY, *IMPORTANCE, *DROPPED, "--total_steps", "20", *words]))
     batches = run.data.batches(batch_size=8, seed=0, rank=rank, world_size=processes)
     for run.step in range(20):
         optimizer_step(run, next(batches))
@@ -467,6 +468,10 @@ def test_classes_train_and_sample(tmp_path):
         (["--channels", "5"], r"channels=5: .* 1, 2, 3 or 4"),
         (["--model.out_channels", "2"], "give --out_channels 1"),
         (["--model.num_class_embeds", "10"], "10 classes and the data no labels: give --label_column auto"),
+        (["--label_dropout", "1"], r"objective: label_dropout=1\.0 must be a probability in \[0, 1\)"),
+        (["--label_dropout", "0.1", "--data.source", "./nowhere"], "the data have none: give --label_column auto, or"),
+        ([*DROPPED, "--class_embed_type", "timestep", "--data.source", "./nowhere"], "'timestep' counts no classes"),
+        ([*DROPPED, "--num_class_embeds", "10"], "has no class for the labels .* drops: leave it out, or give 11"),
         (["--steps_offset", "1", "--num_inference_steps", "1000", "--timestep_spacing", "leading"], "1000"),
         (["--beta_schedule", "jsd", "--prediction_type", "epsilon"], "'epsilon' is undefined"),
         (["--data.source", "./nowhere"], "nowhere"),
@@ -647,9 +652,17 @@ def numbers(tmp_path):
     return str(tmp_path / "numbers")
 
 
-@pytest.mark.parametrize(("embedded", "null_class"), [([], None), (["12"], None), (["13"], 12)])
-def test_a_run_saves_the_names_of_its_classes_and_the_one_for_no_label(embedded, null_class, numbers, tmp_path):
-    words = [word for count in embedded for word in ("--num_class_embeds", count)]
+@pytest.mark.parametrize(
+    ("words", "null_class"),
+    [
+        ([], None),
+        (["--num_class_embeds", "12"], None),
+        (["--num_class_embeds", "13"], 12),
+        (["--label_dropout", "0.5"], 12),
+        (["--label_dropout", "0.5", "--num_class_embeds", "13"], 12),
+    ],
+)
+def test_a_run_saves_the_names_of_its_classes_and_the_one_for_no_label(words, null_class, numbers, tmp_path):
     checkpoint = tiny(
         tmp_path / "run", "--data.source", numbers, "--label_column", "auto", *words, "--total_steps", "1"
     )

@@ -21,17 +21,49 @@ class DiffusionObjective(ABC):
     Args:
         scheduler: owns the noise process and says what the model predicts.
         sampler: draws t, and learns from the losses if it is of that kind.
+        label_dropout: how likely an image is trained without its label, in [0, 1).
+
+    Attributes:
+        null_class: K, the class that stands for "no label". It follows from the data, so whoever opens them sets it; a
+            loss needs it only where labels are dropped.
+
+    Raises:
+        ValueError: a `label_dropout` outside of [0, 1).
     """
 
     turns = (MODEL,)
 
-    def __init__(self, scheduler: HFDDPMScheduler, sampler: TimestepSampler) -> None:
-        self.scheduler, self.sampler = scheduler, sampler
+    def __init__(self, scheduler: HFDDPMScheduler, sampler: TimestepSampler, *, label_dropout: float = 0.0) -> None:
+        if not 0 <= label_dropout < 1:  # nan is refused too
+            raise ValueError(f"label_dropout={label_dropout} must be a probability in [0, 1): 0 drops no label")
+        self.scheduler, self.sampler, self.label_dropout = scheduler, sampler, label_dropout
+        self.null_class: int | None = None
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> Draws:
-        """`t` (B,) and `noise` (B, C, H, W), for any step."""
+        """`t` (B,), `noise` (B, C, H, W) and, where labels are dropped, `drop` (B,) bool, for any step."""
         t, weight = self.sampler.draw(shape[0], generator)
-        return Draws({"t": t, "noise": torch.randn(shape, generator=generator, device=generator.device)}, weight)
+        rows = {"t": t, "noise": torch.randn(shape, generator=generator, device=generator.device)}
+        if self.label_dropout:  # drawn last: t and noise are the same numbers with and without it
+            rows["drop"] = torch.rand(shape[:1], generator=generator, device=generator.device) < self.label_dropout
+        return Draws(rows, weight)
+
+    def labels(self, batch: "Batch", draws: Draws) -> Tensor | None:
+        """c, or the null class with probability `label_dropout` (Ho & Salimans 2022, arXiv 2207.12598, Algorithm 1).
+
+        Returns:
+            Tensor | None: what the network is told of each image, (B,); None of images without labels.
+
+        Raises:
+            ValueError: there is no label to drop, or no class that stands for "no label".
+        """
+        if "drop" not in draws.rows:
+            return batch.labels
+        if batch.labels is None or self.null_class is None:
+            raise ValueError(
+                f"label_dropout={self.label_dropout} needs labels, and a null_class that stands for a dropped one: "
+                "set null_class to K, the last class of a network of K + 1, or leave label_dropout out"
+            )
+        return batch.labels.masked_fill(draws.rows["drop"], self.null_class)
 
     @abstractmethod
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:

@@ -22,6 +22,7 @@ def make_objective(
     logit_mean: float = 0.0,
     logit_std: float = 1.0,
     min_snr_gamma: float | None = None,
+    label_dropout: float = 0.0,
 ) -> DiffusionObjective:
     """The objective of a diffusion recipe.
 
@@ -39,6 +40,9 @@ def make_objective(
             loss (benchmarks/RECIPE_TRIALS.md).
         logit_mean, logit_std: of `logit_normal`; a higher mean means more noise.
         min_snr_gamma: weight L_simple by min(SNR, gamma) in terms of x_0; null is weight 1 (arXiv 2303.09556, eq. 6).
+        label_dropout: how likely an image is trained without its label, in [0, 1), for classifier-free guidance: one
+            network learns p(x) and p(x | label) (arXiv 2207.12598, Algorithm 1; the paper takes 0.1 and 0.2). The
+            network has one class more, which stands for "no label".
 
     Raises:
         ValueError: an unknown choice, a number out of range, a variance that the loss cannot train, or a keyword that
@@ -50,10 +54,12 @@ def make_objective(
         case "simple":
             if not rescaled:
                 raise ValueError("rescaled=False belongs to loss='vlb' and 'hybrid': L_simple has no term L_t")
-            return SimpleObjective(scheduler, sampler, min_snr_gamma=min_snr_gamma)
+            return SimpleObjective(scheduler, sampler, min_snr_gamma=min_snr_gamma, label_dropout=label_dropout)
         case "vlb":
             if min_snr_gamma is not None:
                 raise ValueError(f"min_snr_gamma={min_snr_gamma} weights L_simple: choose loss='simple' or 'hybrid'")
-            return VLBObjective(scheduler, sampler, rescaled=rescaled)
+            return VLBObjective(scheduler, sampler, rescaled=rescaled, label_dropout=label_dropout)
         case _:
-            return HybridObjective(scheduler, sampler, min_snr_gamma=min_snr_gamma, rescaled=rescaled)
+            return HybridObjective(
+                scheduler, sampler, min_snr_gamma=min_snr_gamma, rescaled=rescaled, label_dropout=label_dropout
+            )

@@ -32,9 +32,11 @@ class HybridObjective(DiffusionObjective):
         sampler: draws t.
         min_snr_gamma: weights L_simple, see `min_snr_weight`.
         rescaled: whether L_t weighs lambda T = T / 1000 (the authors' RESCALED_MSE); if not, 1.
+        label_dropout: see `DiffusionObjective`.
 
     Raises:
-        ValueError: a variance that is not learned, or a gamma that `min_snr_weight` does not know.
+        ValueError: a variance that is not learned, a gamma that `min_snr_weight` does not know, or a `label_dropout`
+            out of range.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class HybridObjective(DiffusionObjective):
         *,
         min_snr_gamma: float | None = None,
         rescaled: bool = True,
+        label_dropout: float = 0.0,
     ) -> None:
         if not scheduler.learns_variance:
             raise ValueError(
@@ -51,15 +54,16 @@ class HybridObjective(DiffusionObjective):
                 "gradient: choose variance_type='learned_range' (or 'learned'), or loss='simple'"
             )
         check_min_snr(min_snr_gamma, scheduler.config["prediction_type"])
-        super().__init__(scheduler, sampler)
+        super().__init__(scheduler, sampler, label_dropout=label_dropout)
         self.min_snr_gamma = min_snr_gamma
         self.scale = LAMBDA * len(scheduler) if rescaled else 1.0
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
         """The loss of each image, (B,)."""
         x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
+        labels = self.labels(batch, draws)
         x_t = self.scheduler.add_noise(x_0, noise, t)
-        prediction, variance = network_output(models[turn], self.scheduler, x_t, t, batch.labels).chunk(2, dim=1)
+        prediction, variance = network_output(models[turn], self.scheduler, x_t, t, labels).chunk(2, dim=1)
         simple = simple_loss(self.scheduler, prediction, x_0, x_t, noise, t, self.min_snr_gamma)
         stopped = torch.cat([prediction.detach(), variance], dim=1)  # (B, 2C, H, W)
         term = bound_term(self.scheduler, stopped, x_0, x_t, t) / math.log(2)

@@ -22,13 +22,20 @@ class SimpleObjective(DiffusionObjective):
         scheduler: owns the noise process and says what the model predicts.
         sampler: draws t.
         min_snr_gamma: see `min_snr_weight`.
+        label_dropout: see `DiffusionObjective`.
 
     Raises:
-        ValueError: a learned variance, which L_simple cannot train, or a gamma that `min_snr_weight` does not know.
+        ValueError: a learned variance, which L_simple cannot train, a gamma that `min_snr_weight` does not know, or a
+            `label_dropout` out of range.
     """
 
     def __init__(
-        self, scheduler: HFDDPMScheduler, sampler: TimestepSampler, *, min_snr_gamma: float | None = None
+        self,
+        scheduler: HFDDPMScheduler,
+        sampler: TimestepSampler,
+        *,
+        min_snr_gamma: float | None = None,
+        label_dropout: float = 0.0,
     ) -> None:
         if scheduler.learns_variance:
             raise ValueError(
@@ -36,14 +43,15 @@ class SimpleObjective(DiffusionObjective):
                 "choose loss='hybrid' or 'vlb', or variance_type='fixed_small' or 'fixed_large'"
             )
         check_min_snr(min_snr_gamma, scheduler.config["prediction_type"])
-        super().__init__(scheduler, sampler)
+        super().__init__(scheduler, sampler, label_dropout=label_dropout)
         self.min_snr_gamma = min_snr_gamma
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
         """Algorithm 1: noise x_0, ask the model about x_t, compare. The mean over dimensions of each image, (B,)."""
         x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
+        labels = self.labels(batch, draws)
         x_t = self.scheduler.add_noise(x_0, noise, t)
-        prediction = network_output(models[turn], self.scheduler, x_t, t, batch.labels)
+        prediction = network_output(models[turn], self.scheduler, x_t, t, labels)
         return Losses(simple_loss(self.scheduler, prediction, x_0, x_t, noise, t, self.min_snr_gamma))
 
 

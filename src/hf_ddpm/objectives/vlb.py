@@ -27,15 +27,27 @@ class VLBObjective(DiffusionObjective):
         scheduler: owns the noise process and says what the model predicts.
         sampler: draws t; the terms differ by orders of magnitude, which `loss_second_moment` is made for.
         rescaled: whether to take T L_t (the authors' RESCALED_KL); if not, the term L_t alone, 1 / T of it.
+        label_dropout: see `DiffusionObjective`.
+
+    Raises:
+        ValueError: a `label_dropout` out of range.
     """
 
-    def __init__(self, scheduler: HFDDPMScheduler, sampler: TimestepSampler, *, rescaled: bool = True) -> None:
-        super().__init__(scheduler, sampler)
+    def __init__(
+        self,
+        scheduler: HFDDPMScheduler,
+        sampler: TimestepSampler,
+        *,
+        rescaled: bool = True,
+        label_dropout: float = 0.0,
+    ) -> None:
+        super().__init__(scheduler, sampler, label_dropout=label_dropout)
         self.scale = len(scheduler) if rescaled else 1
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
         """The loss of each image, (B,), in bits a dimension."""
         x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
+        labels = self.labels(batch, draws)
         x_t = self.scheduler.add_noise(x_0, noise, t)
-        output = network_output(models[turn], self.scheduler, x_t, t, batch.labels)
+        output = network_output(models[turn], self.scheduler, x_t, t, labels)
         return Losses(self.scale * bound_term(self.scheduler, output, x_0, x_t, t) / math.log(2))
