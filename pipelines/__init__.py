@@ -1,7 +1,8 @@
 """What a user runs and the Hub stores: one `DiffusionPipeline` subclass a file, self-contained with its siblings."""
 
 from hf_ddpm.pipelines.interpolation import slerp
+from hf_ddpm.pipelines.pipeline_hf_classifier import HFClassifierPipeline
 from hf_ddpm.pipelines.pipeline_hf_ddpm import HFDDPMPipeline
 from hf_ddpm.pipelines.pipeline_hf_vae import HFVAEPipeline
 
-__all__ = ["HFDDPMPipeline", "HFVAEPipeline", "slerp"]
+__all__ = ["HFClassifierPipeline", "HFDDPMPipeline", "HFVAEPipeline", "slerp"]

@@ -11,12 +11,13 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # of 8 bits a channel, by number
 Images = PipelineImageInput  # of which PIL images and tensors are taken
 
 
-def to_x_0(images: Images, channels: int, size: Sequence[int] | None) -> Tensor:
+def to_x_0(images: Images, channels: int, size: Sequence[int] | None, *, noisy: bool = False) -> Tensor:
     """Images as float32 (B, C, H, W) in [-1, 1] on their own device.
 
     Args:
         images: a PIL image or a list of them, or a tensor (B, C, H, W): uint8, or floating in [-1, 1].
         channels, size: C and (H, W) of the network; a network without a size takes any.
+        noisy: floating images are x_t instead, whose values may lie beyond [-1, 1].
 
     Raises:
         ValueError: another type, mode, shape or range, said in one sentence.
@@ -33,6 +34,10 @@ def to_x_0(images: Images, channels: int, size: Sequence[int] | None) -> Tensor:
     if not x_0.is_floating_point():
         raise ValueError(f"images of dtype {x_0.dtype} must be uint8, or floating in [-1, 1]")
     low, high = x_0.min().item(), x_0.max().item()
+    if noisy:
+        if not bool(x_0.isfinite().all()):
+            raise ValueError("images hold values that are not finite: mend what made them")
+        return x_0.float()
     if not (low >= -1.001 and high <= 1.001):  # NaN fails too
         raise ValueError(
             f"images with values from {low:g} to {high:g} must lie in [-1, 1]: x / 127.5 - 1 maps 0..255 there"

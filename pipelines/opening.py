@@ -119,6 +119,7 @@ def check_index(kind: type, index: Mapping[str, Any]) -> None:
         return
     ours = CheckedOpening.__subclasses__()
     opens = [one.__name__ for one in ours if all(component in index for component in components_of(one))]
+    opens = [owner] if owner in opens else opens
     raise ValueError(
         f"this is a checkpoint of {owner} and has no {' or '.join(components_of(kind))} for "
         f"{class_of_ours(kind).__name__}: open it with {(*opens, owner)[0]}.from_pretrained"

@@ -1,5 +1,6 @@
-"""Saved pipelines and VAEs, looked at before anything is built of them: what `from_pretrained` does in hf_ddpm."""
+"""Saved pipelines and networks, looked at before anything is built of them: what `from_pretrained` does in hf_ddpm."""
 
+import inspect
 import os
 import reprlib
 import sys
@@ -14,16 +15,15 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import nn
 
 from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
-from hf_ddpm.gate.config_checks import check_config
+from hf_ddpm.gate.config_checks import MOST_CLASSES, check_config, check_names
 from hf_ddpm.gate.weights import check_weights
-from hf_ddpm.models.vae import HFVAE
+from hf_ddpm.models.checked_network import CheckedNetwork
 from hf_ddpm.pipelines.doors import INDEX, OUR_CLASSES
-from hf_ddpm.pipelines.opening import CheckedOpening, check_index, components_of
+from hf_ddpm.pipelines.opening import CheckedOpening, check_index, class_of_ours, components_of
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
 FACTS = ("id2label", "null_class")  # what an index says of classes, which are no components
-MOST_CLASSES = 10**5
 
 
 def open_pipeline(kind: type[CheckedOpening], source: str | os.PathLike, **kwargs: Any) -> Any:
@@ -47,13 +47,13 @@ def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -
     return pipeline
 
 
-def open_hf_vae(kind: type[HFVAE], source: str | os.PathLike | None, **kwargs: Any) -> HFVAE:
-    """`HFVAE.from_pretrained` of a folder or a repository; a folder that is being opened was looked at."""
+def open_network(kind: type[CheckedNetwork], source: str | os.PathLike | None, **kwargs: Any) -> Any:
+    """`from_pretrained` of a network of ours, from a folder or a repository; one that is being opened was looked at."""
     if is_checked(source):
-        return super(HFVAE, kind).from_pretrained(source, **kwargs)
+        return super(CheckedNetwork, kind).from_pretrained(source, **kwargs)  # type: ignore[misc]
     subfolder = kwargs.pop("subfolder", None)
-    vae: HFVAE = CheckedFiles(source, kind.config_name, subfolder, **kwargs).open_network(kind, **kwargs)
-    return vae
+    files = CheckedFiles(source, kind.config_name, subfolder, **kwargs)  # type: ignore[attr-defined]
+    return files.open_network(kind, **kwargs)
 
 
 def check_files(
@@ -80,7 +80,7 @@ def check_files(
     in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
     needed = {*components_of(pipeline), *(["vae"] if in_latents else [])} - given
     entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
-    taken = [*components_of(pipeline), "vae"]  # what another pipeline's index has more is left there
+    taken = inspect.signature(class_of_ours(pipeline)).parameters  # what another pipeline's index has more stays there
     kinds = {name: component_class(name, entry) for name, entry in entries.items() if name in taken}
     varied, configs = False, {}
     for name, kind in kinds.items():
@@ -113,7 +113,7 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
     found = stock.get(word) if library == "diffusers" else None
     if isinstance(found, type) and (name in STOCK_CLASSES or issubclass(found, SchedulerMixin)):
         return found
-    known = [*OUR_CLASSES[name], *(stock if name in STOCK_CLASSES else ["a scheduler of diffusers"])]
+    known = [*OUR_CLASSES[name], *(["a scheduler of diffusers"] if name == "scheduler" else stock)]
     raise ValueError(
         f"{INDEX} has {name}=[{library[:60]!r}, {word[:60]!r}], allowed are {', '.join(known)}: nothing else is "
         f"imported for a checkpoint; a class of yours is opened by you and given: from_pretrained(..., {name}=...)"
@@ -122,11 +122,8 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
 
 def _check_classes(shown: str, index: Mapping[str, Any]) -> None:
     """Refuse names of classes that are no names, and a class for "no label" that is no class."""
-    names, null_class = index.get("id2label"), index.get("null_class")
-    if names is not None and not (isinstance(names, dict) and all(isinstance(name, str) for name in names.values())):
-        raise ValueError(f"{shown} has id2label={reprlib.repr(names)}, which must be an object of names: mend it")
-    if names is not None and len(names) > MOST_CLASSES:
-        raise ValueError(f"{shown} has id2label of {len(names)} names, and {MOST_CLASSES} are allowed")
+    check_names(shown, index.get("id2label"))
+    null_class = index.get("null_class")
     if null_class is not None and not (type(null_class) is int and 0 <= null_class <= MOST_CLASSES):
         raise ValueError(
             f"{shown} has null_class={reprlib.repr(null_class)}, which must be null or a whole number from 0 to "

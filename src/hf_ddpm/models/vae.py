@@ -1,12 +1,9 @@
 """The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114): q(z|x), p(x|z) and what joins them."""
 
 import math
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -17,8 +14,8 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
+from hf_ddpm.models.checked_network import CheckedNetwork
 from hf_ddpm.models.image_size import side_unit, size_pair
-from hf_ddpm.models.pushing import pushing
 from hf_ddpm.models.vae_likelihoods import (
     DecoderDistribution,
     Likelihood,
@@ -60,7 +57,7 @@ class VAEOutput(BaseOutput):
     log_variance: Tensor | None = None
 
 
-class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree on config_name
+class HFVAE(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
     """q(z|x) = N(mu, diag sigma^2) and p(x|z), as MLPs or convolutions; stands where `AutoencoderKL` stands.
 
     Images are (B, C, H, W) in [-1, 1], latents (B, J, h, w): (B, J, 1, 1) for MLPs. Without arguments a small one.
@@ -84,9 +81,6 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
     Raises:
         ValueError: an unknown word, or sizes that do not fit together.
     """
-
-    open_checked: ClassVar[Callable[..., Any] | None] = None
-    """Opens a VAE, its files checked; `hf_ddpm` sets it, and code that came with a checkpoint has none."""
 
     @register_to_config
     def __init__(
@@ -137,41 +131,6 @@ class HFVAE(ModelMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagr
             self.log_variance = nn.Parameter(torch.zeros(1))
         elif likelihood == "gaussian_optimal":  # nan until it is measured
             self.log_variance = nn.Parameter(torch.full((1,), torch.nan), requires_grad=False)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, **kwargs: Any) -> "HFVAE":
-        """Open a saved VAE from a folder or the Hub, `subfolder="vae"` of a pipeline; its files are checked first.
-
-        Args:
-            pretrained_model_name_or_path: a folder, or `user/name`.
-            **kwargs: those of diffusers: `subfolder`, `revision`, `variant`, `dtype`, `cache_dir`, `token`, ...
-
-        Raises:
-            OSError: nothing is there, or the Hub does not give it.
-            ValueError: damaged, pickles, or sizes that would fill the memory.
-        """
-        if cls.open_checked is None:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return cls.open_checked(cls, pretrained_model_name_or_path, **kwargs)
-
-    @wraps(ModelMixin.save_pretrained)  # pipelines ask for its parameters
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """As diffusers' own; with `push_to_hub=True`, without the folder that the VAE was opened from."""
-        with pushing(*([self] if kwargs.get("push_to_hub") else [])):
-            super().save_pretrained(*args, **kwargs)
-
-    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:
-        """As diffusers' own; of the folder that the VAE was opened from, its config says the last name.
-
-        Args:
-            repo_id: `user/name` on the Hub, which is made if it is not there.
-            *args, **kwargs: those of diffusers: `commit_message`, `private`, `token`, ...
-
-        Returns:
-            str: the address of the commit.
-        """
-        with pushing(self):
-            return super().push_to_hub(repo_id, *args, **kwargs)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
