@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, quoted
+from hf_ddpm.kinds import kind_of_recipe, resolve
 from hf_ddpm.latent_data import LatentData
 from hf_ddpm.objectives import Objective
-from hf_ddpm.training.evaluation import Evaluator, make_evaluator
+from hf_ddpm.objectives.objective import as_pair
+from hf_ddpm.training.evaluation import Evaluator
 from hf_ddpm.training.family import Family, make_family
 from hf_ddpm.training.players import Player, check_turns
 from hf_ddpm.training.pushing import Pusher, make_pusher
@@ -87,7 +89,7 @@ def build_run(recipe: Recipe) -> Run:
     pusher = make_pusher(hub, folder.path.resolve().name, accelerator) if hub.push_to_hub else None
     with accelerator.main_process_first():  # which may have to download, or to encode
         data = family.open_data(training.seed, accelerator.device)
-    evaluator = make_evaluator(recipe, family, accelerator)
+    evaluator: Evaluator | None = resolve(kind_of_recipe(recipe).evaluator)(recipe, family, accelerator)
     torch.manual_seed(training.seed)
     players = family.build_players(data)
     check_turns(family.objective.turns, players)
@@ -164,7 +166,7 @@ def introduce(run: Run, state: Path | None) -> None:
     )
     say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
     if run.evaluator is not None:
-        say(f"evaluation: {run.evaluator.samples:,} samples at the end, against {run.evaluator.measured_on}")
+        say(f"evaluation: {run.evaluator.plan}, at the end")
     if run.training.tracker == "auto" and not run.accelerator.log_with:
         say("curves: log.jsonl only; pip install 'hf_ddpm[train]' adds tensorboard")
 
@@ -180,16 +182,19 @@ def start_trackers(run: Run) -> None:
 def mean_said(run: Run) -> dict[str, float]:
     """The mean of every figure of the players since the last line of the log, over all processes.
 
+    A pair [sum, count] whose count is 0 has no mean, and is left out.
+
     Raises:
         UserError: one is not finite. Every save asks first: a run that has diverged replaces no good state.
     """
     names = list(dict.fromkeys(name for said in run.said for name in said))  # an objective may say some now and then
-    columns = [torch.stack([said[name] for said in run.said if name in said]).mean() for name in names]
-    means = run.accelerator.reduce(torch.stack(columns), reduction="mean").tolist()
-    for name, mean in zip(names, means, strict=True):
+    columns = [torch.stack([as_pair(said[name]) for said in run.said if name in said]).sum(dim=0) for name in names]
+    pairs = run.accelerator.reduce(torch.stack(columns), reduction="sum").tolist()  # of which every process has all
+    means = {name: total / count for name, (total, count) in zip(names, pairs, strict=True) if count}
+    for name, mean in means.items():
         if not math.isfinite(mean):
             raise UserError(
                 f"the {name} is {mean} at step {run.step}: lower lr, or turn mixed_precision off; "
                 "the last saved state is untouched"
             )
-    return dict(zip(names, means, strict=True))
+    return means

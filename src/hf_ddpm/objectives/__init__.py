@@ -1,9 +1,11 @@
 """What a model is trained to minimise: each file reads like its paper's algorithm box.
 
 `SimpleObjective.loss` is L_simple of DDPM, `VLBObjective.loss` the variational bound, `HybridObjective.loss` Improved
-DDPM's, `ELBOObjective.loss` that of a VAE; `Objective` says what `training/train.py` asks of each.
+DDPM's, `ELBOObjective.loss` that of a VAE, `ClassificationObjective.loss` that of a noisy classifier; `Objective` says
+what `training/train.py` asks of each.
 """
 
+from hf_ddpm.objectives.classification import ClassificationObjective
 from hf_ddpm.objectives.elbo import ELBOObjective
 from hf_ddpm.objectives.from_recipe import make_objective
 from hf_ddpm.objectives.hybrid import HybridObjective
@@ -13,6 +15,7 @@ from hf_ddpm.objectives.vlb import VLBObjective
 
 __all__ = [
     "MODEL",
+    "ClassificationObjective",
     "Draws",
     "ELBOObjective",
     "HybridObjective",

@@ -28,7 +28,12 @@ class Draws(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """each: the loss of each image, (B,). said: further scalars for the log, by name, each a mean over these images."""
+    """The loss of each image, and what else the log says.
+
+    each: the loss of each image, (B,). said: further figures for the log, by name. A scalar is a mean over these
+    images. A pair [sum, count], (2,), is a mean over some of them, of which a part of a batch may have none: pairs are
+    added up over parts, steps and processes before they are divided. All processes say the same names.
+    """
 
     each: Tensor
     said: Mapping[str, Tensor] = {}
@@ -36,8 +41,19 @@ class Losses(NamedTuple):
     @classmethod
     def joined(cls, parts: "Sequence[Losses]") -> "Losses":
         """Of the equal parts of a batch that of the batch, without gradients."""
-        said = {name: torch.stack([part.said[name].detach() for part in parts]).mean() for name in parts[0].said}
+        said = {name: _joined([part.said[name].detach() for part in parts]) for name in parts[0].said}
         return cls(torch.cat([part.each.detach() for part in parts]), said)
+
+
+def as_pair(figure: Tensor) -> Tensor:
+    """A figure of `Losses.said` as [sum, count], float32 (2,): a scalar counts once."""
+    return figure.float() if figure.ndim else torch.stack([figure, torch.ones_like(figure)]).float()
+
+
+def _joined(figures: "Sequence[Tensor]") -> Tensor:
+    """The mean of scalars, or the sum of pairs."""
+    stacked = torch.stack([*figures])
+    return stacked.sum(dim=0) if stacked.ndim == 2 else stacked.mean()
 
 
 class Objective(Protocol):
