@@ -6,7 +6,7 @@ model was not trained on, with another seed, for the last checkpoint and for the
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -37,7 +37,37 @@ BATCH = 64
 _OF_TRAINING = ("horizontal_flip", "binarize", "binarize_seed", "label_column", "num_classes", "cache", "num_workers")
 
 
-class Evaluator:
+class TestImages(Protocol):
+    """The settings that say which images a run is tested on."""
+
+    @property
+    def test_source(self) -> str | None:
+        """Of the images; None is the training data's."""
+
+    @property
+    def test_split(self) -> str:
+        """Of it."""
+
+
+class Evaluator(Protocol):
+    """Measures the checkpoints of a run.
+
+    Attributes:
+        every: Steps between two selections, or None.
+        plan: What a finished checkpoint is measured on, in words.
+    """
+
+    every: int | None
+    plan: str
+
+    def select(self, networks: Networks) -> list[dict[str, Any]]:
+        """The figures that checkpoints are compared by, the smallest first of them: of the training images."""
+
+    def measure(self, networks: Networks) -> dict[str, Any]:
+        """The record of a finished checkpoint: of images that it was not trained on."""
+
+
+class SampleEvaluator:
     """Measures the samples of a run. Made before training begins, so that a mistake costs none.
 
     Args:
@@ -47,9 +77,8 @@ class Evaluator:
         samples: How many are measured.
 
     Attributes:
-        samples: How many are measured.
         every: Steps between two selections, or None.
-        measured_on: What a finished checkpoint is measured against, in words.
+        plan: What a finished checkpoint is measured on, in words.
 
     Raises:
         UserError: an extractor or images that cannot be opened, or that do not fit each other.
@@ -58,27 +87,28 @@ class Evaluator:
     def __init__(self, recipe: Recipe, family: Family, accelerator: Accelerator, samples: int) -> None:
         self._settings = Evaluation(**recipe["evaluation"])
         self._recipe, self._family, self._accelerator = recipe, family, accelerator
-        self.samples, self.every = samples, self._settings.every
+        self._samples, self.every = samples, self._settings.every
         self._extractor = open_extractor(self._settings.extractor, accelerator.device)
         size, channels = image_shape(recipe)
         with as_user_error("evaluation"):
             self._extractor(torch.zeros(2, channels, *size_of(size), dtype=torch.uint8))  # images that it cannot see
         self._training: Real | None = None
         with accelerator.main_process_first():
-            self._test, self.measured_on = self._open_test()
+            self._test, self._measured_on = self._open_test()
         require_same_conditions(self._test.reference, self._extractor, size_of(size))
+        self.plan = f"{samples:,} samples against {self._measured_on}"
 
     def select(self, networks: Networks) -> list[dict[str, Any]]:
         """The figures that checkpoints are compared by, the smallest first of them: against the training images."""
         if self._training is None:
             with self._accelerator.main_process_first():
-                self._training = Real(reference_of(self._data(), self._extractor))
+                self._training = Real(reference_of(plain_images(self._recipe), self._extractor))
         found = self._record(networks, self._training, self._settings.sampling_seed + 1)
         return list(found["numbers"])
 
     def measure(self, networks: Networks) -> dict[str, Any]:
         """The record of a finished checkpoint: against images that it was not trained on."""
-        return {"measured_on": self.measured_on, **self._record(networks, self._test, self._settings.sampling_seed)}
+        return {"measured_on": self._measured_on, **self._record(networks, self._test, self._settings.sampling_seed)}
 
     def _record(self, networks: Networks, real: Real, seed: int) -> dict[str, Any]:
         family, kind = self._family, kind_of_recipe(self._recipe)
@@ -102,19 +132,12 @@ class Evaluator:
             real,
             self._extractor,
             check_metrics(["fd"], self._extractor),
-            num_images=self.samples,
+            num_images=self._samples,
             allow_few=True,
             accelerator=self._accelerator,
         )
         about = {"kind": kind.word, "weights_sha256": conditions["weights_sha256"][kind.network]}
         return record(found, source, real, self._extractor, about)
-
-    def _data(self, **more: Any) -> ImageData:
-        """The images of training as they are: not mirrored, not cropped at random, not binarised."""
-        block = {key: value for key, value in self._recipe["data"].items() if key not in _OF_TRAINING}
-        if block.get("resize") == "random_crop":
-            block["resize"] = "crop"
-        return ImageData(**(block | {"cache": "none"} | more))
 
     def _open_test(self) -> tuple[Real, str]:
         """What is measured against at the end, and what it is in words."""
@@ -125,25 +148,52 @@ class Evaluator:
         if name is not None:
             known = mnist_test() if name == MNIST_TEST else load_reference(Path(name))
             return Real(known), f"statistics {last_name(name)}"
-        if held_back:
-            data = self._data(part="held_back")
-            return Real(reference_of(data, self._extractor)), f"{held_back:,} images held back from training"
-        source = {} if settings.test_source is None else {"source": settings.test_source}
-        try:
-            data = self._data(split=settings.test_split, **source, max_images=None)
-        except UserError as error:
-            raise UserError(
-                f"evaluation: {error}; name images to test on with --test_source and --test_split, or keep some from "
-                "training with --held_back"
-            ) from error
-        return Real(reference_of(data, self._extractor), class_names=data.class_names), f"split {settings.test_split}"
+        data, words = open_test_images(self._recipe, settings)
+        return Real(reference_of(data, self._extractor), class_names=data.class_names), words
 
 
-def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> Evaluator | None:
+def plain_images(recipe: Recipe, **more: Any) -> ImageData:
+    """The images of training as they are: not mirrored, not cropped at random, not binarised, without labels.
+
+    Args:
+        recipe: whose block `data` they are of.
+        more: keywords of `ImageData` instead of the recipe's.
+    """
+    block = {key: value for key, value in recipe["data"].items() if key not in _OF_TRAINING}
+    if block.get("resize") == "random_crop":
+        block["resize"] = "crop"
+    return ImageData(**(block | {"cache": "none"} | more))
+
+
+def open_test_images(recipe: Recipe, settings: TestImages, **more: Any) -> tuple[ImageData, str]:
+    """Images that a run is not trained on, and what they are in words: those that it holds back, or its test split.
+
+    Args:
+        recipe: of the run.
+        settings: its block `evaluation`.
+        more: as in `plain_images`.
+
+    Raises:
+        UserError: there is no such split.
+    """
+    if held_back := recipe["data"].get("held_back", 0):
+        return plain_images(recipe, part="held_back", **more), f"{held_back:,} images held back from training"
+    source = {} if settings.test_source is None else {"source": settings.test_source}
+    try:
+        data = plain_images(recipe, split=settings.test_split, **source, max_images=None, **more)
+    except UserError as error:
+        raise UserError(
+            f"evaluation: {error}; name images to test on with --test_source and --test_split, keep some from "
+            "training with --held_back, or measure nothing with --samples 0"
+        ) from error
+    return data, f"split {settings.test_split}"
+
+
+def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> SampleEvaluator | None:
     """What measures a run's samples: as many as the recipe says, or 1,000 of the embedded digits; None measures none.
 
     Raises:
-        UserError: as `Evaluator`, and samples of a family that draws none.
+        UserError: as `SampleEvaluator`, and samples of a family that draws none.
     """
     settings = Evaluation(**recipe["evaluation"])
     samples = settings.samples
@@ -154,7 +204,7 @@ def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> 
     if samples and family.sampling is None:
         raise UserError("evaluation.samples: this family draws no images, leave it out")
     if samples:
-        return Evaluator(recipe, family, accelerator, samples)
+        return SampleEvaluator(recipe, family, accelerator, samples)
     if settings.every is not None:
         raise UserError(f"evaluation.every={settings.every} measures samples, of which there are none: give --samples")
     return None

@@ -50,10 +50,16 @@ class Player:
         return accelerator.unwrap_model(self.model) if self.ema is None else self.ema.model
 
 
-def single_player(network: nn.Module, recipe: Recipe) -> dict[str, Player]:
-    """The player of a family that trains one network, by the recipe's blocks `optimization` and `ema`."""
+def single_player(network: nn.Module, recipe: Recipe, *, averaged: bool = True) -> dict[str, Player]:
+    """The player of a family that trains one network, by the recipe's blocks `optimization` and `ema`.
+
+    Args:
+        network: with random weights.
+        recipe: whose blocks they are.
+        averaged: whether its weights have an average.
+    """
     with as_user_error("ema"):
-        ema = EMA(network, **recipe["ema"])
+        ema = EMA(network, **recipe["ema"]) if averaged else None
     return {MODEL: Player(network, Optimization(**recipe["optimization"]), ema)}
 
 

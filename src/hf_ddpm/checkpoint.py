@@ -185,6 +185,19 @@ def load_checkpoint(source: str, **kwargs: Any) -> DiffusionPipeline:
         return _open(folder or source, **kwargs)
 
 
+def find_kind(source: str) -> Kind:
+    """The kind of a saved checkpoint, of which the index alone is read.
+
+    Raises:
+        UserError: as `load_checkpoint`.
+    """
+    folder = find_folder(source)
+    if folder is not None:
+        check_index_is_there(source, folder)
+    with failed_opening_as_user_error(f"the checkpoint {source!r} cannot be opened", folder):
+        return kind_of_index(CheckedFiles(folder or source, INDEX).json(INDEX))
+
+
 def find_folder(source: str) -> Path | None:
     """The folder that a user names, put in place if a kill left it aside; None for a Hub name.
 

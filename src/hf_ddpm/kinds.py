@@ -36,6 +36,10 @@ class Kind:
             its index; None for a kind without pictures.
         sample: What `hf-ddpm sample` does with it, a `SampleCommand`; None if it has no pictures.
         likelihood: What `hf-ddpm likelihood` does with it, a `LikelihoodCommand`; None if it has no likelihood.
+        evaluate: What `hf-ddpm evaluate` does with it, a function (options, accelerator) that returns a record; None if
+            it looks at its samples.
+        evaluator: A function (recipe, family, accelerator) that returns what measures a run of it, a
+            `training.evaluation.Evaluator`, or None where nothing is to be measured.
     """
 
     word: str
@@ -51,6 +55,8 @@ class Kind:
     draw: str | None = None
     sample: str | None = None
     likelihood: str | None = None
+    evaluate: str | None = None
+    evaluator: str = "hf_ddpm.training.evaluation:make_evaluator"
 
     @property
     def network(self) -> str:
@@ -93,6 +99,18 @@ KINDS: Mapping[str, Kind] = {
         draw="hf_ddpm.sampling:sample_latents",
         sample="hf_ddpm.commands.vae:SAMPLE",
         likelihood="hf_ddpm.commands.vae:LIKELIHOOD",
+    ),
+    "classifier": Kind(
+        word="noisy classifier",
+        plural="noisy classifiers",
+        pipeline="hf_ddpm.pipelines:HFClassifierPipeline",
+        components=("classifier",),
+        family="hf_ddpm.training.classifier:ClassifierFamily",
+        card="model_card_classifier.md",
+        tag="noisy-classifier",
+        task="image-classification",
+        evaluate="hf_ddpm.commands.classifier:evaluate",
+        evaluator="hf_ddpm.training.accuracy:make_evaluator",
     ),
 }
 

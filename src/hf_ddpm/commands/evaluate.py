@@ -14,6 +14,7 @@ from hf_ddpm.commands.options import (
     require_writable,
 )
 from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import resolve
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -104,10 +105,10 @@ def run(options: argparse.Namespace) -> None:
 
 
 class Measured(NamedTuple):
-    """What was measured: the record, and the picture of what it was measured on."""
+    """What was measured: the record, and the picture of the samples that it was measured on, if there are any."""
 
     record: dict[str, Any]
-    page: "Image"
+    page: "Image | None"
 
     def write(self, out: Path) -> None:
         """The record, the table and the page; the table is printed."""
@@ -118,10 +119,12 @@ class Measured(NamedTuple):
         with writing(out):
             out.parent.mkdir(parents=True, exist_ok=True)
             table.write_text(markdown(self.record) + "\n")
-            self.page.save(page)
+            if self.page is not None:
+                self.page.save(page)
             with new_file(out) as new:  # last and whole: it tells a sweep that this cell is done
                 new.write_text(json.dumps(self.record, indent=2) + "\n")
-        print(f"{markdown(self.record)}\nwritten: {out}, {table}, {page}")
+        files = [out, table, *([] if self.page is None else [page])]
+        print(f"{markdown(self.record)}\nwritten: {', '.join(map(str, files))}")
 
 
 def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured:
@@ -132,13 +135,17 @@ def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured
     """
     from accelerate.utils import gather_object
 
-    from hf_ddpm.commands.subjects import open_subject
+    from hf_ddpm.checkpoint import find_kind
+    from hf_ddpm.commands.subjects import names_images, open_subject
     from hf_ddpm.evaluation.evaluate import evaluate
     from hf_ddpm.evaluation.measure import Number
     from hf_ddpm.evaluation.page import draw_page
     from hf_ddpm.evaluation.report import described, record, to_json
     from hf_ddpm.evaluation.shards import join_npz
 
+    own = None if names_images(options.checkpoint) else find_kind(options.checkpoint).evaluate
+    if own is not None:
+        return Measured(resolve(own)(options, accelerator), None)
     subject = open_subject(options, accelerator)
     settings: dict[str, Any] = {"allow_few": options.allow_few, "accelerator": accelerator}
     real, extractor = subject.real, subject.extractor

@@ -75,7 +75,7 @@ def open_subject(options: argparse.Namespace, accelerator: Accelerator) -> Subje
     """
     several = accelerator.num_processes > 1
     device = str(accelerator.device) if several else options.device or best_device()
-    of = _images if _names_images(options.checkpoint) else _checkpoint
+    of = _images if names_images(options.checkpoint) else _checkpoint
     return of(options, accelerator, device)
 
 
@@ -133,7 +133,7 @@ def _checkpoint(options: argparse.Namespace, accelerator: Accelerator, device: s
     return Subject(source, real, extractor, metrics, count, device, about, beside, again, calls)
 
 
-def _names_images(name: str) -> bool:
+def names_images(name: str) -> bool:
     """Whether a word names images, and no checkpoint.
 
     Raises:

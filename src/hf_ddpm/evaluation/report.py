@@ -112,6 +112,9 @@ def described(found: Mapping[str, Any]) -> str:
     c = found[CONDITIONS]
     data = c["reference"].get("data", {})
     where = f"{data.get('source', 'unknown')}" + (f", split {data['split']}" if data.get("split") else "")
+    if "noise" in c:  # of a noisy classifier
+        drawn = f"t drawn uniformly from 0 .. {c['noise']['num_train_timesteps'] - 1}, seed {c['noise']['seed']}"
+        return f"{c['num_images']:,} noisy images of {where}, {drawn}."
     draws = f"{c['draws']} draws of " if c["draws"] > 1 else ""
     against = f"against {c['reference'].get('num_images', 0):,} images of {where}"
     how = "".join(f", {part}" for part in _how_drawn(c["samples"]))

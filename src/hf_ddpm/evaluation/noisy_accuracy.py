@@ -1,0 +1,179 @@
+"""How often a noisy classifier is right, by how noisy the image is, as ADM's training logs it (arXiv 2105.05233)."""
+
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import diffusers
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from hf_ddpm.data import ImageData
+from hf_ddpm.data.pixels import to_float
+from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.evaluation.measure import Number
+from hf_ddpm.evaluation.report import CONDITIONS, NUMBERS, to_json
+from hf_ddpm.models import NoisyClassifier
+from hf_ddpm.objectives.classification import MANY, QUARTILES, is_right, quartile_of
+from hf_ddpm.pipelines.evaluating import evaluating
+from hf_ddpm.progress import ProgressBar
+from hf_ddpm.sampling import image_generator
+from hf_ddpm.schedulers import HFDDPMScheduler
+from hf_ddpm.version import __version__
+from hf_ddpm.weights import weights_sha256
+
+MOST = 10_000  # images, unless more are asked for
+BATCH = 64
+_FIGURES = ("top1", "top5", "nats")
+
+
+def noisy_accuracy(
+    classifier: NoisyClassifier,
+    data: ImageData,
+    *,
+    num_images: int | None = None,
+    seed: int = 0,
+    batch_size: int = BATCH,
+    accelerator: Accelerator | None = None,
+) -> dict[str, Any]:
+    """The top-1 and top-5 accuracy in each quartile of t and over all t, and -log p(y | x_t, t), of x_t ~ q(x_t | x_0).
+
+    Image i is fixed by (seed, i) alone, its t, uniform in 0 .. T-1, and its noise too, whatever the batches and the
+    processes. Where more are asked for than there are, the images are seen again with other t and noise.
+
+    Args:
+        classifier: which knows the schedule that it was trained with.
+        data: labelled images that it was not trained on.
+        num_images: N; None is all there are, at most 10,000.
+        seed: of t, of the noise and of the images' order.
+        batch_size: images at a time.
+        accelerator: of the processes.
+
+    Returns:
+        dict: `numbers` and `conditions` of a record.
+
+    Raises:
+        UserError: a stream, images without labels, or labels that are no classes of this classifier.
+    """
+    accelerator = accelerator or Accelerator(cpu=True)
+    if data.num_images is None:
+        raise UserError(f"{data.source!r} is a stream, whose images have no numbers: set streaming to false")
+    scheduler = scheduler_of(classifier)
+    class_of = _classes(classifier, data)
+    order = torch.randperm(data.num_images, generator=torch.Generator().manual_seed(seed))
+    total = min(data.num_images, MOST) if num_images is None else num_images
+    mine = range(total)[accelerator.process_index :: accelerator.num_processes]
+    device = next(classifier.parameters()).device
+    sums = torch.zeros(QUARTILES, len(_FIGURES) + 1, dtype=torch.float32, device=device)
+    with torch.no_grad(), evaluating(classifier), ProgressBar("images", len(mine), accelerator) as bar:
+        for start in range(0, len(mine), batch_size):
+            part = mine[start : start + batch_size]
+            rows = order[[i % data.num_images for i in part]]
+            x_0, y = to_float(data.pixels(rows)), class_of(rows)
+            draws = [_draw(seed, i, len(scheduler), x_0.shape[1:]) for i in part]
+            t, noise = (torch.stack(column) for column in zip(*draws, strict=True))
+            x_t = scheduler.add_noise(x_0, noise, t)
+            logits = classifier(x_t.to(device, classifier.dtype), t.to(device)).logits.float()
+            sums += _sums(logits, y.to(device), quartile_of(t, len(scheduler)).to(device))
+            bar.update(len(part))
+    sums = accelerator.reduce(sums, reduction="sum").double().cpu()
+    conditions = {"num_images": total, "draws": 1, "noise": {"seed": seed, "num_train_timesteps": len(scheduler)}}
+    return {NUMBERS: to_json(_numbers(sums, many=classifier.config["num_classes"] > MANY)), CONDITIONS: conditions}
+
+
+def accuracy_record(
+    classifier: NoisyClassifier, data: ImageData, about: Mapping[str, Any], **settings: Any
+) -> dict[str, Any]:
+    """`noisy_accuracy` as the record of a checkpoint, which `model_card_metrics` reads.
+
+    Args:
+        classifier, data: as there.
+        about: further facts, which come first.
+        **settings: those of `noisy_accuracy`.
+    """
+    began = time.perf_counter()
+    found = noisy_accuracy(classifier, data, **settings)
+    facts = data.facts
+    of_data = {"source": facts.source, "origin": facts.origin, "split": facts.split, "config_name": facts.config_name}
+    versions = {"hf_ddpm": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
+    found[CONDITIONS] |= {
+        "reference": {"num_images": data.num_images, "data": of_data},
+        "versions": versions | {"python": platform.python_version()},
+    }
+    seconds = {"images": time.perf_counter() - began}
+    about = {**about, "weights_sha256": weights_sha256(classifier)}
+    return {**about, **found, "seconds": seconds, "date": time.strftime("%Y-%m-%d")}
+
+
+def scheduler_of(classifier: NoisyClassifier) -> HFDDPMScheduler:
+    """The noise process that a classifier was trained with.
+
+    Raises:
+        UserError: its config does not say it.
+    """
+    schedule = classifier.config["noise_schedule"]
+    if schedule is None:
+        raise UserError("the classifier's config has no noise_schedule, so its noisy images are not known: give it one")
+    return HFDDPMScheduler(**schedule)
+
+
+def _draw(seed: int, index: int, num_steps: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """t and the noise of one image."""
+    generator = image_generator(seed, index)
+    t = torch.randint(num_steps, (), generator=generator)
+    return t, torch.randn(shape, generator=generator)
+
+
+def _sums(logits: Tensor, y: Tensor, quartile: Tensor) -> Tensor:
+    """By quartile the sums of `_FIGURES`, and how many images there were, (4, 4)."""
+    right = is_right(logits, y)
+    figures = [right["top1"], right.get("top5", torch.ones_like(y)), cross_entropy(logits, y, reduction="none")]
+    each = torch.stack([*(figure.float() for figure in figures), torch.ones(len(y), device=y.device)], dim=1)  # (B, 4)
+    return torch.zeros(QUARTILES, each.shape[1], device=y.device).index_add_(0, quartile, each)
+
+
+def _numbers(sums: Tensor, *, many: bool) -> list[Number]:
+    """The cross-entropy, and the accuracies over all t and in each quartile that has images."""
+    total = sums.sum(dim=0)
+    found = [Number("-log p(y | x_t, t) in nats", "cross_entropy", float(total[2] / total[3]))]
+    for column, name in enumerate(["top-1", "top-5"] if many else ["top-1"]):
+        found.append(_accuracy(f"{name} accuracy, all t", f"{name.replace('-', '_')}_accuracy", total[[column, 3]]))
+        for q in range(QUARTILES):
+            if sums[q, 3]:
+                kind = f"{name.replace('-', '_')}_accuracy_q{q + 1}"
+                found.append(_accuracy(f"{name} accuracy, quartile {q + 1} of t", kind, sums[q, [column, 3]]))
+    return found
+
+
+def _accuracy(name: str, kind: str, pair: Tensor) -> Number:
+    """Of [right, all], with the standard error of a share."""
+    right, count = pair.tolist()
+    share = right / count
+    return Number(name, kind, share, standard_error=math.sqrt(share * (1 - share) / count))
+
+
+def _classes(classifier: NoisyClassifier, data: ImageData) -> Callable[[Tensor], Tensor]:
+    """A function of rows that returns their classes as the classifier numbers them, (b,): by name, if both have names.
+
+    Raises:
+        UserError: no labels, or a class that the classifier does not know.
+    """
+    labels = data.labels(torch.arange(data.num_images or 0))
+    if data.num_classes is None or labels is None:
+        raise UserError(f"the images of {data.source!r} have no labels, and accuracy needs them: name their column")
+    names, known = data.class_names, classifier.class_names
+    if names is None or classifier.config["id2label"] is None:
+        names = tuple(map(str, range(data.num_classes)))
+        known = list(map(str, range(len(known))))
+    strangers = [name for name in names if name not in known]
+    if strangers:
+        raise UserError(
+            f"the images of {data.source!r} have a class {strangers[0]!r}, which is none of the classifier's "
+            f"{len(known)}{did_you_mean(strangers[0], known)}; take images of its classes"
+        )
+    numbers = torch.tensor([known.index(name) for name in names])[labels]
+    return lambda rows: numbers[rows]

@@ -1,0 +1,107 @@
+"""What a classifier recipe trains: a NoisyClassifier, by the cross-entropy of noisy images, and how it is saved."""
+
+from collections.abc import Mapping, Sequence
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from hf_ddpm import HFClassifierPipeline, HFDDPMScheduler
+from hf_ddpm.data import ImageData
+from hf_ddpm.data.options import size_of
+from hf_ddpm.errors import UserError, as_user_error
+from hf_ddpm.models import NoisyClassifier, classifier_preset
+from hf_ddpm.models.noisy_classifier import SCHEDULE_KEYS
+from hf_ddpm.objectives import MODEL, ClassificationObjective
+from hf_ddpm.training.accuracy import Accuracy
+from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
+from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
+from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Optimization
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # of the network, see `classifier_preset`
+OF_THE_DATA = ("sample_size", "in_channels", "num_classes", "id2label")  # keywords that the images decide
+
+
+class ClassifierFamily:
+    """The blocks `model`, `scheduler` and `objective` of a recipe, checked; see `Family`.
+
+    A block `ema` without keys means no average of the weights, as ADM's classifiers have none.
+
+    Raises:
+        UserError: what they cannot be, together or with the data's size and channels.
+    """
+
+    blocks: ClassVar[Blocks] = {
+        "data": Block(ImageData),
+        "model": Block(NoisyClassifier, supplied=(*OF_THE_DATA, "noise_schedule"), more=(PRESET,)),
+        "scheduler": Block(HFDDPMScheduler),
+        "objective": Block(ClassificationObjective, supplied=("scheduler",)),
+        **OF_ONE_PLAYER,
+        **OF_THE_LOOP,
+        **OF_SAVING,
+        "evaluation": Block(Accuracy),
+    }
+    artefact = MODEL
+    sampling = None
+    sample_options = ""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        Optimization(**recipe["optimization"])  # a mistake costs no download
+        if recipe["data"].get("label_column") is None:
+            raise UserError(
+                "data.label_column is missing, and a classifier learns from labels: give --label_column auto, or the "
+                "column's name"
+            )
+        with as_user_error("scheduler"):
+            self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
+        with as_user_error("objective"):
+            self.objective = ClassificationObjective(self.scheduler, **recipe["objective"])
+        size, channels = image_shape(recipe)
+        with torch.device("meta"):  # a mistake costs no download
+            self._players(size, channels, num_classes=2)
+        self.title = f"noisy classifier, {recipe['model']['preset']}"
+
+    def open_data(self, seed: int, device: torch.device) -> ImageData:
+        """The recipe's images with their labels."""
+        return ImageData(**self.recipe["data"])
+
+    def build_players(self, data: ImageData) -> dict[str, Player]:
+        """The network for these data."""
+        names = data.facts.class_names
+        num_classes = data.num_classes or 0  # never 0: there is a column of labels
+        return self._players(data.image_size, data.channels, num_classes, names and dict(enumerate(names)))
+
+    def measure(self, networks: Mapping[str, Any], data: ImageData, seed: int) -> None:
+        """Nothing is left to measure when such a model is saved."""
+
+    def pipeline(self, networks: Mapping[str, Any]) -> HFClassifierPipeline:
+        """What tells the classes of images, and is saved."""
+        return HFClassifierPipeline(networks[MODEL])
+
+    def sample(self, pipeline: HFClassifierPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
+        """A classifier draws no images."""
+        return []
+
+    def facts(self, networks: Mapping[str, Any]) -> dict[str, Any]:
+        """What the card may say beside the facts of every run."""
+        config = networks[MODEL].config
+        about = {key: config[key] for key in ("sample_size", "in_channels", "num_classes", "pool", "noise_schedule")}
+        return {"title": self.title, "classifier": about, "id2label": config["id2label"]}
+
+    def _players(
+        self,
+        image_size: int | Sequence[int],
+        channels: int,
+        num_classes: int,
+        id2label: dict[int, str] | None = None,
+    ) -> dict[str, Player]:
+        keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
+        keywords |= {"num_classes": num_classes, "id2label": id2label, **self.recipe["model"]}
+        keywords["noise_schedule"] = {key: self.scheduler.config[key] for key in SCHEDULE_KEYS}
+        with as_user_error("model"):
+            network = classifier_preset(keywords.pop("preset"), **keywords)
+        return single_player(network, self.recipe, averaged=bool(self.recipe["ema"]))
