@@ -4,14 +4,15 @@ import torch
 from torch import Tensor
 
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
-from hf_ddpm.schedulers.transition import log_variance_bounds
+from hf_ddpm.schedulers.transition import log_variance_bounds, x_0_from_score
 
 
 def chain_tables(betas: Tensor, prediction_type: str, variance_type: str) -> CoefficientTables:
     """Tables by t of what `HFDDPMScheduler` computes on the training chain; `betas` is (T,) float64.
 
     forward: sqrt(abar), sqrt(1 - abar). posterior: what its mean takes of x_0 and x_t (DDPM, eq. 7). prediction: what
-    x_0 takes of x_t and of the network's output. log variance: one column if fixed, bounds of `learned_range` if not.
+    x_0 takes of x_t and of the network's output. guidance: what x_0 and eps take of a score that is added. log
+    variance: one column if fixed, bounds of `learned_range` if not.
     """
     alpha = 1 - betas
     abar = alpha.cumprod(dim=0)
@@ -40,6 +41,7 @@ def chain_tables(betas: Tensor, prediction_type: str, variance_type: str) -> Coe
     tables.add(
         "score", [(abar.sqrt() * x_0_from_x_t - 1) / sigma_squared, abar.sqrt() * x_0_from_output / sigma_squared]
     )
+    tables.add("guidance", [x_0_from_score(abar), -sigma_squared.sqrt() * (abar > 0)])
     tables.add("reverse mean", [from_x_t + from_x_0 * x_0_from_x_t, from_x_0 * x_0_from_output])
     if variance_type == "learned_range":
         tables.add("log variance", [log_posterior, log_beta])

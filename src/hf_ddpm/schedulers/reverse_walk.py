@@ -8,13 +8,20 @@ import torch
 from torch import Tensor
 
 from hf_ddpm.schedulers.coefficient_tables import CoefficientTables
-from hf_ddpm.schedulers.transition import ddim_std, fixed_large_std, log_variance_bounds, mean_coefficients
+from hf_ddpm.schedulers.transition import (
+    ddim_std,
+    fixed_large_std,
+    log_variance_bounds,
+    mean_coefficients,
+    x_0_from_score,
+)
 
 
 class StepCoefficients(NamedTuple):
     """One reverse step, each (B or 1, 1, 1, 1) for images.
 
     x_0 = x_0_from_x_t * x_t + x_0_from_output * output, then x_{t-1} = from_x_0 * x_0 + from_x_t * x_t + std * noise.
+    With a score of guidance x_0 moves by x_0_from_score * score, where eta is a number.
     """
 
     x_0_from_x_t: Tensor
@@ -23,6 +30,7 @@ class StepCoefficients(NamedTuple):
     from_x_t: Tensor
     std: Tensor
     sqrt_alpha_bar_prev: Tensor
+    x_0_from_score: Tensor
     min_log_variance: Tensor | None = None  # the last two only for learned variances, whose `std` is 1, or 0 at the end
     max_log_variance: Tensor | None = None
 
@@ -107,7 +115,8 @@ class ReverseWalk:
         else:
             std = ddim_std(abar, abar_prev, 1.0)
         prediction = self._prediction[steps].unbind(1)
-        self._tables.add(eta, [*prediction, from_x_0, from_x_t, std, abar_prev.sqrt(), *bounds], steps)
+        columns = [*prediction, from_x_0, from_x_t, std, abar_prev.sqrt(), x_0_from_score(abar), *bounds]
+        self._tables.add(eta, columns, steps)
 
 
 def on_host(timestep: int | Tensor) -> bool:

@@ -1,5 +1,6 @@
 """The samplers of DDPM (Ho et al. 2020, arXiv 2006.11239) and DDIM (Song et al. 2021, arXiv 2010.02502)."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ from hf_ddpm.schedulers.training_chain import (
 from hf_ddpm.schedulers.transition import between_bounds
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "mean"]
+CLIP_AFTER_GUIDANCE = "clip_after_guidance"
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 
@@ -69,6 +71,9 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         thresholding, dynamic_thresholding_ratio, sample_max_value: Imagen's dynamic thresholding, instead of clipping.
         timestep_spacing, steps_offset: see `timestep_spacing.spaced_timesteps`.
         rescale_betas_zero_snr: shift the curve so that alpha_bar_T = 0; filled in for those that end there anyway.
+        clip_after_guidance: whether the x_0 that a `score` has moved is clipped again. OpenAI's code does not, and
+            where alpha_bar is nearly 0, as at the noisy end of a cosine schedule, a classifier's small error then moves
+            x_0 by thousands. False is saved in the config, True is not: stock schedulers do not know the key.
 
     Raises:
         ValueError: an unknown choice (the allowed ones are listed) or a contradiction, e.g. epsilon prediction on a
@@ -96,13 +101,15 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         timestep_spacing: TimestepSpacing = "leading",
         steps_offset: int = 0,
         rescale_betas_zero_snr: bool = False,
+        clip_after_guidance: bool = True,
     ) -> None:
         check_num_steps(num_train_timesteps)
         check_arguments(HFDDPMScheduler, self.config)
         check_clipping(self.config)
         self.betas = self._make_betas()
-        # `from_config` drops keys listed here, positional arguments included: say that every value counts, as on disk
-        self.register_to_config(_use_default_values=[])
+        # `from_config` drops the keys listed here, positional arguments included. Every value counts, as on disk, but
+        # for the default of a key that stock schedulers would complain about.
+        self.register_to_config(_use_default_values=[CLIP_AFTER_GUIDANCE] if clip_after_guidance else [])
         self.alphas = 1 - self.betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
         check_terminal_snr(self.alphas_cumprod, self.config)
@@ -134,6 +141,13 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
         """Where diffusers reads the config, which a stranger may have written."""
         return read_config(Path(json_file), MOST_BETAS, str(json_file))
+
+    def to_json_string(self) -> str:
+        """The config as it is saved, without a `clip_after_guidance` that is true."""
+        config: dict[str, Any] = json.loads(super().to_json_string())
+        if config[CLIP_AFTER_GUIDANCE]:
+            del config[CLIP_AFTER_GUIDANCE]
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     # --- the training chain: q and p on all T steps ------------------------------------------------------------------
 
@@ -229,11 +243,17 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         eta: float | None = None,
         use_clipped_model_output: bool = True,
         variance_noise: Tensor | None = None,
+        score: Tensor | None = None,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
         """x_t -> x_{t-1} along `timesteps`.
 
         `eta=None` is DDPM's Algorithm 2 with the config's `variance_type`. A number is DDIM (eq. 12, with sigma of
         eq. 16), the variance type ignored; 1 is `fixed_small`, 0 draws no noise.
+
+        A `score` is what guidance adds to grad log q(x_t), such as s grad log p(y | x_t) (ADM, arXiv 2105.05233). With
+        `eta=None` the mean moves by Sigma * score (Algorithm 1); with a number eps moves by -sqrt(1 - alpha_bar_t)
+        score (Algorithm 2), and x_0 with it, which is clipped again unless `clip_after_guidance` is false. With
+        alpha_bar_t = 0 nothing moves.
 
         Args:
             model_output: (B, C, H, W), or (B, 2C, H, W) of a network that also predicts variances.
@@ -244,9 +264,11 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             eta: None, or in [0, 1].
             use_clipped_model_output: with `eta` a number, whether eps is re-derived from the clipped x_0.
             variance_noise: the noise itself, shaped as `sample`, instead of a draw.
+            score: of guidance, shaped as `sample`.
 
         Returns:
-            `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`.
+            `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`; with
+            `eta=None` the prediction is the network's own, whatever the score.
         """
         output, variance_output = self.split_output(model_output, sample)
         c = self._walk.coefficients(eta, timestep, sample)
@@ -254,16 +276,21 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         predicted_x_0 = (c.x_0_from_x_t * sample).addcmul_(c.x_0_from_output, output)
         keeps_eps = eta is not None and not use_clipped_model_output
         x_0 = clip_(predicted_x_0.clone() if keeps_eps else predicted_x_0, self.config)
+        if score is not None:
+            _check_shape("score", score, sample)
+        if score is not None and eta is not None:
+            x_0 = self._guided(x_0 + c.x_0_from_score * score)
+            predicted_x_0 = predicted_x_0 + c.x_0_from_score * score if keeps_eps else x_0
         prev = (c.from_x_0 * x_0).addcmul_(c.from_x_t, sample)
         if keeps_eps:  # DDIM's direction term with the network's own eps, not the one that the clipped x_0 implies
             prev.addcmul_(c.sqrt_alpha_bar_prev - c.from_x_0, x_0 - predicted_x_0)
         if variance_noise is None and self._draws(eta, timestep):
             variance_noise = randn_tensor(output.shape, generator=generator, device=output.device, dtype=output.dtype)
         if variance_noise is not None:
-            if variance_noise.shape != sample.shape:
-                given, needed = tuple(variance_noise.shape), tuple(sample.shape)
-                raise ValueError(f"variance_noise of shape {given} must have that of sample, {needed}")
+            _check_shape("variance_noise", variance_noise, sample)
             prev.addcmul_(self._std(c, variance_output), variance_noise)
+        if score is not None and eta is None:
+            prev.addcmul_(self._variance(c, variance_output), score)
         if prev.dtype != sample.dtype:
             prev, x_0 = prev.to(sample.dtype), x_0.to(sample.dtype)
         return DDPMSchedulerOutput(prev_sample=prev, pred_original_sample=x_0) if return_dict else (prev, x_0)
@@ -277,7 +304,13 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         return [-1, *self._walk.steps[:0:-1]]
 
     def step_inverse(
-        self, model_output: Tensor, timestep: int | Tensor, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+        *,
+        score: Tensor | None = None,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
         """x_t -> the next noisier x along `timesteps`: DDIM's step (eq. 12, eta = 0) walked upwards (sec. 4.3).
 
@@ -288,6 +321,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             model_output: of the network at (sample, max(timestep, 0)), (B, C, H, W) or (B, 2C, H, W).
             timestep: where the sample is, one of `inverse_timesteps`; -1 is the image itself.
             sample: x_t, (B, C, H, W).
+            score: of guidance, as in `step` with `eta=0`, shaped as `sample`.
 
         Returns:
             `DDPMSchedulerOutput` (or a tuple) whose `prev_sample` is the noisier x, and the x_0 prediction.
@@ -300,6 +334,10 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         output, _ = self.split_output(model_output, sample)
         x_0 = self.predict_x_0(output, sample, level)
         epsilon = self.predict_epsilon(x_0, sample, level)
+        if score is not None:
+            _check_shape("score", score, sample)
+            to_x_0, to_epsilon = self._tables.rows("guidance", level, sample)
+            x_0, epsilon = x_0 + to_x_0 * score, epsilon + to_epsilon * score
         if timestep < 0:
             x_0 = sample
         noisier = self.add_noise(x_0, epsilon, reached)
@@ -314,6 +352,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         *,
         snr: float = 0.16,
         noise: Tensor | None = None,
+        score: Tensor | None = None,
     ) -> Tensor:
         """x_t + delta score + sqrt(2 delta) z: a step of Langevin dynamics that stays at the level t.
 
@@ -329,15 +368,19 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             generator: draws z.
             snr: size of a step against its noise.
             noise: z itself, instead of a draw.
+            score: what guidance adds to the score of the network, shaped as `sample`.
         """
         if snr <= 0:
             raise ValueError(f"snr={snr} must be positive")
-        score = self.score(model_output, sample, timestep)
+        own = self.score(model_output, sample, timestep)
         if noise is None:
-            noise = randn_tensor(score.shape, generator=generator, device=score.device, dtype=score.dtype)
+            noise = randn_tensor(own.shape, generator=generator, device=own.device, dtype=own.dtype)
+        if score is not None:
+            _check_shape("score", score, sample)
+            own = own + score
         sigma = self._tables.rows("forward", timestep, sample)[1]
         delta = 2 * (snr * sigma) ** 2
-        return (sample + delta * score + (2 * delta).sqrt() * noise).to(sample.dtype)
+        return (sample + delta * own + (2 * delta).sqrt() * noise).to(sample.dtype)
 
     # --- construction --------------------------------------------------------------------------------------------
 
@@ -372,10 +415,29 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         return not (on_host(timestep) and int(timestep) == 0)
 
     def _std(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor:
-        """The standard deviation of the noise; a network's variance output counts where the table holds bounds."""
+        """The standard deviation of the noise, 0 at the end of the walk."""
+        log_variance = self._learned_log_variance(c, variance_output)
+        return c.std if log_variance is None else c.std * torch.exp(0.5 * log_variance)
+
+    def _variance(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor:
+        """Sigma of p(x_{t-1} | x_t), which guidance needs; a learned one is not 0 at the end of the walk."""
+        log_variance = self._learned_log_variance(c, variance_output)
+        return c.std.square() if log_variance is None else log_variance.exp()
+
+    def _learned_log_variance(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor | None:
+        """log Sigma of the network's output; None where the table holds no bounds, because Sigma is fixed."""
         if c.min_log_variance is None or c.max_log_variance is None or variance_output is None:
-            return c.std
+            return None
         log_variance = variance_output.to(c.std.dtype)
         if self.config["variance_type"] == "learned_range":
             log_variance = between_bounds(log_variance, c.min_log_variance, c.max_log_variance)
-        return c.std * torch.exp(0.5 * log_variance)
+        return log_variance
+
+    def _guided(self, x_0: Tensor) -> Tensor:
+        """An x_0 that a score has moved, clipped again if the config says so."""
+        return clip_(x_0, self.config) if self.config[CLIP_AFTER_GUIDANCE] else x_0
+
+
+def _check_shape(name: str, given: Tensor, sample: Tensor) -> None:
+    if given.shape != sample.shape:
+        raise ValueError(f"{name} of shape {tuple(given.shape)} must have that of sample, {tuple(sample.shape)}")

@@ -49,6 +49,14 @@ def velocity(prediction_type: str, prediction: Tensor, x_t: Tensor, angle: float
             return (alpha * x_t - (prediction - from_x_t * x_t) / from_x_0) / sigma
 
 
+def x_0_from_score(alpha_bar: Tensor) -> Tensor:
+    """(1 - abar) / sqrt(abar): what x_0 takes of a score that eps takes -sqrt(1 - abar) of (ADM, Algorithm 2).
+
+    0 where alpha_bar = 0: x_t is pure noise there, which no score of a classifier says anything about.
+    """
+    return torch.where(alpha_bar > 0, (1 - alpha_bar) / alpha_bar.sqrt(), 0.0)
+
+
 def ddim_std(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Tensor:
     """sigma = eta sqrt((1 - abar') / (1 - abar)) sqrt(1 - abar / abar') (DDIM, eq. 16); beta-tilde at eta = 1."""
     return eta * ((1 - alpha_bar_prev) / (1 - alpha_bar) * (1 - alpha_bar / alpha_bar_prev)).sqrt()
