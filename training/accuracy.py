@@ -96,6 +96,6 @@ def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> 
         return AccuracyEvaluator(recipe, settings, accelerator)
     if settings.every is not None:
         raise UserError(
-            f"evaluation.every={settings.every} measures images, of which there are none: leave out samples"
+            f"evaluation.every={settings.every} measures nothing with samples=0: leave one of them out"
         )
     return None

@@ -37,6 +37,7 @@ REFUSED = NotImplemented
         ([1, 2, 3], int | tuple[int, int], REFUSED),
         ([1, True], list[int], REFUSED),
         ("ab", Sequence[str], "ab"),
+        ("ab", Sequence[float], REFUSED),
         ([[1], [2, 3]], tuple[tuple[int, ...], ...], ((1,), (2, 3))),
         ([0.5], np.ndarray | list[float] | None, (0.5,)),
         ({"a": 1}, Mapping[str, int], {"a": 1}),

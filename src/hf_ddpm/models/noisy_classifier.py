@@ -110,7 +110,7 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
         for layer in closing_layers(self):
             start_at_zero(layer)
         height, width = (side // side_unit(len(widths)) for side in size_pair(sample_size))
-        self.pool = make_pool(
+        self.head = make_pool(
             pool,
             channels=widths[-1],
             size=(height, width),
@@ -154,7 +154,7 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
         h = self.mid_block(h, embedding)
         if self.config["pool"] in ("spatial", "spatial_v2"):
             h = torch.cat([stage.mean(dim=(2, 3)) for stage in (*stages, h)], dim=1)  # (B, stage_channels)
-        logits = self.pool(h)
+        logits = self.head(h)
         return NoisyClassifierOutput(logits=logits) if return_dict else (logits,)
 
 

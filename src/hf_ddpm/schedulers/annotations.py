@@ -128,6 +128,8 @@ def _as_one(value: Any, choice: Any) -> Any:
             return NotImplemented
     if isinstance(value, (list, tuple)) and _is_list(choice):
         return _as_tuple(value, choice)
+    if isinstance(value, str) and _is_list(choice) and not {str, Any} & {*alternatives(entries_of(choice))}:
+        return NotImplemented  # a word is a sequence, of letters alone
     return value if inspect.isclass(origin) and isinstance(value, origin) else NotImplemented
 
 
