@@ -16,6 +16,8 @@ from torch import Tensor
 
 from hf_ddpm.pipelines.call_checks import Generators, check_call
 from hf_ddpm.pipelines.evaluating import without_training
+from hf_ddpm.pipelines.guidance import GUIDANCE
+from hf_ddpm.pipelines.guiding import check_mean
 from hf_ddpm.pipelines.image_inputs import Images, to_images, to_mask
 from hf_ddpm.pipelines.interpolation import check_pairs, shares_of
 from hf_ddpm.pipelines.network_signature import ClassLabels
@@ -54,21 +56,26 @@ def invert(
     timesteps: Sequence[int] | None = None,
     timestep_spacing: str | None = None,
     class_labels: ClassLabels = None,
+    **guidance: Any,
 ) -> Tensor:
     """Encode images: the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
 
     Args:
         images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
         num_inference_steps, timesteps, timestep_spacing, class_labels: as in a call; S steps are S network calls.
+        guidance: guidance_scale, classifier_scale and the others of a call. An image comes back only if both ways are
+            guided alike, and the more exactly the weaker the guidance is.
 
     Returns:
         Tensor: (B, C, H, W), the `latents` of a call with the same steps.
     """
     pipeline._needs_own_scheduler("invert")
     x_0 = pipeline._space.x_0(images)
-    predict = pipeline._predict(class_labels, len(x_0))
+    ask = pipeline._guided(class_labels, len(x_0), **guidance)
+    if guidance.get("classifier_gradient") == "mean":
+        raise ValueError("classifier_gradient='mean' goes with Algorithm 2, which has no inverse: take 'x_t'")
     pipeline._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
-    return walk_up(predict, pipeline.scheduler, x_0)
+    return walk_up(ask, x_0)
 
 
 def reconstruct(
@@ -90,10 +97,11 @@ def reconstruct(
             Without clipping each step is undone, and the error goes on falling with S where it else stops at a
             floor. But where a walk starts with nearly no signal (a cosine curve, from T-1) and the network predicts
             epsilon, whose error in x_0 is then thousands of times as large, nothing comes back without clipping.
-        sampling: further arguments of a call.
+        sampling: further arguments of a call; guidance goes both ways.
     """
     steps: dict[str, Any] = {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
     steps |= {"num_inference_steps": num_inference_steps, "class_labels": class_labels}
+    steps |= {name: sampling.pop(name) for name in GUIDANCE if name in sampling}
     if "eta" in sampling:
         raise ValueError(f"eta={sampling['eta']}: the way back of reconstruct is deterministic, leave eta out")
     latents, scheduler = pipeline.invert(images, **steps), pipeline.scheduler
@@ -160,6 +168,7 @@ def inpaint(
     timestep_spacing: str | None = None,
     output_type: Literal["pil", "np", "pt"] = "pil",
     return_dict: bool = True,
+    **guidance: Any,
 ) -> ImagePipelineOutput | tuple[Any]:
     """Paint the masked part anew so that it fits the rest, which stays as it is (RePaint, arXiv 2201.09865).
 
@@ -170,12 +179,15 @@ def inpaint(
             resample; num_resamples=1 never does.
         num_inference_steps, eta, generator, class_labels, timesteps, timestep_spacing, output_type, return_dict:
             as in a call; the network calls are those of the steps times about `num_resamples`.
+        guidance: guidance_scale, classifier_scale and the others of a call.
     """
     pipeline._needs_own_scheduler("inpaint")
     space = pipeline._space
     original, x_0 = space.pixels(images), space.x_0(images)
     check_call(len(x_0), generator, output_type)
-    predict, step_kwargs = pipeline._predict(class_labels, len(x_0)), pipeline._step_kwargs(eta, generator)
+    ask, step_kwargs = pipeline._guided(class_labels, len(x_0), **guidance), pipeline._step_kwargs(eta, generator)
+    if guidance.get("classifier_gradient") == "mean":
+        check_mean(pipeline, step_kwargs, corrector_steps=0)
     pipeline._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
     pipeline._check_start_at_noise()
     path = repaint_path(len(pipeline.scheduler.timesteps), jump_length, num_resamples)
@@ -186,7 +198,7 @@ def inpaint(
         return randn_tensor(x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
 
     with pipeline.progress_bar(total=sum(there < here for here, there in pairwise(path))) as bar:
-        x_t = walk_around(predict, pipeline.scheduler, x_0, mask, path, draw, step_kwargs, on_call=bar.update)
+        x_t = walk_around(ask, x_0, mask, path, draw, step_kwargs, on_call=bar.update)
     painted = to_images(of_pixels * space.decoded(x_t) + (1 - of_pixels) * original, output_type)
     pipeline.maybe_free_model_hooks()
     return ImagePipelineOutput(images=painted) if return_dict else (painted,)

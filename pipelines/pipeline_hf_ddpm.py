@@ -1,5 +1,6 @@
 """Noise to images with any DDPM-family network and any diffusers scheduler."""
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver
+from hf_ddpm.pipelines.classifiers import check_classifier, classes_of
 from hf_ddpm.pipelines.doors import (
     forget_component,
     name_ours,
@@ -26,11 +28,13 @@ from hf_ddpm.pipelines.doors import (
 )
 from hf_ddpm.pipelines.editing import inpaint, interpolate, invert, reconstruct, vary
 from hf_ddpm.pipelines.evaluating import without_training
+from hf_ddpm.pipelines.guidance import GradientAt, GuidanceSchedule
+from hf_ddpm.pipelines.guiding import check_mean, guided
 from hf_ddpm.pipelines.image_inputs import to_images
 from hf_ddpm.pipelines.image_space import ImageSpace, check_vae
 from hf_ddpm.pipelines.network_signature import ClassLabels, NetworkSignature, count_classes, names_of_classes
 from hf_ddpm.pipelines.opening import CheckedOpening
-from hf_ddpm.pipelines.walk import Predict, walk_down
+from hf_ddpm.pipelines.walk import walk_down
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS
 
@@ -50,19 +54,25 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         null_class: K, of a UNet with `num_class_embeds = K + 1` that was trained with one class more for "no label",
             which is never drawn. It is not inferred; None is a network without.
         id2label: names of classes by their numbers, {0: "cat", ...}, by which `class_labels` may ask for them.
+        classifier: a `NoisyClassifier` of the same noise schedule, images and classes, or an image classifier of
+            `transformers`, which sees the predicted x_0. Its gradient guides the walk (ADM, arXiv 2105.05233, section
+            4); a UNet without classes gets its classes.
+        image_processor: of a classifier of `transformers`.
 
     Raises:
-        ValueError: networks that do not fit, a VAE whose `scaling_factor` was not measured, or a `null_class` or names
-            that are not of the UNet's classes.
+        ValueError: networks that do not fit, a classifier that does not, a VAE whose `scaling_factor` was not measured,
+            or a `null_class` or names that are not of the UNet's classes.
     """
 
     model_cpu_offload_seq = "unet->vae"  # type: ignore[assignment]
-    _optional_components = ["vae"]  # noqa: RUF012  # diffusers' name and type
+    _optional_components = ["vae", "classifier", "image_processor"]  # noqa: RUF012  # diffusers' name and type
+    _exclude_from_cpu_offload = ["classifier"]  # noqa: RUF012  # which is asked after every call of the UNet
     _interrupt = False
 
     vary, interpolate = vary, interpolate
     invert, reconstruct = invert, reconstruct
     inpaint = inpaint
+    _guided = guided
 
     def __init__(
         self,
@@ -72,6 +82,8 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         vae: Any = None,
         null_class: int | None = None,
         id2label: dict[int, str] | dict[str, str] | None = None,  # JSON turns numbers into strings
+        classifier: Any = None,
+        image_processor: Any = None,
     ) -> None:
         super().__init__()
         if type(scheduler) is DDIMScheduler and default_eta is None:
@@ -84,8 +96,12 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             check_vae(vae, unet.config["in_channels"])
         count_classes(unet.config, null_class)
         names = names_of_classes(id2label, unet.config, null_class)
-        self.register_modules(unet=unet, scheduler=scheduler, vae=vae)
+        self.register_modules(
+            unet=unet, scheduler=scheduler, vae=vae, classifier=classifier, image_processor=image_processor
+        )
         self.register_to_config(default_eta=default_eta, null_class=null_class, id2label=names)
+        if classifier is not None:
+            check_classifier(classifier, image_processor, self.signature, scheduler)
 
     @property
     def signature(self) -> NetworkSignature:
@@ -105,8 +121,20 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def num_classes(self) -> int | None:
-        """K of a network with class labels, which are 0 to K - 1; None for one without. "No label" is not counted."""
-        return self.signature.num_classes
+        """K of a network with class labels, which are 0 to K - 1; None for one without. "No label" is not counted.
+
+        Of a network without, the classes of the classifier that guides it.
+        """
+        return self.class_signature.num_classes
+
+    @property
+    def class_signature(self) -> NetworkSignature:
+        """`signature` with the classes that may be asked for: the classifier's, where the network has none."""
+        signature, classifier = self.signature, self.classifier
+        if signature.takes_labels or classifier is None:
+            return signature
+        count, names = classes_of(classifier)
+        return dataclasses.replace(signature, takes_labels=True, num_classes=count, id2label=names)
 
     @property
     def noise_network(self) -> Any:
@@ -141,6 +169,13 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         start_timestep: int | None = None,
         corrector_steps: int = 0,
         corrector_snr: float = 0.16,
+        guidance_scale: float = 1.0,
+        classifier_scale: float | None = None,
+        guidance_rescale: float = 0.0,
+        guidance_interval: tuple[int, int] | None = None,
+        guidance_schedule: GuidanceSchedule = "constant",
+        classifier_gradient: GradientAt = "x_t",
+        classifier_max_norm: float | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw x_T and walk the scheduler's timesteps down to x_0.
 
@@ -150,8 +185,8 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             eta: 0 (DDIM) to 1; None takes `default_eta`, and if that is None too, Algorithm 2.
             generator: one generator, drawn from as diffusers draws; or one for each image, which fixes image i whatever
                 the batch around it.
-            class_labels: one class, or one for each image, if and only if the network was trained with classes. A
-                number, or one of the names in `id2label`.
+            class_labels: one class, or one for each image, if and only if the network was trained with classes or a
+                classifier guides it. A number, or one of the names in `id2label`.
             latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
             return_dict: `ImagePipelineOutput`, or a tuple of the images.
@@ -164,14 +199,32 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             corrector_steps: steps of Langevin dynamics at each level on the way, each a network call more
                 (predictor-corrector sampling, Song et al. 2021, arXiv 2011.13456, Algorithm 1).
             corrector_snr: of `HFDDPMScheduler.step_langevin`.
+            guidance_scale: s of classifier-free guidance, eps_u + s (eps_c - eps_u); 1 is off. Other scales need a
+                network with a `null_class`, and twice the time.
+            classifier_scale: what the gradient of the classifier's log p(y | x_t) is multiplied by; 0 is off, None is 1
+                with a classifier and `class_labels`.
+            guidance_rescale, guidance_interval, guidance_schedule, classifier_gradient, classifier_max_norm: see
+                `Guidance`. `classifier_gradient="mean"` goes with Algorithm 2 alone.
 
         Raises:
-            ValueError: a batch, labels, latents, steps or eta that do not fit, said in one sentence.
+            ValueError: a batch, labels, latents, steps, eta or guidance that do not fit, said in one sentence.
         """
         check_call(batch_size, generator, output_type)
         check_solver(type(self.scheduler).__name__, self.scheduler.config, self.signature.channels)
-        predict = self._predict(class_labels, batch_size)
+        ask = self._guided(
+            class_labels,
+            batch_size,
+            guidance_scale=guidance_scale,
+            classifier_scale=classifier_scale,
+            guidance_rescale=guidance_rescale,
+            guidance_interval=guidance_interval,
+            guidance_schedule=guidance_schedule,
+            classifier_gradient=classifier_gradient,
+            classifier_max_norm=classifier_max_norm,
+        )
         step_kwargs = self._step_kwargs(eta, generator)
+        if classifier_gradient == "mean":
+            check_mean(self, step_kwargs, corrector_steps)
         self._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
         if start_timestep is None:
             self._check_start_at_noise()
@@ -186,7 +239,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         corrector: dict[str, Any] = {"corrector_steps": corrector_steps, "langevin": langevin}
         self._interrupt = False
         with self.progress_bar(total=steps + corrector_steps * (steps - 1)) as bar:
-            for i, t, seen in walk_down(predict, self.scheduler, x_t, step_kwargs, **corrector, on_call=bar.update):
+            for i, t, seen in walk_down(ask, x_t, step_kwargs, **corrector, on_call=bar.update):
                 if callback_on_step_end is not None:
                     seen["latents"] = (callback_on_step_end(self, i, t, {**seen}) or {}).get("latents", seen["latents"])
                 x_t = seen["latents"]
@@ -197,13 +250,18 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     @without_training
-    def score(self, x_t: Tensor, timestep: int, class_labels: ClassLabels = None) -> Tensor:
-        """grad log q(x_t) as the network sees it, -eps / sqrt(1 - alpha_bar_t), shaped as `x_t` (B, C, H, W)."""
+    def score(self, x_t: Tensor, timestep: int, class_labels: ClassLabels = None, **guidance: Any) -> Tensor:
+        """grad log q(x_t) as the network sees it, -eps / sqrt(1 - alpha_bar_t), shaped as `x_t` (B, C, H, W).
+
+        `guidance` are keywords of a call: the score that guides a walk with them.
+        """
         self._needs_own_scheduler("score")
         channels = self.signature.channels
         if x_t.ndim != 4 or x_t.shape[1] != channels:
             raise ValueError(f"x_t of shape {tuple(x_t.shape)} must have shape (B, {channels}, H, W)")
-        return self.scheduler.score(self._predict(class_labels, len(x_t))(x_t, timestep), x_t, timestep)
+        asked = self._guided(class_labels, len(x_t), **guidance)(x_t, timestep, timestep)
+        own = self.scheduler.score(asked["model_output"], x_t, timestep)
+        return own + asked["score"].to(own.dtype) if "score" in asked else own
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write model_index.json, for stock classes where they sample the same, and the code files of door 3.
@@ -213,11 +271,17 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
         folder = Path(save_directory)
         ours = name_ours(folder)
-        if self.vae is None:
-            forget_component(folder, "vae")
+        for absent in self._optional_components:
+            if getattr(self, absent) is None:
+                forget_component(folder, absent)
         is_ours = type(self).__module__ == __name__ and "scheduler" in ours  # a derived class may sample otherwise
         eta = self.config["default_eta"]
-        if is_ours and self.vae is None and stock_samples_the_same(self.scheduler.config, self.unet.config, eta):
+        if (
+            is_ours
+            and self.vae is None
+            and self.classifier is None
+            and stock_samples_the_same(self.scheduler.config, self.unet.config, eta)
+        ):
             open_stock_door(folder)
         write_code(folder, __name__, ours.values())
 
@@ -225,13 +289,12 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
     def _space(self) -> ImageSpace:
         return ImageSpace(self.vae, self.signature, self._execution_device, self.unet.dtype)
 
-    def _predict(self, class_labels: ClassLabels, batch_size: int) -> Predict:
-        """What asks the network about a batch of these classes, and returns what the scheduler reads."""
-        labels = self.signature.labels(class_labels, batch_size)
-        reads_variance = isinstance(self.scheduler, HFDDPMScheduler) or (
+    @property
+    def _reads_variance(self) -> bool:
+        """Whether the scheduler takes the second half of 2C output channels."""
+        return isinstance(self.scheduler, HFDDPMScheduler) or (
             isinstance(self.scheduler, (DDPMScheduler, DDPMParallelScheduler)) and self.signature.learns_variance
         )
-        return Predict(self.unet, None if labels is None else labels.to(self._execution_device), reads_variance)
 
     def _step_kwargs(self, eta: float | None, generator: object) -> dict[str, Any]:
         """Of eta and generator, what the scheduler's `step` takes."""

@@ -79,10 +79,10 @@ def make(make_pipeline):
 @pytest.mark.parametrize(
     ("kind", "roots", "count"),
     [
-        ("pixels", (DDPM, SCHEDULER), 24),
-        (AutoencoderKL, (DDPM, SCHEDULER), 24),
-        (HFVAE, (DDPM, SCHEDULER, NETWORK), 28),
-        ("vae", (VAE, NETWORK), 14),
+        ("pixels", (DDPM, SCHEDULER), 27),
+        (AutoencoderKL, (DDPM, SCHEDULER), 27),
+        (HFVAE, (DDPM, SCHEDULER, NETWORK), 32),
+        ("vae", (VAE, NETWORK), 15),
     ],
     ids=str,
 )

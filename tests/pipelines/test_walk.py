@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_ddpm.likelihood import GridImages, Network, bound_terms, flow_terms
-from hf_ddpm.pipelines.walk import Predict, walk_down
+from hf_ddpm.pipelines.walk import Guided, Predict, walk_down
 
 
 def pictures(count=2):
@@ -55,7 +55,7 @@ def test_the_walk_goes_on_from_the_latents_that_it_finds(make_pipeline):
         calls.append(int(t))
         return type("Output", (), {"sample": x_t})
 
-    for i, t, seen in walk_down(Predict(shown), scheduler, 0 * x_0, {"eta": 0.0}, langevin={}, on_call=int):
+    for i, t, seen in walk_down(Guided(Predict(shown), scheduler), 0 * x_0, {"eta": 0.0}, langevin={}, on_call=int):
         assert int(t) == scheduler.timesteps[i]
         if i == 0:
             assert torch.equal(seen["latents"], 0 * x_0)
@@ -77,7 +77,7 @@ def test_the_corrector_asks_at_every_level_but_the_last(make_pipeline):
     bar = []
     langevin = {"generator": torch.Generator().manual_seed(0), "snr": 0.1}
     keywords = {"corrector_steps": 2, "langevin": langevin, "on_call": lambda: bar.append(1)}
-    assert len(list(walk_down(Predict(network), pipeline.scheduler, pictures(), {"eta": 0.0}, **keywords))) == 3
+    assert len(list(walk_down(Guided(Predict(network), pipeline.scheduler), pictures(), {"eta": 0.0}, **keywords))) == 3
     assert calls == [first, second, second, second, third, third, third]
     assert len(bar) == len(calls)
 

@@ -3,6 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from hf_ddpm.commands.guidance import GUIDANCE_OPTIONS, check_guidance, guide
 from hf_ddpm.commands.kind_options import KindCommand, Measurement, option
 from hf_ddpm.commands.options import (
     number_in_unit_interval,
@@ -26,8 +27,10 @@ SIGMA_HAT, ALGORITHM_2 = "sigma-hat", "none"
 
 def _keywords(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
     """Those of `sample_images`; what the options cannot ask of the pipeline is said at once."""
+    guidance = guide(options, pipeline)
     label = require_walk(options, pipeline)
     return {
+        **guidance,
         "num_inference_steps": options.steps,
         "class_label": label,
         "corrector_steps": options.corrector_steps,
@@ -108,6 +111,7 @@ def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData
 
 def _check_sample(options: argparse.Namespace) -> None:
     """Refuse what needs no checkpoint to be seen as wrong."""
+    check_guidance(options)
     if options.solver is not None and options.eta is not None:
         raise UserError(f"--eta {options.eta} has no meaning for --solver {options.solver}: leave one of them out")
     if options.solver is not None and options.corrector_steps:
@@ -147,6 +151,7 @@ SAMPLE = KindCommand(
             "--solver", help="instead of eta: unipc, dpm-solver++, heun or euler as diffusers has them, ddim or ddpm"
         ),
         option("--class", dest="class_label", help="one class for all images, its name or number (default: in turn)"),
+        *GUIDANCE_OPTIONS,
     ),
     refusal="{flag} {value}: a {kind} draws an image in one call and knows no classes, leave it out",
     check=_check_sample,

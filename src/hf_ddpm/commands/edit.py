@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hf_ddpm.commands.guidance import GUIDANCE_OPTIONS, check_guidance, guide
 from hf_ddpm.commands.options import (
     add_checkpoint,
     add_device,
@@ -64,6 +65,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jump-length", type=int, help="of inpaint's resampling (default: 10, or fewer that fit)")
     parser.add_argument("--resamples", type=int, help="of inpaint; 1 is none (default: 10)")
     parser.add_argument("--class", dest="class_label", help="of a class-conditional network, its name or number")
+    guidance = parser.add_argument_group("guidance")
+    for one in GUIDANCE_OPTIONS:
+        guidance.add_argument(one.flag, default=one.default, **one.keywords)
     parser.add_argument("--seed", type=int, help="of the noise of vary, interpolate, inpaint (default: 0)")
     add_device(parser)
     parser.add_argument("--out", default="edited.png", help="a PNG: the images above, what became of them below")
@@ -82,14 +86,18 @@ def run(options: argparse.Namespace) -> None:
     channels = pipeline.image_channels
     if channels > 4:
         raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
+    guidance = guide(options, pipeline)
     options.class_label = require_walk(options, pipeline)
-    if options.class_label is None and pipeline.signature.takes_labels:
-        raise UserError("this network was trained with classes: give --class, the one of the images")
+    if options.class_label is None:
+        if pipeline.signature.takes_labels or options.classifier is not None:
+            who = "network was" if pipeline.signature.takes_labels else "classifier was"
+            raise UserError(f"this {who} trained with classes: give --class, the one of the images")
+        guidance.pop("classifier_scale", None)  # of a classifier that came with the checkpoint
     size = size_of_network(pipeline, options.checkpoint)
     x_0 = torch.stack([_read(path, size, channels) for path in options.images])
     require_writable(Path(options.out))
     with as_user_error():
-        results = _edit(options, pipeline, x_0)
+        results = _edit(options, pipeline, x_0, guidance)
     originals = pipeline.numpy_to_pil((x_0 / 2 + 0.5).permute(0, 2, 3, 1).numpy())
     rows = [results] if options.edit in MIXES else [originals, results]
     out = Path(options.out)
@@ -121,16 +129,17 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--columns {options.columns} must be at least 2, the two images themselves")
     require_positive(options, "resamples")
     require_seed(options)
+    check_guidance(options)
 
 
-def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor") -> Any:
+def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor", guidance: dict[str, Any]) -> Any:
     """What becomes of `x_0` (B, C, H, W), as PIL images."""
     import torch
 
     from hf_ddpm.pipelines import slerp
 
     walk: dict[str, Any] = {"num_inference_steps": options.steps, "timestep_spacing": options.spacing}
-    walk["class_labels"] = options.class_label
+    walk |= {"class_labels": options.class_label, **guidance}
     drawn = {"eta": options.eta, "generator": torch.Generator().manual_seed(options.seed)}
     start = options.start_timestep
     if start is None:

@@ -75,7 +75,7 @@ def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> int
     Raises:
         UserError: more steps than it was trained with, a class that it does not know, or one for a network without.
     """
-    signature, label = pipeline.signature, options.class_label
+    signature, label = pipeline.class_signature, options.class_label
     with as_user_error():
         if options.steps is not None:
             signature.check_steps(options.steps, f"--steps {options.steps} must be")
@@ -151,7 +151,7 @@ def open_labelled_data(
     Raises:
         UserError: what cannot be opened, or labels that are missing or none of the network's; it ends with the remedy.
     """
-    num_classes = pipeline.signature.num_classes
+    num_classes = pipeline.num_classes
     try:
         labels = {"label_column": "auto", "num_classes": num_classes}
         data = open_data(source, split, pipeline, checkpoint, **{**labels, **more})
@@ -171,7 +171,7 @@ def _check_same_classes(pipeline: "HFDDPMPipeline", data: "DataFacts") -> None:
         UserError: which class; or names in natural order for a network that was saved without names, when folders were
             numbered as words.
     """
-    known, names = pipeline.signature.id2label, data.class_names or ()
+    known, names = pipeline.class_signature.id2label, data.class_names or ()
     if known is None and data.in_natural_order and [*names] != sorted(names):
         raise UserError(
             f"the checkpoint does not name its classes, so it is not known whether it counted those of the data as "

@@ -91,7 +91,7 @@ def one_class_each(pipeline: HFDDPMPipeline, class_labels: ClassLabels, count: i
     if class_labels is None:
         return None
     with as_user_error():
-        numbers = pipeline.signature.numbers(class_labels)
+        numbers = pipeline.class_signature.numbers(class_labels)
     classes: int | list[int] = torch.as_tensor(numbers).tolist()
     if isinstance(classes, int):
         return [classes] * count

@@ -1,0 +1,199 @@
+"""Classifiers that guide: log p(y | x_t) of one that knows noisy images, or of one that sees the predicted x_0."""
+
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, log_softmax
+
+from hf_ddpm.models.image_size import size_pair
+from hf_ddpm.pipelines.guidance import x_0_of
+from hf_ddpm.pipelines.network_signature import NetworkSignature
+from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
+
+NOISE_SCHEDULE = "noise_schedule"  # of the config of a classifier that was trained on noisy images
+UNNAMED = "LABEL_{}"  # what transformers calls a class without a name
+LogProbability = Callable[[Tensor, int | Tensor], Tensor]  # of (x_t, t): (B, C, H, W) to (B,)
+
+
+def knows_noise(classifier: Any) -> bool:
+    """Whether a classifier takes (x_t, t), as `NoisyClassifier` does; those of `transformers` take clean images."""
+    return NOISE_SCHEDULE in dict(_config(classifier))
+
+
+def classes_of(classifier: Any) -> tuple[int, dict[int, str] | None]:
+    """K of a classifier, and the names of its classes; None if they have numbers only."""
+    config = _config(classifier)
+    count = config["num_classes"] if knows_noise(classifier) else config["num_labels"]
+    names = {int(number): name for number, name in (config.get("id2label") or {}).items()}
+    unnamed = names == {number: UNNAMED.format(number) for number in names}
+    return int(count), None if unnamed else dict(sorted(names.items()))
+
+
+def of_noisy_images(classifier: nn.Module, labels: Tensor) -> LogProbability:
+    """log p(y | x_t) of `classifier(x_t, t).logits`, (B,) float32; `labels` is y, (B,)."""
+
+    def log_probability(x_t: Tensor, t: int | Tensor) -> Tensor:
+        t = t.clone() if isinstance(t, Tensor) else t  # made in `torch.inference_mode`, perhaps
+        logits = classifier(x_t.to(_dtype(classifier)), t).logits  # (B, K)
+        return _of_class(logits, labels)
+
+    return log_probability
+
+
+def of_clean_images(
+    classifier: nn.Module, processor: Any, labels: Tensor, image_of: Callable[[Tensor, int | Tensor], Tensor]
+) -> LogProbability:
+    """log p(y | x_0(x_t)) of a `transformers` classifier of clean images, (B,) float32.
+
+    The gradient passes through the network that predicts x_0, which costs a second call of it and a backward pass.
+
+    Args:
+        classifier: called as `classifier(pixel_values=...).logits`.
+        processor: its image processor, whose size, mean and standard deviation are used, differentiably.
+        labels: y, (B,).
+        image_of: of (x_t, t) the images that are predicted there, about in [-1, 1].
+    """
+
+    def log_probability(x_t: Tensor, t: int | Tensor) -> Tensor:
+        pixels = prepared(image_of(x_t, t), processor)
+        logits = classifier(pixel_values=pixels.to(_dtype(classifier))).logits  # (B, K)
+        return _of_class(logits, labels)
+
+    return log_probability
+
+
+def prepared(images: Tensor, processor: Any) -> Tensor:
+    """Images (B, C, H, W) in [-1, 1] as an image processor of `transformers` prepares them, with their gradient."""
+    x = ((images.float().clamp(-1, 1) + 1) / 2).expand(-1, 3, -1, -1)
+    settings: dict[str, Any] = processor.to_dict()
+    if settings.get("do_resize", True):
+        x = interpolate(x, size=_resized(settings["size"], x.shape[-2:]), mode="bicubic", antialias=True)
+    if settings.get("do_center_crop"):
+        height, width = size_pair([settings["crop_size"][side] for side in ("height", "width")])
+        top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
+        x = x[..., top : top + height, left : left + width]
+    if settings.get("do_normalize", True):
+        mean, std = (x.new_tensor(settings[name]).view(-1, 1, 1) for name in ("image_mean", "image_std"))
+        x = (x - mean) / std
+    return x
+
+
+def predicted_x_0(scheduler: Any, output: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
+    """The x_0 that a network's output (C channels) stands for, of any scheduler that knows alpha_bar, as `x_t`."""
+    if isinstance(scheduler, HFDDPMScheduler):
+        return scheduler.predict_x_0(output, x_t, t)
+    return x_0_of(output, x_t, alpha_bar_at(scheduler, t), scheduler.config["prediction_type"])
+
+
+def check_classifier(classifier: Any, processor: Any, signature: NetworkSignature, scheduler: Any) -> None:
+    """Refuse a classifier that was trained for something else than what the pipeline draws.
+
+    Args:
+        classifier: one of noisy images, which must fit x_t, or one of `transformers`.
+        processor: the image processor of the second kind.
+        signature: of the network.
+        scheduler: of the pipeline.
+
+    Raises:
+        ValueError: what does not fit, and both values.
+    """
+    if knows_noise(classifier):
+        _check_noisy(_config(classifier), signature, scheduler)
+    elif processor is None:
+        raise ValueError(
+            f"classifier is a {type(classifier).__name__}, which sees clean images: give its image_processor too, "
+            "AutoImageProcessor.from_pretrained(...)"
+        )
+    count, names = classes_of(classifier)
+    if signature.num_classes is not None and count != signature.num_classes:
+        raise ValueError(
+            f"the classifier knows {count} classes, and the network {signature.num_classes}: take one that was trained "
+            "with the same labels"
+        )
+    own = signature.id2label
+    if signature.takes_labels and names and own:
+        wrong = [number for number in sorted({*names, *own}) if names.get(number) != own.get(number)]
+        if wrong:
+            there, here = names.get(wrong[0]), own.get(wrong[0])
+            raise ValueError(
+                f"the classifier calls the class {wrong[0]} {there!r}, and the network {here!r}: take one that was "
+                "trained with the same labels"
+            )
+
+
+def _check_noisy(config: Mapping[str, Any], signature: NetworkSignature, scheduler: Any) -> None:
+    if config["in_channels"] != signature.channels:
+        raise ValueError(
+            f"the classifier takes {config['in_channels']} channels, and the network {signature.channels}: take one "
+            "that was trained on the same images"
+        )
+    if signature.size is not None and size_pair(config["sample_size"]) != signature.size:
+        raise ValueError(
+            f"the classifier takes {size_pair(config['sample_size'])} pixels, and the network {signature.size}: take "
+            "one that was trained at the same size"
+        )
+    if config[NOISE_SCHEDULE] is None:
+        raise ValueError(
+            "the classifier's config does not say with which noise it was trained: set its noise_schedule, such as "
+            "{'beta_schedule': 'linear', 'num_train_timesteps': 1000}"
+        )
+    its, own = HFDDPMScheduler(**config[NOISE_SCHEDULE]).alphas_cumprod, alphas_cumprod_of(scheduler)
+    if its.shape != own.shape or not torch.allclose(its, own, rtol=1e-4, atol=1e-7):
+        shown = reprlib.repr({key: value for key, value in config[NOISE_SCHEDULE].items() if value is not None})
+        raise ValueError(
+            f"the classifier was trained with another noise schedule than the network ({shown}): train one with the "
+            "network's block 'scheduler'"
+        )
+
+
+def alphas_cumprod_of(scheduler: Any) -> Tensor:
+    """alpha_bar of a scheduler, (T,) float64.
+
+    Raises:
+        ValueError: a solver that has none, so that nothing says how far a score moves its output.
+    """
+    found = getattr(scheduler, "alphas_cumprod", None)
+    if found is None:
+        raise ValueError(
+            f"{type(scheduler).__name__} has no alphas_cumprod, by which a classifier's gradient moves the output: "
+            "sample with HFDDPMScheduler, or with a solver such as UniPCMultistepScheduler"
+        )
+    return torch.as_tensor(found, dtype=torch.float64, device="cpu")
+
+
+def _of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """The log-probability of each image's class, (B,) float32, of logits (B, K)."""
+    return log_softmax(logits.float(), dim=1).gather(1, labels.clone().unsqueeze(1)).squeeze(1)
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
+
+
+def alpha_bar_at(scheduler: Any, t: int | Tensor) -> float:
+    """alpha_bar of a timestep, which may lie between two whole ones."""
+    alpha_bars, level = alphas_cumprod_of(scheduler), float(t)
+    below = int(level)
+    if level == below:
+        return float(alpha_bars[below])
+    ends = (1 / alpha_bars[below : below + 2] - 1).sqrt()  # Euler's solver interpolates sigma = sqrt((1 - abar) / abar)
+    return 1 / (1 + float(torch.lerp(ends[0], ends[1], level - below)) ** 2)
+
+
+def _config(classifier: Any) -> Mapping[str, Any]:
+    """The configuration of a network of diffusers or transformers."""
+    config = classifier.config
+    if isinstance(config, Mapping):
+        return config
+    return {**config.to_dict(), "num_labels": config.num_labels}
+
+
+def _resized(size: Mapping[str, int], shape: torch.Size) -> tuple[int, int]:
+    """The size that an image processor resizes to: its own, or one whose shorter edge is given."""
+    if "shortest_edge" in size:
+        ratio = size["shortest_edge"] / min(shape)
+        return round(shape[0] * ratio), round(shape[1] * ratio)
+    return size["height"], size["width"]

@@ -1,0 +1,157 @@
+"""The options of guidance, which every command takes that draws with a diffusion model."""
+
+import argparse
+import math
+from typing import TYPE_CHECKING, Any
+
+from hf_ddpm.commands.kind_options import option
+from hf_ddpm.errors import UserError, as_user_error, quoted
+
+if TYPE_CHECKING:
+    from hf_ddpm.pipelines import HFDDPMPipeline
+
+
+def _number(word: str) -> float:
+    """A type for argparse: a finite number."""
+    try:
+        number = float(word)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{word!r} must be a finite number, such as 1.5")
+    return number
+
+
+def _interval(word: str) -> tuple[int, int]:
+    """A type for argparse: two timesteps, the lower one first."""
+    ends = word.split(",")
+    if len(ends) != 2 or not all(end.strip().isdecimal() for end in ends) or int(ends[0]) > int(ends[1]):
+        raise argparse.ArgumentTypeError(f"{word!r} must be two timesteps, the lower one first, such as 0,500")
+    return int(ends[0]), int(ends[1])
+
+
+GUIDANCE_OPTIONS = (
+    option(
+        "--guidance",
+        dest="guidance_scale",
+        type=_number,
+        metavar="SCALE",
+        help="classifier-free: 1 is off, 1.25 or 2 are nearer to the class (of a network trained with label dropout)",
+    ),
+    option("--guidance-rescale", type=_number, metavar="PHI", help="0 is off, 1 keeps the width of a prediction"),
+    option("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="the timesteps that are guided"),
+    option("--guidance-schedule", choices=("constant", "linear", "cosine"), help="(default: constant)"),
+    option("--classifier", metavar="FOLDER", help="a noisy classifier, or an image classifier of transformers"),
+    option("--classifier-scale", type=_number, metavar="SCALE", help="0 is off (default: 1 where there is one)"),
+    option("--classifier-gradient", choices=("x_t", "mean"), help="where it is taken (default: x_t)"),
+    option("--classifier-max-norm", type=_number, metavar="NORM", help="the largest gradient of an image"),
+)
+_ONLY_CLASSIFIER = ("classifier_gradient", "classifier_max_norm")
+
+
+def check_guidance(options: argparse.Namespace) -> None:
+    """Refuse what needs no checkpoint to be seen as wrong."""
+    from hf_ddpm.pipelines.guidance import Guidance
+
+    with as_user_error():
+        Guidance(**{name: value for name, value in _given(options).items() if value is not None})
+
+
+def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
+    """Give a pipeline the classifier that is asked for.
+
+    Returns:
+        dict: the keywords of a call that were given; the scale of a classifier always is one of them.
+
+    Raises:
+        UserError: a classifier that cannot be opened or does not fit, or options of one where there is none.
+    """
+    if options.classifier is not None:
+        use_classifier(pipeline, options.classifier)
+    given = {name: value for name, value in _given(options).items() if value is not None}
+    if pipeline.classifier is not None:
+        return {"classifier_scale": 1.0, **given}
+    for name in ("classifier_scale", *_ONLY_CLASSIFIER):
+        if given.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {given[name]} needs a classifier: name one with --classifier")
+    with as_user_error():
+        pipeline.signature.check_guidance(given.get("guidance_scale", 1.0))
+    return given
+
+
+def use_classifier(pipeline: "HFDDPMPipeline", source: str) -> None:
+    """Give a pipeline a classifier of a folder or of the Hub.
+
+    Raises:
+        UserError: nothing there, something else, or a classifier that does not fit.
+    """
+    from hf_ddpm.pipelines.classifiers import check_classifier
+
+    classifier, processor = open_classifier(source)
+    with as_user_error(f"--classifier {source}"):
+        check_classifier(classifier, processor, pipeline.signature, pipeline.scheduler)
+    classifier.to(pipeline.device).eval()
+    pipeline.register_modules(classifier=classifier, image_processor=processor)
+
+
+def open_classifier(source: str) -> tuple[Any, Any]:
+    """A classifier, and the image processor of one that sees clean images.
+
+    Args:
+        source: a checkpoint of a noisy classifier, or a model of `transformers` that classifies images; a folder, or a
+            name on the Hub.
+
+    Raises:
+        UserError: nothing there, or something else.
+    """
+    from hf_ddpm.checkpoint import load_checkpoint
+    from hf_ddpm.gate.checked_files import CheckedFiles
+    from hf_ddpm.kinds import kind_of
+    from hf_ddpm.models import NoisyClassifier
+    from hf_ddpm.pipelines import HFClassifierPipeline
+
+    try:
+        config = CheckedFiles(source, "config.json").json("config.json")
+    except FileNotFoundError:  # not a model alone
+        pipeline: Any = load_checkpoint(source)
+        if not isinstance(pipeline, HFClassifierPipeline):
+            raise UserError(
+                f"--classifier {source} holds a {kind_of(pipeline).word}, which knows no classes: train a classifier "
+                "with the recipe mnist-classifier or cifar10-classifier"
+            ) from None
+        return pipeline.classifier, None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--classifier {quoted(error)}") from error
+    if config.get("_class_name") == NoisyClassifier.__name__:
+        with as_user_error("--classifier"):
+            return NoisyClassifier.from_pretrained(source), None
+    return _of_transformers(source)
+
+
+def _of_transformers(source: str) -> tuple[Any, Any]:
+    """An image classifier of `transformers` and its image processor."""
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(source, backend="pil")
+        network, found = AutoModelForImageClassification.from_pretrained(
+            source, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"--classifier {source} cannot be opened as an image classifier ({quoted(error)}): give a noisy "
+            "classifier, or a model of transformers for image classification"
+        ) from error
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"])[:2])
+        raise UserError(
+            f"--classifier {source} lacks weights ({missing}, ...), which would be random: take a whole one"
+        )
+    return network, processor
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    from hf_ddpm.pipelines.guidance import GUIDANCE
+
+    return {name: getattr(options, name) for name in GUIDANCE}
