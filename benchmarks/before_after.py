@@ -147,7 +147,9 @@ def draw_pictures(folder: Path) -> None:
     y, x = np.mgrid[0:48, 0:40]
     for i, (a, b) in enumerate(np.random.default_rng(0).uniform(0.05, 0.5, (IMAGES, 2))):
         waves = [np.sin(a * x + b * y + phase) for phase in (0, 1 + i % 3, 4)]
-        Image.fromarray(np.uint8(127.5 + 127.5 * np.stack(waves, axis=-1))).save(folder / f"{i:03}.png")
+        place = folder / str(i % 2)  # the classes of recipes with labels
+        place.mkdir(exist_ok=True)
+        Image.fromarray(np.uint8(127.5 + 127.5 * np.stack(waves, axis=-1))).save(place / f"{i:03}.png")
 
 
 def use(side: Side, names: Sequence[str], images: Path) -> None:

@@ -76,6 +76,7 @@ def test_the_header_names_the_data_set_only_when_it_is_known():
         ("data.bit_depth", 16, "as 1x28x28, 16 bits"),
         ("data.binarization", {"kind": "static", "seed": 0}, ", binarised (static)."),
         ("data.converted", {"a": 1, "b": 2000}, " Converted: a (1 images); b (2,000 images)."),
+        ("data.empty", 3, "in 10 classes (3 of them without an image)"),
         ("data.skipped", 1234, "Images that could not be decoded and were left out: 1,234."),
         ("data.latents", {"vae": "HFVAE", "shape": [2, 4, 4]}, "Seen as latents of HFVAE, 2x4x4."),
         ("num_images", 12, " 12 images"),
@@ -190,6 +191,31 @@ def test_a_model_in_latents_names_the_vae_and_its_scale():
     assert "rombach2022high" in latent
     assert "latents" not in plain
     assert "rombach" not in plain
+
+
+def card_of_classes(label_dropout=None, **classes):
+    facts = changed("recipe.objective", {} if label_dropout is None else {"label_dropout": label_dropout})
+    facts["recipe"]["data"]["label_column"] = "auto"
+    return render_card(facts | {"classes": {"null_class": None, "id2label": None, **classes}})
+
+
+def test_the_card_of_classes_says_how_to_ask_for_one():
+    plain, named = card_of_classes(), card_of_classes(id2label={str(k): f"digit {k}" for k in range(10)})
+    for card in (plain, named):
+        assert "## Classes" in card and "`class_labels=0` asks for images of class 0" in card
+        assert "no label" not in card
+    assert "Its classes are 0 to 9, which have no names." in plain
+    assert "Its classes are 0 to 9.\n" in named and "a name may stand in the place of its number" in named
+    assert "| 7 | digit 7 |" in named
+    assert "## Classes" not in render_card(FACTS)
+
+
+def test_the_card_says_which_labels_were_dropped():
+    dropped, kept = card_of_classes(0.1, null_class=10), card_of_classes(null_class=10)
+    for card in (dropped, kept):
+        assert 'Class 10 of the network stands for "no label" and is never drawn.' in card
+    assert "it took the place of a label with probability 0.1" in dropped and "arXiv 2207.12598" in dropped
+    assert "No label was dropped in training" in kept and "2207.12598" not in kept
 
 
 @pytest.mark.parametrize("facts", [{"recipe": {"vae": {}}}, {**FACTS, "recipe": {"vae": {"likelihood": "logistic"}}}])

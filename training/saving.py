@@ -64,7 +64,8 @@ def save_samples(run: Run, name: str) -> None:
     images = sample(run)
     if run.accelerator.is_main_process:
         with writing(run.folder.samples, remedy=GO_ON):
-            image_grid(images).save(run.folder.samples / name)
+            num_classes = run.family.pipeline(run.networks).num_classes
+            image_grid(images, num_classes).save(run.folder.samples / name)
 
 
 def save_state(run: Run) -> None:
@@ -171,7 +172,7 @@ def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = N
     images, raw = sample(run), raw_weights(run)
     if run.accelerator.is_main_process:
         pipeline, logs = run.family.pipeline(run.networks), (run.folder.recipe, run.folder.log)
-        grid = image_grid(images) if images else None
+        grid = image_grid(images, pipeline.num_classes) if images else None
         found = facts(run) | {"metrics": [] if measured is None else entries_of(measured)} | more
         save_checkpoint(pipeline, folder, found, grid, raw=raw, files=logs, evaluation=measured)
 

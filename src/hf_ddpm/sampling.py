@@ -31,6 +31,7 @@ SOLVERS: dict[str, Any] = {
 
 DEFAULT_STEPS = 20  # of the default sampler: more of them gain little (docs/ddim.md, Results)
 IMAGE_NAME = "{:06d}.png"  # of image i in a folder
+MOST_COLUMNS = 16  # of a grid with one for each class
 DDIM, DDPM = "ddim", "ddpm"  # samplers of our own scheduler, beside SOLVERS
 
 HEUNS_LIMIT = 1000  # DDPM's linear schedule starts at 157, the cosine one at 20,000 (docs/ddim.md, Results)
@@ -53,7 +54,7 @@ def classes_in_turn(
     pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | str | None
 ) -> list[int] | None:
     """One class (its number or name) for all images, or the network's in turn; None for a network without classes."""
-    return pipeline.signature.classes_in_turn(indices, class_label)
+    return pipeline.class_signature.classes_in_turn(indices, class_label)
 
 
 def sample_images(
@@ -68,12 +69,13 @@ def sample_images(
     class_label: int | str | None = None,
     class_labels: Sequence[int] | None = None,
     corrector_steps: int = 0,
+    **guidance: Any,
 ) -> "Iterator[Image]":
     """Yield the images of `indices` as PIL images, drawn a batch at a time.
 
-    A class-conditional network gets `class_label`, the class of each index from `class_labels`, or its classes in turn
-    (index modulo their number). Everything else is as in a call of the pipeline, whose `ValueError` comes when the
-    first image is asked for.
+    A class-conditional network, or one with a classifier, gets `class_label`, the class of each index from
+    `class_labels`, or its classes in turn (index modulo their number). Everything else, `guidance` included, is as in a
+    call of the pipeline, whose `ValueError` comes when the first image is asked for.
     """
     of_index = None if class_labels is None else dict(zip(indices, class_labels, strict=True))
     for part in _batches(indices, batch_size):
@@ -87,6 +89,7 @@ def sample_images(
             class_labels=turn,
             corrector_steps=corrector_steps,
             return_dict=False,
+            **guidance,
         )
         yield from images
 
@@ -200,10 +203,22 @@ def count_calls(network: torch.nn.Module) -> list[int]:
     return sizes
 
 
-def image_grid(images: "Iterable[Image]") -> "Image":
-    """The images row by row in the most square grid that they fill."""
+def image_grid(images: "Iterable[Image]", num_classes: int | None = None) -> "Image":
+    """The images row by row in the most square grid that they fill, or with one column for each class.
+
+    Args:
+        images: one or more, all of one size.
+        num_classes: K, where the images show the classes in turn; None where they do not. Classes from 2 to 16 have a
+            column each, and a last row that is short ends in white.
+    """
     images = list(images)
-    rows = next(r for r in range(int(len(images) ** 0.5), 0, -1) if len(images) % r == 0)
+    if num_classes is not None and 2 <= num_classes <= MOST_COLUMNS:
+        columns, white = min(num_classes, len(images)), images[0].copy()
+        white.paste("white", (0, 0, *white.size))
+        images += [white] * (-len(images) % columns)
+        rows = len(images) // columns
+    else:
+        rows = next(r for r in range(int(len(images) ** 0.5), 0, -1) if len(images) % r == 0)
     return make_image_grid(images, rows=rows, cols=len(images) // rows)
 
 

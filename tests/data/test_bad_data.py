@@ -141,7 +141,36 @@ def test_data_without_labels(tmp_path: Path) -> None:
 def test_labels_outside_the_range_are_named(bad: int | None, tmp_path: Path) -> None:
     source = save(tmp_path, image=[random_image(0)] * 4, label=[0, 1, bad, 1])
     message = refuse(source, channels=3, label_column="label", num_classes=2)
-    assert message.startswith(f"image 2 has label {bad!r} in column 'label', but the 2 classes are 0..1")
+    remedy = "give the image one" if bad is None else "mend the label or set num_classes"
+    assert message == f"image 2 has label {bad!r} in column 'label', but the 2 classes are 0..1; {remedy}"
+
+
+def parquet_of_which_one_has_no_labels(folder: Path) -> str:
+    images = [random_image(n) for n in range(6)]
+    datasets.Dataset.from_dict({"image": images, "label": [0, 1, 2] * 2}).to_parquet(folder / "a.parquet")
+    datasets.Dataset.from_dict({"image": images}).to_parquet(folder / "b.parquet")
+    return str(folder)
+
+
+def a_shard_whose_last_image_has_no_label(folder: Path) -> str:
+    (shard,) = write_shards(folder, 6, 1).iterdir()
+    with tarfile.open(shard, "a") as tar:
+        add_file(tar, "00006.png", png_bytes(random_image(6)))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("make", "column"), [(parquet_of_which_one_has_no_labels, "label"), (a_shard_whose_last_image_has_no_label, "cls")]
+)
+def test_images_of_a_stream_without_a_label_are_named(make: object, column: str, tmp_path: Path) -> None:
+    data = ImageData(
+        make(tmp_path), channels=3, label_column=column, num_classes=3, streaming=True, shuffle_buffer=0, image_size=8
+    )
+    batches = data.batches(batch_size=4, seed=0)
+    assert next(batches).labels.tolist() == [0, 1, 2, 0]
+    with pytest.raises(UserError) as error:
+        next(batches)
+    assert sentence(error).startswith(f"image 6 has label None in column {column!r}, but the 3 classes are 0..2; give")
 
 
 def test_labels_of_a_stream_are_checked_when_they_are_read(tmp_path: Path) -> None:
@@ -153,6 +182,17 @@ def test_labels_of_a_stream_are_checked_when_they_are_read(tmp_path: Path) -> No
     with pytest.raises(UserError) as error:
         next(data.batches(batch_size=12, seed=0))
     assert "has label 2 in column 'cls', but the 2 classes are 0..1" in sentence(error)
+
+
+def test_whole_numbers_that_are_no_classes_are_refused_unless_their_number_is_given(tmp_path: Path) -> None:
+    source = save(tmp_path, image=[random_image(n) for n in range(4)], label=[0, 4, 1, 10**12])
+    message = refuse(source, channels=3, label_column="auto")
+    assert message.startswith("label column 'label' holds whole numbers up to 1,000,000,000,000 for 4 images")
+    save(tmp_path / "few", image=[random_image(n) for n in range(4)], label=[0, 4, 1, 2])
+    assert "say how many classes there are with num_classes" in refuse(
+        str(tmp_path / "few"), channels=3, label_column="auto"
+    )
+    assert ImageData(str(tmp_path / "few"), channels=3, label_column="auto", num_classes=5).num_classes == 5
 
 
 def test_labels_that_are_no_labels(tmp_path: Path) -> None:

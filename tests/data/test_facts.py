@@ -22,6 +22,7 @@ def test_facts_are_json_and_tell_what_was_opened() -> None:
     assert told["image_column"] == {"name": "image", "found": "only", "among": []}
     assert told["label_column"] == {"name": "label", "found": "guessed", "among": ["label"]}
     assert told["num_classes"] == 10 and told["class_names"] == [str(k) for k in range(10)]
+    assert (told["empty"], told["empty_classes"]) == (0, [])
     assert told["binarization"] == {"kind": "static", "seed": 4}
     assert told["first"] == {"width": 28, "height": 28, "mode": "L", "notes": []}
     assert told["kept"] == "in memory" and told["num_bytes"] == 40 * 28 * 28
@@ -48,11 +49,51 @@ def test_what_was_converted_and_skipped_is_counted_and_named(tmp_path: Path) -> 
 def test_streams_and_arrays(tmp_path: Path) -> None:
     stream = ImageData(streaming=True).facts
     assert (stream.num_images, stream.kept, stream.num_bytes) == (None, "streamed", 0)
+    assert ImageData(streaming=True, label_column="auto").facts.empty is None
     features = datasets.Features({"a": datasets.Array2D((4, 4), "uint8")})
     datasets.Dataset.from_dict({"a": [[[1] * 4] * 4] * 3}, features=features).save_to_disk(tmp_path / "arrays")
     arrays = ImageData(str(tmp_path / "arrays"), image_size=4)
     assert (arrays.facts.array_dtype, arrays.facts.first) == ("uint8", None)
     assert "Column 'a' holds arrays of uint8." in arrays.description
+
+
+def labelled(folder: Path, feature: object, labels: list[object], **options: object) -> ImageData:
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    images = [random_image(n, (4, 4)) for n in range(len(labels))]
+    datasets.Dataset.from_dict({"image": images, "label": labels}, features=features).save_to_disk(folder)
+    return ImageData(str(folder), image_size=4, channels=3, label_column="label", **options)
+
+
+LEARNS_NOTHING = "A model learns nothing of them."
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels", "empty", "said"),
+    [
+        (datasets.Value("int64"), [0, 3, 1, 1], (2,), "Of the 4 classes 1 has no image: 2."),
+        (
+            datasets.Value("int64"),
+            [k for k in (10, 20, 30) for _ in range(11)],
+            tuple(k for k in range(30) if k not in (10, 20, 30))[:20],
+            "Of the 31 classes 28 have no image: 0, 1, 2 and 25 more.",
+        ),
+        (datasets.ClassLabel(names=["ant", "bee", "cat"]), [0, 2], (1,), "Of the 3 classes 1 has no image: 1 ('bee')."),
+    ],
+)
+def test_a_class_without_an_image_is_counted_and_said(
+    feature: object, labels: list[object], empty: tuple[int, ...], said: str, tmp_path: Path
+) -> None:
+    data = labelled(tmp_path, feature, labels)
+    assert data.facts.empty_classes == empty
+    assert data.facts.empty == data.num_classes - len(set(labels))
+    assert f"{said} {LEARNS_NOTHING}" in data.description
+    assert ("number the labels without gaps" in data.description) == (data.class_names is None)
+
+
+def test_nothing_is_said_where_every_class_has_an_image(tmp_path: Path) -> None:
+    data = labelled(tmp_path, datasets.Value("string"), ["b", "a", "b"])
+    assert (data.facts.empty, data.facts.empty_classes) == (0, ())
+    assert LEARNS_NOTHING not in data.description
 
 
 @pytest.mark.parametrize("damage", ["missing", "a folder", "cut", "text"])

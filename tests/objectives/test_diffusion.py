@@ -63,6 +63,8 @@ def test_each_embedding_learns_from_its_own_images_and_that_of_no_label_from_the
     """What a dropped image costs is what it costs as an image of class K, and no other class learns from it."""
     torch.manual_seed(0)
     network = unet_preset("tiny", num_class_embeds=K + 1)
+    for weight in network.parameters():  # some begin at 0, so that nothing before them learns
+        torch.nn.init.normal_(weight, std=0.1)
     x_0, labels, drop = torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 1, 2]), torch.tensor([True, True, False, False])
     dropping = objective(label_dropout=0.5)
     draws = dropping.draw(x_0.shape, generator())

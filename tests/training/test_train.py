@@ -348,17 +348,18 @@ def test_compiled_is_the_same_training(tmp_path):
 
 @pytest.fixture
 def mixed_folder(tmp_path):
-    """A folder of images of mixed modes and sizes."""
+    """A folder of images of mixed modes and sizes, in two folders that are their classes."""
     folder = tmp_path / "images"
-    folder.mkdir()
     rng = np.random.default_rng(0)
     for i, mode in enumerate(["L", "RGB", "RGBA", "P", "1", "LA"] * 3):
         pixels = rng.integers(0, 256, (12 + i % 3, 10, 3), dtype=np.uint8)
-        Image.fromarray(pixels).convert(mode).save(folder / f"{i:03d}.png")
+        (folder / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert(mode).save(folder / str(i % 2) / f"{i:03d}.png")
     return folder
 
 
 RECIPES = ["mnist", "mnist-hybrid", "cifar10", "cifar10-iddpm", "lsun-256", "celebahq-256", "celeba-64"]
+RECIPES += ["mnist-conditional-cfg", "cifar10-conditional"]
 SHRUNKEN = {
     "ddpm-cifar10": {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4, "layers_per_block": 1},
     "ddpm-256": {"block_out_channels": [8, 8, 8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
@@ -394,6 +395,8 @@ def test_every_recipe_trains_a_shrunken_copy(name, mixed_folder, tmp_path):
     checkpoint = train(check_recipe(recipe))
     pipeline = HFDDPMPipeline.from_pretrained(checkpoint)
     assert pipeline.unet.config["in_channels"] == recipe["data"]["channels"]
+    labelled, dropping = "label_column" in recipe["data"], "label_dropout" in recipe["objective"]
+    assert (pipeline.num_classes, pipeline.signature.null_class) == (2 if labelled else None, 2 if dropping else None)
 
 
 @pytest.mark.parametrize("variance_type", ["learned", "learned_range"])
@@ -433,7 +436,7 @@ def test_a_folder_of_mixed_modes_trains(mixed_folder, tmp_path):
 def test_tar_shards_train_by_streaming(mixed_folder, tmp_path):
     shard = tmp_path / "shard-000000.tar"
     with tarfile.open(shard, "w") as tar:
-        for path in sorted(mixed_folder.iterdir()):
+        for path in sorted(mixed_folder.rglob("*.png")):
             tar.add(path, arcname=path.name)
     words = ["--data.source", str(shard), "--streaming", "true", "--data.channels", "3", "--decay", "constant"]
     tiny(tmp_path / "whole", *words)
@@ -443,8 +446,10 @@ def test_tar_shards_train_by_streaming(mixed_folder, tmp_path):
 
 
 def test_classes_train_and_sample(tmp_path):
-    checkpoint = tiny(tmp_path, "--label_column", "label")
+    checkpoint = tiny(tmp_path, "--label_column", "label", "--num_images", "12", "--sampling.every", "3")
     assert HFDDPMPipeline.from_pretrained(checkpoint).unet.config["num_class_embeds"] == 10
+    for name in ("step_00000003.png", "final.png"):  # a column for each class
+        assert Image.open(tmp_path / "samples" / name).size == (80, 16)
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -50,20 +50,21 @@ def run(options: argparse.Namespace) -> None:
     calls = count_calls(pipeline.noise_network)
     draw = required(kind, "draw", options.checkpoint)
     images = draw(pipeline, range(options.num_images), seed=options.seed, batch_size=options.batch_size, **keywords)
-    _write(_in_sentences(images), out)
+    in_turn = keywords.get("class_label") is None
+    _write(_in_sentences(images), out, pipeline.num_classes if in_turn else None)
     how = f" by {name_of_sampler(pipeline, keywords.get('eta'))}" if kind.walks else ""
     print(f"{options.num_images} images{how}, {sum(calls) // options.num_images} network calls each: {options.out}")
 
 
-def _write(images: "Iterator[Image]", out: Path) -> None:
-    """One grid of all images, or each in a file as soon as it is drawn."""
+def _write(images: "Iterator[Image]", out: Path, num_classes: int | None) -> None:
+    """One grid of all images, which show so many classes in turn, or each in a file as soon as it is drawn."""
     from hf_ddpm.checkpoint import writing
     from hf_ddpm.sampling import IMAGE_NAME, image_grid
 
     if out.suffix:
         drawn = list(images)
         with writing(out):
-            image_grid(drawn).save(out)
+            image_grid(drawn, num_classes).save(out)
         return
     for i, image in enumerate(images):
         with writing(out):

@@ -1,6 +1,7 @@
 """Which column holds the images, which the labels, and how labels become integers 0..num_classes - 1."""
 
 import functools
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,10 +98,11 @@ class LabelCoder:
         wrong = np.flatnonzero((encoded < 0) | (encoded >= self.num_classes))
         if wrong.size:
             first = int(wrong[0])
-            shown = labels[first] if self.stored is None else int(encoded[first])
+            shown = labels[first] if self.stored is None or labels[first] is None else int(encoded[first])
+            remedy = "give the image one" if shown is None else "mend the label or set num_classes"
             raise UserError(
                 f"image {rows[first]} has label {shown!r} in column {self.column!r}, but the "
-                f"{self.num_classes} classes are 0..{self.num_classes - 1}; mend the label or set num_classes"
+                f"{self.num_classes} classes are 0..{self.num_classes - 1}; {remedy}"
             )
         return encoded
 
@@ -145,7 +147,19 @@ def label_coder(
             f"label column {column!r} of a stream holds plain integers; say how many classes there are with num_classes"
         )
     largest = max((int(label) for label in labels or () if label is not None), default=0)
+    if num_classes is None and labels is not None and largest >= len(labels):
+        raise UserError(
+            f"label column {column!r} holds whole numbers up to {largest:,} for {len(labels):,} images, so not every "
+            "class has one; name another column with label_column, or say how many classes there are with num_classes"
+        )
     return LabelCoder(column, num_classes or largest + 1)
+
+
+def classes_without_images(labels: np.ndarray, num_classes: int, at_most: int) -> tuple[int, tuple[int, ...]]:
+    """How many of the classes 0..num_classes - 1 are no image's label, and the first `at_most` of them."""
+    present = set(np.unique(labels).tolist())
+    empty = (label for label in range(num_classes) if label not in present)
+    return num_classes - len(present), tuple(itertools.islice(empty, at_most))
 
 
 def natural_order(name: str) -> tuple[list[Any], str]:

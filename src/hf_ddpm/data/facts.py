@@ -10,7 +10,7 @@ from hf_ddpm.data.decode import Undecodable
 from hf_ddpm.data.sources import Origin
 
 Kept = Literal["streamed", "decoded each time", "in memory", "on the device"]
-NAMED = 3  # skipped images in the log
+RECORDED, NAMED = 20, 3  # skipped images and classes without images: in the facts, and in the log
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,11 @@ class DataFacts:
 
     source, config_name, split, revision: as they were given. origin: where the source was found, which decides whether
     its name may leave this machine. num_images: None for a stream. num_bytes: of all pixels. array_dtype: of a column
-    that holds arrays; `first` is then None. in_natural_order: the classes are folders or strings, numbered so that 2
-    comes before 10; else the data set says their order. converted: how many images each note was made of. skipped: how
-    many images could not be decoded, of which `skipped_images` are the first few.
+    that holds arrays; `first` is then None. empty: how many classes no image has, of which `empty_classes` are the
+    first few; None without labels, and for a stream, which is not read before. in_natural_order: the classes are
+    folders or strings, numbered so that 2 comes before 10; else the data set says their order. converted: how many
+    images each note was made of. skipped: how many images could not be decoded, of which `skipped_images` are the first
+    few.
     """
 
     source: str
@@ -71,6 +73,8 @@ class DataFacts:
     label_column: Column | None
     num_classes: int | None
     class_names: tuple[str, ...] | None
+    empty: int | None
+    empty_classes: tuple[int, ...]
     in_natural_order: bool
     binarization: Binarization | None
     array_dtype: str | None
@@ -87,7 +91,10 @@ class DataFacts:
 
 def describe(facts: DataFacts) -> str:
     """Sentences for the log."""
-    said = [_opened(facts), _image_column(facts.image_column), _label_column(facts), _first(facts)]
+    said = [_opened(facts), _image_column(facts.image_column), _label_column(facts)]
+    if facts.empty:
+        said.append(_without_images(facts))
+    said.append(_first(facts))
     if facts.binarization is not None:
         said.append(_binarized(facts.binarization))
     said += [f"{note[0].upper()}{note[1:]} (images so far: {n:,})." for note, n in sorted(facts.converted.items())]
@@ -125,6 +132,16 @@ def _label_column(facts: DataFacts) -> str:
     if facts.in_natural_order and names:
         order = f", {len(names):,} classes in natural order: 0 is {names[0]!r}, {len(names) - 1} is {names[-1]!r}"
     return f"Label column {column.name!r}{_guessed(column)}{order}."
+
+
+def _without_images(facts: DataFacts) -> str:
+    """Of labels that are plain numbers a gap may be a mistake; classes that have names are there."""
+    names, count = facts.class_names or (), facts.empty or 0
+    first = [f"{k} ({names[k]!r})" if k < len(names) else str(k) for k in facts.empty_classes[:NAMED]]
+    listed = ", ".join(first) + (f" and {count - len(first):,} more" if count > len(first) else "")
+    what = "1 has" if count == 1 else f"{count:,} have"
+    gaps = "" if names else " If there are no such classes, number the labels without gaps."
+    return f"Of the {facts.num_classes:,} classes {what} no image: {listed}. A model learns nothing of them.{gaps}"
 
 
 def _guessed(column: Column) -> str:

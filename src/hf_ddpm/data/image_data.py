@@ -12,13 +12,14 @@ from hf_ddpm.data.binarize import Binarize, binarization
 from hf_ddpm.data.columns import (
     LabelCoder,
     array_dtype,
+    classes_without_images,
     find_image_column,
     find_label_column,
     label_coder,
     read_column,
 )
 from hf_ddpm.data.decode import CHANNEL_MODES, Decoded, ImageDecoder, Undecodable, open_image
-from hf_ddpm.data.facts import DataFacts, FirstImage, Kept, describe
+from hf_ddpm.data.facts import RECORDED, DataFacts, FirstImage, Kept, describe
 from hf_ddpm.data.memory import MemoryStore
 from hf_ddpm.data.options import Cache, OnBadImage, at_least, box_of, cache_choice, one_of, size_of
 from hf_ddpm.data.order import BatchPlan, position_uniforms
@@ -229,6 +230,8 @@ class ImageData:
             label_column=self._label_column,
             num_classes=self.num_classes,
             class_names=self.class_names,
+            empty=self._empty,
+            empty_classes=self._empty_classes,
             in_natural_order=self._coder is not None and self._coder.in_natural_order,
             binarization=self._binarization,
             array_dtype=self._decoder.array_dtype,
@@ -282,6 +285,8 @@ class ImageData:
         self.class_names: tuple[str, ...] | None = None
         self._coder: LabelCoder | None = None
         self._labels: Tensor | None = None
+        self._empty: int | None = None
+        self._empty_classes: tuple[int, ...] = ()
         if num_classes is not None:
             at_least("num_classes", num_classes, 1)
         if self.label_column is None:
@@ -296,7 +301,9 @@ class ImageData:
         self._coder = label_coder(feature, self.label_column, num_classes, stored, of_folders=of_folders)
         self.num_classes, self.class_names = self._coder.num_classes, self._coder.names
         if stored is not None:
-            self._labels = torch.from_numpy(self._coder.encode(stored, range(len(stored))))
+            labels = self._coder.encode(stored, range(len(stored)))
+            self._labels = torch.from_numpy(labels)
+            self._empty, self._empty_classes = classes_without_images(labels, self.num_classes, RECORDED)
 
     def _array_dtype(self) -> Literal["uint8", "uint16"] | None:
         """Choose how images are read: arrays as they are, files undecoded. Returns the type of the arrays."""

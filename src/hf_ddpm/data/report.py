@@ -6,12 +6,10 @@ from collections.abc import Mapping
 import torch
 
 from hf_ddpm.data.decode import Undecodable
-from hf_ddpm.data.facts import SkippedImage
+from hf_ddpm.data.facts import RECORDED, SkippedImage
 from hf_ddpm.data.options import OnBadImage
 from hf_ddpm.data.raw import RawBatch
 from hf_ddpm.errors import UserError
-
-_RECORDED = 20  # skipped images in the facts
 
 
 class Report:
@@ -47,4 +45,4 @@ class Report:
 
     def skipped_images(self) -> tuple[SkippedImage, ...]:
         """The first few by their rows."""
-        return tuple(SkippedImage(row, bad.file, bad.reason) for row, bad in sorted(self.bad.items())[:_RECORDED])
+        return tuple(SkippedImage(row, bad.file, bad.reason) for row, bad in sorted(self.bad.items())[:RECORDED])

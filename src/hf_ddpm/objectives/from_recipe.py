@@ -41,7 +41,7 @@ def make_objective(
         logit_mean, logit_std: of `logit_normal`; a higher mean means more noise.
         min_snr_gamma: weight L_simple by min(SNR, gamma) in terms of x_0; null is weight 1 (arXiv 2303.09556, eq. 6).
         label_dropout: how likely an image is trained without its label, in [0, 1), for classifier-free guidance: one
-            network learns p(x) and p(x | label) (arXiv 2207.12598, Algorithm 1; the paper takes 0.1 and 0.2). The
+            network learns p(x) and p(x | label) (arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 serve alike there). The
             network has one class more, which stands for "no label".
 
     Raises:
