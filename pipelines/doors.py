@@ -25,8 +25,8 @@ STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
 OUR_CLASSES: dict[str, dict[str, str]] = {
     "unet": {},
     "vae": {"HFVAE": "hf_ddpm.models.vae"},
-    "classifier": {"NoisyClassifier": "hf_ddpm.models.noisy_classifier"},
     "scheduler": {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm"},
+    "classifier": {"NoisyClassifier": "hf_ddpm.models.noisy_classifier"},
 }
 OUR_MODULES = {word: module for classes in OUR_CLASSES.values() for word, module in classes.items()}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"

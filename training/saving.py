@@ -149,7 +149,8 @@ def finish(run: Run) -> Path:
     if pictured:
         sample_it = f"sample {checkpoint} -n 64 {run.family.sample_options}--out grid.png"
         told = {"samples:": run.folder.samples / "final.png", **told, "next:": f"{_console_script()} {sample_it}"}
-    told |= {"measured:": said(measured)} if measured else {}
+    if measured is not None and run.evaluator is not None:
+        told["measured:"] = said(measured, run.evaluator)
     told["or:"] = f"{type(run.family.pipeline(run.networks)).__name__}.from_pretrained({str(checkpoint)!r})"
     run.accelerator.print("\n" + "\n".join(f"{word:<12}{what}" for word, what in told.items()))
     if run.pusher is not None:
@@ -169,7 +170,8 @@ def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = N
         measured: The record of an evaluation, for the card.
         more: Further facts.
     """
-    images, raw = sample(run), raw_weights(run)
+    averaged = run.players[run.family.artefact].ema is not None
+    images, raw = sample(run), raw_weights(run) if averaged else None
     if run.accelerator.is_main_process:
         pipeline, logs = run.family.pipeline(run.networks), (run.folder.recipe, run.folder.log)
         grid = image_grid(images, pipeline.num_classes) if images else None
@@ -213,7 +215,7 @@ def measure_best(run: Run) -> None:
     if run.accelerator.is_main_process and measured is not None:
         found = read_object(best / FACTS_FILE) | {"metrics": entries_of(measured)}
         add_evaluation(best, found, kind, measured)
-        run.accelerator.print(f"best:       {best}, step {found['selection']['step']}: {said(measured)}")
+        run.accelerator.print(f"best:       {best}, step {found['selection']['step']}: {said(measured, run.evaluator)}")
 
 
 @contextlib.contextmanager
@@ -225,10 +227,10 @@ def _drawn_at(run: Run, what: str) -> Iterator[None]:
         raise UserError(f"no {what} at step {run.step}: {error}; the last saved state is untouched") from error
 
 
-def said(measured: dict[str, Any]) -> str:
-    """The figures of a record on one line."""
+def said(measured: dict[str, Any], evaluator: Evaluator) -> str:
+    """The figures of a record on one line, and what they were measured on."""
     shown = ", ".join(f"{number['name']} {number['value']:.4g}" for number in measured["numbers"])
-    return f"{shown} ({measured['conditions']['num_images']:,} samples against {measured['measured_on']})"
+    return f"{shown} ({evaluator.plan})"
 
 
 def raw_weights(run: Run) -> dict[str, Tensor]:
