@@ -22,8 +22,8 @@ TITLE = "Guidance: fidelity against diversity"
 ABOUT = """Four recipes, each trained for the steps that it names on the 60,000 training digits of MNIST: `mnist`,
 `mnist-conditional`, `mnist-conditional-cfg` and `mnist-classifier`. Each row are 1,000 samples, a tenth of them of each
 class, by 50 trailing steps of Algorithm 2 with `fixed_small`, sampling seed 0, against the 10,000 test digits. The
-digit network, which judges, never guides. Medians of the training seeds, and the smallest and the largest. The plots are
-those of `hf-ddpm sweep` for seed 0: `results/guidance/<sweep>-seed0.png`."""
+digit network, which judges, never guides. Medians of the training seeds, and the smallest and the largest. The plots
+are those of `hf-ddpm sweep` for seed 0: `results/guidance/<sweep>-seed0.png`."""
 RECIPES = {
     "unconditional": "mnist",
     "conditional": "mnist-conditional",
@@ -124,8 +124,8 @@ def shortened(found: dict[str, Any]) -> Result:
         {"cell": cell["cell"], "numbers": cell["numbers"], "seconds": cell["seconds"], "calls": cell["network_calls"]}
         for cell in found["cells"]
     ]
-    first = found["cells"][0]
-    return {"axes": found["axes"], "cells": cells, "num_images": first["conditions"]["num_images"], "date": first["date"]}
+    num_images = found["cells"][0]["conditions"]["num_images"]
+    return {"axes": found["axes"], "cells": cells, "num_images": num_images, "date": found["cells"][0]["date"]}
 
 
 def measured() -> Result:
