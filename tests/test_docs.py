@@ -1,4 +1,4 @@
-"""ddpm.md, ddim.md and vae.md cannot lie: their programs run, and the code lines and numbers they quote are ours."""
+"""ddpm.md, ddim.md, vae.md and guidance.md cannot lie: their programs run, and the code lines and numbers they quote are ours."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hf_ddpm.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["docs/ddpm.md", "docs/ddim.md", "docs/vae.md"]
+PAGES = ["docs/ddpm.md", "docs/ddim.md", "docs/vae.md", "docs/guidance.md"]
 
 
 def text(page: str) -> str:
@@ -46,6 +46,10 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_programs_of_ddim_md_run():
     assert run("docs/ddim.md")["squares"]
+
+
+def test_the_programs_of_guidance_md_run():
+    assert run("docs/guidance.md")["shares"]
 
 
 def test_the_programs_of_vae_md_run():
