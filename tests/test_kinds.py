@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from hf_ddpm import HFVAE, HFDDPMPipeline, HFVAEPipeline, unet_preset
+from hf_ddpm import HFVAE, HFClassifierPipeline, HFDDPMPipeline, HFVAEPipeline, classifier_preset
 from hf_ddpm.checkpoint import load_checkpoint, load_pipeline, save_checkpoint
 from hf_ddpm.cli import main
 from hf_ddpm.commands.kind_options import KindCommand, add_kind_options, commands_of_kinds, option, settle
@@ -19,48 +18,23 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint
 from hf_ddpm.kinds import KINDS, Kind, family_of, kind_of, kind_of_index, kind_of_run, resolve
 from hf_ddpm.model_card import render_card
-from hf_ddpm.pipelines.opening import CheckedOpening, components_of
+from hf_ddpm.pipelines.opening import components_of
 from hf_ddpm.training.family import family_class
 
 ROOT = Path(__file__).parent.parent
 
 
-class HFClassifierPipeline(CheckedOpening, DiffusionPipeline):
-    """A kind that draws no images: the class of an image is the channel that is largest."""
-
-    def __init__(self, unet):
-        super().__init__()
-        self.register_modules(unet=unet)
-
-    def __call__(self, images):
-        return self.unet(images, 0).sample.mean((2, 3)).argmax(1)
-
-    def save_config(self, save_directory, **kwargs):
-        super().save_config(save_directory, **kwargs)
-        (Path(save_directory) / "pipeline.py").write_text(inspect.getsource(type(self)))
-
-
 STEPS = option("--steps", default=4, type=int)
 SAMPLE = KindCommand(lambda options, pipeline: {}, (STEPS, option("--truncation", default=1.0, type=float)))
-CLASSIFIER = Kind(
-    word="classifier",
-    plural="classifiers",
-    pipeline=f"{__name__}:HFClassifierPipeline",
-    components=("unet",),
-    family=f"{__name__}:HFClassifierPipeline",
-    card="model_card.md",
-    tag="classifier",
-    task="image-classification",
-)
+OF_EVALUATE = {"options", "accelerator"}
 FACTS = {"name": "digits", "metrics": [{"name": "accuracy", "type": "accuracy", "value": 0.987, "how": "test"}]}
 
 
 @pytest.fixture
-def classifier(monkeypatch):
-    """A third kind: one entry of the table."""
-    monkeypatch.setitem(KINDS, "classifier", CLASSIFIER)
+def classifier():
+    """Of a kind without pictures."""
     torch.manual_seed(0)
-    return HFClassifierPipeline(unet_preset("tiny", out_channels=10).eval())
+    return HFClassifierPipeline(classifier_preset("tiny"))
 
 
 @pytest.fixture
@@ -88,6 +62,10 @@ def test_every_name_of_an_entry_is_there(key):
     assert set(components_of(pipeline)) <= set(kind.components)
     assert {"pipeline", "sample", "measure", "blocks"} <= set(dir(resolve(kind.family)))
     assert (ROOT / "src" / "hf_ddpm" / kind.card).is_file()
+    assert {"recipe", "family", "accelerator"} == set(inspect.signature(resolve(kind.evaluator)).parameters)
+    if kind.draw is None:  # of a kind without pictures
+        assert kind.sample is None and set(inspect.signature(resolve(kind.evaluate)).parameters) == OF_EVALUATE
+        return
     assert {"pipeline", "indices", "seed", "batch_size"} <= set(inspect.signature(resolve(kind.draw)).parameters)
     assert isinstance(resolve(kind.sample), KindCommand) and isinstance(resolve(kind.likelihood), KindCommand)
 
@@ -165,7 +143,7 @@ def test_a_space_without_hf_ddpm_reads_it_off_the_code_files(make_pipeline, vae_
 
 
 def test_an_option_of_two_kinds_is_declared_once_and_taken_by_both(monkeypatch):
-    gan = Kind(**{**vars(CLASSIFIER), "word": "GAN", "sample": f"{__name__}:SAMPLE"})
+    gan = Kind(**{**vars(KINDS["classifier"]), "word": "GAN", "sample": f"{__name__}:SAMPLE"})
     monkeypatch.setitem(KINDS, "gan", gan)
     parser = argparse.ArgumentParser()
     parser.add_argument("checkpoint")
@@ -201,28 +179,29 @@ def test_every_option_of_a_kind_is_refused_by_the_other(command):
 
 def test_a_kind_without_pictures_is_saved_opened_and_pushed(classifier, hub, tmp_path):
     folder = tmp_path / "checkpoint"
-    raw = {name: weight + 1 for name, weight in classifier.unet.state_dict().items()}
+    raw = {name: weight + 1 for name, weight in classifier.classifier.state_dict().items()}
     save_checkpoint(classifier, folder, FACTS, None, raw=raw)
     assert not (folder / "samples.png").exists()
     images = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    for source in (classifier, load_checkpoint(str(folder))):
-        assert torch.equal(source(images), classifier(images))
+    expected = classifier(images).probabilities
+    assert torch.equal(load_checkpoint(str(folder))(images).probabilities, expected)
     opened = load_checkpoint(str(folder), variant="raw")
     assert type(opened) is HFClassifierPipeline
-    assert all(torch.equal(opened.unet.state_dict()[name], weight) for name, weight in raw.items())
+    assert all(torch.equal(opened.classifier.state_dict()[name], weight) for name, weight in raw.items())
     push_checkpoint(str(folder), "ada/digits")
     files = hub.files("ada/digits")
-    assert {"model_index.json", "training.json", "unet/diffusion_pytorch_model.safetensors"} <= set(files)
+    assert {"model_index.json", "training.json", "classifier/diffusion_pytorch_model.safetensors"} <= set(files)
     assert "samples.png" not in files
     for card in ((folder / "README.md").read_text(), files["README.md"].decode()):
         assert "samples.png" not in card
         assert "| accuracy | 0.987 | test |" in card
         data = ModelCard(card).data
-        assert (data.pipeline_tag, data.tags) == ("image-classification", ["diffusers", "classifier", "hf_ddpm"])
+        assert (data.pipeline_tag, data.tags) == ("image-classification", ["diffusers", "noisy-classifier", "hf_ddpm"])
         (result,) = data.eval_results
         assert (result.task_type, result.metric_value) == ("image-classification", 0.987)
     there = load_checkpoint("ada/digits")
-    assert torch.equal(there(images), classifier(images))
+    assert torch.equal(there(images).probabilities, expected)
+    assert "holds a noisy classifier: draw is for diffusion models and VAEs" in refused("space", "ada/digits")
 
 
 def test_a_push_of_another_kind_leaves_nothing_of_the_one_before(classifier, vae_pipeline, hub, tmp_path):
@@ -232,7 +211,7 @@ def test_a_push_of_another_kind_leaves_nothing_of_the_one_before(classifier, vae
     save_checkpoint(classifier, tmp_path / "classifier", FACTS, None)
     push_checkpoint(str(tmp_path / "classifier"), "ada/model")
     files = set(hub.files("ada/model"))
-    assert "unet/config.json" in files and not {"samples.png", "vae/config.json"} & files
+    assert "classifier/config.json" in files and not {"samples.png", "vae/config.json"} & files
 
 
 def test_a_checkpoint_that_had_a_picture_is_replaced_by_one_without(vae_pipeline, tmp_path):
@@ -246,11 +225,14 @@ def test_commands_that_need_images_say_that_there_are_none(classifier, tmp_path)
     folder = tmp_path / "checkpoint"
     save_checkpoint(classifier, folder, FACTS, None)
     out = ("--out", tmp_path / "out.png")
-    assert "holds a classifier: sample is for diffusion models and VAEs" in refused("sample", folder, *out)
+    assert "holds a noisy classifier: sample is for diffusion models and VAEs" in refused("sample", folder, *out)
     measured = refused("likelihood", folder, "--data", "digits", "--device", "cpu", "--out", tmp_path / "x.json")
-    assert "holds a classifier: likelihood is for diffusion models and VAEs" in measured
-    assert "holds a classifier: this is for diffusion models" in refused("figure", "progressive", folder, *out)
-    with pytest.raises(UserError, match="holds a classifier"):
+    assert "holds a noisy classifier: likelihood is for diffusion models and VAEs" in measured
+    assert "holds a noisy classifier: this is for diffusion models" in refused("figure", "progressive", folder, *out)
+    picture = tmp_path / "picture.png"
+    Image.new("L", (8, 8)).save(picture)
+    assert "holds a noisy classifier: this is" in refused("edit", "reconstruct", folder, picture, *out)
+    with pytest.raises(UserError, match="holds a noisy classifier"):
         load_pipeline(str(folder))
     with pytest.raises(ValueError, match="has no vae for HFVAEPipeline"):
         HFVAEPipeline.from_pretrained(folder)

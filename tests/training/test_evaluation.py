@@ -50,7 +50,7 @@ def test_the_command_finds_the_figures_of_the_card_again(tmp_path, capsys):
     run = tmp_path / "run"
     tiny(run, *MEASURED, "--evaluation.every", "2", "--sampling_seed", "7")
     shown = capsys.readouterr().out
-    assert "evaluation: 20 samples at the end, against statistics mnist-test" in shown
+    assert "evaluation: 20 samples against statistics mnist-test, at the end" in shown
     assert "measured:   digit distance " in shown and f"best:       {run / 'best'}, step " in shown
     for checkpoint in (run / "checkpoint", run / "best"):
         kept = json.loads((checkpoint / "evaluation.json").read_text())

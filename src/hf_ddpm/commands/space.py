@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from hf_ddpm.errors import UserError
+from hf_ddpm.kinds import required
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,7 @@ def run(options: argparse.Namespace) -> None:
     """Write the app, or push it, or both, and print where it is."""
     _check(options)
 
+    from hf_ddpm.checkpoint import find_kind
     from hf_ddpm.hub import check_name
     from hf_ddpm.space.files import find_checkpoint, push_space, space_files, write_space
 
@@ -34,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
         if name is not None:
             check_name(name)
     info = find_checkpoint(options.repo)
+    required(find_kind(options.repo), "draw", options.repo)  # a page shows pictures
     files = space_files(info)
     if options.out is not None or space is None:
         out = Path(options.out or "space").expanduser()

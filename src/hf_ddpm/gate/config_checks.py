@@ -4,7 +4,6 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal, get_origin
 
-from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.schedulers.annotations import alternatives, as_annotated, choices_of, entries_of, parameters_of
 
 MOST, MOST_ENTRIES = 2**13, 64  # of a whole number in a config, of the entries of a list
@@ -13,7 +12,6 @@ BOUNDS = {"layers_per_block": 32, "num_encoder_blocks": 32, "num_decoder_blocks"
 BOUNDS |= {"num_train_timesteps": 10**6, "num_class_embeds": MOST_CLASSES, "num_classes": MOST_CLASSES}
 BOUNDS |= {"hidden_sizes": 2**20}  # HFVAE bounds these too
 MAY_BE_ZERO = ("downsample_padding", "freq_shift", "steps_offset", "disable_corrector")
-NESTED = {"noise_schedule": HFDDPMScheduler}  # keys that hold keywords of another class
 MAY_BE_NONE = ("norm_num_groups",)  # of a UNet whose blocks choose it, though it is annotated as a number
 
 
@@ -31,10 +29,11 @@ def check_config(file: str, kind: type, config: Mapping[str, Any]) -> None:
         default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         if config[name] != default and not (config[name] is None and name in MAY_BE_NONE):
             _check_value(file, name, config[name], parameter.annotation)
-            if name in NESTED:
-                check_config(f"{file}, {name},", NESTED[name], config[name])
-            elif name == "id2label":
+            if name == "id2label":
                 check_names(file, config[name])
+            elif isinstance(config[name], dict):  # whose kinds of values the constructor knows
+                for key, value in config[name].items():
+                    _check_value(f"{file}, {name},", key, value, Any)
 
 
 def check_names(file: str, names: Any) -> None:

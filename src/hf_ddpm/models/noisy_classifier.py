@@ -1,5 +1,6 @@
 """The noisy classifier of ADM (Dhariwal & Nichol 2021, arXiv 2105.05233, sec. 4 and appendix I): p(y | x_t, t)."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,18 +18,18 @@ from hf_ddpm.models.classifier_pools import NORM_EPS, Pool, make_pool
 from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
 from hf_ddpm.models.image_size import side_unit, size_pair
 from hf_ddpm.models.vae_networks import check_groups, check_halving, check_shape, check_sizes
-from hf_ddpm.schedulers.annotations import check_arguments
+from hf_ddpm.schedulers.annotations import as_annotated, check_arguments, described
 
 DownBlock = Literal["ResnetDownsampleBlock2D", "AttnDownBlock2D"]
-SCHEDULE_KEYS = (
-    "num_train_timesteps",
-    "beta_start",
-    "beta_end",
-    "beta_schedule",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-)
-"""The keys of a scheduler's config that fix alpha_bar, of which `noise_schedule` is made."""
+SCHEDULE_KEYS: dict[str, Any] = {
+    "num_train_timesteps": int,
+    "beta_start": float,
+    "beta_end": float,
+    "beta_schedule": str,
+    "trained_betas": Sequence[float] | None,
+    "rescale_betas_zero_snr": bool,
+}
+"""The keywords of `HFDDPMScheduler` that fix alpha_bar, of which `noise_schedule` is made, and their types."""
 
 
 @dataclass
@@ -207,9 +208,11 @@ def _check_heads(widths: Sequence[int], head_dim: int) -> None:
 
 
 def _check_schedule(schedule: Mapping[str, Any]) -> None:
-    for key in schedule:
+    for key, value in schedule.items():
         if key not in SCHEDULE_KEYS:
             raise ValueError(f"noise_schedule has a key {key!r}, allowed are {', '.join(SCHEDULE_KEYS)}")
+        if as_annotated(value, SCHEDULE_KEYS[key]) is NotImplemented:
+            raise ValueError(f"noise_schedule has {key}={reprlib.repr(value)}, not {described(SCHEDULE_KEYS[key])}")
 
 
 def _check_names(names: Mapping[Any, Any], num_classes: int) -> None:
