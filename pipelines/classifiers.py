@@ -15,6 +15,7 @@ from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 
 NOISE_SCHEDULE = "noise_schedule"  # of the config of a classifier that was trained on noisy images
 UNNAMED = "LABEL_{}"  # what transformers calls a class without a name
+PIL_BILINEAR = 2
 LogProbability = Callable[[Tensor, int | Tensor], Tensor]  # of (x_t, t): (B, C, H, W) to (B,)
 
 
@@ -67,10 +68,11 @@ def of_clean_images(
 
 def prepared(images: Tensor, processor: Any) -> Tensor:
     """Images (B, C, H, W) in [-1, 1] as an image processor of `transformers` prepares them, with their gradient."""
-    x = ((images.float().clamp(-1, 1) + 1) / 2).expand(-1, 3, -1, -1)
+    x = ((images.float() + 1) / 2).expand(-1, 3, -1, -1)  # not clipped: what is beyond the range has a gradient too
     settings: dict[str, Any] = processor.to_dict()
     if settings.get("do_resize", True):
-        x = interpolate(x, size=_resized(settings["size"], x.shape[-2:]), mode="bicubic", antialias=True)
+        mode = "bilinear" if settings.get("resample") == PIL_BILINEAR else "bicubic"
+        x = interpolate(x, size=_resized(settings["size"], x.shape[-2:]), mode=mode, antialias=True)
     if settings.get("do_center_crop"):
         height, width = size_pair([settings["crop_size"][side] for side in ("height", "width")])
         top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2

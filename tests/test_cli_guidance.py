@@ -1,0 +1,116 @@
+"""Guidance as a user types it: sample, edit and sweep with and without a classifier, and mistakes in one sentence."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_ddpm import HFVAE, HFDDPMPipeline, HFDDPMScheduler, HFVAEPipeline
+from hf_ddpm.cli import main
+from hf_ddpm.models import NoisyClassifier
+from hf_ddpm.pipelines import HFClassifierPipeline
+
+STEPS = {"num_train_timesteps": 20, "beta_schedule": "cosine"}
+NAMES = {0: "zero", 1: "one", 2: "seven"}
+
+
+def classifier(**more):
+    torch.manual_seed(1)
+    found = NoisyClassifier(
+        8, 1, 3, (8, 8), down_block_types=("ResnetDownsampleBlock2D",) * 2, attention_head_dim=8, id2label=NAMES,
+        **{"noise_schedule": STEPS, **more},
+    )  # fmt: skip
+    for weight in found.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    return found
+
+
+@pytest.fixture
+def folder(make_pipeline, tmp_path, monkeypatch):
+    """A network with a null class, one without classes, classifiers that fit and do not, a VAE and a picture."""
+    scheduler = HFDDPMScheduler(**STEPS)
+    with_classes = make_pipeline(STEPS, num_class_embeds=4).unet
+    HFDDPMPipeline(with_classes, scheduler, null_class=3, id2label=NAMES).save_pretrained(tmp_path / "free")
+    HFDDPMPipeline(make_pipeline(STEPS).unet, scheduler).save_pretrained(tmp_path / "plain")
+    HFClassifierPipeline(classifier()).save_pretrained(tmp_path / "classifier")
+    classifier().save_pretrained(tmp_path / "alone")
+    HFClassifierPipeline(classifier(noise_schedule={"beta_schedule": "linear"})).save_pretrained(tmp_path / "linear")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def drawn(checkpoint, *words, command="sample"):
+    first = [checkpoint] if command == "sample" else ["reconstruct", checkpoint, "a.png"]
+    more = ["-n", "3"] if command == "sample" else []
+    main([command, *first, *more, "--steps", "4", "--device", "cpu", "--out", "out.png", *words])
+    return np.asarray(Image.open("out.png"), dtype=int)
+
+
+@pytest.mark.parametrize("how", [("--eta", "0"), ("--eta", "none"), ("--solver", "unipc")])
+def test_each_guidance_changes_what_is_drawn_and_a_scale_that_is_off_does_not(folder, how):
+    plain = drawn("free", *how)
+    assert np.array_equal(plain, drawn("free", *how, "--guidance", "1"))
+    assert not np.array_equal(plain, drawn("free", *how, "--guidance", "3"))
+    assert not np.array_equal(plain, drawn("free", *how, "--classifier", "classifier", "--classifier-scale", "20"))
+    assert np.array_equal(plain, drawn("free", *how, "--classifier", "classifier", "--classifier-scale", "0"))
+
+
+def test_a_network_without_classes_gets_those_of_the_classifier(folder):
+    guided = ("--eta", "0", "--classifier", "alone", "--classifier-scale", "30")
+    by_name, by_number = (drawn("plain", *guided, "--class", word) for word in ("seven", "2"))
+    assert np.array_equal(by_name, by_number)
+    assert not np.array_equal(by_name, drawn("plain", *guided, "--class", "zero"))
+    assert not np.array_equal(by_name, drawn("plain", *guided))  # in turn
+
+
+def test_edits_are_guided(folder):
+    plain, guided = (drawn("free", "--class", "one", *more, command="edit") for more in ([], ["--guidance", "4"]))
+    assert np.array_equal(plain[:8], guided[:8]) and not np.array_equal(plain[8:], guided[8:])
+    assert drawn("plain", "--class", "one", "--classifier", "classifier", command="edit").shape[:2] == (16, 8)
+
+
+def test_scales_are_axes_of_a_sweep(make_pipeline, folder):
+    unet = make_pipeline(STEPS, num_class_embeds=4, sample_size=28).unet
+    HFDDPMPipeline(unet, HFDDPMScheduler(**STEPS), null_class=3).save_pretrained("large")
+    words = ["-n", "6", "--allow-few", "--steps", "2", "--reference", "mnist-test", "--device", "cpu"]
+    main(["sweep", "large", "--over", "guidance=1,2", "--out", "swept", *words])
+    cells = json.loads((folder / "swept" / "sweep.json").read_text())["cells"]
+    assert [cell["cell"] for cell in cells] == [{"guidance": "1"}, {"guidance": "2"}]
+    assert [cell["network_calls"] for cell in cells] == [2, 4]
+    assert cells[1]["conditions"]["samples"]["call"]["guidance_scale"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["free", "--guidance", "much"], "--guidance: 'much' must be a finite number"),
+        (["free", "--guidance", "nan"], "--guidance: 'nan' must be a finite number"),
+        (["free", "--guidance-interval", "9,3"], "'9,3' must be two timesteps, the lower one first"),
+        (["free", "--guidance-rescale", "2"], r"guidance_rescale=2.0 must lie in \[0, 1\]"),
+        (["plain", "--guidance", "2"], "must be 1: this network was trained without classes"),
+        (["plain", "--classifier-scale", "2"], "--classifier-scale 2.0 needs a classifier: name one with --classifier"),
+        (["plain", "--classifier", "nowhere"], "--classifier .*nowhere"),
+        (["plain", "--classifier", "free"], "--classifier free holds a diffusion model"),
+        (["plain", "--classifier", "linear"], "--classifier linear: .*another noise schedule"),
+        (
+            ["plain", "--classifier", "alone", "--class", "sevn"],
+            "--class sevn .*did you mean 'seven'",
+        ),
+        (["free", "--class", "9"], "--class 9 must be from 0 to 2, the network's classes"),
+        (["free", "--classifier", "alone", "--classifier-gradient", "mean", "--eta", "0"], "goes with Algorithm 2"),
+        (["vae", "--guidance", "2"], "--guidance 2.0: a VAE draws an image in one call"),
+    ],
+)
+def test_a_mistake_is_one_sentence(words, message, folder, capsys):
+    if words[0] == "vae":
+        torch.manual_seed(0)
+        HFVAEPipeline(HFVAE(sample_size=8, in_channels=1, latent_channels=2)).save_pretrained("vae")
+    with pytest.raises(SystemExit) as raised:
+        main(["sample", *words, "-n", "1", "--device", "cpu", "--out", "x.png"])
+    said = f"{raised.value} {capsys.readouterr().err}"
+    assert re.search(message, said) and "Traceback" not in said
+    assert not (folder / "x.png").exists()
