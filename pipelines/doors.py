@@ -27,6 +27,7 @@ OUR_CLASSES: dict[str, dict[str, str]] = {
     "vae": {"HFVAE": "hf_ddpm.models.vae"},
     "scheduler": {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm"},
     "classifier": {"NoisyClassifier": "hf_ddpm.models.noisy_classifier"},
+    "image_processor": {},
 }
 OUR_MODULES = {word: module for classes in OUR_CLASSES.values() for word, module in classes.items()}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"
@@ -89,11 +90,16 @@ def name_ours(folder: Path) -> dict[str, str]:
 
 
 def known_modules(index: Mapping[str, Any]) -> dict[str, Any]:
-    """An index with our components under the modules that define them, and a stand-in for every class of others."""
+    """An index with our components under the modules that define them, and a stand-in for every class of others.
+
+    Those of `transformers` that guide stay.
+    """
     named = {}
     for name, (library, word) in _components(index):
         if library == "diffusers" or _is_ours(library, word):
             named[name] = [OUR_MODULES.get(word, library), word]
+        elif library == "transformers" and name in ("classifier", "image_processor"):
+            named[name] = [library, word]  # the files of door 3 open it, as diffusers does; hf_ddpm wants it given
         else:
             named[name] = [__name__, AbsentScheduler.__name__ if name == "scheduler" else AbsentNetwork.__name__]
     return {**index, **named}

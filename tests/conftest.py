@@ -11,6 +11,7 @@ from hub_server import hub_server
 from huggingface_hub import constants
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
+from hf_ddpm.models import NoisyClassifier
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -44,6 +45,26 @@ def make_pipeline():
         pipeline = HFDDPMPipeline(network, HFDDPMScheduler(**(scheduler or {})))
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    return make
+
+
+@pytest.fixture
+def make_classifier():
+    """A tiny random noisy classifier with a gradient that is seen in images: (scheduler keywords, its own) -> network.
+
+    It fits the networks of `make_pipeline`.
+    """
+
+    def make(scheduler=None, seed=0, **config):
+        torch.manual_seed(seed)
+        sizes = {"sample_size": 8, "num_classes": 3, "block_out_channels": (8, 8), "attention_head_dim": 8}
+        sizes |= {"down_block_types": ("ResnetDownsampleBlock2D",) * 2, "noise_schedule": scheduler or {}}
+        network = NoisyClassifier(**sizes | config).eval()
+        for weight in network.parameters():
+            torch.nn.init.normal_(weight, std=0.5)
+        network.head[-1].out.weight.data *= 100
+        return network
 
     return make
 

@@ -30,7 +30,7 @@ from hf_ddpm.checkpoint import (
 )
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.gate.hub_access import TRANSIENT, patient
-from hf_ddpm.kinds import KINDS, kind_of_index
+from hf_ddpm.kinds import KINDS, Kind, kind_of, kind_of_index
 from hf_ddpm.model_card import render_card
 from hf_ddpm.model_card_metrics import metrics_of
 from hf_ddpm.pipelines.doors import STOCK_PIPELINE
@@ -41,6 +41,7 @@ from hf_ddpm.weights import weights_of
 # What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
 UPLOADED = [INDEX, "README.md", FACTS_FILE, EVALUATION_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
 OF_A_COMPONENT = ["*.json", "*.safetensors"]
+GUIDE = "classifier"  # the part of a diffusion model that another training made
 
 
 def push_checkpoint(
@@ -125,12 +126,23 @@ def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> s
         folder = Path(temporary) / "checkpoint"
         pipeline.save_pretrained(folder)
         source = Path(pipeline.config.get("_name_or_path") or folder)
-        if weights_of(folder) == weights_of(source) != {}:  # of shards nothing is known
-            for file in source.rglob("*"):
-                name = file.relative_to(source).as_posix()
-                if _is_ours(name) and not (folder / name).exists():
-                    shutil.copy2(file, folder / name)
+        _take_along(source, folder, kind_of(pipeline))
         return push_checkpoint(str(folder), repo_id, **kwargs)
+
+
+def _take_along(source: Path, folder: Path, kind: Kind) -> None:
+    """Copy what training left in `source` into `folder`, if the networks are those that it was measured on.
+
+    A classifier that guides may be another, or new, or gone: a model was measured without.
+    """
+    there, here = weights_of(source), weights_of(folder)
+    changed = {part for part in there.keys() | here.keys() if there.get(part) != here.get(part)}
+    if not there or not changed <= {GUIDE} - {kind.network}:  # of shards nothing is known
+        return
+    for file in source.rglob("*"):
+        name = file.relative_to(source).as_posix()
+        if _is_ours(name) and name.split("/")[0] not in changed and not (folder / name).exists():
+            shutil.copy2(file, folder / name)
 
 
 @contextmanager
@@ -187,12 +199,21 @@ def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     if not isinstance(earlier, list):
         raise UserError(f"{folder / FACTS_FILE} has metrics={earlier!r}, not a list: restore it, or delete it")
     measured = [entry for file in dict.fromkeys(metrics) for entry in metrics_of(Path(file), folder)]
-    is_stock = read_object(folder / INDEX)["_class_name"] == STOCK_PIPELINE
-    facts = {"stock": is_stock, **facts, "metrics": [*earlier, *measured]}
+    index = read_object(folder / INDEX)
+    found = {"stock": index["_class_name"] == STOCK_PIPELINE, "guided_by": _guide(folder, index)}
+    facts = {**facts, **found, "metrics": [*earlier, *measured]}
     for entry in [facts, *facts["metrics"]]:
         if isinstance(entry, dict) and isinstance(entry.get("data"), str):  # a sentence of an older version
             del entry["data"]
     return without_places(facts, names_on_the_hub(facts))
+
+
+def _guide(folder: Path, index: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the card says of the classifier that guides a model; None without one, and of a model that is one."""
+    if GUIDE not in index or kind_of_index(index).network == GUIDE:
+        return None
+    config = read_object(folder / GUIDE / "config.json")
+    return {"class": index[GUIDE][1], **{key: config.get(key) for key in ("num_classes", "id2label")}}
 
 
 def _files(folder: Path, on_the_hub: Set[str]) -> dict[str, Path | bytes]:

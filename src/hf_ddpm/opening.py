@@ -18,12 +18,14 @@ from hf_ddpm.gate.checked_files import CheckedFiles, is_checked
 from hf_ddpm.gate.config_checks import MOST_CLASSES, check_config, check_names
 from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.models.checked_network import CheckedNetwork
+from hf_ddpm.pipelines.classifiers import check_classifier
 from hf_ddpm.pipelines.doors import INDEX, OUR_CLASSES
 from hf_ddpm.pipelines.opening import CheckedOpening, check_index, class_of_ours, components_of
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
 FACTS = ("id2label", "null_class")  # what an index says of classes, which are no components
+GUIDES = ("classifier", "image_processor")  # whose library need not be that of the saved ones
 
 
 def open_pipeline(kind: type[CheckedOpening], source: str | os.PathLike, **kwargs: Any) -> Any:
@@ -36,10 +38,15 @@ def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -
     kwargs.pop("subfolder", None)
     if kwargs.get("use_safetensors") is None:
         kwargs["use_safetensors"] = True
-    given = kwargs.keys() & OUR_CLASSES.keys()
+    guides = _given_guides(kind, kwargs)
+    given = (kwargs.keys() | guides.keys()) & OUR_CLASSES.keys()
     check_files(kind, files, given, kwargs.get("variant"), pickles=not kwargs["use_safetensors"])
     with files.being_opened():
-        pipeline = super(CheckedOpening, kind).from_pretrained(files.folder, **kwargs)  # type: ignore[misc]
+        without = dict.fromkeys(guides)
+        pipeline = super(CheckedOpening, kind).from_pretrained(files.folder, **kwargs, **without)  # type: ignore[misc]
+    if guides.get("classifier") is not None:
+        check_classifier(*(guides[name] for name in GUIDES), pipeline.signature, pipeline.scheduler)
+        pipeline.register_modules(**guides)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):
             check_weights(part)
@@ -77,10 +84,11 @@ def check_files(
     index = files.json(INDEX)
     check_index(pipeline, index)
     _check_classes(files.shown(INDEX), index)
-    in_latents = any(file.startswith("vae/") for file in files.names)  # which would be shown as images without it
-    needed = {*components_of(pipeline), *(["vae"] if in_latents else [])} - given
-    entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
     taken = inspect.signature(class_of_ours(pipeline)).parameters  # what another pipeline's index has more stays there
+    # latents would be shown as images without their VAE, and nothing would guide without the classifier
+    there = {name for name in ("vae", "classifier") if any(file.startswith(f"{name}/") for file in files.names)}
+    needed = {*components_of(pipeline), *(there & taken.keys())} - given
+    entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
     kinds = {name: component_class(name, entry) for name, entry in entries.items() if name in taken}
     varied, configs = False, {}
     for name, kind in kinds.items():
@@ -115,9 +123,20 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
         return found
     known = [*OUR_CLASSES[name], *(["a scheduler of diffusers"] if name == "scheduler" else stock)]
     raise ValueError(
-        f"{INDEX} has {name}=[{library[:60]!r}, {word[:60]!r}], allowed are {', '.join(known)}: nothing else is "
-        f"imported for a checkpoint; a class of yours is opened by you and given: from_pretrained(..., {name}=...)"
+        f"{INDEX} has {name}=[{library[:60]!r}, {word[:60]!r}], allowed are {', '.join(known) or 'none'}: nothing else "
+        f"is imported for a checkpoint; a class of yours is opened by you and given: from_pretrained(..., {name}=...)"
     )
+
+
+def _given_guides(kind: type[CheckedOpening], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take the classifier that a caller gives out of the keywords, with the image processor that belongs to it.
+
+    diffusers takes in the place of a saved component one of the same library alone.
+    """
+    optional = kind._optional_components  # type: ignore[attr-defined]
+    if "classifier" not in kwargs or not {*GUIDES} <= {*optional}:
+        return {}
+    return {name: kwargs.pop(name, None) for name in GUIDES}
 
 
 def _check_classes(shown: str, index: Mapping[str, Any]) -> None:

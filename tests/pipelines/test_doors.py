@@ -230,9 +230,12 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.models.image_size as image_size
     import hf_ddpm.models.pushing as pushing
     import hf_ddpm.pipelines.call_checks as checks
+    import hf_ddpm.pipelines.classifiers as classifiers
     import hf_ddpm.pipelines.doors as doors
     import hf_ddpm.pipelines.editing as editing
     import hf_ddpm.pipelines.evaluating as evaluating
+    import hf_ddpm.pipelines.guidance as guidance
+    import hf_ddpm.pipelines.guiding as guiding
     import hf_ddpm.pipelines.image_inputs as inputs
     import hf_ddpm.pipelines.image_space as image_space
     import hf_ddpm.pipelines.interpolation as interpolation
@@ -265,6 +268,9 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         editing,
         evaluating,
         checks,
+        classifiers,
+        guidance,
+        guiding,
         inputs,
         interpolation,
         betas,

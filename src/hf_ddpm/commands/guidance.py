@@ -5,6 +5,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from hf_ddpm.commands.kind_options import option
+from hf_ddpm.commands.options import number_in_unit_interval
 from hf_ddpm.errors import UserError, as_user_error, quoted
 
 if TYPE_CHECKING:
@@ -19,6 +20,14 @@ def _number(word: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{word!r} must be a finite number, such as 1.5")
+    return number
+
+
+def _positive(word: str) -> float:
+    """A type for argparse: a finite number above 0."""
+    number = _number(word)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"{word!r} must be above 0")
     return number
 
 
@@ -38,23 +47,20 @@ GUIDANCE_OPTIONS = (
         metavar="SCALE",
         help="classifier-free: 1 is off, 1.25 or 2 are nearer to the class (of a network trained with label dropout)",
     ),
-    option("--guidance-rescale", type=_number, metavar="PHI", help="0 is off, 1 keeps the width of a prediction"),
+    option(
+        "--guidance-rescale",
+        type=number_in_unit_interval,
+        metavar="PHI",
+        help="0 is off, 1 keeps the width of a prediction",
+    ),
     option("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="the timesteps that are guided"),
     option("--guidance-schedule", choices=("constant", "linear", "cosine"), help="(default: constant)"),
     option("--classifier", metavar="FOLDER", help="a noisy classifier, or an image classifier of transformers"),
     option("--classifier-scale", type=_number, metavar="SCALE", help="0 is off (default: 1 where there is one)"),
     option("--classifier-gradient", choices=("x_t", "mean"), help="where it is taken (default: x_t)"),
-    option("--classifier-max-norm", type=_number, metavar="NORM", help="the largest gradient of an image"),
+    option("--classifier-max-norm", type=_positive, metavar="NORM", help="the largest gradient of an image"),
 )
 _ONLY_CLASSIFIER = ("classifier_gradient", "classifier_max_norm")
-
-
-def check_guidance(options: argparse.Namespace) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong."""
-    from hf_ddpm.pipelines.guidance import Guidance
-
-    with as_user_error():
-        Guidance(**{name: value for name, value in _given(options).items() if value is not None})
 
 
 def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
@@ -66,17 +72,20 @@ def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, 
     Raises:
         UserError: a classifier that cannot be opened or does not fit, or options of one where there is none.
     """
+    from hf_ddpm.pipelines.guidance import GUIDANCE
+
     if options.classifier is not None:
         use_classifier(pipeline, options.classifier)
-    given = {name: value for name, value in _given(options).items() if value is not None}
+    given = {name: getattr(options, name) for name in GUIDANCE if getattr(options, name) is not None}
+    if (scale := given.get("guidance_scale")) is not None:
+        with as_user_error():
+            pipeline.signature.check_guidance(scale, f"--guidance {scale:g}")
     if pipeline.classifier is not None:
         return {"classifier_scale": 1.0, **given}
     for name in ("classifier_scale", *_ONLY_CLASSIFIER):
         if given.get(name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {given[name]} needs a classifier: name one with --classifier")
-    with as_user_error():
-        pipeline.signature.check_guidance(given.get("guidance_scale", 1.0))
     return given
 
 
@@ -99,8 +108,8 @@ def open_classifier(source: str) -> tuple[Any, Any]:
     """A classifier, and the image processor of one that sees clean images.
 
     Args:
-        source: a checkpoint of a noisy classifier, or a model of `transformers` that classifies images; a folder, or a
-            name on the Hub.
+        source: a checkpoint of a noisy classifier or of a model that has one, or a model of `transformers` that
+            classifies images; a folder, or a name on the Hub.
 
     Raises:
         UserError: nothing there, or something else.
@@ -109,18 +118,18 @@ def open_classifier(source: str) -> tuple[Any, Any]:
     from hf_ddpm.gate.checked_files import CheckedFiles
     from hf_ddpm.kinds import kind_of
     from hf_ddpm.models import NoisyClassifier
-    from hf_ddpm.pipelines import HFClassifierPipeline
 
     try:
         config = CheckedFiles(source, "config.json").json("config.json")
     except FileNotFoundError:  # not a model alone
         pipeline: Any = load_checkpoint(source)
-        if not isinstance(pipeline, HFClassifierPipeline):
+        classifier = pipeline.components.get("classifier")
+        if classifier is None:
             raise UserError(
                 f"--classifier {source} holds a {kind_of(pipeline).word}, which knows no classes: train a classifier "
                 "with the recipe mnist-classifier or cifar10-classifier"
             ) from None
-        return pipeline.classifier, None
+        return classifier, None
     except (OSError, ValueError) as error:
         raise UserError(f"--classifier {quoted(error)}") from error
     if config.get("_class_name") == NoisyClassifier.__name__:
@@ -149,9 +158,3 @@ def _of_transformers(source: str) -> tuple[Any, Any]:
             f"--classifier {source} lacks weights ({missing}, ...), which would be random: take a whole one"
         )
     return network, processor
-
-
-def _given(options: argparse.Namespace) -> dict[str, Any]:
-    from hf_ddpm.pipelines.guidance import GUIDANCE
-
-    return {name: getattr(options, name) for name in GUIDANCE}

@@ -2,8 +2,12 @@
 
 import argparse
 import re
+from typing import TYPE_CHECKING
 
 from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_ddpm.pipelines import HFDDPMPipeline
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="what `hf-ddpm evaluate` or `likelihood` wrote of these weights; may be given again",
     )
+    parser.add_argument("--classifier", metavar="FOLDER", help="a noisy classifier, which goes along and guides")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -35,16 +40,26 @@ def run(options: argparse.Namespace) -> None:
                 f"--{name} {value} must be letters, digits and '_', with single '.', '-' and '/' between them"
             )
 
-    from hf_ddpm.hub import push_checkpoint
+    from hf_ddpm.hub import push_checkpoint, push_pipeline
 
-    url = push_checkpoint(
-        options.checkpoint,
-        options.repo,
-        private=options.private,
-        create_pr=options.create_pr,
-        revision=options.revision,
-        tag=options.tag,
-        message=options.message,
-        metrics=options.metrics,
-    )
+    about = {name: getattr(options, name) for name in ("private", "create_pr", "revision", "tag", "message", "metrics")}
+    if options.classifier is None:
+        url = push_checkpoint(options.checkpoint, options.repo, **about)
+    else:
+        url = push_pipeline(_guided(options), options.repo, **about)
     print(f"pushed: {url}")
+
+
+def _guided(options: argparse.Namespace) -> "HFDDPMPipeline":
+    """The checkpoint with the classifier as a part of it."""
+    from hf_ddpm.checkpoint import load_pipeline
+    from hf_ddpm.commands.guidance import use_classifier
+
+    pipeline = load_pipeline(options.checkpoint)
+    use_classifier(pipeline, options.classifier)
+    if pipeline.image_processor is not None:
+        raise UserError(
+            f"--classifier {options.classifier} is a model of transformers, which a checkpoint does not take along: "
+            "push it on its own, and give it where you sample"
+        )
+    return pipeline

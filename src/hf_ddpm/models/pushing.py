@@ -1,15 +1,19 @@
 """What a push does not tell of this machine."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 
 @contextmanager
 def pushing(*parts: Any) -> Iterator[None]:
-    """Leave only the last name of the place that each part was opened from in its config, until the block ends."""
-    there = [part for part in parts if part is not None and "_name_or_path" in part.config]
+    """Leave only the last name of the place that each part was opened from in its config, until the block ends.
+
+    Classifiers of transformers, whose config is no dictionary, and image processors, which have none, stay as they are.
+    """
+    configs = [(part, getattr(part, "config", None)) for part in parts]
+    there = [part for part, config in configs if isinstance(config, Mapping) and "_name_or_path" in config]
     opened = [(part, part.config["_name_or_path"]) for part in there]
     try:
         for part, place in opened:
