@@ -35,7 +35,7 @@ def guided(pipeline: Any, class_labels: ClassLabels, batch_size: int, **guidance
     if by_classifier is None:
         guidance["classifier_scale"] = float(pipeline.classifier is not None and class_labels is not None)
     asked = Guidance(**guidance)
-    signature.check_guidance(asked.guidance_scale)
+    signature.check_guidance(asked.guidance_scale, f"guidance_scale={asked.guidance_scale}")
     labels = None
     if class_labels is not None or signature.takes_labels or by_classifier:
         labels = pipeline.class_signature.labels(class_labels, batch_size)

@@ -127,8 +127,12 @@ class NetworkSignature:
             said = said or f"num_inference_steps={steps!r} must be a whole number"
             raise ValueError(f"{said} from 1 to {self.num_timesteps}, the steps it was trained with")
 
-    def check_guidance(self, guidance_scale: float) -> None:
+    def check_guidance(self, guidance_scale: float, said: str) -> None:
         """Refuse classifier-free guidance of a network that cannot be asked without its classes.
+
+        Args:
+            guidance_scale: 1 is no guidance.
+            said: how the sentence begins, in the caller's words, such as "guidance_scale=2".
 
         Raises:
             ValueError: a scale other than 1 for a network without classes, or without one for "no label".
@@ -139,7 +143,7 @@ class NetworkSignature:
             lacks = 'was not trained with images of "no label"; train one with --label_dropout 0.1'
         else:
             lacks = "was trained without classes; train one with --label_column auto --label_dropout 0.1"
-        raise ValueError(f"guidance_scale={guidance_scale} must be 1: this network {lacks}, or take a classifier")
+        raise ValueError(f"{said} must be 1: this network {lacks}, or take a classifier")
 
     def check_class(self, label: int, said: str) -> None:
         """Refuse a class for a network without classes, and one that it does not know.

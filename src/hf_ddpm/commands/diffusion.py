@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from hf_ddpm.commands.guidance import GUIDANCE_OPTIONS, check_guidance, guide
+from hf_ddpm.commands.guidance import GUIDANCE_OPTIONS, guide
 from hf_ddpm.commands.kind_options import KindCommand, Measurement, option
 from hf_ddpm.commands.options import (
     number_in_unit_interval,
@@ -111,7 +111,6 @@ def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData
 
 def _check_sample(options: argparse.Namespace) -> None:
     """Refuse what needs no checkpoint to be seen as wrong."""
-    check_guidance(options)
     if options.solver is not None and options.eta is not None:
         raise UserError(f"--eta {options.eta} has no meaning for --solver {options.solver}: leave one of them out")
     if options.solver is not None and options.corrector_steps:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_ddpm.commands.guidance import GUIDANCE_OPTIONS, check_guidance, guide
+from hf_ddpm.commands.guidance import GUIDANCE_OPTIONS, guide
 from hf_ddpm.commands.options import (
     add_checkpoint,
     add_device,
@@ -129,7 +129,6 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--columns {options.columns} must be at least 2, the two images themselves")
     require_positive(options, "resamples")
     require_seed(options)
-    check_guidance(options)
 
 
 def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor", guidance: dict[str, Any]) -> Any:
