@@ -14,6 +14,7 @@ from benchmarks import (
     before_after,
     bits_per_dim,
     gpu_page,
+    guidance_cost,
     guided_gaussians,
     hub_transfer,
     metric_sensitivity,
@@ -43,6 +44,7 @@ BENCHMARKS = {
     "vae_nll": vae_nll,
     "vae_peers": vae_peers,
     "guided_gaussians": guided_gaussians,
+    "guidance_cost": guidance_cost,
     "time_to_quality": time_to_quality,
 }
 OF_KEPT_CELLS = ("objectives", "bits_per_dim", "vae_nll")  # whose tables --kept makes of the cells on disk
