@@ -1,0 +1,124 @@
+"""ADM's claims about the network, on conditional digits: equal steps, three seeds.
+
+    python -m benchmarks.architecture --data <folder with train.parquet and test.parquet of MNIST>
+
+Trains nine variants of `mnist-conditional`, three hours on two cores. What is there already is kept.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.by_command import Place, commanded, parse_place, trained
+from benchmarks.guidance import spread
+from benchmarks.report import Result, machine, table, write_json
+
+TITLE = "What ADM says of the network, on digits"
+ABOUT = """`mnist-conditional` on the 60,000 training digits, with one thing changed at a time and the same 2,800 steps.
+1,000 samples, a tenth of each class, by 50 trailing steps of Algorithm 2, seed 0, against the 10,000 test digits.
+Medians of three training seeds, with the smallest and the largest. The last column is the change of FID on ImageNet
+128x128 that the paper's ablations report (Tables 1 to 3): other data, other size, a thousand times the weights."""
+RESULTS = Path("benchmarks/results/architecture")
+FIGURES = ("digit distance", "class accuracy", "precision", "recall")
+ATTENTION = ("AttnDownBlock2D", "AttnUpBlock2D")
+
+
+class Variant(NamedTuple):
+    """A network that differs from the recipe's in one thing: its keywords, and what the paper found."""
+
+    model: dict[str, Any]
+    paper: str
+
+
+def _attended(*levels: int, **more: Any) -> dict[str, Any]:
+    """Attention at some of the levels, 0 at 28x28 to 2 at 7x7."""
+    kinds = [ATTENTION if level in levels else ("DownBlock2D", "UpBlock2D") for level in range(3)]
+    down, up = [kind[0] for kind in kinds], [kind[1] for kind in reversed(kinds)]
+    return {"down_block_types": down, "up_block_types": up, **more}
+
+
+RESAMPLED = {
+    "down_block_types": ["ResnetDownsampleBlock2D"] * 3,
+    "up_block_types": ["ResnetUpsampleBlock2D"] * 3,
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+}
+VARIANTS = {
+    "as it is: addition, attention in the middle": Variant({}, ""),
+    "adaptive group norm": Variant({"resnet_time_scale_shift": "scale_shift"}, "15.08 to 13.06"),
+    "attention at 7x7, one head": Variant(_attended(2), ""),
+    "attention at 7x7, four heads": Variant(_attended(2, attention_head_dim=16), "-0.97 (4 heads)"),
+    "attention at 7x7, heads of 8 channels": Variant(_attended(2, attention_head_dim=8), "-1.03 (64 channels)"),
+    "attention at all levels, one head": Variant(_attended(0, 1, 2), "-0.66 (32, 16, 8 for 16)"),
+    "attention at all levels, heads of 8": Variant(_attended(0, 1, 2, attention_head_dim=8), ""),
+    "residual resampling": Variant(RESAMPLED, "-1.21"),
+    "all of ADM's": Variant(
+        {
+            **_attended(0, 1, 2, attention_head_dim=8),
+            "resnet_time_scale_shift": "scale_shift",
+            "downsample_type": "resnet",
+            "upsample_type": "resnet",
+        },
+        "-3.00",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, measure what is missing, and write the medians."""
+    place, names = parse_place("architecture", str(__doc__), argv, list(VARIANTS))
+    for seed in place.seeds:
+        for name in names:
+            measure(name, seed, place)
+    result = {"machine": machine(), "command": "python -m benchmarks.architecture --data <folder>", "arms": kept()}
+    write_json(RESULTS.with_suffix(".json"), result)
+    print(render(result))
+
+
+def measure(name: str, seed: int, place: Place) -> None:
+    """The figures of one variant, trained with one seed."""
+    file = RESULTS / f"{_word(name)}-seed{seed}.json"
+    if file.is_file():
+        return
+    words = [word for key, value in VARIANTS[name].model.items() for word in (f"--model.{key}", json.dumps(value))]
+    if "resnet_time_scale_shift" in VARIANTS[name].model:
+        words += ["--model.attn_norm_num_groups", "4"]
+    checkpoint = trained(_word(name), seed, place, "--recipe", "mnist-conditional", "--samples", "0", *words)
+    how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", "fd,prdc,classes"]
+    walk = ["--eta", "none", "--steps", "50", "--spacing", "trailing"]
+    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / file.name, *how, *walk)
+    facts = json.loads((checkpoint / "training.json").read_text())
+    numbers = {number["name"]: number["value"] for number in found["numbers"] if number["name"] in FIGURES}
+    write_json(file, {"variant": name, "weights": facts["weights"], "seconds": facts["seconds"], **numbers})
+
+
+def kept() -> Result:
+    """By variant the figures of every seed that is on disk."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name in VARIANTS:
+        for file in sorted(RESULTS.glob(f"{_word(name)}-seed*.json")):
+            found = json.loads(file.read_text())
+            row = rows.setdefault(name, {"weights": found["weights"], "seconds": []})
+            row["seconds"].append(found["seconds"])
+            for figure in FIGURES:
+                row.setdefault(figure, []).append(found[figure])
+    return rows
+
+
+def render(result: Result) -> str:
+    """A row for each variant."""
+    rows = [
+        [name, f"{row['weights']:,}", *(spread(row[figure]) for figure in FIGURES), VARIANTS[name].paper]
+        for name, row in result["arms"].items()
+    ]
+    return table(["network", "weights", *FIGURES, "the paper's FID"], rows)
+
+
+def _word(name: str) -> str:
+    """A variant's name as that of a file."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name).replace("--", "-")
+
+
+if __name__ == "__main__":
+    main()

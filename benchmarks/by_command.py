@@ -1,0 +1,51 @@
+"""Training, sweeps and evaluations by the commands that a user types; what is there already is kept."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where digits are, where trained models are kept, and of which training seeds."""
+
+    data: Path
+    runs: Path
+    seeds: tuple[int, ...]
+    num_images: int
+
+
+def parse_place(module: str, about: str, argv: Sequence[str] | None, names: Sequence[str]) -> tuple[Place, list[str]]:
+    """The command line of a benchmark that trains, and which of its parts `names` are asked for."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=about)
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.parquet and test.parquet of digits")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / module, help="folder of the trained models")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training (default: 0 1 2)")
+    parser.add_argument("--only", nargs="+", default=[*names], choices=[*names], help="these parts")
+    parser.add_argument("--num-images", type=int, default=1000, help="that are measured (default: 1,000)")
+    given = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return Place(given.data, given.runs, tuple(given.seeds), given.num_images), given.only
+
+
+def trained(name: str, seed: int, place: Place, *words: str) -> Path:
+    """The checkpoint of a training with these words of `train.py`, or of an earlier one of this name and seed."""
+    run = place.runs / f"{name}-seed{seed}"
+    if not (run / "checkpoint").is_dir():
+        more = ["--seed", str(seed), "--output_dir", str(run), "--tracker", "none"]
+        command = ["training/train.py", "--data.source", str(place.data), *words, *more]
+        subprocess.run([sys.executable, *command], check=True)
+    return run / "checkpoint"
+
+
+def commanded(command: str, checkpoint: Path, out: Path, *words: str) -> dict[str, Any]:
+    """The record that `hf-ddpm evaluate` or `hf-ddpm sweep` writes."""
+    subprocess.run(
+        [sys.executable, "-m", "hf_ddpm.cli", command, str(checkpoint), "--out", str(out), *words], check=True
+    )
+    found: dict[str, Any] = json.loads((out / "sweep.json" if command == "sweep" else out).read_text())
+    return found
