@@ -14,6 +14,7 @@ from hf_ddpm.cli import main
 from hf_ddpm.commands.figure import FIGURE_KINDS
 from hf_ddpm.data import ImageData
 from hf_ddpm.figures import FIGURES
+from hf_ddpm.pipelines import HFClassifierPipeline
 
 STEPS = 10
 NEEDS_DATA = ("forward", "interpolation", "coarse-to-fine", "nearest-neighbours", "reconstruction", "rate-distortion")
@@ -50,10 +51,17 @@ def class_checkpoint(make_pipeline, place):
 
 
 @pytest.fixture
-def draw(checkpoint, class_checkpoint, place, tmp_path, monkeypatch):
-    """Run the command in a folder of its own; {checkpoint}, {classes} and {photos} stand for theirs."""
+def guides(make_classifier, place):
+    """The folder of a noisy classifier of three classes."""
+    HFClassifierPipeline(make_classifier({"num_train_timesteps": STEPS})).save_pretrained(place / "guides")
+    return place / "guides"
+
+
+@pytest.fixture
+def draw(checkpoint, class_checkpoint, guides, place, tmp_path, monkeypatch):
+    """Run the command in a folder of its own; {checkpoint}, {classes}, {guides} and {photos} stand for theirs."""
     monkeypatch.chdir(tmp_path)
-    folders = {"checkpoint": checkpoint, "classes": class_checkpoint, "photos": place / "photos"}
+    folders = {"checkpoint": checkpoint, "classes": class_checkpoint, "guides": guides, "photos": place / "photos"}
 
     def run(*words):
         device = [] if words[0] == "reverse-gaussian" else ["--device", "cpu"]
@@ -71,11 +79,14 @@ def test_every_figure_is_drawn(name, draw, tmp_path, capsys, checkpoint):
     words = [] if name == "reverse-gaussian" else ["{checkpoint}"]
     if name in NEEDS_DATA:
         words += ["--data", "digits", "--split", "train[:300]"] if name == "rate-distortion" else ["--data", "{photos}"]
+    if name == "guidance":
+        words += ["--classifier", "{guides}", "--scales", "0,1.5"]
     draw(name, *words)
     with Image.open(tmp_path / f"{name}.png") as picture:
         told = dict(picture.text)
         assert picture.width > 100
     assert told["command"].startswith(f"hf-ddpm figure {name}")
+    assert ("--scales 0,1.5 --classifier " in told["command"]) == (name == "guidance")
     printed = capsys.readouterr().out.strip().splitlines()
     assert printed[-1].startswith(f"{name}.png")
     if name == "reverse-gaussian":  # nothing is drawn: no seed, no weights
@@ -204,7 +215,7 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["progresive", "{checkpoint}"], "reconstruction; did you mean progressive?"),
+        (["progresive", "{checkpoint}"], "guidance; did you mean progressive?"),
         (["progressive"], "progressive needs a checkpoint"),
         (["forward", "{checkpoint}"], "forward needs real images: add --data"),
         (["nearest-neighbours", "{checkpoint}"], "nearest-neighbours needs real images"),
@@ -233,6 +244,16 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
         (["forward", "{checkpoint}", "--data", "./nowhere"], "nowhere"),
         (["x0-distance", "{checkpoint}", "--data", "{photos}"], "have no digit distance"),
         (["ddim-consistency", "{checkpoint}", "--spacing", "odd"], "timestep_spacing='odd'"),
+        (["progressive", "{checkpoint}", "--scales", "1"], "progressive takes no --scales: leave 1 out"),
+        (["progressive", "{checkpoint}", "--classifier", "{guides}"], "progressive takes no --classifier"),
+        (["guidance", "{checkpoint}"], "nothing guides this model: give a classifier"),
+        (["guidance", "{checkpoint}", "--scales", "1,x"], "--scales: '1,x' must be numbers with commas between them"),
+        (
+            ["guidance", "{checkpoint}", "--classifier", "{checkpoint}"],
+            "holds a diffusion model, which knows no classes",
+        ),
+        (["guidance", "{classes}", "--classifier", "{guides}"], "knows 3 classes, and the network 10"),
+        (["guidance", "{checkpoint}", "--classifier", "{guides}", "--class", "3"], "--class 3 must be from 0 to 2"),
         (["progressive", "./nowhere"], "there is no checkpoint folder at './nowhere'"),
         (["progressive", "./nowhere", "--out", "/dev/null/a.png"], "/dev/null/a.png could not be written"),
     ],

@@ -69,6 +69,24 @@ def test_the_snippets_of_its_card_run(hub, checkpoint, classifier):
     assert len(scope["images"]) == 16 and scope["images"] != scope["plain"]
 
 
+@pytest.mark.parametrize("label_dropout", [0.1, 0.0])
+def test_the_card_of_a_model_trained_without_labels_too_shows_the_scale(label_dropout, make_pipeline, tmp_path):
+    own = make_pipeline(num_class_embeds=4)
+    recipe = {"data": {"label_column": "auto"}, "objective": {"label_dropout": label_dropout}}
+    classes = {"null_class": 3, "id2label": None}
+    facts = {"recipe": recipe, "classes": classes, "sampling": {"num_inference_steps": 2, "eta": 0.0}}
+    pipeline = HFDDPMPipeline(own.unet, own.scheduler, null_class=3)
+    save_checkpoint(pipeline, tmp_path / "checkpoint", facts, Image.new("L", (8, 8)))
+    card = (tmp_path / "checkpoint" / "README.md").read_text()
+    assert ("## Guidance" in card) == (label_dropout > 0) and "classifier_scale" not in card
+    if label_dropout:
+        blocks = [block.partition("```")[0] for block in card.split("```python\n")[1:]]
+        assert "guidance_scale=1.5" in blocks[-1]
+        scope = {"checkpoint": tmp_path / "checkpoint"}
+        exec(blocks[0] + blocks[-1], scope)
+        assert len(scope["images"]) == 16
+
+
 def test_a_pipeline_that_lost_its_classifier_or_has_another_is_pushed_as_it_is(
     hub, checkpoint, classifier, make_classifier
 ):

@@ -1,12 +1,14 @@
-"""`hf-ddpm figure`: draw a figure of the DDPM and DDIM papers from a checkpoint."""
+"""`hf-ddpm figure`: draw a figure of the DDPM and DDIM papers, or of guidance, from a checkpoint."""
 
 import argparse
 import inspect
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hf_ddpm.commands.guidance import use_classifier
 from hf_ddpm.commands.options import (
     add_device,
     number_in_unit_interval,
@@ -56,6 +58,7 @@ FIGURE_KINDS = {
     "nearest-neighbours": FigureKind("samples beside the nearest images of --data, DDPM appendix", measures=True),
     "ddim-consistency": FigureKind("one x_T in 5 to T steps, DDIM Fig. 5", measures=True),
     "reconstruction": FigureKind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16, measures=True),
+    "guidance": FigureKind("the same x_T at growing scales of guidance, ADM Fig. 3"),
 }
 
 # What the functions of hf_ddpm.figures call each option: their signatures are the only list of who takes what.
@@ -69,6 +72,8 @@ PARAMETERS = {
     "spacing": ("spacing",),
     "eta": ("eta",),
     "class_label": ("class_label", "class_labels"),
+    "scales": ("scales",),
+    "classifier": ("scales",),  # whose scales they are
     "seed": ("seed", "images"),  # it also chooses which of --data are shown
     "device": ("pipeline",),
 }
@@ -102,6 +107,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of all images, its name or number (default: samples each in turn, real images their own label, a mix the "
         "nearer image's)",
     )
+    parser.add_argument(
+        "--scales",
+        type=_numbers,
+        help="of guidance (default: 0,1,2,4,8 of a classifier, 1,1.25,1.5,2,4 of a network trained with label dropout)",
+    )
+    parser.add_argument("--classifier", metavar="FOLDER", help="for guidance: as hf-ddpm sample takes it")
     add_device(parser)
     parser.add_argument(
         "--out",
@@ -123,7 +134,7 @@ def run(options: argparse.Namespace) -> None:
     _check(options, parameters, out)
     require_writable(*_written(options, out))
     keywords: dict[str, Any] = {"motion": out.suffix.lower() == ".gif"}
-    same = ("seed", "num_images", "steps", "spacing", "eta")
+    same = ("seed", "num_images", "steps", "spacing", "eta", "scales")
     keywords |= {name: getattr(options, name) for name in same}
     if options.checkpoint is not None:
         from hf_ddpm.checkpoint import load_pipeline
@@ -131,6 +142,8 @@ def run(options: argparse.Namespace) -> None:
         pipeline = load_pipeline(options.checkpoint)
         require_pixels(pipeline, f"figure {options.name}")
         keywords["pipeline"] = on_device(pipeline, options.device)
+        if options.classifier is not None:
+            use_classifier(pipeline, options.classifier)
         keywords |= dict.fromkeys(PARAMETERS["class_label"], require_walk(options, keywords["pipeline"]))
         keywords |= _files(options, parameters, keywords["pipeline"])
     origin = _origin(options, keywords.get("pipeline"))
@@ -149,7 +162,7 @@ def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Paramet
         there = [parameters[alias] for alias in aliases if alias in parameters]
         given = getattr(options, option)
         if given is not None and not there:
-            raise UserError(f"{name} takes no {_flag(option)}: leave {given} out")
+            raise UserError(f"{name} takes no {_flag(option)}: leave {_typed(given)} out")
         if given is None and option in NEEDED and any(parameter.default is parameter.empty for parameter in there):
             raise UserError(f"{name} needs {NEEDED[option]}")
     if any(alias in parameters for alias in PARAMETERS["seed"]):
@@ -246,9 +259,25 @@ def _origin(options: argparse.Namespace, pipeline: "HFDDPMPipeline | None") -> d
     for option in PARAMETERS:
         value = getattr(options, option)
         if option not in ("checkpoint", "device") and value is not None:
-            words += [_flag(option), str(value)]
+            words += [_flag(option), _typed(value)]
     origin = {"command": shlex.join(words)} | ({} if options.seed is None else {"seed": str(options.seed)})
     return origin if pipeline is None else {**origin, "weights_sha256": weights_sha256(pipeline.unet)}
+
+
+def _numbers(word: str) -> tuple[float, ...]:
+    """A type for argparse: finite numbers with commas between them."""
+    try:
+        numbers = tuple(map(float, word.split(",")))
+    except ValueError:
+        numbers = (math.nan,)
+    if not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"{word!r} must be numbers with commas between them, such as 0,1,2")
+    return numbers
+
+
+def _typed(value: Any) -> str:
+    """The value of an option as it is typed."""
+    return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
 
 
 def _flag(option: str) -> str:

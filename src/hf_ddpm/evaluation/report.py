@@ -173,6 +173,7 @@ def _how_drawn(samples: Mapping[str, Any]) -> list[str]:
         steps = call.get("num_inference_steps")
         parts.append(samples["scheduler"]["class"] + (f" with {steps} steps" if steps else ""))
         parts += [f"eta {call['eta']}"] if "eta" in call else []
+        parts += [f"{scale} {call[scale]:g}" for scale in ("guidance_scale", "classifier_scale") if scale in call]
     return [*parts, f"seed {samples['seed']}"]
 
 

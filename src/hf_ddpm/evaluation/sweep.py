@@ -9,6 +9,9 @@ from hf_ddpm.evaluation.report import NUMBERS, described, shown
 from hf_ddpm.figures.plots import curve, plot
 
 _WIDE = 4  # times between the largest and the smallest figure, from which an axis is logarithmic
+_MOST_PANELS = 6
+# In the table only: what says of each class, or of real images, or nearly the same as precision and recall do.
+_NOT_DRAWN = ("class_frechet_distance", "class_accuracy_real", "memorised_real", "density", "coverage")
 
 
 def sweep_table(found: Mapping[str, Any]) -> str:
@@ -27,11 +30,13 @@ def sweep_table(found: Mapping[str, Any]) -> str:
 
 
 def draw_sweep(found: Mapping[str, Any]) -> Image:
-    """Each of the first three figures against the axis that is numbers, a curve for each combination of the others."""
+    """Each figure, six at most, against the axis that is numbers, a curve for each combination of the others."""
     axes, cells = found["axes"], found["cells"]
     along = next((axis for axis, values in axes.items() if all(map(_is_number, values))), next(iter(axes)))
-    names = list(dict.fromkeys(number["name"] for cell in cells for number in cell[NUMBERS]))[:3]
-    return plot([_panel(cells, axes, along, name) for name in names])
+    drawn = [number["name"] for cell in cells for number in cell[NUMBERS] if number["type"] not in _NOT_DRAWN]
+    names = list(dict.fromkeys(drawn))[:_MOST_PANELS]
+    columns = 2 if len(names) == 4 else min(len(names), 3)
+    return plot([_panel(cells, axes, along, name) for name in names], columns=columns)
 
 
 def _panel(cells: list[Any], axes: Mapping[str, list[str]], along: str, name: str) -> Any:
@@ -48,7 +53,7 @@ def _panel(cells: list[Any], axes: Mapping[str, list[str]], along: str, name: st
     (label, first), *more = ((label, sorted(points)) for label, points in curves.items())
     also = [(other, [x for x, _ in points], [y for _, y in points]) for other, points in more]
     heights = [y for points in curves.values() for _, y in points]
-    wide = min(heights) > 0 and max(heights) > _WIDE * min(heights)
+    wide = min(heights) > 0 and max(heights) > max(1, _WIDE * min(heights))  # shares, which are at most 1, stay linear
     x_label = along if numbers else f"{along}: {', '.join(axes[along])}"
     log = ("x" if numbers and all(float(value) > 0 for value in axes[along]) else "") + ("y" if wide else "")
     xs, ys = [x for x, _ in first], [y for _, y in first]
@@ -58,7 +63,7 @@ def _panel(cells: list[Any], axes: Mapping[str, list[str]], along: str, name: st
         lines(axes)
         if numbers:  # the values that were asked for, not powers of ten
             axes.set_xticks([float(value) for value in axes_values], labels=axes_values)
-            axes.minorticks_off()
+            axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
 
     return draw
 

@@ -1,4 +1,4 @@
-"""The figures of the DDPM and DDIM papers, drawn from a checkpoint: `hf-ddpm figure NAME`, or these functions.
+"""The figures of the papers of DDPM, DDIM and ADM from a checkpoint: `hf-ddpm figure NAME`, or these functions.
 
 Each is a pure function of its arguments: a pipeline, images, a seed; none changes the pipeline's weights.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from hf_ddpm.figures.distances import ddim_consistency, reconstruction, x0_distance
 from hf_ddpm.figures.figure import Figure, save_figure
+from hf_ddpm.figures.guidance import guidance
 from hf_ddpm.figures.interpolations import coarse_to_fine, ddim_interpolation, interpolation
 from hf_ddpm.figures.neighbours import nearest_neighbours
 from hf_ddpm.figures.rate_distortion import rate_distortion
@@ -26,6 +27,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
     "nearest-neighbours": nearest_neighbours,
     "ddim-consistency": ddim_consistency,
     "reconstruction": reconstruction,
+    "guidance": guidance,
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "ddim_consistency",
     "ddim_interpolation",
     "forward",
+    "guidance",
     "interpolation",
     "nearest_neighbours",
     "progressive",

@@ -25,17 +25,28 @@ def require_matplotlib() -> None:
         raise UserError("this figure is a plot, and matplotlib is missing: pip install 'hf_ddpm[measure]'") from error
 
 
-def plot(panels: "Sequence[Callable[[Axes], None]]", *, width: float = 4.2) -> Image.Image:
-    """Panels side by side, each drawn by a function of its axes, as an RGB image; `width` of one, in inches."""
+def plot(panels: "Sequence[Callable[[Axes], None]]", *, width: float = 4.2, columns: int | None = None) -> Image.Image:
+    """Panels, each drawn by a function of its axes, as an RGB image.
+
+    Args:
+        panels: from left to right, then in the next row.
+        width: of one, in inches.
+        columns: panels in a row; None: all.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sheet = Figure(figsize=(width * len(panels), _HEIGHT), dpi=_DPI, layout="constrained")
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    sheet = Figure(figsize=(width * columns, _HEIGHT * rows), dpi=_DPI, layout="constrained")
     canvas = FigureCanvasAgg(sheet)
-    for axes, draw in zip(sheet.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    places = list(sheet.subplots(rows, columns, squeeze=False).flat)
+    for axes, draw in zip(places, panels, strict=False):
         axes.grid(alpha=0.3)
         draw(axes)
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
     canvas.draw()
     return Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba()).convert("RGB")
 
