@@ -101,6 +101,11 @@ def test_the_kind_of_a_card_goes_before_its_facts():
     assert "HFVAEPipeline" in render_card({"recipe": {"model": {}}}, KINDS["vae"])
     assert "HFVAEPipeline" in render_card({"family": "vae"})
     assert "HFDDPMPipeline" in render_card({"family": "vae"}, KINDS["diffusion"])
+    without_facts = render_card({}, KINDS["classifier"], pictured=False)
+    assert (
+        "HFClassifierPipeline" in without_facts
+        and "| noise schedule | not measured, T = not measured |" in without_facts
+    )
 
 
 # --- what a pipeline says of itself, which a page in a Space reads --------------------------------------------------

@@ -71,9 +71,9 @@ class ClassifierFamily:
 
     def build_players(self, data: ImageData) -> dict[str, Player]:
         """The network for these data."""
-        names = data.facts.class_names
+        names = dict(enumerate(data.facts.class_names or ()))
         num_classes = data.num_classes or 0  # never 0: there is a column of labels
-        return self._players(data.image_size, data.channels, num_classes, names and dict(enumerate(names)))
+        return self._players(data.image_size, data.channels, num_classes, names or None)
 
     def measure(self, networks: Mapping[str, Any], data: ImageData, seed: int) -> None:
         """Nothing is left to measure when such a model is saved."""

@@ -1,6 +1,6 @@
 """The DDPM family as first-class Hugging Face citizens."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ddpm.errors import import_error
 from hf_ddpm.version import __version__
@@ -14,6 +14,9 @@ try:
     from hf_ddpm.schedulers import HFDDPMScheduler
 except (ImportError, RuntimeError) as error:  # diffusers turns one into the other
     raise import_error(error) from error
+
+if TYPE_CHECKING:
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 __all__ = [
     "CLASSIFIER_PRESETS",
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 
-def _push_with_card(pipeline: CheckedOpening, repo_id: str, **kwargs: Any) -> str:
+def _push_with_card(pipeline: "DiffusionPipeline", repo_id: str, **kwargs: Any) -> str:
     from hf_ddpm.hub import push_pipeline  # which nobody needs who does not push
 
     return push_pipeline(pipeline, repo_id, **kwargs)

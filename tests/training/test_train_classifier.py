@@ -60,7 +60,7 @@ def test_there_is_no_average_unless_it_is_asked_for(tmp_path):
     assert not (state / "ema").exists()
     assert difference(weights(tmp_path / "none"), load_file(state / "model.safetensors")) == 0
     assert not [*checkpoint.rglob("*.raw.safetensors")]
-    tiny(tmp_path / "averaged", "--max_decay", "0.9")
+    tiny(tmp_path / "averaged", "--max_decay", "0.9", "--samples", "0", "--total_steps", "2")
     (state,) = (tmp_path / "averaged" / "states").iterdir()
     assert difference(weights(tmp_path / "averaged"), load_file(state / "model.safetensors")) > 0
     raw = NoisyClassifier.from_pretrained(tmp_path / "averaged" / "checkpoint", subfolder="classifier", variant="raw")
@@ -104,10 +104,10 @@ def test_parts_and_processes_walk_the_same_path_and_say_the_same(on_two_processe
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path):
-    words = ["--decay", "constant"]
-    tiny(tmp_path / "whole", *words)
-    tiny(tmp_path / "parts", *words, "--total_steps", "3")
-    tiny(tmp_path / "parts", *words, "--resume", "latest")
+    words = ["--decay", "constant", "--samples", "0", "--total_steps"]
+    tiny(tmp_path / "whole", *words, "4")
+    tiny(tmp_path / "parts", *words, "2")
+    tiny(tmp_path / "parts", *words, "4", "--resume", "latest")
     assert difference(weights(tmp_path / "parts"), weights(tmp_path / "whole")) == 0
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 # Options of `evaluate` about samples and what looks at them, with the value that says that none was given.
-_OF_SAMPLES = {"reference": None, "training_data": None, "extractor": None, "preprocessing": None, "samples": None}
-_OF_SAMPLES |= {"labels": None, "metrics": "fd", "draws": 1, "allow_few": False, "reference_by": None}
+_OF_SAMPLES: dict[str, Any] = dict.fromkeys(
+    ("reference", "reference_by", "training_data", "extractor", "preprocessing", "samples", "labels")
+)
+_OF_SAMPLES |= {"metrics": "fd", "draws": 1, "allow_few": False}
 
 
 def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[str, Any]:
