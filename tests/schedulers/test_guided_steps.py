@@ -157,3 +157,19 @@ def test_a_score_of_another_shape_is_refused():
     for step in (scheduler.step, scheduler.step_inverse, scheduler.step_langevin):
         with pytest.raises(ValueError, match=r"score of shape \(2, 1, 4, 4\) must have that of sample"):
             step(normal(1), int(scheduler.timesteps[4]), normal(2), score=normal(3)[:, :1])
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float32])
+def test_half_precision_stays_what_it_is_and_near_the_truth(precision):
+    scheduler, t = scheduler_of(), 20
+    scheduler.set_timesteps(timesteps=[t, 10])
+    exact = [normal(i) for i in range(3)]
+    output, x_t = (tensor.to(precision) for tensor in exact[:2])
+    score, noise = exact[2].float(), 0 * exact[2]  # a score is float32, whatever the images are
+    for eta in (None, 0.0):
+        found = scheduler.step(output, t, x_t, eta=eta, score=score, variance_noise=noise.to(precision)).prev_sample
+        wanted = scheduler.step(exact[0], t, exact[1], eta=eta, score=exact[2], variance_noise=noise).prev_sample
+        assert found.dtype == precision
+        torch.testing.assert_close(found.double(), wanted, rtol=0.03, atol=0.03)
+    assert scheduler.step_inverse(output, 10, x_t, score=score).prev_sample.dtype == precision
+    assert scheduler.step_langevin(output, t, x_t, score=score, noise=0 * x_t).dtype == precision

@@ -337,7 +337,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         if score is not None:
             _check_shape("score", score, sample)
             to_x_0, to_epsilon = self._tables.rows("guidance", level, sample)
-            x_0, epsilon = x_0 + to_x_0 * score, epsilon + to_epsilon * score
+            x_0, epsilon = (x_0 + to_x_0 * score).to(x_0.dtype), (epsilon + to_epsilon * score).to(epsilon.dtype)
         if timestep < 0:
             x_0 = sample
         noisier = self.add_noise(x_0, epsilon, reached)
