@@ -48,16 +48,18 @@ class Sweep:
         model: a key of RECIPES.
         axis: option=values, for `hf-ddpm sweep --over`.
         by_classifier: whether the classifier of the same seed guides.
+        more: further options.
     """
 
     model: str
     axis: str
     by_classifier: bool
+    more: tuple[str, ...] = ()
 
 
 SWEEPS = {
     "ancestral": Sweep("unconditional", "classifier-scale=0,1,2,4,8", True),
-    "at-the-mean": Sweep("unconditional", "classifier-gradient=x_t,mean", True),
+    "at-the-mean": Sweep("unconditional", "classifier-scale=1,4", True, ("--classifier-gradient", "mean")),
     "conditional": Sweep("conditional", "classifier-scale=0,1", True),
     "classifier-free": Sweep("classifier-free", "guidance=1,1.25,1.5,2,4", False),
 }
@@ -80,7 +82,7 @@ def sweep(name: str, seed: int, place: Place) -> None:
     if kept.is_file():
         return
     one, out = SWEEPS[name], place.runs / "sweeps" / f"{name}-seed{seed}"
-    words = ["--over", one.axis, "--data", str(place.data), "--num-images", str(place.num_images), *WALK]
+    words = ["--over", one.axis, "--data", str(place.data), "--num-images", str(place.num_images), *WALK, *one.more]
     if one.by_classifier:
         words += ["--classifier", str(trained("classifier", seed, place, *RECIPES["classifier"]))]
     found = commanded("sweep", trained(one.model, seed, place, *RECIPES[one.model]), out, *words)
