@@ -60,10 +60,9 @@ def make_classifier():
         torch.manual_seed(seed)
         sizes = {"sample_size": 8, "num_classes": 3, "block_out_channels": (8, 8), "attention_head_dim": 8}
         sizes |= {"down_block_types": ("ResnetDownsampleBlock2D",) * 2, "noise_schedule": scheduler or {}}
-        network = NoisyClassifier(**sizes | config).eval()
+        network = NoisyClassifier(**sizes | {"pool": "spatial"} | config).eval()
         for weight in network.parameters():
-            torch.nn.init.normal_(weight, std=0.5)
-        network.head[-1].out.weight.data *= 100
+            torch.nn.init.normal_(weight, std=0.2)
         return network
 
     return make

@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from hf_ddpm import HFDDPMPipeline
+from hf_ddpm.cli import main
 from hf_ddpm.pipelines import HFClassifierPipeline
 
 INDEX, CONFIG = "model_index.json", "classifier/config.json"
@@ -94,6 +96,22 @@ def test_a_checkpoint_without_one_takes_one(make_pipeline, pipeline, tmp_path):
     make_pipeline(SCHEDULE).save_pretrained(tmp_path)
     opened = HFDDPMPipeline.from_pretrained(tmp_path, classifier=pipeline.classifier)
     assert torch.equal(draw(opened), draw(pipeline))
+
+
+def test_the_command_is_guided_by_it_unless_told_otherwise(pipeline, folder, make_pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_pipeline(SCHEDULE).save_pretrained("without")
+
+    def sampled(checkpoint, *words):
+        call = ["-n", "3", "--steps", "5", "--eta", "0", "--device", "cpu", "--out", "out.png"]
+        main(["sample", str(checkpoint), *call, *words])
+        return Image.open("out.png").tobytes()
+
+    guided, unguided = sampled(folder), sampled("without")
+    assert guided != unguided
+    assert sampled(folder, "--classifier-scale", "1") == guided == sampled("without", "--classifier", "saved")
+    assert sampled(folder, "--classifier-scale", "0") == unguided
+    assert sampled(folder, "--class", "grey") != guided
 
 
 @pytest.mark.parametrize(

@@ -182,11 +182,11 @@ def vae_pipeline():
     return HFVAEPipeline(vae)
 
 
-def by_default(pipeline, indices, seed, steps):
+def by_default(pipeline, indices, seed, steps, **guidance):
     """The images of `hf-ddpm sample --steps`."""
     pipeline = copy(pipeline)
     walk = use_default_sampler(pipeline, steps)
-    return list(sample_images(pipeline, indices, seed=seed, **walk))
+    return list(sample_images(pipeline, indices, seed=seed, **walk, **guidance))
 
 
 def test_a_user_draws_slides_and_interpolates(page, serve, make_pipeline, tmp_path):
@@ -265,6 +265,43 @@ def test_a_space_runs_from_the_hub_without_hf_ddpm(hub, page, serve, make_pipeli
     drawn = page.images("#sample-images", 8)
     page.shot("space")
     assert all(map(same, drawn, by_default(pipeline, range(8), seed=0, steps=5)))
+
+
+def test_both_scales_guide_what_is_drawn(page, serve, make_pipeline, make_classifier, tmp_path):
+    """Of a network with a class for "no label", and a classifier that is named beside it."""
+    own, names = make_pipeline(num_class_embeds=4), {0: "dark", 1: "grey", 2: "bright"}
+    pipeline = HFDDPMPipeline(own.unet, own.scheduler, null_class=3, id2label=names)
+    pipeline.save_pretrained(tmp_path / "checkpoint")
+    make_classifier(id2label=names).save_pretrained(tmp_path / "classifier")
+    page.open(serve(DEMO, tmp_path / "checkpoint", "--classifier", tmp_path / "classifier"))
+    guided = HFDDPMPipeline(**pipeline.components | {"classifier": make_classifier(id2label=names)}, null_class=3)
+    guided.set_progress_bar_config(disable=True)
+    page.write("Steps", 5)
+    for scales in ((1, 1), (3, 1), (1, 0)):
+        page.write("Guidance", scales[0])
+        page.write("Classifier scale", scales[1])
+        page.all("#sample-draw")[0].click()
+        expected = by_default(guided, range(8), 0, 5, guidance_scale=scales[0], classifier_scale=scales[1])
+        page.wait(lambda expected=expected: all(map(same, page.images("#sample-images", 8), expected)))
+    page.shot("guidance")
+    page.choose_tab("Interpolation")
+    assert page.field("Guidance").get_attribute("value") == "1"
+
+
+def test_a_space_brings_its_classifier(hub, page, serve, make_pipeline, make_classifier, tmp_path):
+    own = make_pipeline()
+    pipeline = HFDDPMPipeline(own.unet, own.scheduler, classifier=make_classifier())
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.push_to_hub("ada/guided")
+    write_space(space_files(find_checkpoint("ada/guided")), tmp_path / "space")
+    run_app = "import runpy\nrunpy.run_path('app.py', run_name='__main__')"
+    page.open(serve(WITHOUT_HF_DDPM + run_app, cwd=tmp_path / "space"))
+    assert not page.all('input[aria-label="Guidance"]')
+    page.write("Steps", 5)
+    page.all("#sample-draw")[0].click()
+    drawn = page.images("#sample-images", 8)
+    assert all(map(same, drawn, by_default(pipeline, range(8), seed=0, steps=5)))
+    assert not all(map(same, drawn, by_default(pipeline, range(8), seed=0, steps=5, classifier_scale=0.0)))
 
 
 def test_a_vae_has_samples_and_interpolations_only(page, serve, vae_pipeline, tmp_path):
@@ -351,6 +388,33 @@ def test_controls_are_those_that_the_checkpoint_has(app, make_pipeline, vae_pipe
     assert app.walk_controls(vae_pipeline) == {}
 
 
+def test_scales_are_offered_where_something_guides(app, make_pipeline, make_classifier, vae_pipeline):
+    own, names = make_pipeline(num_class_embeds=4), {0: "dark", 2: "bright"}
+    free = app.guidance_controls(HFDDPMPipeline(own.unet, own.scheduler, null_class=3))
+    assert list(free) == ["guidance_scale"]
+    assert (free["guidance_scale"].minimum, free["guidance_scale"].value, free["guidance_scale"].maximum) == (1, 1, 8)
+    for silent in (own, make_pipeline(), vae_pipeline):
+        assert app.guidance_controls(silent) == {}
+    plain = make_pipeline()
+    guided = HFDDPMPipeline(plain.unet, plain.scheduler, classifier=make_classifier(id2label=names))
+    controls = app.walk_controls(guided, in_turn=True)
+    assert controls["class_labels"].choices == [(app.IN_TURN, -1), ("dark", 0), ("1", 1), ("bright", 2)]
+    scale = controls["classifier_scale"]
+    assert (scale.minimum, scale.value, scale.maximum) == (0, 1, 10) and "guidance_scale" not in controls
+
+
+def test_what_guides_goes_into_every_tab(app, make_pipeline, make_classifier):
+    plain = make_pipeline({"prediction_type": "sample"})  # whose images are grey, so that each step is seen
+    pipeline = HFDDPMPipeline(plain.unet, plain.scheduler, classifier=make_classifier())
+    walk = {"num_inference_steps": 3, "eta": 0.0, "class_labels": 1, "classifier_scale": 4.0}
+    expected = list(sample_images(pipeline, range(2), seed=5, **{**walk, "class_labels": [1, 1]}))
+    assert all(map(same, app.sample(pipeline, no_progress, dict(walk), 5, 2), expected))
+    without = app.sample(pipeline, no_progress, walk | {"classifier_scale": 0.0}, 5, 2)
+    assert not any(map(same, without, expected))
+    assert same(app.denoise(pipeline, no_progress, walk, 5)[0]["x_t"][-1], expected[0])
+    assert same(app.interpolate(pipeline, no_progress, walk, 5, 6, 2)[0], expected[0])
+
+
 def test_what_a_page_cannot_show_is_one_sentence(app, make_pipeline):
     with pytest.raises(ValueError, match="the images have 4 channels, and a page shows 1 or 3"):
         app.build(make_pipeline(in_channels=4, out_channels=4), "x")
@@ -409,6 +473,21 @@ def test_demo_refuses_in_one_sentence(words, sentence):
     demo.add_options(parser)
     with pytest.raises(UserError, match=re.escape(sentence)):
         demo.run(parser.parse_args(["./nowhere", *words]))
+
+
+@pytest.mark.parametrize("what", ["vae", "larger"])
+def test_demo_refuses_a_classifier_that_guides_nothing(what, make_pipeline, make_classifier, vae_pipeline, tmp_path):
+    import argparse
+
+    from hf_ddpm.commands import demo
+
+    (vae_pipeline if what == "vae" else make_pipeline()).save_pretrained(tmp_path / "checkpoint")
+    make_classifier(sample_size=16).save_pretrained(tmp_path / "classifier")
+    parser = argparse.ArgumentParser()
+    demo.add_options(parser)
+    said = {"vae": "holds a VAE, leave the option out", "larger": "the classifier takes (16, 16) pixels"}[what]
+    with pytest.raises(UserError, match=re.escape(said)):
+        demo.run(parser.parse_args([str(tmp_path / "checkpoint"), "--classifier", str(tmp_path / "classifier")]))
 
 
 def test_demo_refuses_a_port_that_is_taken(tmp_path):

@@ -4,9 +4,12 @@ import argparse
 import importlib.util
 import socket
 from pathlib import Path
+from typing import Any
 
+from hf_ddpm.commands.guidance import use_classifier
 from hf_ddpm.commands.options import add_checkpoint, add_device, on_device
 from hf_ddpm.errors import UserError, as_user_error
+from hf_ddpm.kinds import kind_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -15,6 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="of the page (default: the first free one from 7860 on)")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: 127.0.0.1)")
     parser.add_argument("--share", action="store_true", help="a public address for a week, through Gradio's servers")
+    parser.add_argument("--classifier", metavar="FOLDER", help="that guides the model, as hf-ddpm sample takes it")
     add_device(parser)
 
 
@@ -26,7 +30,12 @@ def run(options: argparse.Namespace) -> None:
 
     from hf_ddpm.checkpoint import load_checkpoint
 
-    pipeline = on_device(load_checkpoint(options.checkpoint), options.device)
+    pipeline: Any = on_device(load_checkpoint(options.checkpoint), options.device)
+    if options.classifier is not None:
+        kind = kind_of(pipeline)
+        if not kind.walks:
+            raise UserError(f"--classifier: {options.checkpoint!r} holds a {kind.word}, leave the option out")
+        use_classifier(pipeline, options.classifier)
 
     from hf_ddpm.space.app import LOOK, build
 

@@ -155,12 +155,25 @@ def walk_controls(
     if pipeline.num_classes is not None:
         labels: list[Any] = [*([(IN_TURN, -1)] if in_turn else []), *class_choices(pipeline)]
         controls["class_labels"] = gr.Dropdown(labels, value=labels[0][1], label="Class")
+    return controls | guidance_controls(pipeline)
+
+
+def guidance_controls(pipeline: Any) -> dict[str, Any]:
+    """The scales by which a network that also knows "no label", or a classifier, guides towards the class."""
+    controls: dict[str, Any] = {}
+    if pipeline.config.get("null_class") is not None and "guidance_scale" in inspect.signature(pipeline).parameters:
+        about = "1 is off, more is nearer to the class and less diverse"
+        controls["guidance_scale"] = gr.Slider(1, 8, 1, step=0.05, label="Guidance", info=about)
+    if pipeline.components.get("classifier") is not None:
+        controls["classifier_scale"] = gr.Slider(0, 10, 1, step=0.1, label="Classifier scale", info="0 is off")
     return controls
 
 
 def class_choices(pipeline: Any) -> list[tuple[str, int]]:
-    """The classes of a network, by their names where it has some, and their numbers."""
-    named = pipeline.config.get("id2label") or {}  # code files of an older checkpoint know no names
+    """The classes of a network, or of the classifier that guides it, by their names where they have some."""
+    guided = pipeline.components.get("classifier") is not None
+    # code files of an older checkpoint know neither classifiers nor names
+    named = (pipeline.class_signature.id2label if guided else pipeline.config.get("id2label")) or {}
     names = [named.get(k, str(k)) for k in range(pipeline.num_classes)]
     several = {name for name, count in Counter(names).items() if count > 1}
     return [(f"{name} ({k})" if name in several else name, k) for k, name in enumerate(names)]
