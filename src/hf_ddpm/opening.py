@@ -44,8 +44,8 @@ def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -
     with files.being_opened():
         without = dict.fromkeys(guides)
         pipeline = super(CheckedOpening, kind).from_pretrained(files.folder, **kwargs, **without)  # type: ignore[misc]
-    if guides.get("classifier") is not None:
-        check_classifier(*(guides[name] for name in GUIDES), pipeline.signature, pipeline.scheduler)
+    if (classifier := guides.get("classifier")) is not None:
+        check_classifier(classifier, guides["image_processor"], pipeline.signature, pipeline.scheduler)
         pipeline.register_modules(**guides)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):

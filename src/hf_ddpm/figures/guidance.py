@@ -54,7 +54,8 @@ def guidance(
     rows = []
     for scale in shown:
         own = generators(seed, range(num_images))  # anew: what a walk draws is the same in every row
-        rows.append(decode(pipeline, noise_of(pipeline, own), own, class_labels=labels, **walk, **{keyword: scale}))
+        walk[keyword] = scale
+        rows.append(decode(pipeline, noise_of(pipeline, own), own, class_labels=labels, **walk))
     samples = torch.stack(rows)
     names = pipeline.class_signature.id2label or {}
     picture = labelled_grid(
