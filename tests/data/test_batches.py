@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def open_data(source: str, way: str, **options: object) -> ImageData:
-    return ImageData(source, image_size=(6, 8), channels=3, label_column="label", **(WAYS[way] | options))
+    return ImageData(source, **({"image_size": (6, 8), "channels": 3, "label_column": "label"} | WAYS[way] | options))
 
 
 def take(data: ImageData, count: int, **options: object) -> list[Batch]:
@@ -95,6 +95,23 @@ def test_random_crops_belong_to_the_position(way: str, folder: str) -> None:
     assert_same(whole, take(open_data(folder, "this process", **options), 10))
     crops = {image.numpy().tobytes() for batch in whole for image in batch.x_0}
     assert len(crops) > 11  # one image has three possible windows
+    assert_same(whole, take(open_data(folder, "this process", crop_scale=[1, 1], **options), 10))
+
+
+@pytest.mark.parametrize("way", ["this process", "workers", "stream", "stream, threads"])
+def test_smaller_crops_of_images_of_the_size_belong_to_the_position_too(way: str, folder: str) -> None:
+    options = {"image_size": 8, "resize": "random_crop", "crop_scale": [0.8, 1.0], "horizontal_flip": True}
+    whole = take(open_data(folder, way, **options), 10)
+    assert_same(take(open_data(folder, way, **options), 4, start_step=6), whole[6:])
+    parts = [take(open_data(folder, way, **options), 10, rank=rank, world_size=2) for rank in range(2)]
+    for one, *two in zip(whole, *parts, strict=True):
+        assert torch.equal(one.x_0, torch.cat([part.x_0 for part in two]))
+    if way == "workers":
+        assert_same(whole, take(open_data(folder, "this process", **options), 10))
+    x_0 = torch.cat([batch.x_0 for batch in whole])
+    assert len({image.numpy().tobytes() for image in x_0}) == 40  # no two are alike
+    assert torch.isin(x_0, (torch.arange(256).double() / 127.5 - 1).float()).all()
+    assert x_0.std() < torch.cat([batch.x_0 for batch in take(open_data(folder, way, image_size=8), 10)]).std()
 
 
 @pytest.mark.parametrize("way", WAYS)

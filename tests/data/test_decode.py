@@ -9,6 +9,7 @@ from image_files import png_bytes, random_image, sixteen_bit_rgb_png
 from PIL import Image
 
 from hf_ddpm.data.decode import COMPOSITED, LUMINANCE, REPEATED, UPPER_BYTE, ImageDecoder, UndecodableError
+from hf_ddpm.data.raw import crops
 
 RED, GREY = (255, 0, 0), 100
 RED_LUMINANCE = 76  # 255 * 0.299
@@ -154,9 +155,43 @@ def test_crop_takes_the_centre_and_touches_no_pixel_at_scale_one() -> None:
 
 def test_random_crop_reaches_both_ends_and_the_centre_without_a_draw() -> None:
     decoder, image = ImageDecoder((4, 4), 1, "random_crop"), stored(columns_image())
-    firsts = [int(decoder(image, (u, 0.5)).pixels[0, 0, 0]) for u in (0.0, 0.33, 0.34, 0.67, 0.999)]
+    firsts = [int(decoder(image, (u, 0.5, 0.0)).pixels[0, 0, 0]) for u in (0.0, 0.33, 0.34, 0.67, 0.999)]
     assert firsts == [0, 0, 10, 20, 20]
     assert decoder(image).pixels[0, 0, 0] == 10
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_smaller_random_crop_is_a_part_of_the_image_scaled_up(bits: int) -> None:
+    """As ADM has it: the shorter side becomes 32 / 0.8 = 40 pixels, of which 32 are cut out, k pixels from the edge."""
+    grey = np.asarray(random_image(5, (32, 32), "L"))
+    image = Image.fromarray(grey if bits == 8 else grey.astype(np.uint16) * 257)
+    decoder = ImageDecoder((32, 32), 1, "random_crop", crop_scale=(0.8, 0.8))
+    scaled = ImageDecoder((40, 40), 1)(stored(image)).pixels
+    for k in (0, 3, 7):
+        pixels = decoder(stored(image), (k / 8, (7 - k) / 8, 0.5)).pixels
+        assert pixels.dtype == scaled.dtype == {8: np.uint8, 16: np.uint16}[bits]
+        error = pixels.astype(int) - scaled[:, 7 - k : 39 - k, k : k + 32]
+        assert np.abs(error).max() <= 1  # Pillow knows places to a millionth of a pixel
+    assert np.array_equal(decoder(stored(image)).pixels[0], np.asarray(image))  # without a draw: the largest, untouched
+
+
+def test_the_sizes_and_places_of_random_crops_are_uniform() -> None:
+    """Of two ramps, which resizing leaves ramps: their slope tells the size, and their height the place."""
+    width, height, count = 24, 40, 200
+    y, x = np.mgrid[:height, :width].astype(np.uint16) * 1500
+    decoder = ImageDecoder((16, 16), 1, "random_crop", crop_scale=(0.5, 0.9))
+    draws = crops(seed=0, first=0, count=count)
+    found = []
+    for crop in draws:
+        x_seen, y_seen = (decoder(stored(Image.fromarray(ramp), "TIFF"), crop).pixels[0] / 1500 for ramp in (x, y))
+        first, last = (np.array([x_seen[:, i].mean(), y_seen[i].mean()]) for i in (5, 10))
+        pixel = (last - first) / 5  # of the crop, in those of the image; the filter does not see its edges here
+        left, top = first + 0.5 - 5.5 * pixel
+        zoom = width / (16 * pixel[0])  # of the shorter side
+        found.append((left / (width - 16 * pixel[0]), top / (height - 16 * pixel[1]), (zoom - 1 / 0.9) / (2 - 1 / 0.9)))
+    assert np.abs(np.array(found) - draws).max() < 1e-2  # across, down, size
+    assert np.abs(np.mean(found, axis=0) - 0.5).max() < 4 / np.sqrt(12 * count)  # four standard errors
+    assert np.min(found, axis=0).max() < 0.03 and np.max(found, axis=0).min() > 0.97
 
 
 def test_pad_centres_on_black_and_never_enlarges() -> None:

@@ -219,6 +219,7 @@ def test_images_are_cut_as_in_training(make_pipeline, tmp_path):
     from hf_ddpm.commands.options import cut_of_training
 
     block = {"source": "photos", "crop_box": [0, 40, 178, 218], "resize": "random_crop", "horizontal_flip": True}
+    block |= {"crop_scale": [0.8, 1.0]}
     save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "x", "recipe": {"data": block}}, Image.new("L", (8, 8)))
     assert cut_of_training(str(tmp_path / "c")) == {"crop_box": [0, 40, 178, 218], "resize": "crop"}
     assert cut_of_training("google/ddpm") == {}

@@ -115,7 +115,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("name", ["mnist-classifier", "cifar10-classifier"])
 def test_every_recipe_trains_a_shrunken_copy(name, tmp_path):
     recipe = read_recipe(name)
-    recipe["data"] |= {"source": "digits", "image_size": 16, "max_images": 60, "held_back": 20}
+    recipe["data"] |= {"source": "digits", "image_size": 16, "max_images": 60, "held_back": 20, "num_workers": 0}
     recipe["model"] |= {"block_out_channels": [8] * (3 if name == "mnist-classifier" else 4), "norm_num_groups": 4}
     recipe["model"] |= {"attention_head_dim": 8, "layers_per_block": 1}
     recipe["training"] |= {"total_steps": 2, "batch_size": 4, "output_dir": str(tmp_path / "run"), "tracker": "none"}

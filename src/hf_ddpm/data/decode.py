@@ -9,12 +9,12 @@ and a missing alpha channel is opaque; 16-bit grey keeps its 16 bits. What happe
 import io
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from hf_ddpm.data.resize import Crop, Resize, fit
+from hf_ddpm.data.resize import LARGEST, Crop, CropScale, Resize, fit
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,9 +61,10 @@ class Decoded(NamedTuple):
 class ImageDecoder:
     """Turns stored images into arrays (channels, *image_size).
 
-    `crop_box` (left, top, right, bottom), in pixels of the upright image, is cut out first. `array_dtype` is the
-    integer type of sources whose column holds arrays instead of image files; arrays are (H, W), (C, H, W) or (H, W,
-    C) and must have exactly `channels` channels, any number of them.
+    `crop_box` (left, top, right, bottom), in pixels of the upright image, is cut out first. `crop_scale` bounds the
+    size of a random crop, which no cache keeps, so that it is no part of a fingerprint. `array_dtype` is the integer
+    type of sources whose column holds arrays instead of image files; arrays are (H, W), (C, H, W) or (H, W, C) and
+    must have exactly `channels` channels, any number of them.
     """
 
     image_size: tuple[int, int]
@@ -71,12 +72,12 @@ class ImageDecoder:
     resize: Resize = "crop"
     crop_box: tuple[int, int, int, int] | None = None
     array_dtype: Literal["uint8", "uint16"] | None = None
+    crop_scale: CropScale = field(default=LARGEST, repr=False)
 
     def __call__(self, stored: Any, crop: Crop | None = None) -> Decoded:
         """Decode one value of the image column: {"bytes", "path"}, bytes, a path, or an array.
 
-        `crop` = (across, down) in [0, 1) places the window of "random_crop"; None is its centre. Raises
-        `UndecodableError`.
+        `crop` places the window of "random_crop"; None is the largest, at the centre. Raises `UndecodableError`.
         """
         from PIL import UnidentifiedImageError
         from PIL.Image import DecompressionBombError
@@ -98,7 +99,7 @@ class ImageDecoder:
             planes, more = _sixteen_bits(image, self.channels)
             return Decoded(self._fit(planes, crop), notes + more)
         image, more = _convert(image, CHANNEL_MODES[self.channels])
-        pixels = np.asarray(fit(image, self.image_size, self.resize, crop, self.crop_box))
+        pixels = np.asarray(self._fitted(image, crop))
         planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         return Decoded(np.ascontiguousarray(planes), notes + more)
 
@@ -107,13 +108,11 @@ class ImageDecoder:
         from PIL import Image
 
         largest = np.iinfo(planes.dtype).max
-        fitted = [
-            np.asarray(
-                fit(Image.fromarray(plane.astype(np.float32)), self.image_size, self.resize, crop, self.crop_box)
-            )
-            for plane in planes
-        ]
+        fitted = [np.asarray(self._fitted(Image.fromarray(plane.astype(np.float32)), crop)) for plane in planes]
         return np.stack(fitted).round().clip(0, largest).astype(planes.dtype)
+
+    def _fitted(self, image: "Image.Image", crop: Crop | None) -> "Image.Image":
+        return fit(image, self.image_size, self.resize, crop, self.crop_box, self.crop_scale)
 
     def _planes(self, stored: Any) -> np.ndarray:
         array = np.asarray(stored, dtype=self.array_dtype)

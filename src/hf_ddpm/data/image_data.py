@@ -21,12 +21,12 @@ from hf_ddpm.data.columns import (
 from hf_ddpm.data.decode import CHANNEL_MODES, Decoded, ImageDecoder, Undecodable, open_image
 from hf_ddpm.data.facts import RECORDED, DataFacts, FirstImage, Kept, describe
 from hf_ddpm.data.memory import MemoryStore
-from hf_ddpm.data.options import Cache, OnBadImage, at_least, box_of, cache_choice, one_of, size_of
+from hf_ddpm.data.options import Cache, OnBadImage, at_least, box_of, cache_choice, crop_scale_of, one_of, size_of
 from hf_ddpm.data.order import BatchPlan, position_uniforms
 from hf_ddpm.data.pixels import to_float
 from hf_ddpm.data.raw import RawBatches, to_device, try_decode
 from hf_ddpm.data.report import Report
-from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.resize import LARGEST, Resize
 from hf_ddpm.data.sources import names_folders, open_source, origin_of
 from hf_ddpm.data.stream import StreamStore
 from hf_ddpm.data.workers import WorkerStore
@@ -69,6 +69,9 @@ class ImageData:
         channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; any number for columns that hold arrays.
         resize: "crop", "pad", "stretch", "random_crop" or "none"; see `fit`.
         crop_box: (left, top, right, bottom) in pixels, cut out before resizing.
+        crop_scale: (low, high), of "random_crop": how long the sides of a crop are, at least and at most, of those of
+            the largest that fits. (0.8, 1.0) is that of ADM's classifiers; with it an image of the model's size is cut
+            too, and scaled up.
         horizontal_flip: mirror every second image at random.
         binarize: "static" or "dynamic" make each element white at random, with its intensity as probability; see
             `binarized`. Static draws once for each image, by binarize_seed and the row number in `split` (so not for
@@ -107,6 +110,7 @@ class ImageData:
         channels: int = 1,
         resize: Resize = "crop",
         crop_box: Sequence[int] | None = None,
+        crop_scale: Sequence[float] = LARGEST,
         horizontal_flip: bool = False,
         binarize: Binarize | None = None,
         binarize_seed: int = 0,
@@ -131,6 +135,7 @@ class ImageData:
         self._shuffle_buffer = at_least("shuffle_buffer", shuffle_buffer, 0)
         box = None if crop_box is None else box_of(crop_box)
         self._cache = cache_choice(one_of("cache", cache, Cache), streaming, one_of("resize", resize, Resize))
+        scale = crop_scale_of(crop_scale, resize)
         self._binarization = binarization(binarize, binarize_seed, streaming=streaming, resize=resize)
         self._memory: MemoryStore | None = None
 
@@ -143,7 +148,7 @@ class ImageData:
         self._image_column = find_image_column(self._features, image_column)
         self.image_column = self._image_column.name
         self._open_labels(label_column, num_classes)
-        self._decoder = ImageDecoder(self.image_size, channels, resize, box, self._array_dtype())
+        self._decoder = ImageDecoder(self.image_size, channels, resize, box, self._array_dtype(), scale)
         self._first = self._probe()
 
     def batches(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
-from hf_ddpm.data.resize import Resize
+from hf_ddpm.data.resize import LARGEST, CropScale, Resize
 from hf_ddpm.errors import UserError, did_you_mean
 
 OnBadImage = Literal["error", "skip"]
@@ -45,6 +45,23 @@ def box_of(crop_box: Sequence[int]) -> tuple[int, int, int, int]:
             f"crop_box {list(crop_box)} is empty; it must be [left, top, right, bottom], left < right, top < bottom"
         )
     return (left, top, right, bottom)
+
+
+def crop_scale_of(crop_scale: Sequence[float], resize: Resize) -> CropScale:
+    """(low, high) with 0 < low <= high <= 1, which are 1 but for random crops."""
+    numbers = len(crop_scale) == 2 and all(isinstance(side, (int, float)) for side in crop_scale)
+    if not numbers or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+        raise UserError(
+            f"crop_scale is {[*crop_scale]}; it must be [low, high] with 0 < low <= high <= 1, shares of the largest "
+            "crop that fits"
+        )
+    low, high = crop_scale
+    if (low, high) != LARGEST and resize != "random_crop":
+        raise UserError(
+            f"crop_scale is [{low}, {high}], the sizes of random crops, but resize is {resize!r}; use 'random_crop', "
+            "or crop_scale [1, 1]"
+        )
+    return (low, high)
 
 
 def cache_choice(cache: Cache, streaming: bool, resize: Resize) -> Cache:

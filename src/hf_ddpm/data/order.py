@@ -80,7 +80,7 @@ class SampleOrder:
 
 
 def position_uniforms(seed: int, start: int, count: int) -> np.ndarray:
-    """Four uniform numbers in [0, 1) for each position, (count, 4) float64: [flip, crop across, crop down, unused].
+    """Four uniform numbers in [0, 1) for each position, (count, 4) float64: [flip, crop across, crop down, crop size].
 
     Position p is counter p of a Philox generator keyed by the seed, so the numbers depend neither on the batch size
     nor on the process that asks.

@@ -71,8 +71,8 @@ def collate(shown: list[Shown]) -> RawBatch:
 
 
 def crops(seed: int, first: int, count: int) -> list[Crop]:
-    """Where the random crop of each position lies."""
-    return [(across, down) for across, down in position_uniforms(seed, first, count)[:, 1:3].tolist()]
+    """The draws of the random crop at each position."""
+    return [(across, down, size) for across, down, size in position_uniforms(seed, first, count)[:, 1:].tolist()]
 
 
 def widen(pixels: np.ndarray) -> np.ndarray:
