@@ -114,13 +114,15 @@ def open_classifier(source: str) -> tuple[Any, Any]:
     Raises:
         UserError: nothing there, or something else.
     """
-    from hf_ddpm.checkpoint import load_checkpoint
+    from hf_ddpm.checkpoint import find_folder, load_checkpoint
     from hf_ddpm.gate.checked_files import CheckedFiles
     from hf_ddpm.kinds import kind_of
     from hf_ddpm.models import NoisyClassifier
 
+    with as_user_error("--classifier"):
+        place = find_folder(source) or source
     try:
-        config = CheckedFiles(source, "config.json").json("config.json")
+        config = CheckedFiles(place, "config.json").json("config.json")
     except FileNotFoundError:  # not a model alone
         pipeline: Any = load_checkpoint(source)
         classifier = pipeline.components.get("classifier")
@@ -134,8 +136,8 @@ def open_classifier(source: str) -> tuple[Any, Any]:
         raise UserError(f"--classifier {quoted(error)}") from error
     if config.get("_class_name") == NoisyClassifier.__name__:
         with as_user_error("--classifier"):
-            return NoisyClassifier.from_pretrained(source), None
-    return _of_transformers(source)
+            return NoisyClassifier.from_pretrained(place), None
+    return _of_transformers(str(place))
 
 
 def _of_transformers(source: str) -> tuple[Any, Any]:
