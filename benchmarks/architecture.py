@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import Place, commanded, parse_place, trained
+from benchmarks.by_command import Place, commanded, parse_place, publish, trained
 from benchmarks.guidance import spread
-from benchmarks.report import Result, machine, table, write_json
+from benchmarks.report import Result, table, write_json
 
 TITLE = "What ADM says of the network, on digits"
 ABOUT = """`mnist-conditional` on the 60,000 training digits, with one thing changed at a time and the same 2,800 steps.
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in place.seeds:
         for name in names:
             measure(name, seed, place)
-    result = {"machine": machine(), "command": "python -m benchmarks.architecture --data <folder>", "arms": kept()}
-    write_json(RESULTS.with_suffix(".json"), result)
+    result = {"command": "python -m benchmarks.architecture --data <folder>", "arms": kept()}
+    publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
 
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.options import Options
+from benchmarks.report import Result, machine, write_json
+
 
 @dataclass(frozen=True)
 class Place:
@@ -40,6 +43,14 @@ def trained(name: str, seed: int, place: Place, *words: str) -> Path:
         command = ["training/train.py", "--data.source", str(place.data), *words, *more]
         subprocess.run([sys.executable, *command], check=True)
     return run / "checkpoint"
+
+
+def publish(file: Path, result: Result) -> None:
+    """Write what was measured, and the page of all that was."""
+    from benchmarks.run import write_page  # which shows this benchmark among the others
+
+    write_json(file, {"machine": machine(), "quick": False, **result})
+    write_page(Options())
 
 
 def commanded(command: str, checkpoint: Path, out: Path, *words: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.by_command import Place, commanded, parse_place, trained
-from benchmarks.report import Result, machine, table, write_json
+from benchmarks.by_command import Place, commanded, parse_place, publish, trained
+from benchmarks.report import Result, table, write_json
 
 TITLE = "Guidance: fidelity against diversity"
 ABOUT = """Four recipes, each trained for the steps that it names on the 60,000 training digits of MNIST: `mnist`,
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in place.seeds:
         for name in names:
             sweep(name, seed, place)
-    result = {"machine": machine(), "command": "python -m benchmarks.guidance --data <folder>", **measured()}
-    write_json(RESULTS.with_suffix(".json"), result)
+    result = {"command": "python -m benchmarks.guidance --data <folder>", **measured()}
+    publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
 
 

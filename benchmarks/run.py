@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import (
+    architecture,
     before_after,
     bits_per_dim,
     gpu_page,
+    guidance,
     guidance_cost,
     guided_gaussians,
     hub_transfer,
@@ -50,7 +52,8 @@ BENCHMARKS = {
 OF_KEPT_CELLS = ("objectives", "bits_per_dim", "vae_nll")  # whose tables --kept makes of the cells on disk
 
 
-ON_THE_PAGE = BENCHMARKS | {"before_after": before_after}  # which has a command line of its own, with two checkouts
+ALONE = {"before_after": before_after, "architecture": architecture, "guidance": guidance}  # by command lines of theirs
+ON_THE_PAGE = BENCHMARKS | ALONE
 
 
 def main(argv: Sequence[str] | None = None) -> None:
