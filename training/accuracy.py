@@ -11,7 +11,7 @@ from hf_ddpm.evaluation.noisy_accuracy import MOST, accuracy_record
 from hf_ddpm.kinds import kind_of_recipe
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.training.evaluation import Networks, open_test_images, plain_images
-from hf_ddpm.training.family import Family
+from hf_ddpm.training.latents import InSpaceOfVAE
 from hf_ddpm.training.recipe import Recipe
 
 
@@ -48,6 +48,7 @@ class AccuracyEvaluator:
         recipe: Of the run.
         settings: Its block `evaluation`.
         accelerator: Of the processes.
+        vae: In whose latents the classifier works, None for pixels.
 
     Attributes:
         every: Steps between two selections, or None.
@@ -57,8 +58,8 @@ class AccuracyEvaluator:
         UserError: images that cannot be opened.
     """
 
-    def __init__(self, recipe: Recipe, settings: Accuracy, accelerator: Accelerator) -> None:
-        self._recipe, self._settings, self._accelerator = recipe, settings, accelerator
+    def __init__(self, recipe: Recipe, settings: Accuracy, accelerator: Accelerator, vae: Any) -> None:
+        self._recipe, self._settings, self._accelerator, self._vae = recipe, settings, accelerator, vae
         self._labels = {key: recipe["data"][key] for key in ("label_column", "num_classes") if key in recipe["data"]}
         self.every = settings.every
         self._training: ImageData | None = None
@@ -82,10 +83,11 @@ class AccuracyEvaluator:
     def _record(self, networks: Networks, data: ImageData, seed: int) -> dict[str, Any]:
         about = {"kind": kind_of_recipe(self._recipe).word}
         settings = {"num_images": self._settings.samples, "seed": self._settings.sampling_seed + seed}
-        return accuracy_record(networks[MODEL], data, about, accelerator=self._accelerator, **settings)
+        settings |= {"accelerator": self._accelerator, "vae": self._vae}
+        return accuracy_record(networks[MODEL], data, about, **settings)
 
 
-def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> AccuracyEvaluator | None:
+def make_evaluator(recipe: Recipe, family: InSpaceOfVAE, accelerator: Accelerator) -> AccuracyEvaluator | None:
     """What measures a run's classifier; None measures nothing.
 
     Raises:
@@ -93,9 +95,7 @@ def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> 
     """
     settings = Accuracy(**recipe["evaluation"])
     if settings.samples != 0:
-        return AccuracyEvaluator(recipe, settings, accelerator)
+        return AccuracyEvaluator(recipe, settings, accelerator, family.vae)
     if settings.every is not None:
-        raise UserError(
-            f"evaluation.every={settings.every} measures nothing with samples=0: leave one of them out"
-        )
+        raise UserError(f"evaluation.every={settings.every} measures nothing with samples=0: leave one of them out")
     return None

@@ -8,21 +8,22 @@ import torch
 
 from hf_ddpm import HFClassifierPipeline, HFDDPMScheduler
 from hf_ddpm.data import ImageData
-from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError, as_user_error
+from hf_ddpm.latent_data import LatentData
 from hf_ddpm.models import NoisyClassifier, classifier_preset
 from hf_ddpm.models.noisy_classifier import SCHEDULE_KEYS
 from hf_ddpm.objectives import MODEL, ClassificationObjective
 from hf_ddpm.training.accuracy import Accuracy
+from hf_ddpm.training.latents import latent_facts, open_recipe_data, open_recipe_vae, x_0_shape
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
-from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
-from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Optimization
+from hf_ddpm.training.recipe import Block, Blocks, Recipe
+from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimization
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # of the network, see `classifier_preset`
-OF_THE_DATA = ("sample_size", "in_channels", "num_classes", "id2label")  # keywords that the images decide
+OF_THE_DATA = ("sample_size", "in_channels", "num_classes", "id2label", "latents")  # keywords that the images decide
 
 
 class ClassifierFamily:
@@ -36,6 +37,7 @@ class ClassifierFamily:
 
     blocks: ClassVar[Blocks] = {
         "data": Block(ImageData),
+        "latents": Block(Latents),
         "model": Block(NoisyClassifier, supplied=(*OF_THE_DATA, "noise_schedule"), more=(PRESET,)),
         "scheduler": Block(HFDDPMScheduler),
         "objective": Block(ClassificationObjective, supplied=("scheduler",)),
@@ -60,22 +62,27 @@ class ClassifierFamily:
             self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
         with as_user_error("objective"):
             self.objective = ClassificationObjective(self.scheduler, **recipe["objective"])
-        size, channels = image_shape(recipe)
+        self.vae = open_recipe_vae(recipe)
+        channels, size = x_0_shape(recipe, self.vae)
         with torch.device("meta"):  # a mistake costs no download
-            self._players(size, channels, num_classes=2)
+            self._players(sample_size=size, in_channels=channels, num_classes=2)
         self.title = f"noisy classifier, {recipe['model']['preset']}"
 
-    def open_data(self, seed: int, device: torch.device) -> ImageData:
-        """The recipe's images with their labels."""
-        return ImageData(**self.recipe["data"])
+    def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
+        """The recipe's images, or their latents, with their labels."""
+        return open_recipe_data(self.recipe, self.vae, seed, device)
 
-    def build_players(self, data: ImageData) -> dict[str, Player]:
+    def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
         """The network for these data."""
-        names = dict(enumerate(data.facts.class_names or ()))
-        num_classes = data.num_classes or 0  # never 0: there is a column of labels
-        return self._players(data.image_size, data.channels, num_classes, names or None)
+        return self._players(
+            sample_size=data.image_size,
+            in_channels=data.channels,
+            num_classes=data.num_classes or 0,  # never 0: there is a column of labels
+            id2label=dict(enumerate(data.facts.class_names or ())) or None,
+            latents=latent_facts(self.vae),
+        )
 
-    def measure(self, networks: Mapping[str, Any], data: ImageData, seed: int) -> None:
+    def measure(self, networks: Mapping[str, Any], data: ImageData | LatentData, seed: int) -> None:
         """Nothing is left to measure when such a model is saved."""
 
     def pipeline(self, networks: Mapping[str, Any]) -> HFClassifierPipeline:
@@ -90,17 +97,10 @@ class ClassifierFamily:
         """What the card may say beside the facts of every run."""
         config = networks[MODEL].config
         about = {key: config[key] for key in ("sample_size", "in_channels", "num_classes", "pool", "noise_schedule")}
-        return {"title": self.title, "classifier": about, "id2label": config["id2label"]}
+        return {"title": self.title, "classifier": about, "id2label": config["id2label"], "latents": config["latents"]}
 
-    def _players(
-        self,
-        image_size: int | Sequence[int],
-        channels: int,
-        num_classes: int,
-        id2label: dict[int, str] | None = None,
-    ) -> dict[str, Player]:
-        keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
-        keywords |= {"num_classes": num_classes, "id2label": id2label, **self.recipe["model"]}
+    def _players(self, **of_the_data: Any) -> dict[str, Player]:
+        keywords = {**of_the_data, **self.recipe["model"]}
         keywords["noise_schedule"] = {key: self.scheduler.config[key] for key in SCHEDULE_KEYS}
         with as_user_error("model"):
             network = classifier_preset(keywords.pop("preset"), **keywords)

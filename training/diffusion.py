@@ -12,12 +12,13 @@ from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError, as_user_error
-from hf_ddpm.latent_data import LatentData, latent_shape, open_vae
+from hf_ddpm.latent_data import LatentData
 from hf_ddpm.objectives import MODEL, make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.sampling import name_of_sampler, sample_images
+from hf_ddpm.training.latents import latent_facts, open_recipe_data, open_recipe_vae, x_0_shape
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
-from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
+from hf_ddpm.training.recipe import Block, Blocks, Recipe
 from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimization, Sampling
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class DiffusionFamily:
     sample_options = ""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.sampling, self.latents = recipe, Sampling(**recipe["sampling"]), Latents(**recipe["latents"])
+        self.recipe, self.sampling = recipe, Sampling(**recipe["sampling"])
         Optimization(**recipe["optimization"])  # a mistake costs no download
         with as_user_error("scheduler"):
             self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
@@ -61,12 +62,10 @@ class DiffusionFamily:
             raise UserError(f"sampling.num_inference_steps={steps} must be at most T={len(self.scheduler)}")
         with as_user_error("sampling"):
             self.scheduler.set_timesteps(steps)
-        size, channels = image_shape(recipe)
-        self.vae: Any = None
-        if self.latents.vae is not None:
+        if Latents(**recipe["latents"]).vae is not None:
             check_latents(recipe, self.scheduler)
-            self.vae = open_vae(self.latents.vae)
-            channels, *size = latent_shape(self.vae, size_of(size))
+        self.vae = open_recipe_vae(recipe)
+        channels, size = x_0_shape(recipe, self.vae)
         network = check_model(recipe, self.scheduler, size, channels)
         with as_user_error("sampling"):
             self.sampling.sampler(HFDDPMPipeline(network, self.scheduler))
@@ -76,11 +75,7 @@ class DiffusionFamily:
 
     def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
         """The recipe's images, or their latents."""
-        if self.vae is None:
-            return ImageData(**self.recipe["data"])
-        data = LatentData(self.vae.to(device), self.recipe["data"], seed=seed, cache=self.latents.cache)
-        self.vae.register_to_config(scaling_factor=data.scale)  # samples are drawn by it, and it is saved
-        return data
+        return open_recipe_data(self.recipe, self.vae, seed, device)
 
     def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
         """The network for these data."""
@@ -106,7 +101,7 @@ class DiffusionFamily:
         config = networks[MODEL].config
         return {
             "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, config, None),
-            "latents": self._latent_facts(),
+            "latents": latent_facts(self.vae),
             "classes": self._classes or None,
             "sampling": self._sampler_facts(networks),
         }
@@ -117,12 +112,6 @@ class DiffusionFamily:
         call = {"eta": None} | self.sampling.sampler(pipeline)
         scheduler = None if isinstance(pipeline.scheduler, HFDDPMScheduler) else type(pipeline.scheduler).__name__
         return {**call, "scheduler": scheduler, "name": name_of_sampler(pipeline, call["eta"])}
-
-    def _latent_facts(self) -> dict[str, Any] | None:
-        """The VAE without its config, which may name a folder of this machine."""
-        if self.vae is None:
-            return None
-        return {"class": type(self.vae).__name__, "scaling_factor": self.vae.config["scaling_factor"]}
 
 
 def check_latents(recipe: Recipe, scheduler: HFDDPMScheduler) -> None:

@@ -34,8 +34,16 @@ if TYPE_CHECKING:
 
 Networks = Mapping[str, Any]  # by the player's name
 BATCH = 64
-_OF_TRAINING = ("horizontal_flip", "crop_scale", "binarize", "binarize_seed", "label_column", "num_classes")
-_OF_TRAINING += ("cache", "num_workers")
+_OF_TRAINING = (
+    "horizontal_flip",
+    "crop_scale",
+    "binarize",
+    "binarize_seed",
+    "label_column",
+    "num_classes",
+    "cache",
+    "num_workers",
+)
 
 
 class TestImages(Protocol):

@@ -144,7 +144,7 @@ class Optimization:
 
 @dataclass(frozen=True)
 class Latents:
-    """The latent space that a diffusion model works in, if not in pixels.
+    """The latent space that a diffusion model or a classifier works in, if not in pixels.
 
     Args:
         vae: folder or Hub name of a frozen HFVAE, AutoencoderKL or AutoencoderTiny; null is pixels.

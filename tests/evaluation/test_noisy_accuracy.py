@@ -6,7 +6,7 @@ import pytest
 import torch
 from image_files import write_folder
 
-from hf_ddpm import HFDDPMScheduler, classifier_preset
+from hf_ddpm import HFVAE, HFDDPMScheduler, classifier_preset
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
 from hf_ddpm.evaluation.noisy_accuracy import accuracy_record, noisy_accuracy
@@ -62,6 +62,25 @@ def test_it_is_what_a_count_by_hand_finds(digits):
     share = expected["top-1 accuracy, all t"]
     (error,) = (n["standard_error"] for n in found["numbers"] if n["name"] == "top-1 accuracy, all t")
     assert error == pytest.approx(math.sqrt(share * (1 - share) / 50))
+
+
+def test_a_classifier_of_latents_sees_them_as_in_training():
+    """z = mu + sigma eps times the scale, by hand; eps of an image comes after its t and before its noise."""
+    images = ImageData(image_size=16, label_column="auto", max_images=20)
+    torch.manual_seed(0)
+    levels = {"network": "conv", "block_out_channels": (8, 8), "latent_channels": 2}
+    vae = HFVAE(sample_size=16, likelihood="gaussian_fixed", scaling_factor=1.7, **levels).eval()
+    classifier, scheduler = tiny(in_channels=2).eval(), HFDDPMScheduler(T)
+    rows, nats = torch.randperm(20, generator=torch.Generator().manual_seed(3)), []
+    for i, row in enumerate(rows):
+        generator = image_generator(3, i)
+        t = torch.randint(T, (), generator=generator)
+        q = vae.encode(images.pixels(row[None]).float() / 127.5 - 1).latent_dist
+        x_0 = 1.7 * (q.mean + q.std * torch.randn(2, 8, 8, generator=generator))
+        x_t = scheduler.add_noise(x_0, torch.randn(1, 2, 8, 8, generator=generator), t)
+        nats.append(-float(classifier(x_t, t).logits[0].detach().log_softmax(0)[images.labels(row)]))
+    found = values(noisy_accuracy(classifier, images, seed=3, batch_size=7, vae=vae))
+    assert found["-log p(y | x_t, t) in nats"] == pytest.approx(sum(nats) / 20, rel=1e-4)
 
 
 def test_a_classifier_that_knows_nothing_has_log_k_nats(digits):

@@ -179,6 +179,8 @@ STRANGE = [
     ({"noise_schedule": {"beta_start": "x"}}, "noise_schedule has beta_start='x', not float"),
     ({"noise_schedule": {"trained_betas": "x"}}, "noise_schedule has trained_betas='x', not a list of float or null"),
     ({"noise_schedule": {"prediction_type": "epsilon"}}, "noise_schedule has a key 'prediction_type', allowed are"),
+    ({"latents": {"class": "HFVAE", "scaling_factor": "x"}}, "latents has scaling_factor='x', not float"),
+    ({"latents": {"vae": "HFVAE"}}, "latents has a key 'vae', allowed are class, scaling_factor"),
     ({"id2label": {"0": 7}}, "id2label={'0': 7}, which must be an object of names"),
     ({"id2label": {"10": "ten"}}, "id2label names class '10' 'ten'"),
     ({"pool": "spatail"}, "pool='spatail' is not known.*did you mean 'spatial'"),

@@ -43,6 +43,33 @@ def seeded(*seeds):
 KINDS = ["HFVAE", "AutoencoderKL", "AutoencoderTiny"]
 
 
+def test_guidance_in_latents_is_guidance_of_the_walk(make_pipeline, make_classifier, tmp_path):
+    """Of classes, of a classifier of latents and of both: the decoded walk of the same networks without a VAE."""
+    sizes = {"sample_size": 8, "in_channels": 2, "out_channels": 2, "num_class_embeds": 4}
+    inner = make_pipeline({"clip_sample": False}, **sizes)
+    parts = {"null_class": 3, "classifier": make_classifier(in_channels=2)}
+    plain = HFDDPMPipeline(inner.unet, inner.scheduler, **parts)
+    latent = HFDDPMPipeline(inner.unet, inner.scheduler, vae=make_vae(), **parts)
+    for pipeline in (plain, latent):
+        pipeline.set_progress_bar_config(disable=True)
+    found = []
+    for free, by_classifier in ((1.0, 0.0), (40.0, 0.0), (1.0, 10.0), (40.0, 10.0)):
+        call = {"num_inference_steps": 4, "eta": 0.0, "class_labels": [0, 1, 2]}
+        call |= {"guidance_scale": free, "classifier_scale": by_classifier, "generator": seeded(1, 2, 3)}
+        walked = []
+        plain(3, **call, callback_on_step_end=lambda *a, walked=walked: walked.append(a[3]["latents"]))
+        with torch.no_grad():
+            decoded = latent.vae.decode(walked[-1] / 0.7).sample
+        images = latent(3, **call | {"generator": seeded(1, 2, 3)}, output_type="pt").images
+        torch.testing.assert_close(images, (decoded / 2 + 0.5).clamp(0, 1))
+        found.append(images)
+    differences = [(a - b).abs().max() for i, a in enumerate(found) for b in found[:i]]
+    assert min(differences) > 1e-3
+    latent.save_pretrained(tmp_path)
+    opened = HFDDPMPipeline.from_pretrained(tmp_path)
+    assert torch.equal(opened(3, **call | {"generator": seeded(1, 2, 3)}, output_type="pt").images, found[-1])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_walk_ends_in_the_decoder(kind, latent_pipeline):
     """Its images are those that the UNet's own pipeline draws in latents, unscaled and decoded."""

@@ -12,9 +12,10 @@ from launching import SCRIPT, difference, losses
 from PIL import Image
 from safetensors.torch import load_file
 
-from hf_ddpm import HFVAE, HFDDPMPipeline, HFVAEPipeline, unet_preset
+from hf_ddpm import HFVAE, HFClassifierPipeline, HFDDPMPipeline, HFDDPMScheduler, HFVAEPipeline, unet_preset
 from hf_ddpm.cli import main as hf_ddpm
 from hf_ddpm.data import ImageData
+from hf_ddpm.latent_data import LatentData
 from hf_ddpm.training.command_line import parse_command_line, read_recipe
 from hf_ddpm.training.family import check_recipe
 from hf_ddpm.training.train import main, train
@@ -24,6 +25,11 @@ TINY += ["--block_out_channels", "[4, 8, 8]", "--norm_num_groups", "2", "--num_i
 TINY += ["--num_inference_steps", "2", "--sampling.every", "null", "--checkpoints.every", "null", "--batch_size", "8"]
 TINY += ["--warmup_steps", "2", "--log_every", "1", "--tracker", "none", "--cpu_threads", "1"]
 TINY += ["--latents.cache", "false"]
+
+CLASSIFIER = ["--recipe", "mnist-classifier", "--preset", "tiny", "--image_size", "16", "--max_images", "200"]
+CLASSIFIER += ["--held_back", "50", "--batch_size", "32", "--warmup_steps", "2", "--checkpoints.every", "null"]
+CLASSIFIER += ["--tracker", "none", "--cpu_threads", "1", "--total_steps", "60", "--log_every", "1", "--samples", "50"]
+CLASSIFIER += ["--optimizer", "muon", "--muon_lr", "0.05", "--optimization.lr", "1e-2"]
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -122,6 +128,43 @@ def test_a_stock_vae_is_measured_and_saved_too(tmp_path):
     vae = HFDDPMPipeline.from_pretrained(tiny(tmp_path / "run", str(tmp_path / "stock"))).vae
     assert type(vae) is AutoencoderKL
     assert vae.config["scaling_factor"] != stock.config["scaling_factor"] == 0.18215  # of Stable Diffusion's latents
+
+
+def test_a_classifier_of_latents_learns_and_guides(vae, tmp_path, capsys):
+    """Its gradient moves a walk in the same latents to where it finds the class more probable."""
+    words = [*CLASSIFIER, "--latents.vae", vae, "--output_dir", str(tmp_path / "run"), "--clip_sample", "true"]
+    checkpoint = train(*parse_command_line(words))
+    found = losses(tmp_path / "run")
+    assert sum(found[-10:]) / 10 < sum(found[:10]) / 10 - 0.05
+    classifier = HFClassifierPipeline.from_pretrained(checkpoint).classifier.eval()
+    assert (classifier.config["in_channels"], list(classifier.config["sample_size"])) == (2, [8, 8])
+    block = {"source": "digits", "image_size": 16, "max_images": 200, "held_back": 50}
+    frozen = HFVAEPipeline.from_pretrained(vae).vae.eval()
+    scale = LatentData(frozen, block, seed=0).scale
+    facts = {"class": "HFVAE", "scaling_factor": scale}
+    assert classifier.config["latents"] == facts == json.loads((checkpoint / "training.json").read_text())["latents"]
+    assert f"latents of a VAE (HFVAE), multiplied by {scale:.5f}" in (checkpoint / "README.md").read_text()
+    assert json.loads((checkpoint / "evaluation.json").read_text())["conditions"]["num_images"] == 50
+
+    frozen.register_to_config(scaling_factor=scale)
+    unet = unet_preset("tiny", sample_size=8, in_channels=2, out_channels=2)
+    v = {"prediction_type": "v_prediction", "clip_sample": False}  # 0 is what x_0 of N(0, I) have
+    scheduler = HFDDPMScheduler(beta_schedule="cosine", **v)
+    pipeline = HFDDPMPipeline(unet, scheduler, vae=frozen, classifier=classifier)
+    pipeline.set_progress_bar_config(disable=True)
+    log_p, y = [], torch.arange(10)
+    for strength in (0.0, 20.0):
+        z = []
+        generators = [torch.Generator().manual_seed(i) for i in range(10)]
+        call = {"class_labels": y, "classifier_scale": strength, "generator": generators}
+        images = pipeline(10, 10, **call, callback_on_step_end=lambda *a, z=z: z.append(a[3]["latents"])).images
+        assert images[0].size == (16, 16)
+        log_p.append(HFClassifierPipeline(classifier)(z[-1]).probabilities.log()[y, y].mean())
+    assert log_p[1] > log_p[0] + 0.1
+
+    evaluate = ["evaluate", str(checkpoint), "--data", "digits", "--out", str(tmp_path / "x.json")]
+    with pytest.raises(SystemExit, match=r"holds a classifier of the latents of a VAE \(HFVAE\).*in evaluation\.json$"):
+        hf_ddpm([*evaluate, "--device", "cpu"])
 
 
 def test_the_two_recipes_train_shrunken_copies_in_turn(tmp_path, monkeypatch):

@@ -31,6 +31,7 @@ def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[st
     device = str(accelerator.device) if accelerator.num_processes > 1 else options.device
     variant = {"variant": "raw"} if options.raw else {}
     pipeline: Any = on_device(load_checkpoint(options.checkpoint, **variant), device)
+    _refuse_latents(pipeline.classifier.config["latents"], options.checkpoint)
     more: dict[str, Any] = {"label_column": options.label_column or "auto", "cache": "none"}
     more |= {} if options.resize is None else {"resize": options.resize}
     with accelerator.main_process_first():  # which may have to download
@@ -38,6 +39,15 @@ def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[st
     about = {"checkpoint": options.checkpoint, "kind": kind_of(pipeline).word}
     settings = {"num_images": options.num_images, "seed": options.seed, "batch_size": options.batch_size}
     return accuracy_record(pipeline.classifier, data, about, accelerator=accelerator, **settings)
+
+
+def _refuse_latents(latents: dict[str, Any] | None, checkpoint: str) -> None:
+    """Refuse a classifier of latents: the VAE that encodes images is not part of its checkpoint."""
+    if latents is not None:
+        raise UserError(
+            f"{checkpoint!r} holds a classifier of the latents of a VAE ({latents['class']}), without which images are "
+            "not encoded: its accuracy is measured by its training, in evaluation.json"
+        )
 
 
 def _refuse_samples(options: argparse.Namespace) -> None:

@@ -74,10 +74,10 @@ def _window(source: tuple[int, int], target: tuple[int, int], resize: Resize, cr
         return Window((0, 0, width, height), size, ((wide - size[0]) // 2, (high - size[1]) // 2))
     scale = zoom * max(wide / width, high / height)
     across, down = min(wide / scale, width), min(high / scale, height)  # size of the window in source pixels
-    if resize == "crop" or crop is None:
-        left, top = int((width - across) / 2), int((height - down) / 2)
-    elif zoom > 1:
+    if crop is not None and zoom > 1:
         left, top = (width - across) * crop[0], (height - down) * crop[1]
+    elif resize == "crop" or crop is None:
+        left, top = int((width - across) / 2), int((height - down) / 2)
     else:  # by whole pixels: an image that is not scaled keeps its own
         left, top = int((int(width - across) + 1) * crop[0]), int((int(height - down) + 1) * crop[1])
     return Window((left, top, left + across, top + down), target, (0, 0))

@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -20,6 +20,7 @@ from hf_ddpm.evaluation.report import CONDITIONS, NUMBERS, to_json
 from hf_ddpm.models import NoisyClassifier
 from hf_ddpm.objectives.classification import MANY, QUARTILES, is_right, quartile_of
 from hf_ddpm.pipelines.evaluating import evaluating
+from hf_ddpm.pipelines.image_space import encode_moments, latent_scale
 from hf_ddpm.progress import ProgressBar
 from hf_ddpm.sampling import image_generator
 from hf_ddpm.schedulers import HFDDPMScheduler
@@ -39,6 +40,7 @@ def noisy_accuracy(
     seed: int = 0,
     batch_size: int = BATCH,
     accelerator: Accelerator | None = None,
+    vae: Any = None,
 ) -> dict[str, Any]:
     """The top-1 and top-5 accuracy in each quartile of t and over all t, and -log p(y | x_t, t), of x_t ~ q(x_t | x_0).
 
@@ -52,6 +54,7 @@ def noisy_accuracy(
         seed: of t, of the noise and of the images' order.
         batch_size: images at a time.
         accelerator: of the processes.
+        vae: in whose scaled latents the classifier was trained; they are drawn from q(z|image), as in training.
 
     Returns:
         dict: `numbers` and `conditions` of a record.
@@ -73,15 +76,17 @@ def noisy_accuracy(
         for start in range(0, len(mine), batch_size):
             part = mine[start : start + batch_size]
             rows = order[[i % data.num_images for i in part]]
-            x_0, y = to_float(data.pixels(rows)), class_of(rows)
-            draws = [_draw(seed, i, len(scheduler), x_0.shape[1:]) for i in part]
-            t, noise = (torch.stack(column) for column in zip(*draws, strict=True))
-            x_t = scheduler.add_noise(x_0, noise, t)
+            generators = [image_generator(seed, i) for i in part]
+            t = torch.stack([torch.randint(len(scheduler), (), generator=generator) for generator in generators])
+            x_0 = to_float(data.pixels(rows))
+            x_0 = x_0 if vae is None else _latents(vae, x_0, generators)
+            x_t = scheduler.add_noise(x_0, _normal(x_0.shape[1:], generators), t)
             logits = classifier(x_t.to(device, classifier.dtype), t.to(device)).logits.float()
-            sums += _sums(logits, y.to(device), quartile_of(t, len(scheduler)).to(device))
+            sums += _sums(logits, class_of(rows).to(device), quartile_of(t, len(scheduler)).to(device))
             bar.update(len(part))
     sums = accelerator.reduce(sums, reduction="sum").double().cpu()
     conditions = {"num_images": total, "draws": 1, "noise": {"seed": seed, "num_train_timesteps": len(scheduler)}}
+    conditions |= {} if vae is None else {"vae_sha256": weights_sha256(vae)}
     return {NUMBERS: to_json(_numbers(sums, many=classifier.config["num_classes"] > MANY)), CONDITIONS: conditions}
 
 
@@ -121,11 +126,16 @@ def scheduler_of(classifier: NoisyClassifier) -> HFDDPMScheduler:
     return HFDDPMScheduler(**schedule)
 
 
-def _draw(seed: int, index: int, num_steps: int, shape: torch.Size) -> tuple[Tensor, Tensor]:
-    """t and the noise of one image."""
-    generator = image_generator(seed, index)
-    t = torch.randint(num_steps, (), generator=generator)
-    return t, torch.randn(shape, generator=generator)
+def _latents(vae: Any, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Scaled latents (B, J, h, w) of images in [-1, 1], on the CPU, z = mu + sigma eps."""
+    moments = encode_moments(vae, images.to(vae.device, vae.dtype)).float().cpu()
+    mean, variance = moments.chunk(2, dim=1)
+    return latent_scale(vae) * (mean + variance.sqrt() * _normal(mean.shape[1:], generators))
+
+
+def _normal(shape: torch.Size, generators: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal numbers of each image from its own generator, (B, *shape)."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
 def _sums(logits: Tensor, y: Tensor, quartile: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ SCHEDULE_KEYS: dict[str, Any] = {
     "rescale_betas_zero_snr": bool,
 }
 """The keywords of `HFDDPMScheduler` that fix alpha_bar, of which `noise_schedule` is made, and their types."""
+LATENT_KEYS: dict[str, Any] = {"class": str, "scaling_factor": float}  # of `latents`
 
 
 @dataclass
@@ -65,6 +66,8 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
         time_embedding_channels: sinusoids of t; None is the width of the first level, which ADM's 512x512 differs from.
         noise_schedule: keywords of `HFDDPMScheduler` that fix the alpha_bar that it was trained with, `SCHEDULE_KEYS`.
         id2label: names of classes by their number, which JSON makes a string.
+        latents: for a classifier of latents instead of pixels their VAE's `class`, and the `scaling_factor` that they
+            were multiplied by.
 
     Raises:
         ValueError: an unknown word, sizes that do not fit together, or the name of a class that is not there.
@@ -92,6 +95,7 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
         time_embedding_channels: int | None = None,
         noise_schedule: dict | None = None,
         id2label: dict | None = None,
+        latents: dict | None = None,
     ) -> None:
         super().__init__()
         check_arguments(NoisyClassifier, self.config)
@@ -195,7 +199,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
     check_groups(widths, config["norm_num_groups"])
     attended = [width for width, kind in zip(widths, types, strict=True) if kind == "AttnDownBlock2D"]
     _check_heads([*attended, widths[-1]], config["attention_head_dim"])
-    _check_schedule(config["noise_schedule"] or {})
+    _check_keys("noise_schedule", config["noise_schedule"] or {}, SCHEDULE_KEYS)
+    _check_keys("latents", config["latents"] or {}, LATENT_KEYS)
     _check_names(config["id2label"] or {}, config["num_classes"])
 
 
@@ -207,12 +212,12 @@ def _check_heads(widths: Sequence[int], head_dim: int) -> None:
         )
 
 
-def _check_schedule(schedule: Mapping[str, Any]) -> None:
-    for key, value in schedule.items():
-        if key not in SCHEDULE_KEYS:
-            raise ValueError(f"noise_schedule has a key {key!r}, allowed are {', '.join(SCHEDULE_KEYS)}")
-        if as_annotated(value, SCHEDULE_KEYS[key]) is NotImplemented:
-            raise ValueError(f"noise_schedule has {key}={reprlib.repr(value)}, not {described(SCHEDULE_KEYS[key])}")
+def _check_keys(name: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if key not in allowed:
+            raise ValueError(f"{name} has a key {key!r}, allowed are {', '.join(allowed)}")
+        if as_annotated(value, allowed[key]) is NotImplemented:
+            raise ValueError(f"{name} has {key}={reprlib.repr(value)}, not {described(allowed[key])}")
 
 
 def _check_names(names: Mapping[Any, Any], num_classes: int) -> None:
