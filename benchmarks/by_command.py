@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options import Options
 from benchmarks.report import Result, machine, write_json
 
 
@@ -46,11 +45,8 @@ def trained(name: str, seed: int, place: Place, *words: str) -> Path:
 
 
 def publish(file: Path, result: Result) -> None:
-    """Write what was measured, and the page of all that was."""
-    from benchmarks.run import write_page  # which shows this benchmark among the others
-
+    """Write what was measured; `python -m benchmarks.run --kept --only startup` makes the page of it."""
     write_json(file, {"machine": machine(), "quick": False, **result})
-    write_page(Options())
 
 
 def commanded(command: str, checkpoint: Path, out: Path, *words: str) -> dict[str, Any]:

@@ -90,20 +90,21 @@ def predicted_x_0(scheduler: Any, output: Tensor, x_t: Tensor, t: int | Tensor) 
     return x_0_of(output, x_t, alpha_bar_at(scheduler, t), scheduler.config["prediction_type"])
 
 
-def check_classifier(classifier: Any, processor: Any, signature: NetworkSignature, scheduler: Any) -> None:
+def check_classifier(classifier: Any, processor: Any, pipeline: Any) -> None:
     """Refuse a classifier that was trained for something else than what the pipeline draws.
 
     Args:
         classifier: one of noisy images, which must fit x_t, or one of `transformers`.
         processor: the image processor of the second kind.
-        signature: of the network.
-        scheduler: of the pipeline.
+        pipeline: an `HFDDPMPipeline`, of whose network, scheduler and VAE it is.
 
     Raises:
         ValueError: what does not fit, and both values.
     """
+    signature: NetworkSignature = pipeline.signature
     if knows_noise(classifier):
-        _check_noisy(_config(classifier), signature, scheduler)
+        _check_space(_config(classifier), pipeline.vae)
+        _check_noisy(_config(classifier), signature, pipeline.scheduler)
     elif processor is None:
         raise ValueError(
             f"classifier is a {type(classifier).__name__}, which sees clean images: give its image_processor too, "
@@ -124,6 +125,16 @@ def check_classifier(classifier: Any, processor: Any, signature: NetworkSignatur
                 f"the classifier calls the class {wrong[0]} {there!r}, and the network {here!r}: take one that was "
                 "trained with the same labels"
             )
+
+
+def _check_space(config: Mapping[str, Any], vae: Any) -> None:
+    """Refuse a classifier of pixels for a walk in latents, and one of latents for a walk in pixels."""
+    trained, walked = ("pixels" if there is None else "latents" for there in (config.get("latents"), vae))
+    if trained != walked:
+        raise ValueError(
+            f"the classifier was trained on {trained}, and the network draws {walked}: train one with the network's "
+            "block 'latents'"
+        )
 
 
 def _check_noisy(config: Mapping[str, Any], signature: NetworkSignature, scheduler: Any) -> None:

@@ -80,7 +80,7 @@ def _log_probability(pipeline: Any, predict: Predict, labels: Tensor | None) -> 
             f"classifier_scale={scale} needs a classifier: "
             "HFDDPMPipeline.from_pretrained(..., classifier=NoisyClassifier.from_pretrained(...))"
         )
-    check_classifier(classifier, processor, pipeline.signature, pipeline.scheduler)
+    check_classifier(classifier, processor, pipeline)
     if knows_noise(classifier):
         return of_noisy_images(classifier, labels)
     plain = dataclasses.replace(predict, reads_variance=False)

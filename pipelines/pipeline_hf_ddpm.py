@@ -101,7 +101,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         )
         self.register_to_config(default_eta=default_eta, null_class=null_class, id2label=names)
         if classifier is not None:
-            check_classifier(classifier, image_processor, self.signature, scheduler)
+            check_classifier(classifier, image_processor, self)
 
     @property
     def signature(self) -> NetworkSignature:

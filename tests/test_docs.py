@@ -1,4 +1,4 @@
-"""ddpm.md, ddim.md, vae.md and guidance.md cannot lie: their programs run, and the code lines and numbers they quote are ours."""
+"""ddpm.md, ddim.md, vae.md and guidance.md cannot lie: their programs run, and the lines and numbers are ours."""
 
 import re
 from pathlib import Path

@@ -45,7 +45,7 @@ def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -
         without = dict.fromkeys(guides)
         pipeline = super(CheckedOpening, kind).from_pretrained(files.folder, **kwargs, **without)  # type: ignore[misc]
     if (classifier := guides.get("classifier")) is not None:
-        check_classifier(classifier, guides["image_processor"], pipeline.signature, pipeline.scheduler)
+        check_classifier(classifier, guides["image_processor"], pipeline)
         pipeline.register_modules(**guides)
     for part in pipeline.components.values():
         if isinstance(part, nn.Module):

@@ -112,7 +112,7 @@ def test_a_pipeline_that_lost_its_classifier_or_has_another_is_pushed_as_it_is(
     [
         ("{checkpoint}", "holds a diffusion model, which knows no classes"),
         ("{large}", "the classifier takes (16, 16) pixels, and the network (8, 8)"),
-        ("./nowhere", "--classifier ./nowhere: this is no name of a repository"),
+        ("./nowhere", "--classifier: there is no checkpoint folder at './nowhere'"),
         ("{vit}", "is a model of transformers, which a checkpoint does not take along: push it on its own"),
     ],
 )

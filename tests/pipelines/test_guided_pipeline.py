@@ -223,6 +223,7 @@ def tiny(**more):
         ({"noise_schedule": {**SCHEDULE, "beta_schedule": "linear"}}, "was trained with another noise schedule"),
         ({"noise_schedule": {**SCHEDULE, "num_train_timesteps": 1000}}, "was trained with another noise schedule"),
         ({"noise_schedule": None}, "does not say with which noise it was trained"),
+        ({"latents": {"class": "HFVAE", "scaling_factor": 1.0}}, "trained on latents, and the network draws pixels"),
         ({"id2label": {0: "dark", 1: "bright", 2: "grey"}}, "calls the class 1 'bright', and the network 'grey'"),
     ],
 )

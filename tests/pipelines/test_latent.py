@@ -47,9 +47,11 @@ def test_guidance_in_latents_is_guidance_of_the_walk(make_pipeline, make_classif
     """Of classes, of a classifier of latents and of both: the decoded walk of the same networks without a VAE."""
     sizes = {"sample_size": 8, "in_channels": 2, "out_channels": 2, "num_class_embeds": 4}
     inner = make_pipeline({"clip_sample": False}, **sizes)
-    parts = {"null_class": 3, "classifier": make_classifier(in_channels=2)}
-    plain = HFDDPMPipeline(inner.unet, inner.scheduler, **parts)
-    latent = HFDDPMPipeline(inner.unet, inner.scheduler, vae=make_vae(), **parts)
+    of_pixels, of_latents = (
+        make_classifier(in_channels=2, latents=latents) for latents in (None, {"class": "HFVAE", "scaling_factor": 0.7})
+    )
+    plain = HFDDPMPipeline(inner.unet, inner.scheduler, null_class=3, classifier=of_pixels)
+    latent = HFDDPMPipeline(inner.unet, inner.scheduler, vae=make_vae(), null_class=3, classifier=of_latents)
     for pipeline in (plain, latent):
         pipeline.set_progress_bar_config(disable=True)
     found = []

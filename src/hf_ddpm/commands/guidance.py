@@ -99,7 +99,7 @@ def use_classifier(pipeline: "HFDDPMPipeline", source: str) -> None:
 
     classifier, processor = open_classifier(source)
     with as_user_error(f"--classifier {source}"):
-        check_classifier(classifier, processor, pipeline.signature, pipeline.scheduler)
+        check_classifier(classifier, processor, pipeline)
     classifier.to(pipeline.device).eval()
     pipeline.register_modules(classifier=classifier, image_processor=processor)
 
