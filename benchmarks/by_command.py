@@ -35,10 +35,11 @@ def parse_place(module: str, about: str, argv: Sequence[str] | None, names: Sequ
 
 
 def trained(name: str, seed: int, place: Place, *words: str) -> Path:
-    """The checkpoint of a training with these words of `train.py`, or of an earlier one of this name and seed."""
+    """The checkpoint of a training with these words of `train.py`, begun, gone on with or finished earlier."""
     run = place.runs / f"{name}-seed{seed}"
     if not (run / "checkpoint").is_dir():
         more = ["--seed", str(seed), "--output_dir", str(run), "--tracker", "none"]
+        more += ["--resume", "latest"] if any(run.glob("states/step_*")) else []
         command = ["training/train.py", "--data.source", str(place.data), *words, *more]
         subprocess.run([sys.executable, *command], check=True)
     return run / "checkpoint"
