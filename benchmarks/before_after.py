@@ -32,8 +32,9 @@ from hf_ddpm import UNET_PRESETS
 TITLE = "Before and after a change"
 ABOUT = """A shrunken copy of every shipped recipe that draws (a tiny network, small images, 3 steps of 4 images) is
 trained in two checkouts by the same command line, each in its own process and one thread, then sampled and its
-likelihood measured. The losses, averaged and raw weights, images and likelihoods are compared bit by bit. A training and a sampling step
-of the `mnist` recipe itself are timed in turns; the ratio is the median of the rounds' ratios, after over before."""
+likelihood measured. The losses, averaged and raw weights, images and likelihoods are compared bit by bit. A training
+and a sampling step of the `mnist` recipe itself are timed in turns; the ratio is the median of the rounds' ratios,
+after over before."""
 ROOT = Path(__file__).resolve().parent.parent
 ALONE = Path(__file__).with_name("before_after_side.py").read_text()  # it runs with the packages of either checkout
 EMBEDDED = {"digits", "ylecun/mnist"}  # sources for which the embedded digits stand
