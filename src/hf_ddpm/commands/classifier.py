@@ -52,11 +52,12 @@ def _refuse_latents(latents: dict[str, Any] | None, checkpoint: str) -> None:
 
 def _refuse_samples(options: argparse.Namespace) -> None:
     """Refuse options of samples, which a classifier has none of."""
-    unset = _OF_SAMPLES | {one.name: None for c in commands_of_kinds("sample").values() for one in c.options}
-    for name, value in unset.items():
-        if getattr(options, name) != value:
+    of_kinds = [one for command in commands_of_kinds("sample").values() for one in command.options]
+    flags = {name: f"--{name.replace('_', '-')}" for name in _OF_SAMPLES} | {one.name: one.flag for one in of_kinds}
+    for name, flag in flags.items():
+        if getattr(options, name) != _OF_SAMPLES.get(name):
             raise UserError(
-                f"--{name.replace('_', '-')}: {options.checkpoint!r} holds a noisy classifier, whose accuracy is "
+                f"{flag}: {options.checkpoint!r} holds a noisy classifier, whose accuracy is "
                 "measured on --data: leave the option out"
             )
     if options.data is None:

@@ -61,6 +61,7 @@ GUIDANCE_OPTIONS = (
     option("--classifier-max-norm", type=_positive, metavar="NORM", help="the largest gradient of an image"),
 )
 _ONLY_CLASSIFIER = ("classifier_gradient", "classifier_max_norm")
+_ONLY_GUIDED = ("guidance_rescale", "guidance_interval", "guidance_schedule")
 
 
 def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
@@ -70,7 +71,8 @@ def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, 
         dict: the keywords of a call that were given; the scale of a classifier always is one of them.
 
     Raises:
-        UserError: a classifier that cannot be opened or does not fit, or options of one where there is none.
+        UserError: a classifier that cannot be opened or does not fit, options of one where there is none, or of
+            guidance where nothing guides.
     """
     from hf_ddpm.pipelines.guidance import GUIDANCE
 
@@ -86,7 +88,18 @@ def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, 
         if given.get(name):
             flag = f"--{name.replace('_', '-')}"
             raise UserError(f"{flag} {given[name]} needs a classifier: name one with --classifier")
+    if scale is None:  # a scale of 1 that is given is the plain walk of a comparison
+        _refuse_unguided(given)
     return given
+
+
+def _refuse_unguided(given: dict[str, Any]) -> None:
+    """Refuse what says how to guide where nothing guides."""
+    for name in _ONLY_GUIDED:
+        if given.get(name):
+            flag = f"--{name.replace('_', '-')}"
+            value = ",".join(map(str, given[name])) if isinstance(given[name], tuple) else given[name]
+            raise UserError(f"{flag} {value} needs guidance: give --guidance and a scale other than 1, or --classifier")
 
 
 def use_classifier(pipeline: "HFDDPMPipeline", source: str) -> None:
