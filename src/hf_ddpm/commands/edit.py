@@ -89,10 +89,9 @@ def run(options: argparse.Namespace) -> None:
     guidance = guide(options, pipeline)
     options.class_label = require_walk(options, pipeline)
     if options.class_label is None:
-        if pipeline.signature.takes_labels or options.classifier is not None:
-            who = "network was" if pipeline.signature.takes_labels else "classifier was"
-            raise UserError(f"this {who} trained with classes: give --class, the one of the images")
-        guidance.pop("classifier_scale", None)  # of a classifier that came with the checkpoint
+        _refuse_classes(options, pipeline)
+        if options.classifier_scale is None:
+            guidance.pop("classifier_scale", None)  # of a classifier that came with the checkpoint
     size = size_of_network(pipeline, options.checkpoint)
     x_0 = torch.stack([_read(path, size, channels) for path in options.images])
     require_writable(Path(options.out))
@@ -129,6 +128,15 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--columns {options.columns} must be at least 2, the two images themselves")
     require_positive(options, "resamples")
     require_seed(options)
+
+
+def _refuse_classes(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> None:
+    """Refuse a network with classes, or a classifier that was asked for, without a class."""
+    scale, by_default = options.classifier_scale, options.classifier is not None
+    guided = by_default if scale is None else scale != 0
+    if pipeline.signature.takes_labels or guided:
+        who = "network" if pipeline.signature.takes_labels else "classifier"
+        raise UserError(f"this {who} was trained with classes: give --class, the one of the images")
 
 
 def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor", guidance: dict[str, Any]) -> Any:
