@@ -17,10 +17,10 @@ STEPS = {"num_train_timesteps": 20, "beta_schedule": "cosine"}
 NAMES = {0: "zero", 1: "one", 2: "seven"}
 
 
-def classifier(**more):
+def classifier(size=8, **more):
     torch.manual_seed(1)
     found = NoisyClassifier(
-        8, 1, 3, (8, 8), down_block_types=("ResnetDownsampleBlock2D",) * 2, attention_head_dim=8, id2label=NAMES,
+        size, 1, 3, (8, 8), down_block_types=("ResnetDownsampleBlock2D",) * 2, attention_head_dim=8, id2label=NAMES,
         **{"noise_schedule": STEPS, **more},
     )  # fmt: skip
     for weight in found.parameters():
@@ -77,11 +77,59 @@ def test_scales_are_axes_of_a_sweep(make_pipeline, folder):
     unet = make_pipeline(STEPS, num_class_embeds=4, sample_size=28).unet
     HFDDPMPipeline(unet, HFDDPMScheduler(**STEPS), null_class=3).save_pretrained("large")
     words = ["-n", "6", "--allow-few", "--steps", "2", "--reference", "mnist-test", "--device", "cpu"]
-    main(["sweep", "large", "--over", "guidance=1,2", "--out", "swept", *words])
+    words += ["--out", "swept", "--guidance-interval", "0,20"]
+    main(["sweep", "large", "--over", "guidance=1,2", *words])
+    measured = (folder / "swept" / "guidance=2.json").stat().st_mtime_ns
+    main(["sweep", "large", "--over", "guidance=1,2", *words])  # which is there
+    assert (folder / "swept" / "guidance=2.json").stat().st_mtime_ns == measured
     cells = json.loads((folder / "swept" / "sweep.json").read_text())["cells"]
     assert [cell["cell"] for cell in cells] == [{"guidance": "1"}, {"guidance": "2"}]
     assert [cell["network_calls"] for cell in cells] == [2, 4]
     assert cells[1]["conditions"]["samples"]["call"]["guidance_scale"] == 2
+
+
+@pytest.mark.parametrize("name", ["classifier", "alone"])
+def test_a_sweep_does_not_take_the_cells_of_another_classifier(name, make_pipeline, folder):
+    HFDDPMPipeline(make_pipeline(STEPS, sample_size=28).unet, HFDDPMScheduler(**STEPS)).save_pretrained("large")
+    guide = classifier(size=28)
+    one = HFClassifierPipeline(guide) if name == "classifier" else guide
+    one.save_pretrained("guide")
+    words = ["sweep", "large", "--over", "classifier-scale=1", "--classifier", "guide", "-n", "6", "--allow-few"]
+    words += ["--steps", "2", "--reference", "mnist-test", "--device", "cpu", "--out", "swept"]
+    main(words)
+    with torch.no_grad():
+        next(guide.parameters()).add_(1)
+    one.save_pretrained("guide")
+    with pytest.raises(SystemExit, match="was measured with classifier_weights="):
+        main(words)
+
+
+def test_an_interval_is_no_axis_of_a_sweep(folder):
+    with pytest.raises(SystemExit, match="there is no option --guidance-interval to vary"):
+        main(["sweep", "free", "--over", "guidance-interval=0,10", "--reference", "mnist-test"])
+
+
+def test_an_edit_needs_a_class_where_a_classifier_guides_it(folder):
+    plain = drawn("plain", command="edit")
+    off = ("--classifier-scale", "0")
+    assert np.array_equal(plain, drawn("plain", "--classifier", "alone", *off, command="edit"))
+    pipeline = HFDDPMPipeline.from_pretrained("plain")
+    HFDDPMPipeline(pipeline.unet, pipeline.scheduler, classifier=classifier()).save_pretrained("with")
+    assert np.array_equal(plain, drawn("with", command="edit"))
+    for words in (["with", "--classifier-scale", "2"], ["plain", "--classifier", "alone"]):
+        with pytest.raises(SystemExit, match="this classifier was trained with classes: give --class"):
+            drawn(*words, command="edit")
+
+
+@pytest.mark.parametrize("words", [("--guidance", "2"), ("--class", "1"), ("--labels", "balanced")])
+def test_a_classifier_is_measured_without_options_of_samples_which_are_named_as_typed(words, folder):
+    with pytest.raises(SystemExit, match=f"{words[0]}: 'classifier' holds a noisy classifier"):
+        main(["evaluate", "classifier", "--data", "digits", *words, "--device", "cpu"])
+
+
+def test_a_scale_of_1_beside_what_shapes_guidance_is_the_plain_walk_of_a_comparison(folder):
+    off = ("--guidance", "1", "--guidance-rescale", "0.7")
+    assert np.array_equal(drawn("free", "--eta", "0"), drawn("free", "--eta", "0", *off))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +150,12 @@ def test_scales_are_axes_of_a_sweep(make_pipeline, folder):
             "--class sevn .*did you mean 'seven'",
         ),
         (["free", "--class", "9"], "--class 9 must be from 0 to 2, the network's classes"),
-        (["free", "--classifier", "alone", "--classifier-gradient", "mean", "--eta", "0"], "goes with Algorithm 2"),
+        (["free", "--classifier", "alone", "--classifier-gradient", "mean", "--eta", "0"], "give --eta none"),
+        (["plain", "--classifier", "alone", "--classifier-gradient", "mean"], "mean goes with --eta none"),
+        (["plain", "--classifier-gradient", "mean", "--eta", "none", "--corrector-steps", "1"], "no --corrector-steps"),
+        (["free", "--guidance-rescale", "0.7"], "--guidance-rescale 0.7 needs guidance: give --guidance"),
+        (["free", "--guidance-interval", "0,9"], "--guidance-interval 0,9 needs guidance: give --guidance"),
+        (["plain", "--guidance-schedule", "linear"], "--guidance-schedule linear needs guidance: give --guidance"),
         (["vae", "--guidance", "2"], "--guidance 2.0: a VAE draws an image in one call"),
     ],
 )

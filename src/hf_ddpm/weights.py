@@ -21,6 +21,11 @@ def weights_of(folder: Path) -> dict[str, str]:
     return {file.parent.name: _sha256(file) for file in folder.glob(f"*/{WEIGHTS}")}
 
 
+def weights_of_model(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights in the folder of a model alone, of diffusers or of transformers, by file."""
+    return {file.name: _sha256(file) for file in folder.glob("*.safetensors")}
+
+
 def _sha256(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

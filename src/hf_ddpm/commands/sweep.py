@@ -15,7 +15,8 @@ from hf_ddpm.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-NO_AXES = {"--over", "--out", "--samples", "--device", "--help", "-h"}
+# The values of an interval have a comma in them, at which those of an axis are cut.
+NO_AXES = {"--over", "--out", "--samples", "--device", "--guidance-interval", "--help", "-h"}
 NO_CONDITIONS = {"over", "out", "run", "parser", "device", "batch_size", "samples", "samples_format"}
 Cell = dict[str, str]  # the words of each axis
 
@@ -95,12 +96,9 @@ def _options_of(options: argparse.Namespace, cell: Cell) -> argparse.Namespace:
 def _record(options: argparse.Namespace, cell: Cell, out: Path, accelerator: "Accelerator") -> dict[str, Any]:
     """What was measured in a cell: of an earlier run with the same options, or now."""
     from hf_ddpm.checkpoint import read_object
-    from hf_ddpm.weights import weights_of
 
     file = out / f"{_name(cell)}.json"
-    asked = {key: value for key, value in vars(options).items() if key not in NO_CONDITIONS}
-    folder = Path(options.checkpoint).expanduser()
-    asked["weights"] = weights_of(folder) if folder.is_dir() else None
+    asked = _conditions(options)
     if file.is_file():
         before = read_object(file, "delete it, and run again")
         _check_same(before.get("options"), asked, file)
@@ -111,6 +109,19 @@ def _record(options: argparse.Namespace, cell: Cell, out: Path, accelerator: "Ac
     if accelerator.is_main_process:
         measured.write(file)
     return measured.record
+
+
+def _conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that a cell's numbers depend on, as JSON holds them, and the weights that they name in folders."""
+    from hf_ddpm.weights import weights_of, weights_of_model
+
+    asked = {key: value for key, value in vars(options).items() if key not in NO_CONDITIONS}
+    folder = Path(options.checkpoint).expanduser()
+    asked["weights"] = weights_of(folder) if folder.is_dir() else None
+    if options.classifier is not None and (classifier := Path(options.classifier).expanduser()).is_dir():
+        asked["classifier_weights"] = weights_of(classifier) | weights_of_model(classifier)
+    found: dict[str, Any] = json.loads(json.dumps(asked))  # a tuple is a list in the record of an earlier run
+    return found
 
 
 def _check_same(before: Any, asked: Mapping[str, Any], file: Path) -> None:
