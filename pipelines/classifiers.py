@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, log_softmax
 
@@ -16,6 +17,7 @@ from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 NOISE_SCHEDULE = "noise_schedule"  # of the config of a classifier that was trained on noisy images
 UNNAMED = "LABEL_{}"  # what transformers calls a class without a name
 PIL_BILINEAR = 2
+SCALES_DIFFER = 0.05  # of one VAE, measured on two samples of the same images
 LogProbability = Callable[[Tensor, int | Tensor], Tensor]  # of (x_t, t): (B, C, H, W) to (B,)
 
 
@@ -90,6 +92,28 @@ def predicted_x_0(scheduler: Any, output: Tensor, x_t: Tensor, t: int | Tensor) 
     return x_0_of(output, x_t, alpha_bar_at(scheduler, t), scheduler.config["prediction_type"])
 
 
+def check_is_classifier(classifier: Any, processor: Any) -> None:
+    """Refuse what is no classifier, and an image classifier without its processor.
+
+    Raises:
+        ValueError: what it is, and what to give.
+    """
+    kind, config = type(classifier).__name__, getattr(classifier, "config", None)
+    if isinstance(classifier, DiffusionPipeline):
+        raise ValueError(f"classifier is a {kind}, a pipeline: give the network in it, its .classifier")
+    of_transformers = isinstance(classifier, nn.Module) and not isinstance(config, Mapping) and config is not None
+    if not of_transformers and not (isinstance(classifier, nn.Module) and config and NOISE_SCHEDULE in config):
+        raise ValueError(
+            f"classifier is a {kind}, and must be a NoisyClassifier, or an image classifier of transformers with its "
+            "image_processor"
+        )
+    if of_transformers and not callable(getattr(processor, "to_dict", None)):
+        raise ValueError(
+            f"classifier is a {kind}, which sees clean images: give its image_processor too, "
+            "AutoImageProcessor.from_pretrained(...)"
+        )
+
+
 def check_classifier(classifier: Any, processor: Any, pipeline: Any) -> None:
     """Refuse a classifier that was trained for something else than what the pipeline draws.
 
@@ -101,14 +125,15 @@ def check_classifier(classifier: Any, processor: Any, pipeline: Any) -> None:
     Raises:
         ValueError: what does not fit, and both values.
     """
+    check_is_classifier(classifier, processor)
     signature: NetworkSignature = pipeline.signature
     if knows_noise(classifier):
         _check_space(_config(classifier), pipeline.vae)
         _check_noisy(_config(classifier), signature, pipeline.scheduler)
-    elif processor is None:
+    elif pipeline.image_channels not in (1, 3) or _config(classifier).get("num_channels", 3) != 3:
         raise ValueError(
-            f"classifier is a {type(classifier).__name__}, which sees clean images: give its image_processor too, "
-            "AutoImageProcessor.from_pretrained(...)"
+            f"the classifier sees {_config(classifier).get('num_channels', 3)} channels, and the images have "
+            f"{pipeline.image_channels}: an image classifier must see 3, and the images must have 1 or 3"
         )
     count, names = classes_of(classifier)
     if signature.num_classes is not None and count != signature.num_classes:
@@ -118,9 +143,9 @@ def check_classifier(classifier: Any, processor: Any, pipeline: Any) -> None:
         )
     own = signature.id2label
     if signature.takes_labels and names and own:
-        wrong = [number for number in sorted({*names, *own}) if names.get(number) != own.get(number)]
+        wrong = [number for number in sorted(names.keys() & own.keys()) if names[number] != own[number]]
         if wrong:
-            there, here = names.get(wrong[0]), own.get(wrong[0])
+            there, here = names[wrong[0]], own[wrong[0]]
             raise ValueError(
                 f"the classifier calls the class {wrong[0]} {there!r}, and the network {here!r}: take one that was "
                 "trained with the same labels"
@@ -135,6 +160,12 @@ def _check_space(config: Mapping[str, Any], vae: Any) -> None:
             f"the classifier was trained on {trained}, and the network draws {walked}: train one with the network's "
             "block 'latents'"
         )
+    if vae is None:
+        return
+    its, own = config["latents"], {"class": type(vae).__name__, "scaling_factor": vae.config["scaling_factor"]}
+    ratio = its["scaling_factor"] / own["scaling_factor"]
+    if its["class"] != own["class"] or not 1 - SCALES_DIFFER < ratio < 1 + SCALES_DIFFER:
+        raise ValueError(f"the classifier was trained on the latents of another VAE, {its}, than the network's, {own}")
 
 
 def _check_noisy(config: Mapping[str, Any], signature: NetworkSignature, scheduler: Any) -> None:
@@ -153,13 +184,18 @@ def _check_noisy(config: Mapping[str, Any], signature: NetworkSignature, schedul
             "the classifier's config does not say with which noise it was trained: set its noise_schedule, such as "
             "{'beta_schedule': 'linear', 'num_train_timesteps': 1000}"
         )
-    its, own = HFDDPMScheduler(**config[NOISE_SCHEDULE]).alphas_cumprod, alphas_cumprod_of(scheduler)
+    its, own = noise_process(config[NOISE_SCHEDULE]).alphas_cumprod, alphas_cumprod_of(scheduler)
     if its.shape != own.shape or not torch.allclose(its, own, rtol=1e-4, atol=1e-7):
         shown = reprlib.repr({key: value for key, value in config[NOISE_SCHEDULE].items() if value is not None})
         raise ValueError(
             f"the classifier was trained with another noise schedule than the network ({shown}): train one with the "
             "network's block 'scheduler'"
         )
+
+
+def noise_process(noise_schedule: Mapping[str, Any]) -> HFDDPMScheduler:
+    """q(x_t | x_0) of a classifier's `noise_schedule`, which says nothing of predictions and walks."""
+    return HFDDPMScheduler(**{**noise_schedule, "prediction_type": "sample", "timestep_spacing": "trailing"})
 
 
 def alphas_cumprod_of(scheduler: Any) -> Tensor:
@@ -189,7 +225,11 @@ def _dtype(network: nn.Module) -> torch.dtype:
 def alpha_bar_at(scheduler: Any, t: int | Tensor) -> float:
     """alpha_bar of a timestep, which may lie between two whole ones."""
     alpha_bars, level = alphas_cumprod_of(scheduler), float(t)
-    below = int(level)
+    below, last = int(level), len(alpha_bars) - 1
+    if not 0 <= level <= last:
+        raise ValueError(f"timestep {t} must lie in [0, {last}]")
+    if level == last and scheduler.config.get("rescale_betas_zero_snr"):
+        return 0.0  # for which some solvers have a small number
     if level == below:
         return float(alpha_bars[below])
     ends = (1 / alpha_bars[below : below + 2] - 1).sqrt()  # Euler's solver interpolates sigma = sqrt((1 - abar) / abar)

@@ -121,6 +121,8 @@ def gradient(log_probability: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         at = x.detach().clone().to(torch.promote_types(x.dtype, torch.float32)).requires_grad_()
         (found,) = torch.autograd.grad(log_probability(at).sum(), at)
     if not torch.isfinite(found).all():
+        if not torch.isfinite(at).all():
+            raise ValueError("x_t is not finite: the weights of the network have diverged")
         raise ValueError(
             "the gradient of the classifier is not finite: its weights have diverged, or it computes in a precision "
             "that is too small for it; open it with dtype=torch.float32"
@@ -155,7 +157,8 @@ def shift_output(
         x_t: what the network saw, (B, C, H, W).
         alpha_bar: of its level.
         prediction_type: `epsilon`, `sample` or `v_prediction`.
-        clip_range: x_0 moves no further than to the border of [-clip_range, clip_range]; None: anywhere.
+        clip_range: an x_0 within [-clip_range, clip_range] stays there, and one outside moves no further away; None:
+            anywhere.
 
     Raises:
         ValueError: another prediction type.
@@ -168,7 +171,8 @@ def shift_output(
     shift = sigma**2 / alpha * score
     if clip_range is not None:
         x_0 = x_0_of(prediction, x_t, alpha_bar, prediction_type)
-        shift = (x_0 + shift).clamp(-clip_range, clip_range) - x_0.clamp(-clip_range, clip_range)
+        low, high = x_0.clamp(max=-clip_range), x_0.clamp(min=clip_range)  # what is outside may only come nearer
+        shift = torch.minimum(torch.maximum(x_0 + shift, low), high) - x_0
     from_x_0 = {"epsilon": -alpha / sigma, "sample": 1.0, "v_prediction": -1 / sigma}[prediction_type]
     return torch.cat([(prediction + from_x_0 * shift).to(output.dtype), variance], dim=1)
 

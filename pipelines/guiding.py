@@ -14,7 +14,7 @@ from hf_ddpm.pipelines.classifiers import (
     of_noisy_images,
     predicted_x_0,
 )
-from hf_ddpm.pipelines.guidance import Guidance
+from hf_ddpm.pipelines.guidance import GUIDANCE, Guidance
 from hf_ddpm.pipelines.network_signature import ClassLabels
 from hf_ddpm.pipelines.walk import Guided, Predict
 
@@ -34,6 +34,9 @@ def guided(pipeline: Any, class_labels: ClassLabels, batch_size: int, **guidance
     by_classifier, signature = guidance.get("classifier_scale"), pipeline.signature
     if by_classifier is None:
         guidance["classifier_scale"] = float(pipeline.classifier is not None and class_labels is not None)
+    unknown = sorted(guidance.keys() - {*GUIDANCE})
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is no keyword here; those of guidance are {', '.join(GUIDANCE)}")
     asked = Guidance(**guidance)
     signature.check_guidance(asked.guidance_scale, f"guidance_scale={asked.guidance_scale}")
     labels = None
@@ -63,6 +66,11 @@ def check_mean(pipeline: Any, step: Mapping[str, Any], corrector_steps: int) -> 
         ValueError: what it goes with.
     """
     pipeline._needs_own_scheduler("classifier_gradient='mean'")
+    if step.get("eta") is not None and step["eta"] == pipeline.config["default_eta"]:
+        raise ValueError(
+            f"classifier_gradient='mean' goes with Algorithm 2, and this pipeline samples with its default_eta="
+            f"{step['eta']}: pipeline.register_to_config(default_eta=None), or take 'x_t'"
+        )
     if step.get("eta") is not None or corrector_steps:
         raise ValueError(
             "classifier_gradient='mean' goes with Algorithm 2, not with eta or corrector_steps: leave them out, or "
@@ -81,11 +89,18 @@ def _log_probability(pipeline: Any, predict: Predict, labels: Tensor | None) -> 
             "HFDDPMPipeline.from_pretrained(..., classifier=NoisyClassifier.from_pretrained(...))"
         )
     check_classifier(classifier, processor, pipeline)
+    passed = (classifier,) if knows_noise(classifier) else (classifier, pipeline.unet)
+    if any(weight.is_inference() for part in passed for weight in part.parameters()):
+        raise ValueError(
+            "the networks were made in torch.inference_mode, where nothing has a gradient: open them outside of it"
+        )
     if knows_noise(classifier):
         return of_noisy_images(classifier, labels)
-    plain = dataclasses.replace(predict, reads_variance=False)
 
     def image_of(x_t: Tensor, t: int | Tensor) -> Tensor:
+        own = None if predict.labels is None else predict.labels.clone()  # made in `torch.inference_mode`, perhaps
+        plain = dataclasses.replace(predict, labels=own, reads_variance=False)
+        t = t.clone() if isinstance(t, Tensor) else t
         x_0 = predicted_x_0(pipeline.scheduler, plain(x_t.to(pipeline.unet.dtype), t), x_t, t)
         decoded: Tensor = pipeline._space.decoded(x_0)
         return decoded

@@ -35,6 +35,7 @@ class NetworkSignature:
         id2label: the names of some or all classes; None: they have numbers only.
         num_timesteps: T, the steps of training.
         variance_type: of the scheduler; None: a solver that has none.
+        whose: the classes are, the network's or those of the classifier that guides it.
     """
 
     channels: int
@@ -46,6 +47,7 @@ class NetworkSignature:
     id2label: Mapping[int, str] | None
     num_timesteps: int
     variance_type: str | None
+    whose: str = "network"
 
     @classmethod
     def of(
@@ -158,7 +160,7 @@ class NetworkSignature:
             raise ValueError(f"{said}: this network was trained without classes, leave it out")
         if self.num_classes is not None and not 0 <= label < self.num_classes:
             raise ValueError(
-                f"{said} must be from 0 to {self.num_classes - 1}, the network's classes{self._but_null()}"
+                f"{said} must be from 0 to {self.num_classes - 1}, the {self.whose}'s classes{self._but_null()}"
             )
 
     def class_of_word(self, word: str, said: str) -> int:
@@ -236,21 +238,24 @@ class NetworkSignature:
             return None
         if class_labels is None:
             classes = "classes" if self.num_classes is None else f"{self.num_classes} classes"
-            raise ValueError(f"this network was trained with {classes}: give {name}")
+            raise ValueError(f"this {self.whose} was trained with {classes}: give {name}")
+        if not isinstance(class_labels, Tensor) and callable(getattr(class_labels, "tolist", None)):
+            class_labels = class_labels.tolist()  # type: ignore[union-attr]  # of numpy
         class_labels = self.numbers(class_labels, name)
         try:
             labels = torch.as_tensor(class_labels)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{name}={class_labels!r} must be whole numbers") from error
-        if labels.is_floating_point() or labels.dtype == torch.bool:
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise ValueError(f"{name}={class_labels!r} must be whole numbers")
+        labels = labels.long()
         if labels.ndim == 0:
             labels = labels.expand(batch_size)
         if labels.shape != (batch_size,):
             raise ValueError(f"{name} of shape {tuple(labels.shape)} do not fit batch_size={batch_size}")
         if self.num_classes is not None and not ((labels >= 0) & (labels < self.num_classes)).all():
             given = f"{int(labels.min())}..{int(labels.max())}"
-            allowed = f"0..{self.num_classes - 1}, the network's classes{self._but_null()}"
+            allowed = f"0..{self.num_classes - 1}, the {self.whose}'s classes{self._but_null()}"
             raise ValueError(f"{name} {given} must lie within {allowed}")
         return labels
 

@@ -18,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver
-from hf_ddpm.pipelines.classifiers import check_classifier, classes_of
+from hf_ddpm.pipelines.classifiers import check_classifier, check_is_classifier, classes_of
 from hf_ddpm.pipelines.doors import (
     forget_component,
     name_ours,
@@ -96,6 +96,8 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             check_vae(vae, unet.config["in_channels"])
         count_classes(unet.config, null_class)
         names = names_of_classes(id2label, unet.config, null_class)
+        if classifier is not None:
+            check_is_classifier(classifier, image_processor)
         self.register_modules(
             unet=unet, scheduler=scheduler, vae=vae, classifier=classifier, image_processor=image_processor
         )
@@ -134,7 +136,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         if signature.takes_labels or classifier is None:
             return signature
         count, names = classes_of(classifier)
-        return dataclasses.replace(signature, takes_labels=True, num_classes=count, id2label=names)
+        return dataclasses.replace(signature, takes_labels=True, num_classes=count, id2label=names, whose="classifier")
 
     @property
     def noise_network(self) -> Any:
@@ -259,6 +261,8 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         channels = self.signature.channels
         if x_t.ndim != 4 or x_t.shape[1] != channels:
             raise ValueError(f"x_t of shape {tuple(x_t.shape)} must have shape (B, {channels}, H, W)")
+        if guidance.get("classifier_gradient", "x_t") != "x_t":
+            raise ValueError("classifier_gradient='mean' is of a step: the score at x_t takes 'x_t'")
         asked = self._guided(class_labels, len(x_t), **guidance)(x_t, timestep, timestep)
         own = self.scheduler.score(asked["model_output"], x_t, timestep)
         return own + asked["score"].to(own.dtype) if "score" in asked else own

@@ -98,7 +98,8 @@ class Guided:
         if isinstance(self.scheduler, HFDDPMScheduler):
             return {"model_output": output, "score": score}
         config = self.scheduler.config
-        border = config.get("clip_sample_range", 1.0) if config.get("clip_sample") else None
+        clips = config.get("clip_sample") and config.get("clip_after_guidance", True)
+        border = config.get("clip_sample_range", 1.0) if clips else None
         shifted = shift_output(output, score, seen, alpha_bar_at(self.scheduler, t), config["prediction_type"], border)
         return {"model_output": shifted}
 

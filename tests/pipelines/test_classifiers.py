@@ -61,6 +61,21 @@ def test_the_gradient_goes_back_through_the_network_that_predicts_x_0(vision, ma
     assert gradient.abs().max() > 0
 
 
+def test_it_guides_a_network_with_classes_in_inference_mode(vision, make_pipeline):
+    unet, scheduler = make_pipeline(num_class_embeds=3).unet, HFDDPMScheduler(clip_sample=False)
+    pipeline = HFDDPMPipeline(unet, scheduler, classifier=vision, image_processor=PROCESSOR)
+    call = {"num_inference_steps": 2, "eta": 0.0, "latents": noise(), "class_labels": [1, 2]}
+    with torch.inference_mode():
+        found = pipeline(2, **call, output_type="pt").images
+    torch.testing.assert_close(found.clone(), pipeline(2, **call, output_type="pt").images)
+
+
+def test_images_that_it_cannot_see_are_refused(vision):
+    unet = unet_preset("tiny", in_channels=2, out_channels=2)
+    with pytest.raises(ValueError, match="the classifier sees 3 channels, and the images have 2"):
+        HFDDPMPipeline(unet, HFDDPMScheduler(), classifier=vision, image_processor=PROCESSOR)
+
+
 def test_every_solver_predicts_the_same_x_0_for_it(vision, make_pipeline):
     unet, scheduler = make_pipeline().unet, HFDDPMScheduler(clip_sample=False, prediction_type="v_prediction")
     pipeline = HFDDPMPipeline(unet, scheduler, classifier=vision, image_processor=PROCESSOR)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -15,6 +16,7 @@ from diffusers import (
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 from hf_ddpm.models import NoisyClassifier
+from hf_ddpm.pipelines import HFClassifierPipeline
 
 MEANS, WEIGHTS, WIDTH = torch.tensor([-0.5, 0.1, 0.8]), torch.tensor([0.2, 0.5, 0.3]), 0.3
 SCHEDULE = {"num_train_timesteps": 100, "beta_schedule": "cosine"}
@@ -190,7 +192,7 @@ def test_guidance_goes_into_inversion_and_back_and_into_every_edit(mixture):
             assert torch.isfinite(made.images).all()
 
 
-def test_a_walk_is_guided_in_inference_mode_and_in_half_precision(mixture):
+def test_a_walk_is_guided_in_inference_mode(mixture):
     guided, _ = mixture
     call = {**CALL, "latents": noise(), "eta": 0.0}
     with torch.inference_mode():
@@ -249,6 +251,7 @@ def test_a_classifier_of_something_else_is_refused(mixture, classifier, message)
         ("guided", {"class_labels": 3}, r"class_labels 3..3 must lie within 0..2"),
         ("guided", {"classifier_scale": "high"}, "classifier_scale='high' must be a finite number"),
         ("guided", {"classifier_gradient": "mean", "eta": 0.0}, "classifier_gradient='mean' goes with Algorithm 2"),
+        ("guided", {"class_labels": {1: 2}}, "must be whole numbers"),
         ("own", {"classifier_scale": 1.0}, "classifier_scale=1.0 needs a classifier"),
     ],
 )
@@ -256,6 +259,61 @@ def test_guidance_that_the_networks_do_not_have_is_refused(mixture, of, call, me
     pipeline = mixture[0] if of == "guided" else mixture[1]
     with pytest.raises(ValueError, match=message):
         pipeline(4, **CALL | call)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "message"),
+    [
+        ("folder", "classifier is a str, and must be a NoisyClassifier"),
+        (torch.nn.Linear(2, 2), "classifier is a Linear, and must be a NoisyClassifier"),
+        (unet_preset("tiny"), "classifier is a UNet2DModel, and must be a NoisyClassifier"),
+    ],
+    ids=["word", "layer", "unet"],
+)
+def test_what_is_no_classifier_is_refused(mixture, classifier, message):
+    with pytest.raises(ValueError, match=message):
+        HFDDPMPipeline(mixture[0].unet, mixture[0].scheduler, classifier=classifier)
+    with pytest.raises(ValueError, match="a pipeline: give the network in it, its"):
+        HFDDPMPipeline(mixture[0].unet, mixture[0].scheduler, classifier=HFClassifierPipeline(tiny()))
+
+
+def test_labels_of_any_whole_type_and_of_numpy_are_labels(mixture):
+    guided, own = mixture
+    call = {"num_inference_steps": 3, "eta": 0.0, "latents": noise(), "output_type": "pt"}
+    for pipeline in (guided, own):
+        wanted = pipeline(4, **call, class_labels=LABELS).images
+        for labels in (np.array(LABELS, np.uint8), torch.tensor(LABELS, dtype=torch.int16), np.array(LABELS)):
+            assert torch.equal(pipeline(4, **call, class_labels=labels).images, wanted)
+        names = np.array(["dark", "grey", "bright", "bright"])
+        assert torch.equal(pipeline(4, **call, class_labels=names).images, wanted)
+
+
+def test_a_schedule_that_ends_in_pure_noise_is_guided_from_the_next_step_on():
+    """By its own scheduler and by a solver that keeps a small alpha_bar there."""
+    schedule = {"num_train_timesteps": 20, "rescale_betas_zero_snr": True}
+    config = {**schedule, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
+    scheduler = HFDDPMScheduler(**config)
+    pipeline = HFDDPMPipeline(unet_preset("tiny"), scheduler, classifier=tiny(noise_schedule=schedule))
+    for solver in (scheduler, UniPCMultistepScheduler.from_config(scheduler.config)):
+        pipeline.scheduler = solver
+        ask = pipeline._guided([0, 1, 2, 2], 4, classifier_scale=5.0)
+        with torch.no_grad():
+            assert ask(noise(), 19, 19).keys() == {"model_output"}
+            assert torch.equal(ask(noise(), 19, 19)["model_output"], pipeline.unet(noise(), 19).sample)
+
+
+def test_clip_after_guidance_counts_for_other_solvers_too(mixture):
+    guided, _ = mixture
+    kept, outputs = guided.scheduler, []
+    for clip in (True, False):
+        config = {**kept.config, "clip_sample": True, "clip_after_guidance": clip}
+        guided.scheduler = UniPCMultistepScheduler.from_config(HFDDPMScheduler.from_config(config).config)
+        try:
+            with torch.no_grad():
+                outputs.append(guided._guided(LABELS, 4, classifier_scale=50.0)(noise(), 90, 90)["model_output"])
+        finally:
+            guided.scheduler = kept
+    assert (outputs[0] - outputs[1]).abs().max() > 0.1
 
 
 def test_classes_without_one_for_no_label_cannot_be_guided_without_a_classifier(mixture):

@@ -123,7 +123,11 @@ def test_pure_noise_is_not_guided():
     t = int(scheduler.timesteps[0])
     assert scheduler.alphas_cumprod[t] == 0
     output, x_t, score = normal(1), normal(2), normal(3)
-    plain, guided = (scheduler.step(output, t, x_t, eta=0.0, score=given).prev_sample for given in (None, score))
+    for eta in (None, 0.0):
+        how = {"eta": eta, "variance_noise": 0 * x_t}
+        plain, guided = (scheduler.step(output, t, x_t, score=given, **how).prev_sample for given in (None, score))
+        assert torch.equal(plain, guided)
+    plain, guided = (scheduler.step_langevin(output, t, x_t, noise=x_t, score=given) for given in (None, score))
     assert torch.equal(plain, guided)
     assert torch.equal(shift_output(output, score, x_t, 0.0, "v_prediction"), output)
 
@@ -147,6 +151,8 @@ def test_the_key_is_saved_only_where_it_is_false_and_other_schedulers_are_not_to
         assert ("clip_after_guidance" in text) == (not clip)
         assert HFDDPMScheduler.from_pretrained(tmp_path / str(clip)).config.clip_after_guidance == clip
         assert HFDDPMScheduler.from_config(scheduler.config).config.clip_after_guidance == clip
+        other = HFDDPMScheduler.from_config({**scheduler.config, "clip_after_guidance": not clip})
+        assert other.config.clip_after_guidance == (not clip)
     with caplog.at_level("WARNING"):
         DPMSolverMultistepScheduler.from_config(HFDDPMScheduler().config)
     assert "clip_after_guidance" not in caplog.text

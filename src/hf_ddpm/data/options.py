@@ -49,13 +49,14 @@ def box_of(crop_box: Sequence[int]) -> tuple[int, int, int, int]:
 
 def crop_scale_of(crop_scale: Sequence[float], resize: Resize) -> CropScale:
     """(low, high) with 0 < low <= high <= 1, which are 1 but for random crops."""
-    numbers = len(crop_scale) == 2 and all(isinstance(side, (int, float)) for side in crop_scale)
-    if not numbers or not 0 < crop_scale[0] <= crop_scale[1] <= 1:
+    ends: list[Any] = [*crop_scale] if isinstance(crop_scale, list | tuple) else [crop_scale]
+    numbers = len(ends) == 2 and all(isinstance(side, (int, float)) for side in ends)
+    if not numbers or not 0 < ends[0] <= ends[1] <= 1:
         raise UserError(
-            f"crop_scale is {[*crop_scale]}; it must be [low, high] with 0 < low <= high <= 1, shares of the largest "
+            f"crop_scale is {ends}; it must be [low, high] with 0 < low <= high <= 1, shares of the largest "
             "crop that fits"
         )
-    low, high = crop_scale
+    low, high = ends
     if (low, high) != LARGEST and resize != "random_crop":
         raise UserError(
             f"crop_scale is [{low}, {high}], the sizes of random crops, but resize is {resize!r}; use 'random_crop', "

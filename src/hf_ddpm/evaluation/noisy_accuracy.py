@@ -19,6 +19,7 @@ from hf_ddpm.evaluation.measure import Number
 from hf_ddpm.evaluation.report import CONDITIONS, NUMBERS, to_json
 from hf_ddpm.models import NoisyClassifier
 from hf_ddpm.objectives.classification import MANY, QUARTILES, is_right, quartile_of
+from hf_ddpm.pipelines.classifiers import noise_process
 from hf_ddpm.pipelines.evaluating import evaluating
 from hf_ddpm.pipelines.image_space import encode_moments, latent_scale
 from hf_ddpm.progress import ProgressBar
@@ -123,7 +124,7 @@ def scheduler_of(classifier: NoisyClassifier) -> HFDDPMScheduler:
     schedule = classifier.config["noise_schedule"]
     if schedule is None:
         raise UserError("the classifier's config has no noise_schedule, so its noisy images are not known: give it one")
-    return HFDDPMScheduler(**schedule)
+    return noise_process(schedule)
 
 
 def _latents(vae: Any, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

@@ -138,6 +138,12 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """What `from_config` takes of a config: `clip_after_guidance` whatever it is, which others are not told of."""
+        passed_over = [key for key in config_dict.get("_use_default_values", []) if key != CLIP_AFTER_GUIDANCE]
+        return super().extract_init_dict({**config_dict, "_use_default_values": passed_over}, **kwargs)
+
+    @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
         """Where diffusers reads the config, which a stranger may have written."""
         return read_config(Path(json_file), MOST_BETAS, str(json_file))
@@ -290,7 +296,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             _check_shape("variance_noise", variance_noise, sample)
             prev.addcmul_(self._std(c, variance_output), variance_noise)
         if score is not None and eta is None:
-            prev.addcmul_(self._variance(c, variance_output), score)
+            prev.addcmul_(self._variance(c, variance_output), score * (c.x_0_from_score > 0))  # not of pure noise
         if prev.dtype != sample.dtype:
             prev, x_0 = prev.to(sample.dtype), x_0.to(sample.dtype)
         return DDPMSchedulerOutput(prev_sample=prev, pred_original_sample=x_0) if return_dict else (prev, x_0)
@@ -377,7 +383,7 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             noise = randn_tensor(own.shape, generator=generator, device=own.device, dtype=own.dtype)
         if score is not None:
             _check_shape("score", score, sample)
-            own = own + score
+            own = own + score * (self._tables.rows("guidance", timestep, sample)[0] > 0)
         sigma = self._tables.rows("forward", timestep, sample)[1]
         delta = 2 * (snr * sigma) ** 2
         return (sample + delta * own + (2 * delta).sqrt() * noise).to(sample.dtype)
