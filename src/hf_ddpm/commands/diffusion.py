@@ -115,8 +115,16 @@ def _check_sample(options: argparse.Namespace) -> None:
         raise UserError(f"--eta {options.eta} has no meaning for --solver {options.solver}: leave one of them out")
     if options.solver is not None and options.corrector_steps:
         raise UserError(f"--corrector-steps do not go with --solver {options.solver}: leave one of them out")
-    algorithm_2 = options.eta in (SIGMA_HAT, ALGORITHM_2) or options.solver == "ddpm"
-    if options.classifier_gradient == "mean" and (options.corrector_steps or not algorithm_2):
+    if options.classifier_gradient == "mean":
+        _check_mean(options)
+
+
+def _check_mean(options: argparse.Namespace) -> None:
+    """Refuse a gradient at the mean of p(x_{t-1} | x_t) in a walk that has no such mean."""
+    from hf_ddpm.sampling import DDPM
+
+    algorithm_2 = options.eta in (SIGMA_HAT, ALGORITHM_2) or options.solver == DDPM
+    if options.corrector_steps or not algorithm_2:
         raise UserError(
             "--classifier-gradient mean goes with --eta none (Algorithm 2) and no --corrector-steps: give --eta none, "
             "or leave --classifier-gradient out"
