@@ -77,6 +77,10 @@ DRAWN_BY = {
     "sampler-sweep": "hf-ddpm sweep runs/mnist/checkpoint",
     "vae": "python -m benchmarks.vae_pictures",
     "mnist-latent": "hf-ddpm train --recipe mnist-latent",
+    "guidance-classifier": "hf-ddpm figure guidance runs/guidance/unconditional-seed0",
+    "guidance-free": "hf-ddpm figure guidance runs/guidance/classifier-free-seed0",
+    "guidance-sweep": "hf-ddpm sweep runs/guidance",
+    "guidance-free-sweep": "hf-ddpm sweep runs/guidance",
 }
 
 
