@@ -23,7 +23,7 @@ LogProbability = Callable[[Tensor, int | Tensor], Tensor]  # of (x_t, t): (B, C,
 
 def knows_noise(classifier: Any) -> bool:
     """Whether a classifier takes (x_t, t), as `NoisyClassifier` does; those of `transformers` take clean images."""
-    return NOISE_SCHEDULE in dict(_config(classifier))
+    return NOISE_SCHEDULE in _config(classifier)
 
 
 def classes_of(classifier: Any) -> tuple[int, dict[int, str] | None]:
@@ -213,15 +213,6 @@ def alphas_cumprod_of(scheduler: Any) -> Tensor:
     return torch.as_tensor(found, dtype=torch.float64, device="cpu")
 
 
-def _of_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """The log-probability of each image's class, (B,) float32, of logits (B, K)."""
-    return log_softmax(logits.float(), dim=1).gather(1, labels.clone().unsqueeze(1)).squeeze(1)
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    return next(network.parameters()).dtype
-
-
 def alpha_bar_at(scheduler: Any, t: int | Tensor) -> float:
     """alpha_bar of a timestep, which may lie between two whole ones."""
     alpha_bars, level = alphas_cumprod_of(scheduler), float(t)
@@ -234,6 +225,15 @@ def alpha_bar_at(scheduler: Any, t: int | Tensor) -> float:
         return float(alpha_bars[below])
     ends = (1 / alpha_bars[below : below + 2] - 1).sqrt()  # Euler's solver interpolates sigma = sqrt((1 - abar) / abar)
     return 1 / (1 + float(torch.lerp(ends[0], ends[1], level - below)) ** 2)
+
+
+def _of_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """The log-probability of each image's class, (B,) float32, of logits (B, K)."""
+    return log_softmax(logits.float(), dim=1).gather(1, labels.clone().unsqueeze(1)).squeeze(1)
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
 
 
 def _config(classifier: Any) -> Mapping[str, Any]:
