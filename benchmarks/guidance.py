@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for seed in place.seeds:
         for name in names:
             sweep(name, seed, place)
+        keep_accuracy(seed, place)
     result = {"command": "python -m benchmarks.guidance --data <folder>", **measured()}
     publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
@@ -90,6 +91,18 @@ def sweep(name: str, seed: int, place: Place) -> None:
     kept.with_suffix(".png").write_bytes((out / "sweep.png").read_bytes())
 
 
+def keep_accuracy(seed: int, place: Place) -> None:
+    """Copy what training measured of a classifier, on the test split, to the results."""
+    found = place.runs / f"classifier-seed{seed}" / "checkpoint" / "evaluation.json"
+    if found.is_file():
+        record = json.loads(found.read_text())
+        num_images = record["conditions"]["num_images"]
+        write_json(
+            RESULTS / f"classifier-seed{seed}.json",
+            {"numbers": record["numbers"], "num_images": num_images, "date": record["date"]},
+        )
+
+
 def shortened(found: dict[str, Any]) -> Result:
     """A sweep without what is the same in every cell, and without paths of this machine."""
     cells = [
@@ -101,7 +114,7 @@ def shortened(found: dict[str, Any]) -> Result:
 
 
 def measured() -> Result:
-    """By sweep and value the figures of every seed that is on disk."""
+    """By sweep and value the figures of every seed that is on disk, and the classifiers' accuracies."""
     rows: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in SWEEPS:
         for file in sorted(RESULTS.glob(f"{name}-seed*.json")):
@@ -111,7 +124,12 @@ def measured() -> Result:
                 for number in cell["numbers"]:
                     if number["name"] in FIGURES:
                         figures.setdefault(number["name"], []).append(number["value"])
-    return {"sweeps": rows}
+    accuracies: dict[str, list[float]] = {}
+    for file in sorted(RESULTS.glob("classifier-seed*.json")):
+        for number in json.loads(file.read_text())["numbers"]:
+            if number["name"].startswith("top-1"):
+                accuracies.setdefault(number["name"], []).append(number["value"])
+    return {"sweeps": rows, "classifier": accuracies}
 
 
 def render(result: Result) -> str:
@@ -121,7 +139,8 @@ def render(result: Result) -> str:
         (axis, _) = SWEEPS[name].axis.split("=")
         rows = [[value, *(spread(figures[figure]) for figure in FIGURES)] for value, figures in values.items()]
         parts.append(f"{name}, the {SWEEPS[name].model} model\n\n" + table([axis, *FIGURES], rows))
-    return "\n\n".join(parts)
+    rows = [[name, spread(values)] for name, values in result["classifier"].items()]
+    return "\n\n".join([*parts, "the classifier\n\n" + table(["of noisy test digits", "accuracy"], rows)])
 
 
 def spread(values: Sequence[float]) -> str:
