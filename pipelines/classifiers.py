@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, log_softmax
+from torch.nn.functional import log_softmax
 
 from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.pipelines.guidance import x_0_of
+from hf_ddpm.pipelines.image_processors import check_processor, prepared
 from hf_ddpm.pipelines.network_signature import NetworkSignature
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 
 NOISE_SCHEDULE = "noise_schedule"  # of the config of a classifier that was trained on noisy images
 UNNAMED = "LABEL_{}"  # what transformers calls a class without a name
-PIL_BILINEAR = 2
 SCALES_DIFFER = 0.05  # of one VAE, measured on two samples of the same images
 LogProbability = Callable[[Tensor, int | Tensor], Tensor]  # of (x_t, t): (B, C, H, W) to (B,)
 
@@ -66,23 +66,6 @@ def of_clean_images(
         return _of_class(logits, labels)
 
     return log_probability
-
-
-def prepared(images: Tensor, processor: Any) -> Tensor:
-    """Images (B, C, H, W) in [-1, 1] as an image processor of `transformers` prepares them, with their gradient."""
-    x = ((images.float() + 1) / 2).expand(-1, 3, -1, -1)  # not clipped: what is beyond the range has a gradient too
-    settings: dict[str, Any] = processor.to_dict()
-    if settings.get("do_resize", True):
-        mode = "bilinear" if settings.get("resample") == PIL_BILINEAR else "bicubic"
-        x = interpolate(x, size=_resized(settings["size"], x.shape[-2:]), mode=mode, antialias=True)
-    if settings.get("do_center_crop"):
-        height, width = size_pair([settings["crop_size"][side] for side in ("height", "width")])
-        top, left = (x.shape[-2] - height) // 2, (x.shape[-1] - width) // 2
-        x = x[..., top : top + height, left : left + width]
-    if settings.get("do_normalize", True):
-        mean, std = (x.new_tensor(settings[name]).view(-1, 1, 1) for name in ("image_mean", "image_std"))
-        x = (x - mean) / std
-    return x
 
 
 def predicted_x_0(scheduler: Any, output: Tensor, x_t: Tensor, t: int | Tensor) -> Tensor:
@@ -135,11 +118,15 @@ def check_classifier(classifier: Any, processor: Any, pipeline: Any) -> None:
             f"the classifier sees {_config(classifier).get('num_channels', 3)} channels, and the images have "
             f"{pipeline.image_channels}: an image classifier must see 3, and the images must have 1 or 3"
         )
+    else:
+        check_processor(processor, signature.size if pipeline.vae is None else None)
     count, names = classes_of(classifier)
     if signature.num_classes is not None and count != signature.num_classes:
+        one_more = signature.null_class is None and count == signature.num_classes - 1
+        undeclared = f', or give null_class={count} if the network\'s last class stands for "no label"'
         raise ValueError(
             f"the classifier knows {count} classes, and the network {signature.num_classes}: take one that was trained "
-            "with the same labels"
+            f"with the same labels{undeclared if one_more else ''}"
         )
     own = signature.id2label
     if signature.takes_labels and names and own:
@@ -150,6 +137,21 @@ def check_classifier(classifier: Any, processor: Any, pipeline: Any) -> None:
                 f"the classifier calls the class {wrong[0]} {there!r}, and the network {here!r}: take one that was "
                 "trained with the same labels"
             )
+
+
+def check_known(classifier: Any, labels: Tensor) -> None:
+    """Refuse classes that the classifier does not know.
+
+    Args:
+        labels: whole numbers, (B,).
+
+    Raises:
+        ValueError: what is allowed.
+    """
+    count, _ = classes_of(classifier)
+    if not ((labels >= 0) & (labels < count)).all():
+        given = f"{int(labels.min())}..{int(labels.max())}"
+        raise ValueError(f"class_labels {given} must lie within 0..{count - 1}, the classifier's classes")
 
 
 def _check_space(config: Mapping[str, Any], vae: Any) -> None:
@@ -242,11 +244,3 @@ def _config(classifier: Any) -> Mapping[str, Any]:
     if isinstance(config, Mapping):
         return config
     return {**config.to_dict(), "num_labels": config.num_labels}
-
-
-def _resized(size: Mapping[str, int], shape: torch.Size) -> tuple[int, int]:
-    """The size that an image processor resizes to: its own, or one whose shorter edge is given."""
-    if "shortest_edge" in size:
-        ratio = size["shortest_edge"] / min(shape)
-        return round(shape[0] * ratio), round(shape[1] * ratio)
-    return size["height"], size["width"]

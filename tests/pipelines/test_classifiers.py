@@ -1,13 +1,13 @@
 """Classifiers of `transformers`, which see the x_0 that is predicted: their pictures, their gradient, latents."""
 
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, UniPCMultistepScheduler
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from transformers import EfficientNetImageProcessorPil, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
-from hf_ddpm.pipelines.classifiers import alpha_bar_at, classes_of, knows_noise, prepared
+from hf_ddpm.pipelines.classifiers import alpha_bar_at, classes_of, knows_noise
+from hf_ddpm.pipelines.image_processors import prepared
 
 NAMES = {0: "cat", 1: "dog", 2: "owl"}
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
@@ -24,27 +24,6 @@ def vision():
 
 def noise(channels=1, size=8):
     return torch.randn((2, channels, size, size), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize(("channels", "resample"), [(1, 2), (3, 3)])
-def test_pictures_are_prepared_as_their_processor_prepares_them(channels, resample):
-    """Smooth pictures, which bicubic interpolation leaves within their range."""
-    y, x = torch.meshgrid(torch.linspace(0, 3, 12), torch.linspace(0, 2, 12), indexing="ij")
-    pictures = torch.stack([(x + y).sin(), (x - 2 * y).cos()])[:, None] - 0.1 * torch.arange(channels).view(-1, 1, 1)
-    levels = (127 + 90 * pictures).round()
-    processor = ViTImageProcessorPil.from_dict({**PROCESSOR.to_dict(), "resample": resample})
-    found = prepared(levels / 127.5 - 1, processor)
-    stored = levels.expand(-1, 3, -1, -1).to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    wanted = processor(list(stored), return_tensors="np", input_data_format="channels_last")["pixel_values"]
-    assert np.abs(found.numpy() - wanted).max() < 0.05  # of about 5; PIL rounds to whole levels
-
-
-def test_the_middle_is_cut_out_of_a_picture_whose_shorter_edge_is_given():
-    settings = {"size": {"shortest_edge": 8}, "crop_size": {"height": 6, "width": 6}, "do_center_crop": True}
-    processor = type("Processor", (), {"to_dict": lambda _self: {**settings, "do_normalize": False}})()
-    image = torch.linspace(-1, 1, 16).expand(1, 1, 8, 16)
-    found = prepared(image, processor)
-    torch.testing.assert_close(found, ((image + 1) / 2)[..., 1:7, 5:11].expand(-1, 3, -1, -1))
 
 
 def test_the_gradient_goes_back_through_the_network_that_predicts_x_0(vision, make_pipeline):
@@ -105,6 +84,12 @@ def test_latents_are_decoded_for_it(vision):
 def test_a_classifier_of_clean_images_needs_its_processor(vision, make_pipeline):
     with pytest.raises(ValueError, match="ViTForImageClassification, which sees clean images: give its"):
         HFDDPMPipeline(make_pipeline().unet, HFDDPMScheduler(), classifier=vision)
+
+
+def test_an_image_processor_that_has_no_gradient_is_refused(vision, make_pipeline):
+    processor = EfficientNetImageProcessorPil(size={"height": 16, "width": 16})
+    with pytest.raises(ValueError, match="EfficientNetImageProcessorPil does not only resize, crop and normalize"):
+        HFDDPMPipeline(make_pipeline().unet, HFDDPMScheduler(), classifier=vision, image_processor=processor)
 
 
 def test_alpha_bar_between_two_timesteps_is_what_eulers_solver_interpolates():

@@ -79,9 +79,9 @@ def make(make_pipeline):
 @pytest.mark.parametrize(
     ("kind", "roots", "count"),
     [
-        ("pixels", (DDPM, SCHEDULER), 27),
-        (AutoencoderKL, (DDPM, SCHEDULER), 27),
-        (HFVAE, (DDPM, SCHEDULER, NETWORK), 32),
+        ("pixels", (DDPM, SCHEDULER), 28),
+        (AutoencoderKL, (DDPM, SCHEDULER), 28),
+        (HFVAE, (DDPM, SCHEDULER, NETWORK), 33),
         ("vae", (VAE, NETWORK), 15),
     ],
     ids=str,

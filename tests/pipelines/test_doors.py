@@ -237,6 +237,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     import hf_ddpm.pipelines.guidance as guidance
     import hf_ddpm.pipelines.guiding as guiding
     import hf_ddpm.pipelines.image_inputs as inputs
+    import hf_ddpm.pipelines.image_processors as image_processors
     import hf_ddpm.pipelines.image_space as image_space
     import hf_ddpm.pipelines.interpolation as interpolation
     import hf_ddpm.pipelines.network_signature as network_signature
@@ -271,6 +272,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         classifiers,
         guidance,
         guiding,
+        image_processors,
         inputs,
         interpolation,
         betas,
