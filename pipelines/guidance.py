@@ -6,6 +6,7 @@ last term (ADM, arXiv 2105.05233, section 4), and so does the difference of a ne
 """
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -190,8 +191,12 @@ def x_0_of(prediction: Tensor, x_t: Tensor, alpha_bar: float, prediction_type: s
 
 
 def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} must be a finite number")
+    try:
+        is_finite = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number of 400 digits
+        is_finite = False
+    if not is_finite:
+        raise ValueError(f"{name}={reprlib.repr(value)} must be a finite number")
 
 
 def _check_interval(interval: Any) -> None:

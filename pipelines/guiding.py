@@ -9,6 +9,7 @@ from torch import Tensor
 from hf_ddpm.pipelines.classifiers import (
     LogProbability,
     check_classifier,
+    check_known,
     knows_noise,
     of_clean_images,
     of_noisy_images,
@@ -68,8 +69,8 @@ def check_mean(pipeline: Any, step: Mapping[str, Any], corrector_steps: int) -> 
     pipeline._needs_own_scheduler("classifier_gradient='mean'")
     if step.get("eta") is not None and step["eta"] == pipeline.config["default_eta"]:
         raise ValueError(
-            f"classifier_gradient='mean' goes with Algorithm 2, and this pipeline samples with its default_eta="
-            f"{step['eta']}: pipeline.register_to_config(default_eta=None), or take 'x_t'"
+            f"classifier_gradient='mean' goes with Algorithm 2, and this checkpoint samples with its default_eta="
+            f"{step['eta']}: take 'x_t', or open it with default_eta=None"
         )
     if step.get("eta") is not None or corrector_steps:
         raise ValueError(
@@ -89,6 +90,8 @@ def _log_probability(pipeline: Any, predict: Predict, labels: Tensor | None) -> 
             "HFDDPMPipeline.from_pretrained(..., classifier=NoisyClassifier.from_pretrained(...))"
         )
     check_classifier(classifier, processor, pipeline)
+    if pipeline.signature.takes_labels and pipeline.signature.num_classes is None:  # the network counts none
+        check_known(classifier, labels)
     passed = (classifier,) if knows_noise(classifier) else (classifier, pipeline.unet)
     if any(weight.is_inference() for part in passed for weight in part.parameters()):
         raise ValueError(

@@ -73,6 +73,20 @@ def test_edits_are_guided(folder):
     assert drawn("plain", "--class", "one", "--classifier", "classifier", command="edit").shape[:2] == (16, 8)
 
 
+def test_an_edit_takes_the_gradient_at_the_mean_of_algorithm_2_alone(folder):
+    mean = ["--class", "one", "--classifier", "classifier", "--classifier-gradient", "mean", "--device", "cpu"]
+    main(["edit", "vary", "plain", "a.png", *mean, "--out", "out.png"])
+    for words, message in (
+        (["vary", "plain", "a.png", "--eta", "0"], "not with --eta 0: leave one of them out"),
+        (
+            ["slerp", "plain", "a.png", "a.png"],
+            "which has no inverse: take 'x_t'",
+        ),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["edit", *words, *mean, "--out", "out.png"])
+
+
 def test_scales_are_axes_of_a_sweep(make_pipeline, folder):
     unet = make_pipeline(STEPS, num_class_embeds=4, sample_size=28).unet
     HFDDPMPipeline(unet, HFDDPMScheduler(**STEPS), null_class=3).save_pretrained("large")
@@ -136,6 +150,7 @@ def test_a_scale_of_1_beside_what_shapes_guidance_is_the_plain_walk_of_a_compari
     ("words", "message"),
     [
         (["free", "--guidance", "much"], "--guidance: 'much' must be a finite number"),
+        (["free", "--guidance", "1" + 400 * "0"], "must be a finite number"),
         (["free", "--guidance", "nan"], "--guidance: 'nan' must be a finite number"),
         (["free", "--guidance-interval", "9,3"], "'9,3' must be two timesteps, the lower one first"),
         (["free", "--guidance-rescale", "2"], "--guidance-rescale: '2' must be a number from 0 to 1"),
@@ -153,7 +168,8 @@ def test_a_scale_of_1_beside_what_shapes_guidance_is_the_plain_walk_of_a_compari
         (["free", "--classifier", "alone", "--classifier-gradient", "mean", "--eta", "0"], "give --eta none"),
         (["plain", "--classifier", "alone", "--classifier-gradient", "mean"], "mean goes with --eta none"),
         (["plain", "--classifier-gradient", "mean", "--eta", "none", "--corrector-steps", "1"], "no --corrector-steps"),
-        (["free", "--guidance-rescale", "0.7"], "--guidance-rescale 0.7 needs guidance: give --guidance"),
+        (["free", "--guidance-rescale", "0.7"], "--guidance-rescale 0.7 needs classifier-free guidance"),
+        (["plain", "--classifier", "alone", "--guidance-rescale", "0.7"], "needs classifier-free guidance: give --gui"),
         (["free", "--guidance-interval", "0,9"], "--guidance-interval 0,9 needs guidance: give --guidance"),
         (["plain", "--guidance-schedule", "linear"], "--guidance-schedule linear needs guidance: give --guidance"),
         (["vae", "--guidance", "2"], "--guidance 2.0: a VAE draws an image in one call"),

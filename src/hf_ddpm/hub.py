@@ -122,6 +122,11 @@ def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> s
     Raises:
         UserError: as there.
     """
+    if pipeline.components.get("image_processor") is not None:
+        raise UserError(
+            f"the classifier is a {type(pipeline.components[GUIDE]).__name__} of transformers, which a checkpoint does "
+            "not take along: push it on its own, and give it where you sample"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "checkpoint"
         pipeline.save_pretrained(folder)

@@ -113,7 +113,7 @@ def test_a_pipeline_that_lost_its_classifier_or_has_another_is_pushed_as_it_is(
         ("{checkpoint}", "holds a diffusion model, which knows no classes"),
         ("{large}", "the classifier takes (16, 16) pixels, and the network (8, 8)"),
         ("./nowhere", "--classifier: there is no checkpoint folder at './nowhere'"),
-        ("{vit}", "is a model of transformers, which a checkpoint does not take along: push it on its own"),
+        ("{vit}", "a ViTForImageClassification of transformers, which a checkpoint does not take along: push it on"),
     ],
 )
 def test_what_cannot_be_joined_is_one_sentence(source, sentence, hub, checkpoint, make_classifier, tmp_path):

@@ -130,6 +130,7 @@ def test_outside_of_its_interval_a_walk_is_not_guided():
         ({"guidance_scale": "2"}, "guidance_scale='2' must be a finite number"),
         ({"guidance_scale": math.nan}, "guidance_scale=nan must be a finite number"),
         ({"classifier_scale": math.inf}, "classifier_scale=inf must be a finite number"),
+        ({"guidance_scale": 10**400}, "guidance_scale=1000.* must be a finite number"),
         ({"classifier_scale": True}, "classifier_scale=True must be a finite number"),
         ({"guidance_rescale": 1.5}, r"guidance_rescale=1.5 must lie in \[0, 1\]"),
         ({"guidance_interval": (500, 100)}, r"guidance_interval=\(500, 100\) must be two timesteps"),

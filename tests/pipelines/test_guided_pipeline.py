@@ -252,6 +252,7 @@ def test_a_classifier_of_something_else_is_refused(mixture, classifier, message)
         ("guided", {"classifier_scale": "high"}, "classifier_scale='high' must be a finite number"),
         ("guided", {"classifier_gradient": "mean", "eta": 0.0}, "classifier_gradient='mean' goes with Algorithm 2"),
         ("guided", {"class_labels": {1: 2}}, "must be whole numbers"),
+        ("guided", {"class_labels": -1}, r"class_labels -1..-1 must lie within 0..2"),
         ("own", {"classifier_scale": 1.0}, "classifier_scale=1.0 needs a classifier"),
     ],
 )
@@ -259,6 +260,23 @@ def test_guidance_that_the_networks_do_not_have_is_refused(mixture, of, call, me
     pipeline = mixture[0] if of == "guided" else mixture[1]
     with pytest.raises(ValueError, match=message):
         pipeline(4, **CALL | call)
+
+
+def test_a_network_of_one_class_more_than_its_classifier_may_lack_the_one_for_no_label(mixture):
+    _, own = mixture
+    message = "knows 3 classes, and the network 4: .*or give null_class=3 if the network's last class stands for \"no"
+    with pytest.raises(ValueError, match=message):
+        HFDDPMPipeline(own.unet, own.scheduler, classifier=tiny())
+
+
+def test_a_label_that_only_the_network_knows_is_refused_where_the_classifier_guides(mixture):
+    unet = unet_preset("tiny", sample_size=8, class_embed_type="timestep")  # which counts no classes
+    pipeline = HFDDPMPipeline(unet, mixture[0].scheduler, classifier=tiny())
+    pipeline.set_progress_bar_config(disable=True)
+    call = {"num_inference_steps": 2, "class_labels": [0, 7], "output_type": "pt"}
+    with pytest.raises(ValueError, match=r"class_labels 0\.\.7 must lie within 0\.\.2, the classifier's classes"):
+        pipeline(2, **call)
+    assert pipeline(2, **call, classifier_scale=0).images.shape == (2, 1, 8, 8)
 
 
 @pytest.mark.parametrize(

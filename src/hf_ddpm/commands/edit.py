@@ -112,6 +112,10 @@ def _check(options: argparse.Namespace) -> None:
         given = getattr(options, option)
         if given is not None and option not in takes:
             raise UserError(f"{options.edit} takes no --{option.replace('_', '-')}: leave {given} out")
+    if options.classifier_gradient == "mean" and options.eta is not None:
+        raise UserError(
+            f"--classifier-gradient mean goes with Algorithm 2, not with --eta {options.eta:g}: leave one of them out"
+        )
     if options.edit in MIXES and len(options.images) != 2:
         raise UserError(f"{options.edit} needs two images, not {len(options.images)}")
     if "mask" in takes and options.mask is None:

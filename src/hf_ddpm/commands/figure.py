@@ -2,13 +2,12 @@
 
 import argparse
 import inspect
-import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_ddpm.commands.guidance import use_classifier
+from hf_ddpm.commands.guidance import finite_number, use_classifier
 from hf_ddpm.commands.options import (
     add_device,
     number_in_unit_interval,
@@ -267,12 +266,9 @@ def _origin(options: argparse.Namespace, pipeline: "HFDDPMPipeline | None") -> d
 def _numbers(word: str) -> tuple[float, ...]:
     """A type for argparse: finite numbers with commas between them."""
     try:
-        numbers = tuple(map(float, word.split(",")))
-    except ValueError:
-        numbers = (math.nan,)
-    if not all(map(math.isfinite, numbers)):
-        raise argparse.ArgumentTypeError(f"{word!r} must be numbers with commas between them, such as 0,1,2")
-    return numbers
+        return tuple(map(finite_number, word.split(",")))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{word!r} must be numbers with commas between them, such as 0,1,2") from None
 
 
 def _typed(value: Any) -> str:

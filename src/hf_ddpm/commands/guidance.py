@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_ddpm.pipelines import HFDDPMPipeline
 
 
-def _number(word: str) -> float:
+def finite_number(word: str) -> float:
     """A type for argparse: a finite number."""
     try:
         number = float(word)
@@ -25,7 +25,7 @@ def _number(word: str) -> float:
 
 def _positive(word: str) -> float:
     """A type for argparse: a finite number above 0."""
-    number = _number(word)
+    number = finite_number(word)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"{word!r} must be above 0")
     return number
@@ -43,7 +43,7 @@ GUIDANCE_OPTIONS = (
     option(
         "--guidance",
         dest="guidance_scale",
-        type=_number,
+        type=finite_number,
         metavar="SCALE",
         help="classifier-free: 1 is off, 1.25 or 2 are nearer to the class (of a network trained with label dropout)",
     ),
@@ -56,12 +56,13 @@ GUIDANCE_OPTIONS = (
     option("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="the timesteps that are guided"),
     option("--guidance-schedule", choices=("constant", "linear", "cosine"), help="(default: constant)"),
     option("--classifier", metavar="FOLDER", help="a noisy classifier, or an image classifier of transformers"),
-    option("--classifier-scale", type=_number, metavar="SCALE", help="0 is off (default: 1 where there is one)"),
+    option("--classifier-scale", type=finite_number, metavar="SCALE", help="0 is off (default: 1 where there is one)"),
     option("--classifier-gradient", choices=("x_t", "mean"), help="where it is taken (default: x_t)"),
     option("--classifier-max-norm", type=_positive, metavar="NORM", help="the largest gradient of an image"),
 )
 _ONLY_CLASSIFIER = ("classifier_gradient", "classifier_max_norm")
-_ONLY_GUIDED = ("guidance_rescale", "guidance_interval", "guidance_schedule")
+_ONLY_CLASSIFIER_FREE = ("guidance_rescale",)
+_ONLY_GUIDED = ("guidance_interval", "guidance_schedule")
 
 
 def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
@@ -82,24 +83,22 @@ def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, 
     if (scale := given.get("guidance_scale")) is not None:
         with as_user_error():
             pipeline.signature.check_guidance(scale, f"--guidance {scale:g}")
+    if scale is None:  # a scale of 1 that is given is the plain walk of a comparison
+        _refuse(given, _ONLY_CLASSIFIER_FREE, "classifier-free guidance: give --guidance and a scale other than 1")
     if pipeline.classifier is not None:
         return {"classifier_scale": 1.0, **given}
-    for name in ("classifier_scale", *_ONLY_CLASSIFIER):
-        if given.get(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} {given[name]} needs a classifier: name one with --classifier")
-    if scale is None:  # a scale of 1 that is given is the plain walk of a comparison
-        _refuse_unguided(given)
+    _refuse(given, ("classifier_scale", *_ONLY_CLASSIFIER), "a classifier: name one with --classifier")
+    if scale is None:
+        _refuse(given, _ONLY_GUIDED, "guidance: give --guidance and a scale other than 1, or --classifier")
     return given
 
 
-def _refuse_unguided(given: dict[str, Any]) -> None:
-    """Refuse what says how to guide where nothing guides."""
-    for name in _ONLY_GUIDED:
+def _refuse(given: dict[str, Any], names: tuple[str, ...], needed: str) -> None:
+    """Refuse options that have no effect without something else."""
+    for name in names:
         if given.get(name):
-            flag = f"--{name.replace('_', '-')}"
             value = ",".join(map(str, given[name])) if isinstance(given[name], tuple) else given[name]
-            raise UserError(f"{flag} {value} needs guidance: give --guidance and a scale other than 1, or --classifier")
+            raise UserError(f"--{name.replace('_', '-')} {value} needs {needed}")
 
 
 def use_classifier(pipeline: "HFDDPMPipeline", source: str) -> None:

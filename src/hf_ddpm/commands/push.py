@@ -57,9 +57,4 @@ def _guided(options: argparse.Namespace) -> "HFDDPMPipeline":
 
     pipeline = load_pipeline(options.checkpoint)
     use_classifier(pipeline, options.classifier)
-    if pipeline.image_processor is not None:
-        raise UserError(
-            f"--classifier {options.classifier} is a model of transformers, which a checkpoint does not take along: "
-            "push it on its own, and give it where you sample"
-        )
     return pipeline
