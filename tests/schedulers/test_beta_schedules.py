@@ -59,6 +59,29 @@ def test_sigmoid_of_alpha_bar_is_symmetric():
     assert torch.allclose(inner, 1 - inner.flip(0), atol=1e-12)
 
 
+def test_the_four_steps_of_the_denoising_gan():
+    """What arXiv 2112.07804 computes for T = 4 (beta_min .1, beta_max 20, from t = .001 on)."""
+    scheduler = HFDDPMScheduler(4, beta_schedule="vp", prediction_type="sample")
+    assert scheduler.betas.tolist() == pytest.approx([0.47826, 0.84921, 0.95642, 0.98740], abs=1e-5)
+    assert scheduler.alphas_cumprod.tolist() == pytest.approx([0.521745, 0.078676, 0.003429, 4.3e-5], rel=5e-3)
+    assert scheduler.posterior_variance.tolist() == pytest.approx([0, 0.44082, 0.88420, 0.98406], abs=1e-5)
+
+
+def test_vp_is_the_limit_of_the_linear_schedule_and_ends_at_the_same_noise_whatever_t():
+    ends = [float((1 - make_betas("vp", steps, 1e-4, 0.02)).prod()) for steps in (1, 2, 4, 8, 1000)]
+    assert ends == pytest.approx([ends[0]] * 5, rel=1e-9)
+    long, linear = (torch.cumprod(1 - make_betas(name, 1000, 1e-4, 0.02), dim=0) for name in ("vp", "linear"))
+    assert torch.allclose(long, linear, atol=0.01)  # a Riemann sum
+    assert make_betas("vp", 1, 1e-4, 0.02).item() > 0.9999  # one step is a GAN: no beta is cut to .999
+
+
+def test_variances_of_the_geometric_schedule_have_one_ratio():
+    alpha_bar = torch.cumprod(1 - make_betas("geometric", 4, 1e-4, 0.99), dim=0) * (1 - 1e-4)
+    sigma_squared = torch.cat([torch.tensor([1e-4], dtype=torch.float64), 1 - alpha_bar])
+    ratios = sigma_squared[1:] / sigma_squared[:-1]
+    assert ratios.tolist() == pytest.approx([9900**0.25] * 4, rel=1e-6)
+
+
 def test_papers_names_are_kept_under_the_stock_ones():
     assert HFDDPMScheduler(beta_schedule="cosine").config.beta_schedule == "squaredcos_cap_v2"
     assert HFDDPMScheduler(beta_schedule="quad").config.beta_schedule == "scaled_linear"
@@ -75,7 +98,7 @@ def test_zero_terminal_snr_moves_only_the_end_and_only_once():
     assert torch.allclose(once, stock, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["linear_rescaled", "sigmoid_cumprod", "const", "jsd"])
+@pytest.mark.parametrize("name", ["linear_rescaled", "sigmoid_cumprod", "const", "jsd", "vp"])
 def test_schedules_that_diffusers_lacks_travel_as_betas(name):
     ours = HFDDPMScheduler(250, beta_schedule=name, prediction_type="v_prediction", timestep_spacing="trailing")
     stock = diffusers.DDPMScheduler.from_config(ours.config)

@@ -151,6 +151,35 @@ def test_annealed_langevin_dynamics_alone_converges_to_correlated_data():
     assert errors[2] < 0.03
 
 
+@pytest.mark.parametrize("t", [0, 1, 3])
+def test_a_pair_has_the_marginals_and_the_posterior_of_one_walk(t):
+    """Of constant images: moments of q(x_{t-1}, x_t | x_0) in 200,000 draws, and the regression of one on the other."""
+    scheduler = HFDDPMScheduler(4, beta_schedule="vp", prediction_type="sample")
+    n, x_0 = 200_000, 0.5
+    images = torch.full((n, 1), x_0, dtype=torch.float64)
+    previous, x_t = scheduler.add_noise_pair(images, draw(n, 1), draw(n, 1, seed=1), torch.full((n,), t))
+    before = scheduler.alphas_cumprod[t - 1] if t else torch.tensor(1.0)
+    for x, abar in ((previous, before), (x_t, scheduler.alphas_cumprod[t])):
+        assert x.mean() == pytest.approx(abar.sqrt().item() * x_0, abs=0.01)
+        assert x.std() == pytest.approx((1 - abar).sqrt().item(), abs=0.01)
+    left = previous - scheduler.posterior_mean(images, x_t, torch.full((n,), t))
+    assert left.mean().abs() < 0.01 and (left * x_t).mean().abs() < 0.01  # nothing of x_t is left in it
+    assert left.var().item() == pytest.approx(scheduler.posterior_variance[t].item(), abs=0.01)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_a_draw_of_the_posterior_is_a_step_of_a_network_that_predicts_x_0(steps):
+    config = {"prediction_type": "sample", "clip_sample": False, "timestep_spacing": "trailing"}
+    scheduler = HFDDPMScheduler(steps, beta_schedule="vp", **config)
+    scheduler.set_timesteps(steps)
+    x_0, x_t, noise = (draw(2, 1, 3, 3, seed=seed).float() for seed in (0, 1, 2))
+    for t in range(steps):
+        drawn = scheduler.sample_posterior(x_0, x_t, noise, torch.tensor([t, t]))
+        stepped = scheduler.step(x_0, t, x_t, variance_noise=noise).prev_sample
+        assert (drawn - stepped).abs().max() < 2.5e-7 * max(1, float(stepped.abs().max()))
+    assert torch.equal(scheduler.sample_posterior(x_0, x_t, noise, 0), x_0)
+
+
 def test_langevin_takes_noise_and_refuses_a_step_of_no_size():
     scheduler, x, out, z = HFDDPMScheduler(), draw(2, 1, 2, 2), draw(2, 1, 2, 2, seed=1), draw(2, 1, 2, 2, seed=2)
     moved = scheduler.step_langevin(out, 500, x, noise=z, snr=0.1)

@@ -6,6 +6,7 @@ Index convention of the whole project: `t = 0` is one step of noise, so `betas[0
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ from hf_ddpm.schedulers.annotations import check_choice
 StockBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
 """Curves that diffusers computes from the same name; `sigmoid` is GeoDiff's."""
 
-OwnBetaSchedule = Literal["linear_rescaled", "sigmoid_cumprod", "const", "jsd"]
+OwnBetaSchedule = Literal["linear_rescaled", "sigmoid_cumprod", "const", "jsd", "vp", "geometric"]
 """Curves that diffusers lacks: a saved config carries their betas, so that stock classes read them too."""
 
 PaperBetaSchedule = Literal["cosine", "quad"]
@@ -27,6 +28,7 @@ BetaSchedule = Literal[StockBetaSchedule, OwnBetaSchedule, PaperBetaSchedule]
 
 STOCK_NAMES = {"cosine": "squaredcos_cap_v2", "quad": "scaled_linear"}
 MAX_BETA = 0.999
+VP_START = 1e-3  # where DDGAN begins on the curve of the SDE, and how much of it a single step of T = 1 leaves out
 MAX_STEPS = 10**6  # T: what a table of coefficients holds
 
 
@@ -36,8 +38,10 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
     Args:
         schedule: one of `BetaSchedule`.
         num_steps: T, at least 1.
-        beta_start, beta_end: first and last beta of `linear`, `scaled_linear`, `sigmoid` and `linear_rescaled`
-            (stated for T = 1000), and `beta_end` the value of `const`; the other schedules ignore them.
+        beta_start, beta_end: first and last beta of `linear`, `scaled_linear`, `sigmoid`, `linear_rescaled` and `vp`
+            (the last two stated for T = 1000), `beta_end` the value of `const`, and both the first and the last
+            variance 1 - alpha_bar of `geometric`, for which `beta_end` has to be near 1; the other schedules ignore
+            them.
 
     Returns:
         Tensor: (T,) float64 in (0, 1].
@@ -68,6 +72,10 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
         case "sigmoid":  # GeoDiff: a sigmoid of beta, not of alpha_bar
             ramp = torch.linspace(-6, 6, num_steps, dtype=torch.float64)
             return torch.sigmoid(ramp) * (beta_end - beta_start) + beta_start
+        case "vp":  # the variance-preserving SDE in T steps, however few (arXiv 2011.13456, eq. 33; DDGAN, app. A)
+            return _betas_of_alpha_bar(partial(_vp_alpha_bar, 1000 * beta_start, 1000 * beta_end), num_steps, most=1)
+        case "geometric":
+            return _betas_of_alpha_bar(partial(_geometric_alpha_bar, beta_start, beta_end), num_steps, most=1)
         case "const":
             return torch.full((num_steps,), beta_end, dtype=torch.float64)
         case _:  # "jsd", Sohl-Dickstein et al. 2015: alpha_bar falls linearly to 0
@@ -138,15 +146,25 @@ def check_terminal_snr(alphas_cumprod: Tensor, config: Mapping[str, Any]) -> Non
         )
 
 
-def _betas_of_alpha_bar(alpha_bar: Callable[[float], float], num_steps: int) -> Tensor:
-    """beta_t = min(1 - alpha_bar((t+1)/T) / alpha_bar(t/T), .999) (iDDPM, eq. 17)."""
+def _betas_of_alpha_bar(alpha_bar: Callable[[float], float], num_steps: int, most: float = MAX_BETA) -> Tensor:
+    """beta_t = min(1 - alpha_bar((t+1)/T) / alpha_bar(t/T), .999) (iDDPM, eq. 17); alpha_bar(0) stands for 1."""
     curve = [alpha_bar(t / num_steps) for t in range(num_steps + 1)]
     betas = [1 - after / before for before, after in pairwise(curve)]
-    return torch.tensor(betas, dtype=torch.float64).clamp(max=MAX_BETA)
+    return torch.tensor(betas, dtype=torch.float64).clamp(max=most)
 
 
 def _cosine_alpha_bar(u: float) -> float:
     return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+
+def _vp_alpha_bar(beta_min: float, beta_max: float, u: float) -> float:
+    """exp(-int_0^s beta), beta linear from beta_min to beta_max, at s = u but for `VP_START`."""
+    s = VP_START + (1 - VP_START) * u
+    return math.exp(-0.5 * s**2 * (beta_max - beta_min) - s * beta_min)
+
+
+def _geometric_alpha_bar(first: float, last: float, u: float) -> float:
+    return 1 - first * (last / first) ** u
 
 
 def _sigmoid_alpha_bar(u: float, start: float = -3, end: float = 3) -> float:

@@ -10,9 +10,10 @@ from hf_ddpm.schedulers.transition import log_variance_bounds, x_0_from_score
 def chain_tables(betas: Tensor, prediction_type: str, variance_type: str) -> CoefficientTables:
     """Tables by t of what `HFDDPMScheduler` computes on the training chain; `betas` is (T,) float64.
 
-    forward: sqrt(abar), sqrt(1 - abar). posterior: what its mean takes of x_0 and x_t (DDPM, eq. 7). prediction: what
-    x_0 takes of x_t and of the network's output. guidance: what x_0 and eps take of a score that is added. log
-    variance: one column if fixed, bounds of `learned_range` if not.
+    forward: sqrt(abar), sqrt(1 - abar). pair: those of the step before, and sqrt(alpha), sqrt(beta). posterior: what
+    its mean takes of x_0 and x_t (DDPM, eq. 7). prediction: what x_0 takes of x_t and of the network's output.
+    guidance: what x_0 and eps take of a score that is added. log variance: one column if fixed, bounds of
+    `learned_range` if not.
     """
     alpha = 1 - betas
     abar = alpha.cumprod(dim=0)
@@ -31,6 +32,7 @@ def chain_tables(betas: Tensor, prediction_type: str, variance_type: str) -> Coe
 
     tables = CoefficientTables(len(abar))
     tables.add("forward", [abar.sqrt(), (1 - abar).sqrt()])
+    tables.add("pair", [abar_prev.sqrt(), (1 - abar_prev).sqrt(), alpha.sqrt(), betas.sqrt()])
     tables.add("snr", [abar / (1 - abar)])
     tables.add("posterior", [from_x_0, from_x_t])
     tables.add("mean from x_0", [from_x_0])

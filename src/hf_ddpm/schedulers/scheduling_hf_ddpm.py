@@ -31,6 +31,7 @@ from hf_ddpm.schedulers.reverse_walk import ReverseWalk, StepCoefficients, on_ho
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing, check_timesteps, select_timesteps
 from hf_ddpm.schedulers.training_chain import (
     add_noise,
+    add_noise_pair,
     diffuse,
     get_velocity,
     output_channels,
@@ -40,6 +41,7 @@ from hf_ddpm.schedulers.training_chain import (
     predict_x_0,
     reverse_log_variance,
     reverse_mean,
+    sample_posterior,
     score,
     snr,
     split_output,
@@ -158,10 +160,12 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
     # --- the training chain: q and p on all T steps ------------------------------------------------------------------
 
     add_noise = add_noise
+    add_noise_pair = add_noise_pair
     diffuse = diffuse
     get_velocity = get_velocity
     snr = snr
     posterior_mean = posterior_mean
+    sample_posterior = sample_posterior
     posterior_log_variance_at = posterior_log_variance_at
     target = target
     x_0_error_weight = x_0_error_weight

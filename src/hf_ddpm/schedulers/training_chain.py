@@ -71,6 +71,25 @@ def diffuse(scheduler: Chain, sample: Tensor, noise: Tensor, from_timestep: int,
     return kept**0.5 * sample + (1 - kept) ** 0.5 * noise
 
 
+def add_noise_pair(
+    scheduler: Chain, original_samples: Tensor, noise: Tensor, step_noise: Tensor, timesteps: int | Tensor
+) -> tuple[Tensor, Tensor]:
+    """(x_{t-1}, x_t) of q(x_{t-1}, x_t | x_0), which a denoising GAN compares (arXiv 2112.07804, eq. 5).
+
+    x_{t-1} = sqrt(abar') x_0 + sqrt(1 - abar') eps with abar' = alpha_bar_{t-1}, which is x_0 itself at t = 0, and
+    x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps'.
+
+    Args:
+        original_samples: x_0, (B, ...).
+        noise, step_noise: eps and eps', of the same shape.
+        timesteps: t, integers in [0, T-1], (B,) or one.
+    """
+    signal, sigma, kept, added = scheduler._tables.rows("pair", timesteps, original_samples)
+    previous = (signal * original_samples).addcmul_(sigma, noise)
+    x_t = (kept * previous).addcmul_(added, step_noise)
+    return previous.to(original_samples.dtype), x_t.to(original_samples.dtype)
+
+
 def get_velocity(scheduler: Chain, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
     signal, sigma = scheduler._tables.rows("forward", timesteps, sample)
@@ -97,6 +116,16 @@ def posterior_mean(scheduler: Chain, x_0: Tensor, x_t: Tensor, timesteps: int | 
 def posterior_log_variance_at(scheduler: Chain, timesteps: int | Tensor, like: Tensor) -> Tensor:
     """`posterior_log_variance` of `timesteps`, (B or 1, 1, ..., 1), in the precision and place of `like`."""
     return scheduler._tables.rows("posterior log variance", timesteps, like)[0]
+
+
+def sample_posterior(scheduler: Chain, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
+    """x_{t-1} = mu-tilde_t(x_t, x_0) + sqrt(beta-tilde_t) eps, a draw of q(x_{t-1} | x_t, x_0); x_0 itself at t = 0.
+
+    `noise` is shaped as `x_t`, the rest as for `posterior_mean`. A gradient goes to `x_0`.
+    """
+    mean = posterior_mean(scheduler, x_0, x_t, timesteps)
+    (variance,) = scheduler._tables.rows("posterior variance", timesteps, x_t)
+    return mean + (variance.sqrt() * noise).to(mean.dtype)
 
 
 # --- what a network is to predict -------------------------------------------------------------------------------------
