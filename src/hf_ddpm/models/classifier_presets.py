@@ -4,28 +4,11 @@ Sources: ADM, arXiv 2105.05233, appendix I, and the configurations that the auth
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from hf_ddpm.errors import UserError, as_user_error, did_you_mean
 from hf_ddpm.models.noisy_classifier import NoisyClassifier
-from hf_ddpm.schedulers.annotations import parameters_of
-
-
-@dataclass(frozen=True)
-class ClassifierPreset:
-    """One classifier.
-
-    Attributes:
-        config: keywords of `NoisyClassifier`. Read-only: `classifier_preset(name, **overrides)` makes variants.
-        parameters: number of weights with no override; a test counts them.
-        about: the model, its data and its paper in one line.
-    """
-
-    config: Mapping[str, Any]
-    parameters: int
-    about: str
+from hf_ddpm.models.presets import NetworkPreset, build_preset
 
 
 def _levels(base: int, multipliers: tuple[float, ...], attention: tuple[int, ...]) -> dict[str, Any]:
@@ -37,8 +20,8 @@ def _levels(base: int, multipliers: tuple[float, ...], attention: tuple[int, ...
     }
 
 
-def _preset(parameters: int, about: str, levels: Mapping[str, Any], **keywords: Any) -> ClassifierPreset:
-    return ClassifierPreset(MappingProxyType({**levels, **keywords}), parameters, about)
+def _preset(parameters: int, about: str, levels: Mapping[str, Any], **keywords: Any) -> NetworkPreset:
+    return NetworkPreset(MappingProxyType({**levels, **keywords}), parameters, about)
 
 
 _ADM: dict[str, Any] = {
@@ -50,7 +33,7 @@ _ADM: dict[str, Any] = {
     "pool": "attention",
 }
 
-CLASSIFIER_PRESETS: Mapping[str, ClassifierPreset] = MappingProxyType(
+CLASSIFIER_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
     {
         "tiny": _preset(
             6_514,
@@ -123,17 +106,4 @@ def classifier_preset(name: str, **overrides: Any) -> NoisyClassifier:
     Raises:
         UserError: unknown name or keyword, or what `NoisyClassifier` refuses.
     """
-    if name not in CLASSIFIER_PRESETS:
-        raise UserError(
-            f"there is no classifier preset {name!r}; use one of {', '.join(CLASSIFIER_PRESETS)}"
-            f"{did_you_mean(name, CLASSIFIER_PRESETS)}"
-        )
-    known = parameters_of(NoisyClassifier)
-    for key in overrides:
-        if key not in known:
-            raise UserError(
-                f"NoisyClassifier has no keyword {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}"
-            )
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
-    with as_user_error():
-        return NoisyClassifier(**{**CLASSIFIER_PRESETS[name].config, **given})
+    return build_preset(NoisyClassifier, "classifier", CLASSIFIER_PRESETS, name, overrides)

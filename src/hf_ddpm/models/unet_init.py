@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
+from hf_ddpm.models.fan_avg import fan_avg, init_fan_avg
 
 Init = Literal["fan_avg", "pytorch"]
 
@@ -38,12 +39,10 @@ def init_unet(model: UNet2DModel, init: Init) -> None:
     if init not in ("fan_avg", "pytorch"):
         raise UserError(f"init must be 'fan_avg' or 'pytorch', not {init!r}")
     if init == "fan_avg":
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                _fan_avg(module, scale=1.0)
+        init_fan_avg(model)
     for layer in _closing_layers(model):
         if init == "fan_avg":
-            _fan_avg(layer, scale=1e-10)
+            fan_avg(layer, scale=1e-10)
         else:
             start_at_zero(layer)
 
@@ -51,12 +50,3 @@ def init_unet(model: UNet2DModel, init: Init) -> None:
 def _closing_layers(model: UNet2DModel) -> list[nn.Module]:
     """The layers that start at zero: second convolution of residual blocks, output of attention, `conv_out`."""
     return [model.conv_out, *closing_layers(model)]
-
-
-def _fan_avg(layer: nn.Module, scale: float) -> None:
-    """Weights uniform with Var = scale / fan_avg (torch's `gain` is a factor of the deviation), biases zero."""
-    for parameter in layer.parameters():
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter, gain=scale**0.5)
-        else:
-            nn.init.zeros_(parameter)
