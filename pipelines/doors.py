@@ -28,6 +28,8 @@ OUR_CLASSES: dict[str, dict[str, str]] = {
     "scheduler": {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm"},
     "classifier": {"NoisyClassifier": "hf_ddpm.models.noisy_classifier"},
     "image_processor": {},
+    "generator": {"DDGANGenerator": "hf_ddpm.models.ddgan_generator"},
+    "discriminator": {"DDGANDiscriminator": "hf_ddpm.models.ddgan_discriminator"},
 }
 OUR_MODULES = {word: module for classes in OUR_CLASSES.values() for word, module in classes.items()}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"

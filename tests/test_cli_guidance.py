@@ -172,7 +172,7 @@ def test_a_scale_of_1_beside_what_shapes_guidance_is_the_plain_walk_of_a_compari
         (["plain", "--classifier", "alone", "--guidance-rescale", "0.7"], "needs classifier-free guidance: give --gui"),
         (["free", "--guidance-interval", "0,9"], "--guidance-interval 0,9 needs guidance: give --guidance"),
         (["plain", "--guidance-schedule", "linear"], "--guidance-schedule linear needs guidance: give --guidance"),
-        (["vae", "--guidance", "2"], "--guidance 2.0: a VAE draws an image in one call"),
+        (["vae", "--guidance", "2"], "--guidance 2.0 belongs to a diffusion model, and .* holds a VAE"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, message, folder, capsys):

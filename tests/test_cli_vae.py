@@ -47,7 +47,7 @@ def test_pixels_are_drawn_from_the_decoder(checkpoint, tmp_path):
 @pytest.mark.parametrize("option", [("--steps", 5), ("--eta", 0), ("--solver", "unipc"), ("--class", 1)])
 def test_what_a_walk_takes_is_refused(option, checkpoint, tmp_path):
     sentence = refused("sample", checkpoint, *option, "--out", tmp_path / "grid.png")
-    assert re.search(rf"{option[0]} .*a VAE draws an image in one call", sentence)
+    assert re.search(rf"{option[0]} .*belongs to a diffusion model, and .* holds a VAE", sentence)
     assert not (tmp_path / "grid.png").exists()
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 
 
 STEPS = option("--steps", default=4, type=int)
-SAMPLE = KindCommand(lambda options, pipeline: {}, (STEPS, option("--truncation", default=1.0, type=float)))
+SAMPLE = KindCommand(lambda options, pipeline: {}, (STEPS, option("--strength", default=1.0, type=float)))
 OF_EVALUATE = {"options", "accelerator"}
 FACTS = {"name": "digits", "metrics": [{"name": "accuracy", "type": "accuracy", "value": 0.987, "how": "test"}]}
 
@@ -67,7 +67,8 @@ def test_every_name_of_an_entry_is_there(key):
         assert kind.sample is None and set(inspect.signature(resolve(kind.evaluate)).parameters) == OF_EVALUATE
         return
     assert {"pipeline", "indices", "seed", "batch_size"} <= set(inspect.signature(resolve(kind.draw)).parameters)
-    assert isinstance(resolve(kind.sample), KindCommand) and isinstance(resolve(kind.likelihood), KindCommand)
+    assert isinstance(resolve(kind.sample), KindCommand)
+    assert kind.likelihood is None or isinstance(resolve(kind.likelihood), KindCommand)
 
 
 def test_a_kind_is_what_a_recipe_calls_its_family():
@@ -155,11 +156,11 @@ def test_an_option_of_two_kinds_is_declared_once_and_taken_by_both(monkeypatch):
     add_kind_options(parser, "sample")
     options = parser.parse_args(["x", "--steps", "3"])
     assert settle(options, gan, "sample") is SAMPLE
-    assert (options.steps, options.truncation, options.eta) == (3, 1.0, None)
+    assert (options.steps, options.strength, options.eta) == (3, 1.0, None)
     settle(parser.parse_args(["x", "--steps", "3"]), KINDS["diffusion"], "sample")
-    with pytest.raises(UserError, match="--truncation: 'x' holds a diffusion model, leave the option out"):
-        settle(parser.parse_args(["x", "--truncation", "2"]), KINDS["diffusion"], "sample")
-    with pytest.raises(UserError, match=r"--eta 0\.0: a GAN draws an image in one call"):
+    with pytest.raises(UserError, match="--strength: 'x' holds a diffusion model, leave the option out"):
+        settle(parser.parse_args(["x", "--strength", "2"]), KINDS["diffusion"], "sample")
+    with pytest.raises(UserError, match=r"--eta 0\.0 belongs to a diffusion model, and .* holds a GAN"):
         settle(parser.parse_args(["x", "--eta", "0"]), gan, "sample")
 
 

@@ -9,7 +9,7 @@ try:
     from hf_ddpm.models import CLASSIFIER_PRESETS, HFVAE, UNET_PRESETS, NoisyClassifier, classifier_preset, unet_preset
     from hf_ddpm.models.checked_network import CheckedNetwork
     from hf_ddpm.opening import open_network, open_pipeline
-    from hf_ddpm.pipelines import HFClassifierPipeline, HFDDPMPipeline, HFVAEPipeline
+    from hf_ddpm.pipelines import HFClassifierPipeline, HFDDGANPipeline, HFDDPMPipeline, HFVAEPipeline
     from hf_ddpm.pipelines.opening import CheckedOpening
     from hf_ddpm.schedulers import HFDDPMScheduler
 except (ImportError, RuntimeError) as error:  # diffusers turns one into the other
@@ -23,6 +23,7 @@ __all__ = [
     "HFVAE",
     "UNET_PRESETS",
     "HFClassifierPipeline",
+    "HFDDGANPipeline",
     "HFDDPMPipeline",
     "HFDDPMScheduler",
     "HFVAEPipeline",

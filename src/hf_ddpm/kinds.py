@@ -112,6 +112,18 @@ KINDS: Mapping[str, Kind] = {
         evaluate="hf_ddpm.commands.classifier:evaluate",
         evaluator="hf_ddpm.training.accuracy:make_evaluator",
     ),
+    "ddgan": Kind(
+        word="denoising GAN",
+        plural="denoising GANs",
+        pipeline="hf_ddpm.pipelines:HFDDGANPipeline",
+        components=("generator", "scheduler", "discriminator"),
+        family="hf_ddpm.training.adversarial:AdversarialFamily",
+        card="model_card_ddgan.md",
+        tag="ddgan",
+        task="unconditional-image-generation",
+        draw="hf_ddpm.sampling:sample_gan",
+        sample="hf_ddpm.commands.ddgan:SAMPLE",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from diffusers import (
 from diffusers.utils import make_image_grid
 
 from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.pipelines import HFDDPMPipeline, HFVAEPipeline
+from hf_ddpm.pipelines import HFDDGANPipeline, HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.schedulers.timestep_spacing import TimestepSpacing
 
@@ -101,6 +101,26 @@ def sample_latents(
     for part in _batches(indices, batch_size):
         generators = [image_generator(seed, i) for i in part]
         yield from pipeline(len(part), generators, sample_pixels=sample_pixels, return_dict=False)[0]
+
+
+def sample_gan(
+    pipeline: HFDDGANPipeline,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    batch_size: int = 64,
+    class_label: int | str | None = None,
+    class_labels: Sequence[int] | None = None,
+    truncation: float = 1.0,
+) -> "Iterator[Image]":
+    """Yield the images of `indices` from a denoising GAN, as `sample_images` does; `truncation` as in a call."""
+    of_index = None if class_labels is None else dict(zip(indices, class_labels, strict=True))
+    for part in _batches(indices, batch_size):
+        in_turn = pipeline.signature.classes_in_turn(part, class_label)
+        labels = in_turn if of_index is None else [of_index[i] for i in part]
+        generators = [image_generator(seed, i) for i in part]
+        call: dict[str, Any] = {"class_labels": labels, "truncation": truncation, "return_dict": False}
+        yield from pipeline(len(part), generator=generators, **call)[0]
 
 
 def _batches(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -166,7 +166,7 @@ SAMPLE = KindCommand(
         option("--class", dest="class_label", help="one class for all images, its name or number (default: in turn)"),
         *GUIDANCE_OPTIONS,
     ),
-    refusal="{flag} {value}: a {kind} draws an image in one call and knows no classes, leave it out",
+    refusal="{flag} {value} belongs to a diffusion model, and {checkpoint!r} holds a {kind}: leave it out",
     check=_check_sample,
 )
 LIKELIHOOD = KindCommand(

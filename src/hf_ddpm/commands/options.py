@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from hf_ddpm.data import ImageData
     from hf_ddpm.data.facts import DataFacts
-    from hf_ddpm.pipelines import HFDDPMPipeline
+    from hf_ddpm.pipelines import HFDDGANPipeline, HFDDPMPipeline
 
 P = TypeVar("P", bound="DiffusionPipeline")
 
@@ -66,7 +66,7 @@ def require_writable(*files: Path) -> None:
                 file.unlink()
 
 
-def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> int | None:
+def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline | HFDDGANPipeline") -> int | None:
     """Refuse `--steps` and `--class` that the checkpoint cannot have.
 
     Returns:

@@ -1,0 +1,193 @@
+"""Noise to images in a few steps with the generator of a denoising diffusion GAN."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from hf_ddpm.models.ddgan_generator import DDGANGenerator
+from hf_ddpm.models.image_size import size_pair
+from hf_ddpm.pipelines.call_checks import Generators, check_call
+from hf_ddpm.pipelines.doors import forget_component, name_ours, write_code
+from hf_ddpm.pipelines.evaluating import without_training
+from hf_ddpm.pipelines.image_inputs import to_images
+from hf_ddpm.pipelines.network_signature import ClassLabels, NetworkSignature, names_of_classes
+from hf_ddpm.pipelines.opening import CheckedOpening
+from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
+
+
+class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
+    """Images of a denoising diffusion GAN (Xiao et al. 2022, arXiv 2112.07804): T steps of the posterior, T small.
+
+    In each step the generator says an x_0 of x_t and a fresh latent z, and x_{t-1} is drawn of q(x_{t-1} | x_t, x_0).
+
+    Args:
+        generator: a `DDGANGenerator`.
+        scheduler: the `HFDDPMScheduler` that it was trained with, of T steps and `prediction_type="sample"`.
+        discriminator: the `DDGANDiscriminator` that it was trained against; sampling does without.
+        id2label: names of some or all classes, by their numbers.
+
+    Raises:
+        ValueError: parts that do not fit.
+    """
+
+    model_cpu_offload_seq = "generator"  # type: ignore[assignment]
+    _optional_components = ["discriminator"]  # noqa: RUF012  # diffusers' name and type
+
+    def __init__(
+        self,
+        generator: DDGANGenerator,
+        scheduler: HFDDPMScheduler,
+        discriminator: Any = None,
+        id2label: dict[int, str] | dict[str, str] | None = None,  # JSON turns numbers into strings
+    ) -> None:
+        super().__init__()
+        # by its config: where hf_ddpm is imported beside door 3 there are two such classes; torch.compile has a third
+        if not isinstance(generator, torch.nn.Module) or "latent_dim" not in getattr(generator, "config", {}):
+            raise ValueError(f"generator of type {type(generator).__name__} must be a DDGANGenerator")
+        if type(scheduler).__name__ != HFDDPMScheduler.__name__ or scheduler.config["prediction_type"] != "sample":
+            raise ValueError(
+                f"the scheduler of type {type(scheduler).__name__} must be the HFDDPMScheduler with "
+                "prediction_type='sample' that the generator was trained with"
+            )
+        classes = {"num_class_embeds": generator.config["num_classes"]}
+        names = names_of_classes(id2label, classes)
+        self.register_modules(generator=generator, scheduler=scheduler, discriminator=discriminator)
+        self.register_to_config(id2label=names)
+
+    @property
+    def signature(self) -> NetworkSignature:
+        """What the generator takes and returns."""
+        config, scheduler = self.generator.config, self.scheduler.config
+        return NetworkSignature(
+            channels=config["in_channels"],
+            out_channels=config["in_channels"],
+            sample_size=config["sample_size"],
+            takes_labels=config["num_classes"] is not None,
+            num_classes=config["num_classes"],
+            null_class=None,
+            id2label=self.config["id2label"],
+            num_timesteps=scheduler["num_train_timesteps"],
+            variance_type=scheduler["variance_type"],
+        )
+
+    @property
+    def class_signature(self) -> NetworkSignature:
+        """`signature`: no classifier guides a GAN."""
+        return self.signature
+
+    @property
+    def num_classes(self) -> int | None:
+        """K of a generator with classes; None for one without."""
+        return self.generator.config["num_classes"]
+
+    @property
+    def image_channels(self) -> int:
+        """C of the images."""
+        return self.generator.config["in_channels"]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images."""
+        return size_pair(self.generator.config["sample_size"])
+
+    @property
+    def noise_network(self) -> Any:
+        """The network that noise goes into."""
+        return self.generator
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the noise that an image starts from."""
+        return (self.image_channels, *self.image_size)
+
+    @without_training
+    def __call__(
+        self,
+        batch_size: int = 1,
+        num_inference_steps: int | None = None,
+        generator: Generators = None,
+        class_labels: ClassLabels = None,
+        latents: Tensor | None = None,
+        truncation: float = 1.0,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draw x_T, and in each of the T steps z, x_0 = G(x_t, z, t) and x_{t-1} ~ q(x_{t-1} | x_t, x_0).
+
+        Args:
+            batch_size: number of images.
+            num_inference_steps: T, the steps that it was trained with; no other number.
+            generator: draws x_T, then z and the noise of each step; or one for each image, which fixes image i whatever
+                the batch around it.
+            class_labels: one class, or one for each image, if and only if it was trained with classes. A number, or one
+                of the names in `id2label`.
+            latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
+            truncation: in [0, 1], how far w, what the mapping network makes of z, may be from its mean: 1 is as far as
+                it was in training, less is less diverse (arXiv 1812.04948, appendix B).
+            output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
+            return_dict: `ImagePipelineOutput`, or a tuple of the images.
+
+        Raises:
+            ValueError: a batch, labels, latents or steps that do not fit, said in one sentence.
+        """
+        check_call(batch_size, generator, output_type)
+        num_steps = len(self.scheduler)
+        if num_inference_steps not in (None, num_steps):
+            raise ValueError(
+                f"num_inference_steps={num_inference_steps!r} must be {num_steps}, the steps it was trained with, or "
+                "be left out"
+            )
+        if not isinstance(truncation, int | float) or not 0 <= truncation <= 1:
+            raise ValueError(f"truncation={truncation!r} must be a number from 0 to 1, which is none")
+        device, dtype = self._execution_device, self.generator.dtype
+        labels = self.signature.labels(class_labels, batch_size)
+        labels = None if labels is None else labels.to(device)
+        x_t = self._x_T(batch_size, latents, generator)
+        self.scheduler.set_timesteps(num_steps, timestep_spacing="trailing")
+        for t in self.progress_bar(self.scheduler.timesteps.tolist()):
+            shape = (batch_size, self.generator.config["latent_dim"])
+            z = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+            x_0 = self.generator(x_t, t, z, labels, truncation=truncation).sample
+            x_t = self.scheduler.step(x_0, t, x_t, generator=generator).prev_sample
+        images = to_images(x_t, output_type)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def invert(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused, as are `reconstruct`, `vary`, `interpolate`, `inpaint` and `score`.
+
+        Raises:
+            ValueError: why, and what does it.
+        """
+        raise ValueError(
+            "a denoising GAN draws a latent at each of its few steps, so no walk leads from an image back to its noise "
+            "and there is no score: take an HFDDPMPipeline for edits, inversion and scores"
+        )
+
+    reconstruct = vary = interpolate = inpaint = score = invert
+
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write model_index.json and the code files of door 3; diffusers has no such class, so door 2 is shut.
+
+        `save_pretrained` calls this last, after the components and before an upload.
+        """
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        folder = Path(save_directory)
+        ours = name_ours(folder)
+        if self.discriminator is None:
+            forget_component(folder, "discriminator")
+        write_code(folder, __name__, ours.values())
+
+    def _x_T(self, batch_size: int, latents: Tensor | None, generator: Generators) -> Tensor:
+        shape, device, dtype = (batch_size, *self.noise_shape), self._execution_device, self.generator.dtype
+        if latents is None:
+            return randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+        if not isinstance(latents, Tensor) or tuple(latents.shape) != shape:
+            given = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+            raise ValueError(f"latents of shape {given} must be a tensor of shape {shape}")
+        return latents.to(device, dtype)
