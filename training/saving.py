@@ -270,7 +270,9 @@ def _end(run: Run) -> None:
 def facts(run: Run) -> dict[str, Any]:
     """What the model card may say: only what this run knows of itself."""
     lines = run.folder.log.read_text().splitlines() if run.folder.log.exists() else []
-    losses = [line["loss"] for line in map(json.loads, lines[-_LOOKED_AT:]) if "loss" in line]
+    logged: dict[str, float] = {}
+    for line in lines[-_LOOKED_AT:]:
+        logged |= json.loads(line)
     networks = run.networks
     return {
         "name": run.folder.path.resolve().name,
@@ -282,7 +284,8 @@ def facts(run: Run) -> dict[str, Any]:
         "steps": run.step,
         "images_seen": run.step * run.training.batch_size,
         "seconds": round(run.seconds, 1),
-        "last_loss": losses[-1] if losses else None,
+        "last_loss": logged.get("loss"),
+        "last_logged": logged,
         "device": _device_name(run.accelerator.device),
         "processes": run.accelerator.num_processes,
         "mixed_precision": run.accelerator.mixed_precision,

@@ -76,7 +76,8 @@ class Optimization:
         eps: added to the denominator.
         weight_decay: decoupled, but for adam, where it is L2.
         warmup_steps: steps of linear growth from 0.
-        decay: shape after the warm-up; cosine and linear end at 0 after the last step.
+        decay: shape after the warm-up; cosine and linear end at `floor` after the last step.
+        floor: where they end, as a share of the peak learning rate.
         max_grad_norm: clip the global norm of the gradient; null does not clip.
         fused: one kernel for all parameters, of adamw and adam.
     """
@@ -89,6 +90,7 @@ class Optimization:
     weight_decay: float = 0.0
     warmup_steps: int = 0
     decay: Literal["constant", "cosine", "linear"] = "constant"
+    floor: float = 0.0
     max_grad_norm: float | None = 1.0
     fused: bool = True
 
@@ -102,6 +104,8 @@ class Optimization:
                 f"lr={self.lr}, muon_lr={self.muon_lr} and max_grad_norm={self.max_grad_norm} must be positive, "
                 f"warmup_steps={self.warmup_steps} not negative"
             )
+        if not 0 <= self.floor < 1:
+            raise UserError(f"floor={self.floor} must be a share of the peak learning rate in [0, 1)")
         if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0 or self.weight_decay < 0:
             raise UserError(
                 f"betas={list(self.betas)} must lie in [0, 1), eps={self.eps} must be positive and "
@@ -135,9 +139,9 @@ class Optimization:
         done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
         match self.decay:
             case "cosine":
-                return (1 + math.cos(math.pi * done)) / 2
+                return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
             case "linear":
-                return 1 - done
+                return self.floor + (1 - self.floor) * (1 - done)
             case _:
                 return 1.0
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from hf_ddpm.data import Batch
@@ -24,6 +25,7 @@ from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.training.command_line import parse_command_line
 from hf_ddpm.training.players import alone
 from hf_ddpm.training.recipe import Recipe
+from hf_ddpm.training.remarks import remark
 from hf_ddpm.training.run import Run, build_run, introduce, mean_said, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, load_state, push_on_the_way, save_samples, save_state, select_best
 
@@ -106,19 +108,22 @@ def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
     player, size = run.players[turn], len(batch.x_0)
     player.optimization.set_learning_rate(player.optimizer, run.step, run.training.total_steps)
     part = size // run.training.gradient_accumulation_steps
-    found = []
+    found: list[Losses] = []
+    norms: dict[str, Tensor] = {}
     with alone(turn, run.players, run.accelerator) as models:
         for start in range(0, size, part):
             cut = slice(start, start + part)
             with run.accelerator.accumulate(player.model):
                 losses = run.objective.loss(turn, models, batch.part(cut), draws.part(cut), run.step)
                 run.accelerator.backward((draws.weight[cut] * losses.each).mean())
-                if run.accelerator.sync_gradients and player.optimization.max_grad_norm is not None:
-                    run.accelerator.clip_grad_norm_(player.model.parameters(), player.optimization.max_grad_norm)
+                if run.accelerator.sync_gradients and (most := player.optimization.max_grad_norm) is not None:
+                    norm = run.accelerator.clip_grad_norm_(player.model.parameters(), most)
+                    norms["gradient_norm"] = _counted_if_finite(norm)
                 player.optimizer.step()
                 player.optimizer.zero_grad()
             found.append(losses)
-    return Losses.joined(found)
+    joined = Losses.joined(found)
+    return joined._replace(said={**joined.said, **norms})
 
 
 def prepare(recipe: Recipe, resume: str | None) -> Run:
@@ -143,12 +148,20 @@ def log_losses(run: Run, progress: tqdm) -> None:
     if run.accelerator.is_main_process:
         shown = {name: f"{value:.4f}" for name, value in means.items()}
         progress.set_postfix({**shown, "images_per_s": f"{speed:.0f}"})
+        if (sentence := remark(means)) is not None:
+            progress.write(f"step {run.step}: {sentence}")
         run.folder.append_log({"step": run.step, **scalars, "seconds": round(run.seconds, 3)})
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
     """The generator of t and noise in `step`, the same in every process."""
     return torch.Generator(device).manual_seed(mixed_seed(seed, step, 0))
+
+
+def _counted_if_finite(norm: Tensor) -> Tensor:
+    """A norm as [sum, count]; fp16 now and then has one that is not finite, and skips its step."""
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP2
+    return torch.stack([norm.nan_to_num(0, 0, 0), norm.isfinite().to(norm.dtype)])
 
 
 @contextlib.contextmanager

@@ -66,27 +66,6 @@ def test_every_players_figures_are_logged(tmp_path):
     assert (line["generator/lr"], line["discriminator/lr"]) == (1e-3, 2e-3)
 
 
-def test_parts_and_processes_walk_the_same_path_and_resume_it(on_two_processes, tmp_path):
-    """One process with 8 images, 2 parts of 4, 2 processes of 4, and both: equal to 1e-6 after 6 steps.
-
-    Two processes that are cut after 3 steps end in the bits of those that are not.
-    """
-
-    def launched(folder, *more):
-        process = on_two_processes(two_players.__file__, *words(folder, *more))
-        assert process.returncode == 0, process.stderr
-
-    toy(tmp_path / "whole")
-    toy(tmp_path / "parts", "--gradient_accumulation_steps", "2")
-    launched(tmp_path / "processes")
-    launched(tmp_path / "both", "--gradient_accumulation_steps", "2")
-    for name in ("parts", "processes", "both"):
-        assert largest_difference(state(tmp_path / "whole"), state(tmp_path / name)) < 1e-6, name
-    launched(tmp_path / "cut", "--total_steps", "3")
-    launched(tmp_path / "cut", "--resume", "latest")
-    assert largest_difference(state(tmp_path / "processes"), state(tmp_path / "cut")) == 0
-
-
 def test_resumed_is_uninterrupted_bit_for_bit(tmp_path):
     toy(tmp_path / "whole")
     toy(tmp_path / "cut", "--total_steps", "3")

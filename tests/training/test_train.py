@@ -240,12 +240,12 @@ def test_a_skipped_step_leaves_no_losses(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("steps", [20])
-def test_accumulation_and_processes_walk_the_same_path(steps, tmp_path):
+def test_accumulation_and_processes_walk_the_same_path(steps, on_two_processes, tmp_path):
     """1x8, 4 accumulated parts of 2, and 2 processes of 4 agree to 1e-4 after 20 steps, without dropout."""
     words = ["--total_steps", str(steps), "--horizontal_flip", "true", "--timestep_sampling", "antithetic"]
     tiny(tmp_path / "one", *words)
     tiny(tmp_path / "accumulated", *words, "--gradient_accumulation_steps", "4")
-    process = launch(tmp_path / "two", *words, processes=2)
+    process = on_two_processes(SCRIPT, *TINY, *words, "--output_dir", str(tmp_path / "two"))
     assert process.returncode == 0, process.stderr
     assert "on 2 process(es)" in process.stdout
     assert difference(weights(tmp_path / "one"), weights(tmp_path / "accumulated")) < 1e-4
@@ -332,8 +332,10 @@ def test_gradients_are_clipped_to_their_global_norm(bound, tmp_path):
         norms.append(torch.nn.utils.get_total_norm(gradients).item())
 
     run.players[MODEL].optimizer.optimizer.register_step_pre_hook(measure)
-    optimizer_step(run, next(run.data.batches(batch_size=8, seed=0)))
+    said = optimizer_step(run, next(run.data.batches(batch_size=8, seed=0)))
     assert norms[0] > 0.05 if bound is None else norms[0] == pytest.approx(bound, rel=1e-2)
+    assert ("gradient_norm" in said) == (bound is not None)
+    assert bound is None or said["gradient_norm"].tolist()[0] > 0.05  # before it was clipped
 
 
 @pytest.mark.slow

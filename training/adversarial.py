@@ -1,0 +1,127 @@
+"""What a DDGAN recipe trains: a generator against a discriminator, and how they are sampled and saved."""
+
+import os
+from collections.abc import Mapping, Sequence
+from inspect import Parameter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from hf_ddpm import HFDDGANPipeline, HFDDPMScheduler
+from hf_ddpm.data import ImageData
+from hf_ddpm.data.options import size_of
+from hf_ddpm.errors import UserError, as_user_error
+from hf_ddpm.models import DDGANDiscriminator, DDGANGenerator, discriminator_preset, generator_preset
+from hf_ddpm.objectives import DISCRIMINATOR, GENERATOR, AdversarialObjective
+from hf_ddpm.sampling import sample_gan
+from hf_ddpm.training.ema import EMA
+from hf_ddpm.training.players import Player
+from hf_ddpm.training.recipe import Block, Blocks, Recipe, image_shape
+from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Grids, Optimization, Training
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Networks = Mapping[str, Any]  # by the player's name
+PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # see `generator_preset`, `discriminator_preset`
+OPTIMIZATIONS = {GENERATOR: "generator_optimization", DISCRIMINATOR: "discriminator_optimization"}  # their blocks
+
+
+class AdversarialFamily:
+    """The blocks of a generator, a discriminator and what trains them, checked; see `Family`.
+
+    Raises:
+        UserError: what they cannot be, together or with the data's size and channels.
+    """
+
+    blocks: ClassVar[Blocks] = {
+        "data": Block(ImageData),
+        "generator": Block(DDGANGenerator, more=(PRESET,)),
+        "discriminator": Block(DDGANDiscriminator, more=(PRESET,)),
+        "scheduler": Block(HFDDPMScheduler),
+        "objective": Block(AdversarialObjective, supplied=("scheduler", "latent_dim", "total_steps")),
+        **{block: Block(Optimization) for block in OPTIMIZATIONS.values()},
+        "ema": Block(EMA, supplied=("model",)),
+        **OF_THE_LOOP,
+        "sampling": Block(Grids),
+        **OF_SAVING,
+    }
+    artefact = GENERATOR
+    sample_options = ""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.sampling = recipe, Grids(**recipe["sampling"])
+        self._optimizations = {name: Optimization(**recipe[block]) for name, block in OPTIMIZATIONS.items()}
+        with as_user_error("scheduler"):
+            self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
+        size, channels = image_shape(recipe)
+        with torch.device("meta"):  # a mistake costs no download
+            networks = self._networks(size_of(size), channels, None)
+            EMA(networks[GENERATOR], **recipe["ema"])
+        total_steps = Training(**recipe["training"]).total_steps
+        latent_dim = networks[GENERATOR].config["latent_dim"]
+        with as_user_error("objective"):
+            self.objective = AdversarialObjective(
+                self.scheduler, latent_dim=latent_dim, total_steps=total_steps, **recipe["objective"]
+            )
+        self._check_groups(networks[DISCRIMINATOR].config["group_size"])
+        self.title = f"denoising GAN, {recipe['generator']['preset']}, T = {len(self.scheduler)}"
+        self._names: dict[int, str] | None = None
+
+    def open_data(self, seed: int, device: torch.device) -> ImageData:
+        """The recipe's images."""
+        return ImageData(**self.recipe["data"])
+
+    def build_players(self, data: ImageData) -> dict[str, Player]:
+        """The two networks for these data, of which the generator has an average."""
+        networks = self._networks(data.image_size, data.channels, data.num_classes)
+        self._names = dict(enumerate(data.facts.class_names or ())) or None
+        with as_user_error("ema"):
+            ema = EMA(networks[GENERATOR], **self.recipe["ema"])
+        return {
+            name: Player(network, self._optimizations[name], ema if name == GENERATOR else None)
+            for name, network in networks.items()
+        }
+
+    def measure(self, networks: Networks, data: ImageData, seed: int) -> None:
+        """Nothing is left to measure when such a model is saved."""
+
+    def pipeline(self, networks: Networks) -> HFDDGANPipeline:
+        """What samples from the generator, and is saved with the discriminator."""
+        return HFDDGANPipeline(networks[GENERATOR], self.scheduler, networks.get(DISCRIMINATOR), self._names)
+
+    def sample(self, pipeline: HFDDGANPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
+        """Images of a grid."""
+        return list(sample_gan(pipeline, indices, seed=seed))
+
+    def facts(self, networks: Networks) -> dict[str, Any]:
+        """What the card may say beside the facts of every run."""
+        config = networks[GENERATOR].config
+        return {
+            "title": self.title,
+            "generator": {key: config[key] for key in ("sample_size", "in_channels", "latent_dim", "num_classes")},
+            "num_train_timesteps": len(self.scheduler),
+            "classes": None if config["num_classes"] is None else {"id2label": self._names},
+            "sampling": {},
+        }
+
+    def _networks(self, size: Any, channels: int, num_classes: int | None) -> dict[str, Any]:
+        """The recipe's presets; image size, channels and classes are the data's unless the recipe says otherwise."""
+        own = {"sample_size": size, "in_channels": channels, "num_classes": num_classes}
+        found: dict[str, Any] = {}
+        for name, build in ((GENERATOR, generator_preset), (DISCRIMINATOR, discriminator_preset)):
+            keywords = own | self.recipe[name]
+            with as_user_error(name):
+                found[name] = build(keywords.pop("preset"), **keywords)
+        return found
+
+    def _check_groups(self, group_size: int) -> None:
+        """Refuse parts of a batch that cut a group of the minibatch standard deviation in two."""
+        training = Training(**self.recipe["training"])
+        parts = training.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+        if parts > 1 and (training.batch_size // parts) % group_size:
+            raise UserError(
+                f"training.batch_size={training.batch_size} in {parts} parts cuts the discriminator's groups of "
+                f"{group_size} images in two: take parts of a multiple of {group_size}, or another "
+                "--discriminator.group_size"
+            )
