@@ -322,8 +322,13 @@ def test_config_bombs(text, said, file, refused, files):
     assert refused(files | {file: text}).startswith(f"{REPO}/{file} {said}")
 
 
-@pytest.mark.parametrize("entry", [b"0,", b"0.5,", b'"ab",', b"[],"])
-@pytest.mark.parametrize(("file", "most"), [(INDEX, 2**20), (INDEX, 2**23), (UNET, 2**20), (SCHEDULER, 2**25)])
+ENTRIES = [b"0,", b"0.5,", b'"ab",', b"[],"]
+LONGEST = [(file, most, entry) for file, most in ((INDEX, 2**20), (INDEX, 2**23), (UNET, 2**20)) for entry in ENTRIES]
+LONGEST += [(SCHEDULER, 2**25, entry) for entry in ENTRIES[2:]]
+LONGEST += [pytest.param(SCHEDULER, 2**25, entry, marks=pytest.mark.slow) for entry in ENTRIES[:2]]
+
+
+@pytest.mark.parametrize(("file", "most", "entry"), LONGEST)
 def test_the_longest_configs_do_not_fill_the_memory(entry, file, most, hub, files, run_small):
     """A list that nobody asked for, as long as may be: it opens or is refused."""
     text = files[file].rstrip().removesuffix(b"}") + b', "a": ['
