@@ -18,11 +18,12 @@ from conftest import WITHOUT_HF_DDPM
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from PIL import Image, ImageChops
 
-from hf_ddpm import HFVAE, HFDDPMPipeline, HFVAEPipeline
+from hf_ddpm import HFVAE, HFDDGANPipeline, HFDDPMPipeline, HFDDPMScheduler, HFVAEPipeline
 from hf_ddpm.errors import UserError
 from hf_ddpm.hub import push_checkpoint
+from hf_ddpm.models import generator_preset
 from hf_ddpm.pipelines.interpolation import slerp
-from hf_ddpm.sampling import image_generator, sample_images, sample_latents, use_default_sampler
+from hf_ddpm.sampling import image_generator, sample_gan, sample_images, sample_latents, use_default_sampler
 from hf_ddpm.space.files import find_checkpoint, space_files, write_space
 
 pytestmark = pytest.mark.browser
@@ -413,6 +414,21 @@ def test_what_guides_goes_into_every_tab(app, make_pipeline, make_classifier):
     assert not any(map(same, without, expected))
     assert same(app.denoise(pipeline, no_progress, walk, 5)[0]["x_t"][-1], expected[0])
     assert same(app.interpolate(pipeline, no_progress, walk, 5, 6, 2)[0], expected[0])
+
+
+def test_a_gan_has_no_steps_to_choose_and_truncation(app):
+    torch.manual_seed(0)
+    scheduler = HFDDPMScheduler(4, beta_schedule="vp", prediction_type="sample", clip_sample=False)
+    pipeline = HFDDGANPipeline(generator_preset("tiny", num_classes=3), scheduler, id2label={1: "one"})
+    controls = app.walk_controls(pipeline, in_turn=True, solver=True)
+    assert list(controls) == ["class_labels", "truncation"]
+    assert controls["class_labels"].choices == [(app.IN_TURN, -1), ("0", 0), ("one", 1), ("2", 2)]
+    walk = {"class_labels": -1, "truncation": 0.5}
+    expected = list(sample_gan(pipeline, range(20), seed=5, truncation=0.5))
+    assert all(map(same, app.sample(pipeline, no_progress, dict(walk), 5, 20), expected))
+    between = app.interpolate(pipeline, no_progress, walk | {"class_labels": 0}, 5, 6, 3)
+    assert same(between[0], expected[0]) and not same(between[1], between[0])
+    app.build(pipeline, "x")
 
 
 def test_what_a_page_cannot_show_is_one_sentence(app, make_pipeline):

@@ -50,7 +50,7 @@ def build(pipeline: Any, name: str) -> gr.Blocks:
     """The page, which `launch(**LOOK)` shows.
 
     Args:
-        pipeline: an `HFDDPMPipeline` or `HFVAEPipeline`, of this module's hf_ddpm or of a repository's code files.
+        pipeline: an `HFDDPMPipeline`, `HFVAEPipeline` or `HFDDGANPipeline`, of this module's hf_ddpm or of a repository's code files.
         name: of the checkpoint, for the title.
 
     Raises:
@@ -159,13 +159,16 @@ def walk_controls(
 
 
 def guidance_controls(pipeline: Any) -> dict[str, Any]:
-    """The scales by which a network that also knows "no label", or a classifier, guides towards the class."""
+    """What trades diversity for fidelity: guidance by a network that also knows "no label" or by a classifier, or z."""
     controls: dict[str, Any] = {}
     if pipeline.config.get("null_class") is not None and "guidance_scale" in inspect.signature(pipeline).parameters:
         about = "1 is off, more is nearer to the class and less diverse"
         controls["guidance_scale"] = gr.Slider(1, 8, 1, step=0.05, label="Guidance", info=about)
     if pipeline.components.get("classifier") is not None:
         controls["classifier_scale"] = gr.Slider(0, 10, 1, step=0.1, label="Classifier scale", info="0 is off")
+    if "truncation" in inspect.signature(pipeline).parameters:
+        about = "1 is off, less is more alike"
+        controls["truncation"] = gr.Slider(0, 1, 1, step=0.05, label="Truncation", info=about)
     return controls
 
 
@@ -212,7 +215,8 @@ def interpolate(
     if takes_eta(pipeline):
         walk = walk | {"eta": 0.0}
     latents = torch.cat([slerp(x, y, k / (count - 1)) for k in range(count)])
-    return drawn(pipeline, progress, walk, count, latents=latents)
+    generators = [image_generator(int(first), 0) for _ in range(count)]  # of what else is drawn, the same for all
+    return drawn(pipeline, progress, walk, count, latents=latents, generator=generators)
 
 
 def denoise(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: float) -> tuple[Any, ...]:
@@ -342,8 +346,9 @@ def check_pictures(pipeline: Any) -> None:
 
 
 def scheduler_of(pipeline: Any) -> Any:
-    """None for a pipeline that draws an image in one call."""
-    return pipeline.components.get("scheduler")
+    """None for a pipeline that draws an image in one call, or in steps that nobody chooses, as a denoising GAN."""
+    chosen = "eta" in inspect.signature(pipeline).parameters
+    return pipeline.components.get("scheduler") if chosen else None
 
 
 def takes_eta(pipeline: Any) -> bool:
