@@ -50,7 +50,7 @@ def build(pipeline: Any, name: str) -> gr.Blocks:
     """The page, which `launch(**LOOK)` shows.
 
     Args:
-        pipeline: an `HFDDPMPipeline`, `HFVAEPipeline` or `HFDDGANPipeline`, of this module's hf_ddpm or of a repository's code files.
+        pipeline: an `HFDDPMPipeline`, `HFVAEPipeline` or `HFDDGANPipeline`, of this module's hf_ddpm or of code files.
         name: of the checkpoint, for the title.
 
     Raises:
@@ -159,7 +159,7 @@ def walk_controls(
 
 
 def guidance_controls(pipeline: Any) -> dict[str, Any]:
-    """What trades diversity for fidelity: guidance by a network that also knows "no label" or by a classifier, or z."""
+    """What trades diversity for fidelity: the scales of a network that knows "no label", of a classifier, or of z."""
     controls: dict[str, Any] = {}
     if pipeline.config.get("null_class") is not None and "guidance_scale" in inspect.signature(pipeline).parameters:
         about = "1 is off, more is nearer to the class and less diverse"
