@@ -58,10 +58,11 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     real.add_argument("--training-split", default="train", help="of the training data (default: train)")
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
-        "--metrics", default="fd", help="fd, fid, sfid, kid, is, prdc, memorisation, classes: with commas"
+        "--metrics", default="fd", help="fd, fid, sfid, kid, is, prdc, memorisation, classes, modes: with commas"
     )
     measured.add_argument(
-        "--extractor", help="digits (the default for digits), efficientnet-lite0, a .pth of Inception, a vision model"
+        "--extractor",
+        help="digits (the default for digits), stacked-digits, efficientnet-lite0, a .pth of Inception, a vision model",
     )
     measured.add_argument(
         "--preprocessing", choices=RESIZERS, help="of Inception (default: guided-diffusion, as TensorFlow resizes)"

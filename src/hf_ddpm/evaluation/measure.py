@@ -24,9 +24,10 @@ from hf_ddpm.metrics import (
 from hf_ddpm.metrics.classes import class_accuracy
 from hf_ddpm.metrics.digits import SURE
 from hf_ddpm.metrics.extractors import DIGITS, INCEPTION, Extractor
+from hf_ddpm.metrics.modes import ModeCounter
 from hf_ddpm.metrics.reference import RealFeatures, Reference
 
-METRICS = ("fd", "fid", "sfid", "kid", "is", "prdc", "memorisation", "classes")
+METRICS = ("fd", "fid", "sfid", "kid", "is", "prdc", "memorisation", "classes", "modes")
 OF_IMAGES = ("kid", "prdc", "memorisation", "classes")  # need features of each image, not their sums alone
 KID_SUBSETS, KID_SIZE = 100, 1000  # of Binkowski et al. 2018
 K_PRECISION, K_DENSITY = 3, 5  # of the papers
@@ -113,6 +114,7 @@ class Seen:
     pool: StatisticsAccumulator | None = None
     spatial: StatisticsAccumulator | None = None
     score: InceptionScoreAccumulator | None = None
+    modes: ModeCounter | None = None
     sure: int = 0
     kept: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)  # places, features, labels
 
@@ -128,9 +130,13 @@ class Seen:
         if "sfid" in self.metrics and features.spatial is not None:
             self.spatial = self.spatial or StatisticsAccumulator(features.spatial.shape[1])
             self.spatial.update(features.spatial)
-        if "is" in self.metrics:
-            if features.logits is None:
-                raise UserError(f"--metrics is: the Inception Score needs a classifier, and {extractor.name} is none")
+        for metric, what in (("is", "the Inception Score needs"), ("modes", "modes are the classes of")):
+            if metric in self.metrics and features.logits is None:
+                raise UserError(f"--metrics {metric}: {what} a classifier, and {extractor.name} is none")
+        if "modes" in self.metrics and features.logits is not None:
+            self.modes = self.modes or ModeCounter(features.logits.shape[1])
+            self.modes.update(features.logits)
+        if "is" in self.metrics and features.logits is not None:
             splits = min(IS_SPLITS, self.num_images)
             if self.score is None:
                 self.score = InceptionScoreAccumulator(self.num_images, features.logits.shape[1], splits)
@@ -146,7 +152,7 @@ class Seen:
         whole = cls(parts[0].metrics, parts[0].num_images)
         for part in parts:
             whole.pool, whole.spatial = _merged(whole.pool, part.pool), _merged(whole.spatial, part.spatial)
-            whole.score = _merged(whole.score, part.score)
+            whole.score, whole.modes = _merged(whole.score, part.score), _merged(whole.modes, part.modes)
             whole.sure += part.sure
             whole.kept += part.kept
         return whole
@@ -269,6 +275,16 @@ def _classes(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     return found
 
 
+def _modes(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
+    assert seen.modes is not None
+    found, of = seen.modes.modes(), len(seen.modes.counts)
+    note = f"of {of:,} classes of {extractor.name}, {seen.num_images:,} images"
+    return [
+        Number("modes found", "modes_found", found.found, note=note),
+        Number("KL of the classes to uniform", "modes_kl", found.divergence, note=note),
+    ]
+
+
 _OF_METRIC: dict[str, Any] = {
     "fd": _frechet,
     "sfid": _spatial,
@@ -277,6 +293,7 @@ _OF_METRIC: dict[str, Any] = {
     "prdc": _neighbours,
     "memorisation": _memorised,
     "classes": _classes,
+    "modes": _modes,
 }
 
 

@@ -22,6 +22,7 @@ from hf_ddpm.metrics.inception import SIZE, Preprocessing, load_inception
 from hf_ddpm.weights import weights_sha256
 
 DIGITS, EFFICIENTNET, INCEPTION = "digits", "efficientnet-lite0", "inception-2015-12-05"
+STACKED_DIGITS = "stacked-digits"
 INCEPTION_PREPROCESSING = f"bilinear to {SIZE}x{SIZE} as {{}} does it"
 _EFFICIENTNET_SIZE = 224
 
@@ -88,8 +89,8 @@ def open_extractor(source: str, device: str | torch.device = "cpu") -> Extractor
     """An extractor by what a command line calls it.
 
     Args:
-        source: `digits`, `efficientnet-lite0`, the file or the address of the Inception network of 2015 (it ends with
-            .pth), or a vision model of `transformers` by its folder or its name on the Hub.
+        source: `digits`, `stacked-digits`, `efficientnet-lite0`, the file or the address of the Inception network of
+            2015 (it ends with .pth), or a vision model of `transformers` by its folder or its name on the Hub.
         device: where the network computes.
 
     Raises:
@@ -97,6 +98,8 @@ def open_extractor(source: str, device: str | torch.device = "cpu") -> Extractor
     """
     if source == DIGITS:
         extractor = digit_extractor()
+    elif source == STACKED_DIGITS:
+        extractor = stacked_digit_extractor()
     elif source == EFFICIENTNET:
         extractor = efficientnet_extractor()
     elif source.endswith(".pth"):
@@ -121,6 +124,21 @@ def digit_extractor() -> Extractor:
         return Features(pool, logits=logits)
 
     return Extractor(DIGITS, "digit distance", f"the {SIDE}x{SIDE} pixels in the middle", network, look)
+
+
+def stacked_digit_extractor() -> Extractor:
+    """The network of the digit distance for each of the three channels; the classes are 000 to 999, red first."""
+    one = digit_extractor()
+
+    def look(images: Tensor) -> Features:
+        if images.shape[1] != 3:
+            raise UserError(f"images of shape {tuple(images.shape[1:])} are no stacked digits: give 3 channels")
+        pool, _, logits = one.look(images.flatten(0, 1).unsqueeze(1))  # (3B, 64), (3B, 10)
+        first, second, third = logits.log_softmax(dim=1).view(-1, 3, 10).unbind(dim=1)  # type: ignore[union-attr]
+        joint = first[:, :, None, None] + second[:, None, :, None] + third[:, None, None, :]
+        return Features(pool.view(len(images), -1), logits=joint.flatten(1))
+
+    return Extractor(STACKED_DIGITS, "stacked digit distance", f"each channel's {one.preprocessing}", one.network, look)
 
 
 def inception_extractor(source: str, preprocessing: Preprocessing = "guided-diffusion") -> Extractor:
