@@ -1,4 +1,4 @@
-"""ddpm.md, ddim.md, vae.md and guidance.md cannot lie: their programs run, and the lines and numbers are ours."""
+"""The pages of the systems cannot lie: their programs run, and the lines and numbers are ours."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from hf_ddpm.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
-PAGES = ["docs/ddpm.md", "docs/ddim.md", "docs/vae.md", "docs/guidance.md"]
+PAGES = ["docs/ddpm.md", "docs/ddim.md", "docs/vae.md", "docs/guidance.md", "docs/ddgan.md"]
 
 
 def text(page: str) -> str:
@@ -50,6 +50,10 @@ def test_the_programs_of_ddim_md_run():
 
 def test_the_programs_of_guidance_md_run():
     assert run("docs/guidance.md")["shares"]
+
+
+def test_the_programs_of_ddgan_md_run():
+    assert run("docs/ddgan.md")["spread"]
 
 
 def test_the_programs_of_vae_md_run():

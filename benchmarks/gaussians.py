@@ -1,0 +1,219 @@
+"""25 Gaussians in the plane: how many modes a denoising GAN finds, by the weight of R1, by T, and with and without z.
+
+    python -m benchmarks.gaussians
+
+Small networks, the objective and the steps of hf_ddpm, on one core. What is there already is kept.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.by_command import publish
+from benchmarks.report import Result, table, write_json
+from hf_ddpm import HFDDPMScheduler
+from hf_ddpm.data import Batch
+from hf_ddpm.objectives import DISCRIMINATOR, GENERATOR, AdversarialObjective
+
+TITLE = "25 Gaussians: the modes that a denoising GAN finds"
+ABOUT = """25 Gaussians on a grid, spacing 2, standard deviation .05, as in arXiv 2112.07804. A mode counts if at least
+1% of 10,000 samples lie within three standard deviations of it; such samples are good ones. Generator and
+discriminator are MLPs of three layers of 128; equal steps, one thread. Medians of three seeds, the smallest and the
+largest."""
+RESULTS = Path("benchmarks/results/gaussians")
+SPACING, SD = 2.0, 0.05
+SCALE = 2**0.5 * SPACING  # the standard deviation of the data, by which they are divided
+NUM_SAMPLES, WIDTH, LATENT = 10_000, 128, 16
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting of the game."""
+
+    num_steps: int = 4
+    r1_gamma: float = 0.01
+    r1_every: int = 4
+    with_z: bool = True
+    sinusoids: int = 4  # of each coordinate, that the discriminator sees beside it
+    more: dict[str, Any] = field(default_factory=dict)  # of the objective
+    total_steps: int = 6000
+    batch_size: int = 256
+    generator_lr: float = 3e-4
+    discriminator_lr: float = 1e-3
+
+
+BASE = Arm()
+ARMS = {
+    "T = 4": BASE,
+    **{f"T = {steps}": replace(BASE, num_steps=steps) for steps in (1, 2, 8)},
+    "T = 4, without z": replace(BASE, with_z=False),
+    **{f"T = 4, gamma {gamma}": replace(BASE, r1_gamma=gamma) for gamma in (0.0, 0.001, 0.05, 0.2)},
+    "T = 4, the discriminator without sinusoids": replace(BASE, sinusoids=0),
+    "T = 4, relativistic with R2": replace(BASE, more={"relativistic": True, "r2_gamma": BASE.r1_gamma}),
+    "T = 4, L2 until half of the training": replace(BASE, more={"l2_weight": 1.0, "l2_until": 0.5}),
+}
+
+
+class PlaneGenerator(nn.Module):
+    """x_0 (B, 2, 1, 1) of x_t, t and z."""
+
+    def __init__(self, num_steps: int, with_z: bool) -> None:
+        super().__init__()
+        self.with_z, self.time = with_z, nn.Embedding(num_steps, LATENT)
+        self.layers = _mlp(2 + 2 * LATENT, 2)
+
+    def forward(self, x_t: Tensor, t: Tensor, z: Tensor, class_labels: Tensor | None = None) -> SimpleNamespace:
+        z = z if self.with_z else torch.zeros_like(z)
+        x_0 = self.layers(torch.cat([x_t.flatten(1), self.time(t), z], dim=1))
+        return SimpleNamespace(sample=x_0.view_as(x_t))
+
+
+class PlaneDiscriminator(nn.Module):
+    """Logits (B,) of pairs (x_{t-1}, x_t) at t."""
+
+    def __init__(self, num_steps: int, sinusoids: int) -> None:
+        super().__init__()
+        self.time = nn.Embedding(num_steps, LATENT)
+        self.frequencies = [2**i * torch.pi for i in range(sinusoids)]
+        self.layers = _mlp(4 + 8 * sinusoids + LATENT, 1)
+
+    def forward(
+        self, previous: Tensor, x_t: Tensor, t: Tensor, class_labels: Tensor | None = None, full_precision: bool = False
+    ) -> SimpleNamespace:
+        pair = torch.cat([previous.flatten(1), x_t.flatten(1)], dim=1)
+        waves = [wave(f * pair) for f in self.frequencies for wave in (torch.sin, torch.cos)]
+        return SimpleNamespace(logits=self.layers(torch.cat([pair, *waves, self.time(t)], dim=1)).squeeze(1))
+
+
+def _mlp(inputs: int, outputs: int) -> nn.Sequential:
+    widths = [inputs, WIDTH, WIDTH, WIDTH]
+    hidden = [layer for i in range(3) for layer in (nn.Linear(widths[i], widths[i + 1]), nn.LeakyReLU(0.2))]
+    return nn.Sequential(*hidden, nn.Linear(WIDTH, outputs))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, and write the medians."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gaussians", description=__doc__)
+    parser.add_argument("--only", nargs="+", default=[*ARMS], choices=[*ARMS])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    given = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    for seed in given.seeds:
+        for name in given.only:
+            file = RESULTS / f"{_word(name)}-seed{seed}.json"
+            if not file.is_file():
+                write_json(file, {"arm": name, "settings": asdict(ARMS[name]), **trained(ARMS[name], seed)})
+                print(
+                    name, seed, {key: value for key, value in json.loads(file.read_text()).items() if key != "settings"}
+                )
+    result = {"command": "python -m benchmarks.gaussians", "arms": kept()}
+    publish(RESULTS.with_suffix(".json"), result)
+    print(render(result))
+
+
+def trained(arm: Arm, seed: int) -> dict[str, Any]:
+    """Play the game, and count the modes."""
+    torch.manual_seed(seed)
+    scheduler = HFDDPMScheduler(arm.num_steps, beta_schedule="vp", prediction_type="sample", clip_sample=False)
+    penalty = {"r1_gamma": arm.r1_gamma, "r1_every": arm.r1_every}
+    objective = AdversarialObjective(scheduler, latent_dim=LATENT, total_steps=arm.total_steps, **penalty, **arm.more)
+    models: dict[str, nn.Module] = {
+        GENERATOR: PlaneGenerator(arm.num_steps, arm.with_z),
+        DISCRIMINATOR: PlaneDiscriminator(arm.num_steps, arm.sinusoids),
+    }
+    rates = {GENERATOR: arm.generator_lr, DISCRIMINATOR: arm.discriminator_lr}
+    optimizers = {
+        name: torch.optim.Adam(model.parameters(), lr=rates[name], betas=(0.5, 0.9)) for name, model in models.items()
+    }
+    average = torch.optim.swa_utils.AveragedModel(models[GENERATOR], multi_avg_fn=_ema)
+    generator, began = torch.Generator().manual_seed(seed), time.perf_counter()
+    for step in range(arm.total_steps):
+        batch = Batch(grid(arm.batch_size, generator), None, torch.arange(arm.batch_size))
+        draws = objective.draw((arm.batch_size, 2, 1, 1), generator, step)
+        share = 0.02 + 0.98 * (1 - step / arm.total_steps)
+        for turn in objective.turns:
+            optimizers[turn].param_groups[0]["lr"] = share * rates[turn]
+            loss = objective.loss(turn, models, batch, draws, step).each.mean()
+            optimizers[turn].zero_grad()
+            loss.backward()
+            optimizers[turn].step()
+        average.update_parameters(models[GENERATOR])
+    samples = torch.cat([*drawn(average, scheduler, seed)])
+    return {**counted(samples), "seconds": round(time.perf_counter() - began, 1)}
+
+
+def _ema(averages: Any, weights: Any, _count: Any) -> None:
+    torch._foreach_lerp_(averages, weights, 0.005)
+
+
+def grid(count: int, generator: torch.Generator) -> Tensor:
+    """Draws of the 25 Gaussians, divided by their standard deviation, (count, 2, 1, 1)."""
+    centres = SPACING * (torch.randint(5, (count, 2), generator=generator) - 2)
+    return ((centres + SD * torch.randn(count, 2, generator=generator)) / SCALE).view(count, 2, 1, 1)
+
+
+@torch.no_grad()
+def drawn(network: nn.Module, scheduler: HFDDPMScheduler, seed: int) -> Iterator[Tensor]:
+    """Samples (B, 2) on the scale of the grid, by the steps that `HFDDGANPipeline` takes."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    scheduler.set_timesteps(len(scheduler), timestep_spacing="trailing")
+    x = torch.randn(NUM_SAMPLES, 2, 1, 1, generator=generator)
+    for t in scheduler.timesteps.tolist():
+        z = torch.randn(NUM_SAMPLES, LATENT, generator=generator)
+        x_0 = network(x, torch.full((NUM_SAMPLES,), t), z).sample
+        x = scheduler.step(x_0, t, x, generator=generator).prev_sample
+    yield SCALE * x.flatten(1)
+
+
+def counted(samples: Tensor) -> dict[str, float]:
+    """How many modes have their share, and how many samples are near one."""
+    nearest = (samples / SPACING).round().clamp(-2, 2)
+    good = ((samples - SPACING * nearest).norm(dim=1) < 3 * SD).double()
+    place = (5 * (nearest[:, 0] + 2) + nearest[:, 1] + 2).long()
+    shares = torch.zeros(25, dtype=torch.float64).index_add_(0, place, good) / len(samples)
+    return {"modes": int((shares >= 0.01).sum()), "good": float(good.mean())}
+
+
+def kept() -> Result:
+    """By arm the figures of every seed that is on disk."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name in ARMS:
+        for file in sorted(RESULTS.glob(f"{_word(name)}-seed*.json")):
+            found = json.loads(file.read_text())
+            for figure in ("modes", "good", "seconds"):
+                rows.setdefault(name, {}).setdefault(figure, []).append(found[figure])
+    return rows
+
+
+def render(result: Result) -> str:
+    """A row for each arm."""
+    rows = []
+    for name, row in result["arms"].items():
+        modes, good = row["modes"], row["good"]
+        rows.append(
+            [
+                name,
+                f"{statistics.median(modes):.0f} ({min(modes)} to {max(modes)})",
+                f"{statistics.median(good):.2f} ({min(good):.2f} to {max(good):.2f})",
+                f"{statistics.median(row['seconds']):.0f}",
+            ]
+        )
+    return table(["game", "modes of 25", "good samples", "seconds"], rows)
+
+
+def _word(name: str) -> str:
+    """An arm's name as that of a file."""
+    return "-".join("".join(letter if letter.isalnum() or letter == "." else " " for letter in name).split())
+
+
+if __name__ == "__main__":
+    main()

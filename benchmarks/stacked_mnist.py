@@ -1,0 +1,55 @@
+"""Stacked MNIST: three random digits in the channels of an image, whose 1,000 combinations are modes to be found.
+
+    python -m benchmarks.stacked_mnist --data <folder with train.parquet and test.parquet of MNIST> --out <folder>
+
+Writes train.parquet and test.parquet, each with as many images as there are digits; which digits meet follows from the
+seed.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Features, Image
+from PIL.Image import fromarray
+
+from hf_ddpm.data import ImageData
+
+CHUNK = 1000  # images decoded at a time
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write both splits."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stacked_mnist", description=__doc__)
+    parser.add_argument("--data", required=True, help="folder with train.parquet and test.parquet of digits")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(argv)
+    given.out.mkdir(parents=True)
+    for number, split in enumerate(("train", "test")):
+        digits = ImageData(given.data, split=split, image_size=28, channels=1, cache="none")
+        generator = torch.Generator().manual_seed(2 * given.seed + number)
+        stacked = Dataset.from_generator(
+            rows, Features({"image": Image()}), gen_kwargs={"three": triples(digits, generator)}
+        )
+        stacked.to_parquet(given.out / f"{split}.parquet")
+        print(f"{given.out / split}.parquet: {len(stacked):,} images")
+
+
+def triples(digits: ImageData, generator: torch.Generator) -> torch.Tensor:
+    """(N, 3, 28, 28) uint8, each digit once in each channel."""
+    count = digits.num_images or 0
+    grey = torch.cat([digits.pixels(torch.arange(at, min(at + CHUNK, count))) for at in range(0, count, CHUNK)])
+    return torch.cat([grey[torch.randperm(count, generator=generator)] for _ in range(3)], dim=1)
+
+
+def rows(three: torch.Tensor) -> Iterator[dict[str, Any]]:
+    """One row an image."""
+    for image in three:
+        yield {"image": fromarray(image.permute(1, 2, 0).numpy())}
+
+
+if __name__ == "__main__":
+    main()
