@@ -115,6 +115,15 @@ def test_z_reaches_every_block(generator):
     assert all(weight.grad.abs().max() > 0 for weight in norms) and z.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("num_classes", [3, None])
+def test_without_z_one_image_belongs_to_each_x_t(num_classes):
+    torch.manual_seed(0)
+    generator, y = generator_preset("tiny", latent_dim=0, num_classes=num_classes).eval(), torch.tensor([1, 1])
+    x_t = normal(1, 1, 8, 8).expand(2, -1, -1, -1)
+    x_0 = generator(x_t, 1, torch.empty(2, 0), y if num_classes else None).sample
+    assert x_0.isfinite().all() and torch.allclose(x_0[0], x_0[1], atol=1e-6)
+
+
 def test_checkpointed_gradients_are_the_same(generator):
     x_t, z, y = normal(2, 1, 8, 8), normal(2, 4), torch.tensor([0, 1])
     found = []
@@ -201,7 +210,7 @@ def test_saved_and_opened_they_are_the_same(build, tmp_path):
         ({"sample_size": 6, "attention_resolutions": ()}, "images of 3x3 do not fit 2 levels"),
         ({"attention_resolutions": (16,)}, r"attention_resolutions=\[16\]: no level sees .* 16, they see 4, 2"),
         ({"attention_head_dim": 3}, "attention_head_dim=3 must divide the channels .* does not divide 8"),
-        ({"latent_dim": 0}, r"latent_dim=\[0\] must be whole numbers of at least 1"),
+        ({"latent_dim": -1}, "latent_dim=-1 must be at least 0, which is a generator without z"),
         ({"dropout": 1.0}, r"dropout=1\.0 must be a probability"),
         ({"wide": 1}, "DDGANGenerator has no keyword 'wide'"),
     ],

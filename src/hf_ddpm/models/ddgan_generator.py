@@ -56,7 +56,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         norm_num_groups: of the group norms, at most; fewer where they do not divide the channels.
         dropout: in residual blocks.
         patch_size: side of the squares whose pixels become channels before the first level; 1: none do.
-        latent_dim: of z.
+        latent_dim: of z; 0: none, so that one x_0 belongs to each x_t, as in DDPM.
         mapping_channels: of w.
         mapping_layers: of the mapping network.
         num_classes: K; None: a model without classes.
@@ -229,9 +229,11 @@ def _check_config(config: Mapping[str, Any]) -> None:
     """Refuse numbers that do not fit together."""
     size, widths = size_pair(config["sample_size"]), config["block_out_channels"]
     counts = ["in_channels", "layers_per_block", "norm_num_groups", "patch_size"]
-    counts += ["latent_dim", "mapping_channels", "mapping_layers"]
+    counts += ["mapping_channels", "mapping_layers"]
     check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: (config[key],) for key in counts})
     check_sizes(num_classes=(config["num_classes"] or 1,), attention_head_dim=(config["attention_head_dim"] or 1,))
+    if config["latent_dim"] < 0:
+        raise ValueError(f"latent_dim={config['latent_dim']} must be at least 0, which is a generator without z")
     if not 0 <= config["dropout"] < 1:
         raise ValueError(f"dropout={config['dropout']} must be a probability in [0, 1)")
     if any(side % config["patch_size"] for side in size):

@@ -1,0 +1,125 @@
+"""The denoising GAN on digits: what it is worth beside a DDPM of equal training time, and what each part of it does.
+
+    python -m benchmarks.ddgan --data <folder with train.parquet and test.parquet of MNIST>
+
+Trains each arm for three seeds on one thread, five minutes each. What is there already is kept.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.by_command import Place, commanded, parse_place, publish, trained
+from benchmarks.guidance import spread
+from benchmarks.report import Result, table, write_json
+
+TITLE = "The denoising GAN on digits"
+ABOUT = """`mnist-ddgan` on the 60,000 training digits with one thing changed at a time, and a class-conditional DDPM
+(`mnist-conditional`, widths and steps of its own) of the same training time, drawn in several numbers of steps. Equal
+steps for all GANs, one thread. 1,000 samples, a tenth of each class where there are classes, the last checkpoint with
+averaged weights, seed 0, against the 10,000 test digits. Seconds are those of 100 images in one batch. The last columns
+are what z changes, the standard deviation over z of a pixel of x_0, at the step next to the image and at the first one.
+Medians of three training seeds, with the smallest and the largest."""
+RESULTS = Path("benchmarks/results/ddgan")
+FIGURES = ("digit distance", "share of sure digits", "class accuracy", "precision", "recall", "coverage")
+GAN = ("--recipe", "mnist-ddgan")
+PLAIN = ("--recipe", "mnist-ddgan-unconditional")
+
+
+class Arm(NamedTuple):
+    """A training, and how its samples are drawn."""
+
+    train: tuple[str, ...]
+    draw: tuple[str, ...] = ()
+    of: str | None = None  # the arm whose checkpoint it draws from
+
+
+ARMS = {
+    "mnist-ddgan, T = 4": Arm(GAN),
+    **{f"T = {steps}": Arm((*GAN, "--num_train_timesteps", str(steps))) for steps in (1, 2, 8)},
+    "without z": Arm((*GAN, "--latent_dim", "0")),
+    "without R1": Arm((*GAN, "--r1_gamma", "0")),
+    "without the L2 term": Arm((*GAN, "--l2_weight", "0")),
+    "with the L2 term to the end": Arm((*GAN, "--l2_until", "null")),
+    "relativistic, with R2": Arm((*GAN, "--relativistic", "true", "--r2_gamma", "0.2")),
+    "without classes": Arm(PLAIN),
+    "without classes, without the L2 term": Arm((*PLAIN, "--l2_weight", "0")),
+    "DDPM, 4 steps": Arm(("--recipe", "mnist-conditional", "--total_steps", "1400"), ("--steps", "4")),
+    **{f"DDPM, {steps} steps": Arm((), ("--steps", str(steps)), "DDPM, 4 steps") for steps in (10, 50, 1000)},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is missing, measure what is missing, and write the medians."""
+    place, names = parse_place("ddgan", str(__doc__), argv, list(ARMS))
+    for seed in place.seeds:
+        for name in names:
+            measure(name, seed, place)
+    result = {"command": "python -m benchmarks.ddgan --data <folder>", "arms": kept()}
+    publish(RESULTS.with_suffix(".json"), result)
+    print(render(result))
+
+
+def measure(name: str, seed: int, place: Place) -> None:
+    """The figures of one arm, trained with one seed."""
+    file = RESULTS / f"{_word(name)}-seed{seed}.json"
+    if file.is_file():
+        return
+    arm = ARMS[name]
+    of, words = arm.of or name, ARMS[arm.of].train if arm.of else arm.train
+    checkpoint = trained(_word(of), seed, place, "--samples", "0", "--cpu_threads", "1", *words)
+    has_classes = words[: len(PLAIN)] != PLAIN
+    metrics = "fd,prdc,classes" if has_classes else "fd,prdc"
+    how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", metrics, *arm.draw]
+    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / file.name, *how)
+    facts = json.loads((checkpoint / "training.json").read_text())
+    numbers = {number["name"]: number["value"] for number in found["numbers"] if number["name"] in FIGURES}
+    drawing = found["seconds"]["images"] * 100 / place.num_images
+    about = {"training seconds": facts["seconds"], "seconds for 100": drawing, "logged": of_z(facts)}
+    write_json(file, {"arm": name, "steps": facts["steps"], **about, **numbers})
+
+
+def of_z(facts: dict[str, Any]) -> dict[str, float]:
+    """By t the standard deviation over z at the end of a training, and the gap of the logits."""
+    logged = facts.get("last_logged") or {}
+    found = {f"z_sd{name[-3:]}": value**0.5 for name, value in logged.items() if "z_variance" in name}
+    return found | {name.partition("/")[2]: value for name, value in logged.items() if "/gap_t" in name}
+
+
+def kept() -> Result:
+    """By arm the figures of every seed that is on disk."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name in ARMS:
+        for file in sorted(RESULTS.glob(f"{_word(name)}-seed*.json")):
+            found = json.loads(file.read_text())
+            row = rows.setdefault(name, {})
+            for figure in (*FIGURES, "training seconds", "seconds for 100"):
+                if figure in found:
+                    row.setdefault(figure, []).append(found[figure])
+            for figure, value in found["logged"].items():
+                row.setdefault(figure, []).append(value)
+    return rows
+
+
+def render(result: Result) -> str:
+    """A row for each arm."""
+    rows = []
+    for name, row in result["arms"].items():
+        figures = [spread(row[figure]) if figure in row else "" for figure in FIGURES]
+        costs = [f"{statistics.median(row[figure]):.3g}" for figure in ("training seconds", "seconds for 100")]
+        spreads = sorted(figure for figure in row if figure.startswith("z_sd"))
+        of_the_ends = [f"{statistics.median(row[figure]):.3f}" for figure in (spreads[:1] + spreads[-1:])]
+        rows.append([name, *figures, *costs, " and ".join(of_the_ends)])
+    head = ["model", *FIGURES, "training, s", "100 images, s", "sd over z, first and last t"]
+    return table(head, rows)
+
+
+def _word(name: str) -> str:
+    """An arm's name as that of a file."""
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
+
+
+if __name__ == "__main__":
+    main()
