@@ -82,17 +82,22 @@ def measure(name: str, seed: int, place: Place) -> None:
     file = RESULTS / f"{_word(name)}-seed{seed}.json"
     if file.is_file():
         return
-    words = ["--total_steps", str(STEPS)]
-    words += [word for key, value in VARIANTS[name].model.items() for word in (f"--model.{key}", json.dumps(value))]
-    if "resnet_time_scale_shift" in VARIANTS[name].model:
-        words += ["--model.attn_norm_num_groups", "4"]
-    checkpoint = trained(_word(name), seed, place, "--recipe", "mnist-conditional", "--samples", "0", *words)
+    checkpoint = trained(_word(name), seed, place, *words_of(name))
     how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", "fd,prdc,classes"]
     walk = ["--eta", "none", "--steps", "50", "--spacing", "trailing"]
     found = commanded("evaluate", checkpoint, place.runs / "evaluations" / file.name, *how, *walk)
     facts = json.loads((checkpoint / "training.json").read_text())
     numbers = {number["name"]: number["value"] for number in found["numbers"] if number["name"] in FIGURES}
     write_json(file, {"variant": name, "weights": facts["weights"], "seconds": facts["seconds"], **numbers})
+
+
+def words_of(name: str) -> list[str]:
+    """What `train.py` is told of a variant."""
+    words = ["--recipe", "mnist-conditional", "--samples", "0", "--total_steps", str(STEPS)]
+    words += [word for key, value in VARIANTS[name].model.items() for word in (f"--model.{key}", json.dumps(value))]
+    if "resnet_time_scale_shift" in VARIANTS[name].model:
+        words += ["--model.attn_norm_num_groups", "4"]
+    return words
 
 
 def kept() -> Result:

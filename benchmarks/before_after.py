@@ -116,10 +116,13 @@ def command_of(options: argparse.Namespace) -> str:
     return " ".join(["python -m benchmarks.before_after", *words])
 
 
+WITHOUT_LIKELIHOOD = ("classifier", "ddgan")  # families
+
+
 def shipped(checkout: Path) -> list[str]:
-    """The recipes of models that draw images."""
+    """The recipes of models that have a likelihood, which is compared too."""
     paths = sorted((checkout / "training" / "recipes").glob("*.yaml"))
-    return [path.stem for path in paths if yaml.safe_load(path.read_text()).get("family") != "classifier"]
+    return [path.stem for path in paths if yaml.safe_load(path.read_text()).get("family") not in WITHOUT_LIKELIHOOD]
 
 
 def measure(sides: Mapping[str, Side], names: Sequence[str], rounds: int) -> Result:

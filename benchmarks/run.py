@@ -14,6 +14,8 @@ from benchmarks import (
     architecture,
     before_after,
     bits_per_dim,
+    ddgan,
+    gaussians,
     gpu_page,
     guidance,
     guidance_cost,
@@ -52,7 +54,13 @@ BENCHMARKS = {
 OF_KEPT_CELLS = ("objectives", "bits_per_dim", "vae_nll")  # whose tables --kept makes of the cells on disk
 
 
-ALONE = {"before_after": before_after, "architecture": architecture, "guidance": guidance}  # by command lines of theirs
+ALONE = {  # by command lines of theirs
+    "before_after": before_after,
+    "architecture": architecture,
+    "guidance": guidance,
+    "ddgan": ddgan,
+    "gaussians": gaussians,
+}
 ON_THE_PAGE = BENCHMARKS | ALONE
 
 

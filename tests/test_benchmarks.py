@@ -1,6 +1,7 @@
 """The benchmarks run, resume and render. Budgets are tiny: the figures mean nothing here."""
 
 import json
+import math
 import shutil
 import sys
 import time
@@ -13,7 +14,18 @@ from diffusers.optimization import get_scheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from benchmarks import before_after, diffusers_example, quality_cell, throughput, time_to_quality
+from benchmarks import (
+    architecture,
+    before_after,
+    ddgan,
+    diffusers_example,
+    gaussians,
+    guidance,
+    quality_cell,
+    stacked_mnist,
+    throughput,
+    time_to_quality,
+)
 from benchmarks.diffusers_example import DiffusersExample, to_tensor
 from benchmarks.options import Options, parse
 from benchmarks.ours import recipe_with
@@ -22,8 +34,10 @@ from benchmarks.report import section, table, verdict
 from benchmarks.run import BENCHMARKS, main
 from benchmarks.timing import Rounds
 from hf_ddpm import HFVAE, unet_preset
+from hf_ddpm.data import ImageData
 from hf_ddpm.data.sources import open_source
 from hf_ddpm.training.command_line import parse_command_line, read_recipe
+from hf_ddpm.training.family import make_family
 
 QUICK = Options(seconds=0.5, seeds=(0,), quick=True)
 
@@ -37,6 +51,46 @@ def results(tmp_path_factory):
         run_cell(time_to_quality.cell_of(QUICK, arm, 0, lr), out)
     main(["--quick", "--seconds", "0.5", "--seeds", "0", "--out", str(out)])
     return out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *guidance.RECIPES.values(),
+        *(arm.train for arm in ddgan.ARMS.values() if arm.train),
+        *(architecture.words_of(name) for name in architecture.VARIANTS),
+    ],
+    ids=str,
+)
+def test_what_trains_for_hours_begins_with_a_recipe_that_is_whole(words):
+    recipe, _ = parse_command_line([*words, "--tracker", "none"])
+    make_family(recipe)
+
+
+def test_the_plane_of_25_gaussians_is_counted_and_played():
+    data = gaussians.SCALE * gaussians.grid(10_000, torch.Generator().manual_seed(0)).flatten(1)
+    assert data.std() == pytest.approx(gaussians.SCALE, rel=0.02)
+    found = gaussians.counted(data)
+    assert found["modes"] == 25 and found["good"] == pytest.approx(1 - math.exp(-4.5), abs=0.01)
+    assert gaussians.counted(torch.zeros(100, 2)) == {"modes": 1, "good": 1.0}
+    for arm in gaussians.ARMS.values():
+        found = gaussians.trained(replace(arm, total_steps=2, batch_size=8), 0)
+        assert 0 <= found["modes"] <= 25 and 0 <= found["good"] <= 1
+
+
+def test_stacked_digits_are_three_digits_each(tmp_path):
+    digits = open_source("digits").select(range(20))
+    (tmp_path / "mnist").mkdir()
+    for split in ("train", "test"):
+        digits.to_parquet(tmp_path / "mnist" / f"{split}.parquet")
+    stacked_mnist.main(["--data", str(tmp_path / "mnist"), "--out", str(tmp_path / "out")])
+    data = ImageData(str(tmp_path / "out"), split="test", image_size=28, channels=3, cache="none")
+    grey = ImageData("digits", image_size=28, channels=1, cache="none", max_images=20).pixels(torch.arange(20))
+    three = data.pixels(torch.arange(20))
+    for channel in range(3):
+        ours = sorted(image.numpy().tobytes() for image in three[:, channel])
+        assert ours == sorted(image.numpy().tobytes() for image in grey[:, 0])
+    assert not torch.equal(three[:, 0], three[:, 1])
 
 
 @pytest.mark.slow
