@@ -58,11 +58,16 @@ class AdversarialFamily:
         with torch.device("meta"):  # a mistake costs no download
             networks = self._networks(size_of(size), channels, None)
             EMA(networks[GENERATOR], **recipe["ema"])
-        total_steps = Training(**recipe["training"]).total_steps
+        training = Training(**recipe["training"])
         latent_dim = networks[GENERATOR].config["latent_dim"]
         with as_user_error("objective"):
             self.objective = AdversarialObjective(
-                self.scheduler, latent_dim=latent_dim, total_steps=total_steps, **recipe["objective"]
+                self.scheduler, latent_dim=latent_dim, total_steps=training.total_steps, **recipe["objective"]
+            )
+        if training.compile and (self.objective.r1_gamma or self.objective.r2_gamma):
+            raise UserError(
+                "training.compile=True: R1 and R2 have a double backward, which torch.compile does not know; leave "
+                "--compile out, or give --r1_gamma 0 and --r2_gamma 0"
             )
         self._check_groups(networks[DISCRIMINATOR].config["group_size"])
         self.title = f"denoising GAN, {recipe['generator']['preset']}, T = {len(self.scheduler)}"

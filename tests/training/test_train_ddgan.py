@@ -128,6 +128,7 @@ def test_images_without_classes_have_a_generator_without(tmp_path):
         (["--scheduler.num_train_timesteps", "0"], "scheduler: num_train_timesteps=0 must be"),
         (["--generator.preset", "tyni"], "there is no generator preset 'tyni'.*did you mean tiny"),
         (["--objective.timestep_weights", "[1.0, 1.0]"], "must be 4 numbers of at least 0"),
+        (["--compile", "true"], "R1 and R2 have a double backward, which torch.compile does not know"),
         (["--l2_until", "2"], "l2_until=2.0 must be a share of the training"),
         (["--generator_optimization.floor", "1"], "floor=1.0 must be a share of the peak learning rate"),
     ],
