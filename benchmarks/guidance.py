@@ -61,6 +61,7 @@ SWEEPS = {
     "ancestral": Sweep("unconditional", "classifier-scale=0,1,2,4,8", True),
     "at-the-mean": Sweep("unconditional", "classifier-scale=1,4", True, ("--classifier-gradient", "mean")),
     "conditional": Sweep("conditional", "classifier-scale=0,1", True),
+    "conditional-between": Sweep("conditional", "classifier-scale=0.25,0.5", True),
     "classifier-free": Sweep("classifier-free", "guidance=1,1.25,1.5,2,4", False),
 }
 

@@ -7,6 +7,7 @@ import torch
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
+from hf_ddpm.evaluation.report import shown
 from hf_ddpm.metrics.extractors import digit_extractor, stacked_digit_extractor
 from hf_ddpm.metrics.modes import ModeCounter
 
@@ -57,3 +58,8 @@ def test_stacked_digits_are_the_digits_of_each_channel():
 def test_images_without_three_channels_are_no_stacked_digits():
     with pytest.raises(UserError, match=r"images of shape \(1, 28, 28\) are no stacked digits: give 3 channels"):
         stacked_digit_extractor()(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+
+
+def test_a_count_is_shown_as_one():
+    count = {"name": "modes found", "type": "modes_found", "value": 7.0}
+    assert shown(count) == "7" and shown({**count, "value": 7.5}) == "7.500"

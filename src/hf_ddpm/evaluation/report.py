@@ -25,6 +25,7 @@ NUMBERS, CONDITIONS = "numbers", "conditions"
 MEASURE = ("num_images", "extractor", "reference", "real_images", "training_images")  # of which a difference forbids
 _LONG = 16  # numbers of a list that a record quotes
 _SIGNIFICANT = 4
+COUNTS = ("modes_found",)  # types of figures that are whole numbers, unless they are means
 
 
 def record(
@@ -98,7 +99,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 def shown(number: Mapping[str, Any]) -> str:
     """The value with what is known of its error."""
-    digits = _digits(number["value"])
+    digits = 0 if number["type"] in COUNTS and number["value"] % 1 == 0 else _digits(number["value"])
     text = f"{number['value']:.{digits}f}"
     if number.get("standard_error") is not None:
         return f"{text} ± {number['standard_error']:.{digits}f}"
@@ -172,6 +173,7 @@ def _how_drawn(samples: Mapping[str, Any]) -> list[str]:
     if "scheduler" in samples:
         steps = call.get("num_inference_steps")
         parts.append(samples["scheduler"]["class"] + (f" with {steps} steps" if steps else ""))
+        parts += [f"truncation {call['truncation']:g}"] if call.get("truncation", 1) != 1 else []
         parts += [f"eta {call['eta']}"] if "eta" in call else []
         parts += [f"{scale} {call[scale]:g}" for scale in ("guidance_scale", "classifier_scale") if scale in call]
     return [*parts, f"seed {samples['seed']}"]
