@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from huggingface_hub import ModelCard
 from launching import SCRIPT, difference
 from safetensors.torch import load_file
@@ -175,3 +176,14 @@ def test_every_recipe_trains_a_shrunken_copy(name, tmp_path):
 def test_a_game_that_is_over_is_said(logged, said):
     found = remark(logged)
     assert found is None if said is None else found.startswith(said)
+
+
+def test_bf16_keeps_the_penalty_in_float32(tmp_path):
+    """R1 of the first step, before any weight has moved, is that of float32; the losses are those of bf16."""
+    tiny(tmp_path / "half", "--mixed_precision", "bf16", "--total_steps", "2")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    tiny(tmp_path / "whole", "--total_steps", "2")
+    half, whole = log(tmp_path / "half")[0], log(tmp_path / "whole")[0]
+    assert half["discriminator/r1"] == pytest.approx(whole["discriminator/r1"], rel=1e-5)
+    assert half["discriminator/loss"] == pytest.approx(whole["discriminator/loss"], rel=0.05)
+    assert half["discriminator/loss"] != whole["discriminator/loss"]
