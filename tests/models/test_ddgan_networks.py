@@ -154,6 +154,7 @@ def test_the_class_is_asked_for_by_an_inner_product(discriminator):
     """Of the same features, two classes differ by that of their embeddings' difference (arXiv 1802.05637, eq. 4)."""
     previous, x_t = normal(4, 1, 8, 8), normal(4, 1, 8, 8, seed=1)
     seen = []
+    torch.nn.init.zeros_(discriminator.classes_in.weight)  # which is the other way in
     discriminator.head.register_forward_hook(lambda _layer, features, _out: seen.append(features[0]))
     with torch.no_grad():
         zero, two = (discriminator(previous, x_t, 1, torch.full((4,), k)).logits for k in (0, 2))

@@ -36,8 +36,9 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
     """Whether x_{t-1} is one step before x_t of a real image: residual blocks without norms.
 
     Both images are (B, C, H, W), in the range of noisy ones; t is in 0 .. T-1. How much the images of a group differ is
-    one of the last level's channels (minibatch standard deviation), and a class is asked for by the inner product of
-    its embedding and the features (arXiv 1802.05637). Without arguments it is a small one for 28x28 digits.
+    one of the last level's channels (minibatch standard deviation). A class goes in beside t, and is asked for by the
+    inner product of another embedding and the features (arXiv 1802.05637). Without arguments it is a small one for
+    28x28 digits.
 
     Args:
         sample_size: (H, W), or one number for both.
@@ -77,6 +78,7 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         self.conv_out = nn.Conv2d(last + 1, last, kernel_size=3, padding=1)
         self.head = nn.Linear(last, 1)
         self.classes = None if num_classes is None else nn.Embedding(num_classes, last)
+        self.classes_in = None if num_classes is None else nn.Embedding(num_classes, t_channels)
         init_fan_avg(self)
 
     def forward(
@@ -114,7 +116,8 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         return DDGANDiscriminatorOutput(logits=logits) if return_dict else (logits,)
 
     def _logits(self, previous: Tensor, sample: Tensor, timestep: Tensor | int, class_labels: Tensor | None) -> Tensor:
-        t = leaky_relu(self.time(timestep, sample), SLOPE)
+        t = self.time(timestep, sample)
+        t = leaky_relu(t if self.classes_in is None else t + self.classes_in(class_labels).to(t.dtype), SLOPE)
         h = self.conv_in(pixel_unshuffle(torch.cat([previous, sample], dim=1), self.config["patch_size"]))
         for block in self.blocks:
             h = block(h, t)
