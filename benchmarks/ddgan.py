@@ -42,7 +42,7 @@ ARMS = {
     "without z": Arm((*GAN, "--latent_dim", "0")),
     "without R1": Arm((*GAN, "--r1_gamma", "0")),
     "without the L2 term": Arm((*GAN, "--l2_weight", "0")),
-    "with the L2 term to the end": Arm((*GAN, "--l2_until", "null")),
+    "the L2 term until half of the training": Arm((*GAN, "--l2_until", "0.5")),
     "relativistic, with R2": Arm((*GAN, "--relativistic", "true", "--r2_gamma", "0.2")),
     "without classes": Arm(PLAIN),
     "without classes, without the L2 term": Arm((*PLAIN, "--l2_weight", "0")),
