@@ -27,7 +27,8 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
 
     Args:
         generator: a `DDGANGenerator`.
-        scheduler: the `HFDDPMScheduler` that it was trained with, of T steps and `prediction_type="sample"`.
+        scheduler: the `HFDDPMScheduler` that it was trained with, of T steps, `prediction_type="sample"` and
+            `variance_type="fixed_small"`.
         discriminator: the `DDGANDiscriminator` that it was trained against; sampling does without.
         id2label: names of some or all classes, by their numbers.
 
@@ -49,13 +50,12 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
         # by its config: where hf_ddpm is imported beside door 3 there are two such classes; torch.compile has a third
         if not isinstance(generator, torch.nn.Module) or "latent_dim" not in getattr(generator, "config", {}):
             raise ValueError(f"generator of type {type(generator).__name__} must be a DDGANGenerator")
-        if type(scheduler).__name__ != HFDDPMScheduler.__name__ or scheduler.config["prediction_type"] != "sample":
+        if type(scheduler).__name__ != HFDDPMScheduler.__name__ or not scheduler.draws_posterior:
             raise ValueError(
                 f"the scheduler of type {type(scheduler).__name__} must be the HFDDPMScheduler with "
-                "prediction_type='sample' that the generator was trained with"
+                "prediction_type='sample' and variance_type='fixed_small' that the generator was trained with"
             )
-        classes = {"num_class_embeds": generator.config["num_classes"]}
-        names = names_of_classes(id2label, classes)
+        names = names_of_classes(id2label, {"num_class_embeds": generator.config["num_classes"]})
         self.register_modules(generator=generator, scheduler=scheduler, discriminator=discriminator)
         self.register_to_config(id2label=names)
 

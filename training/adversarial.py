@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Networks = Mapping[str, Any]  # by the player's name
 PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # see `generator_preset`, `discriminator_preset`
+OF_THE_DATA = ("sample_size", "in_channels", "num_classes")  # keywords of both networks that the images decide
 OPTIMIZATIONS = {GENERATOR: "generator_optimization", DISCRIMINATOR: "discriminator_optimization"}  # their blocks
 
 
@@ -36,8 +37,8 @@ class AdversarialFamily:
 
     blocks: ClassVar[Blocks] = {
         "data": Block(ImageData),
-        "generator": Block(DDGANGenerator, more=(PRESET,)),
-        "discriminator": Block(DDGANDiscriminator, more=(PRESET,)),
+        "generator": Block(DDGANGenerator, supplied=OF_THE_DATA, more=(PRESET,)),
+        "discriminator": Block(DDGANDiscriminator, supplied=OF_THE_DATA, more=(PRESET,)),
         "scheduler": Block(HFDDPMScheduler),
         "objective": Block(AdversarialObjective, supplied=("scheduler", "latent_dim", "total_steps")),
         **{block: Block(Optimization) for block in OPTIMIZATIONS.values()},
@@ -51,15 +52,13 @@ class AdversarialFamily:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling = recipe, Grids(**recipe["sampling"])
-        self._optimizations = {name: Optimization(**recipe[block]) for name, block in OPTIMIZATIONS.items()}
         with as_user_error("scheduler"):
             self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
         size, channels = image_shape(recipe)
         with torch.device("meta"):  # a mistake costs no download
-            networks = self._networks(size_of(size), channels, None)
-            EMA(networks[GENERATOR], **recipe["ema"])
+            players = self._players(size_of(size), channels, None)
         training = Training(**recipe["training"])
-        latent_dim = networks[GENERATOR].config["latent_dim"]
+        latent_dim = players[GENERATOR].model.config["latent_dim"]
         with as_user_error("objective"):
             self.objective = AdversarialObjective(
                 self.scheduler, latent_dim=latent_dim, total_steps=training.total_steps, **recipe["objective"]
@@ -69,7 +68,7 @@ class AdversarialFamily:
                 "training.compile=True: R1 and R2 have a double backward, which torch.compile does not know; leave "
                 "--compile out, or give --r1_gamma 0 and --r2_gamma 0"
             )
-        self._check_groups(networks[DISCRIMINATOR].config["group_size"])
+        check_groups(training, players[DISCRIMINATOR].model.config["group_size"])
         self.title = f"denoising GAN, {recipe['generator']['preset']}, T = {len(self.scheduler)}"
         self._names: dict[int, str] | None = None
 
@@ -79,14 +78,8 @@ class AdversarialFamily:
 
     def build_players(self, data: ImageData) -> dict[str, Player]:
         """The two networks for these data, of which the generator has an average."""
-        networks = self._networks(data.image_size, data.channels, data.num_classes)
         self._names = dict(enumerate(data.facts.class_names or ())) or None
-        with as_user_error("ema"):
-            ema = EMA(networks[GENERATOR], **self.recipe["ema"])
-        return {
-            name: Player(network, self._optimizations[name], ema if name == GENERATOR else None)
-            for name, network in networks.items()
-        }
+        return self._players(data.image_size, data.channels, data.num_classes)
 
     def measure(self, networks: Networks, data: ImageData, seed: int) -> None:
         """Nothing is left to measure when such a model is saved."""
@@ -107,26 +100,28 @@ class AdversarialFamily:
             "generator": {key: config[key] for key in ("sample_size", "in_channels", "latent_dim", "num_classes")},
             "num_train_timesteps": len(self.scheduler),
             "classes": None if config["num_classes"] is None else {"id2label": self._names},
-            "sampling": {},
         }
 
-    def _networks(self, size: Any, channels: int, num_classes: int | None) -> dict[str, Any]:
-        """The recipe's presets; image size, channels and classes are the data's unless the recipe says otherwise."""
-        own = {"sample_size": size, "in_channels": channels, "num_classes": num_classes}
-        found: dict[str, Any] = {}
+    def _players(self, size: Any, channels: int, num_classes: int | None) -> dict[str, Player]:
+        """The recipe's presets for images of this size, these channels and classes, and what trains them."""
+        of_the_data = {"sample_size": size, "in_channels": channels, "num_classes": num_classes}
+        found: dict[str, Player] = {}
         for name, build in ((GENERATOR, generator_preset), (DISCRIMINATOR, discriminator_preset)):
-            keywords = own | self.recipe[name]
+            keywords = {**of_the_data, **self.recipe[name]}
             with as_user_error(name):
-                found[name] = build(keywords.pop("preset"), **keywords)
+                network: Any = build(keywords.pop("preset"), **keywords)
+            found[name] = Player(network, Optimization(**self.recipe[OPTIMIZATIONS[name]]), None)
+        with as_user_error("ema"):
+            found[GENERATOR].ema = EMA(found[GENERATOR].model, **self.recipe["ema"])
         return found
 
-    def _check_groups(self, group_size: int) -> None:
-        """Refuse parts of a batch that cut a group of the minibatch standard deviation in two."""
-        training = Training(**self.recipe["training"])
-        parts = training.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
-        if parts > 1 and (training.batch_size // parts) % group_size:
-            raise UserError(
-                f"training.batch_size={training.batch_size} in {parts} parts cuts the discriminator's groups of "
-                f"{group_size} images in two: take parts of a multiple of {group_size}, or another "
-                "--discriminator.group_size"
-            )
+
+def check_groups(training: Training, group_size: int) -> None:
+    """Refuse parts of a batch that cut a group of the minibatch standard deviation in two."""
+    parts = training.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
+    if parts > 1 and (training.batch_size // parts) % group_size:
+        raise UserError(
+            f"training.batch_size={training.batch_size} in {parts} parts cuts the discriminator's groups of "
+            f"{group_size} images in two: take parts of a multiple of {group_size}, or another "
+            "--discriminator.group_size"
+        )

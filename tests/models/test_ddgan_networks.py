@@ -1,5 +1,6 @@
 """The generator and the discriminator of a denoising GAN: their blocks, what z, t and classes change, and mistakes."""
 
+import json
 import math
 
 import pytest
@@ -186,6 +187,20 @@ def test_oblong_images_and_odd_levels():
     assert generator(normal(2, 1, 8, 16), 0, normal(2, 4)).sample.shape == (2, 1, 8, 16)
     judge = discriminator_preset("tiny", sample_size=(12, 20), block_out_channels=(4, 8, 8), down_blocks=(True, True))
     assert judge(normal(2, 1, 12, 20), normal(2, 1, 12, 20), 0).logits.shape == (2,)
+
+
+def test_a_generator_without_z_opens_again(tmp_path):
+    generator_preset("tiny", latent_dim=0, num_classes=3).save_pretrained(tmp_path)
+    assert DDGANGenerator.from_pretrained(tmp_path).config["latent_dim"] == 0
+
+
+@pytest.mark.parametrize("layers", [33, 10**9])
+def test_a_config_of_a_stranger_is_looked_at_first(layers, tmp_path):
+    generator_preset("tiny").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"mapping_layers": layers}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"has mapping_layers={layers}, allowed are whole numbers from 1 to 32"):
+        DDGANGenerator.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("build", [generator_preset, discriminator_preset])

@@ -207,6 +207,13 @@ def test_what_it_cannot_be(keywords, sentence):
         objective(**keywords)
 
 
+def test_a_scheduler_of_another_variance_is_refused():
+    """Its steps would add more noise than the posterior that training draws."""
+    scheduler = HFDDPMScheduler(T, beta_schedule="vp", prediction_type="sample", variance_type="fixed_large")
+    with pytest.raises(ValueError, match="variance_type='fixed_large' 'fixed_small': the generator says x_0"):
+        AdversarialObjective(scheduler, latent_dim=4, total_steps=1)
+
+
 def test_a_scheduler_of_another_prediction_is_refused():
     with pytest.raises(ValueError, match="prediction_type='epsilon' must be 'sample'"):
         AdversarialObjective(HFDDPMScheduler(T, beta_schedule="vp"), latent_dim=4, total_steps=1)

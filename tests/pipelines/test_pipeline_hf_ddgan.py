@@ -109,6 +109,8 @@ def test_parts_that_do_not_fit_are_refused():
         HFDDGANPipeline(pipeline.generator, DDPMScheduler(4, prediction_type="sample"))
     with pytest.raises(ValueError, match="HFDDPMScheduler must be the HFDDPMScheduler with prediction_type='sample'"):
         HFDDGANPipeline(pipeline.generator, HFDDPMScheduler(4))
+    with pytest.raises(ValueError, match="prediction_type='sample' and variance_type='fixed_small' that"):
+        make(variance_type="fixed_large")
     with pytest.raises(ValueError, match="id2label has a name for 3: allowed is one for each class from 0 to 2"):
         HFDDGANPipeline(pipeline.generator, pipeline.scheduler, id2label={3: "three"})
 

@@ -8,10 +8,10 @@ from hf_ddpm.schedulers.annotations import alternatives, as_annotated, choices_o
 
 MOST, MOST_ENTRIES = 2**13, 64  # of a whole number in a config, of the entries of a list
 MOST_CLASSES = 10**5
-BOUNDS = {"layers_per_block": 32, "num_encoder_blocks": 32, "num_decoder_blocks": 32}
+BOUNDS = dict.fromkeys(("layers_per_block", "num_encoder_blocks", "num_decoder_blocks", "mapping_layers"), 32)
 BOUNDS |= {"num_train_timesteps": 10**6, "num_class_embeds": MOST_CLASSES, "num_classes": MOST_CLASSES}
 BOUNDS |= {"hidden_sizes": 2**20}  # HFVAE bounds these too
-MAY_BE_ZERO = ("downsample_padding", "freq_shift", "steps_offset", "disable_corrector")
+MAY_BE_ZERO = ("downsample_padding", "freq_shift", "steps_offset", "disable_corrector", "latent_dim")
 MAY_BE_NONE = ("norm_num_groups",)  # of a UNet whose blocks choose it, though it is annotated as a number
 
 

@@ -44,7 +44,7 @@ class AdversarialObjective:
     its own, of t, noise and z.
 
     Args:
-        scheduler: owns the noise process, in few steps; its `prediction_type` is `sample`.
+        scheduler: owns the noise process, in few steps; `prediction_type` is `sample`, `variance_type` `fixed_small`.
         latent_dim: of z.
         total_steps: of the training, which `l2_until` is a share of.
         r1_gamma: gamma / 2 ||grad_{x_{t-1}} D||^2 of real pairs; it is not multiplied by `r1_every`, as in the figures
@@ -58,7 +58,7 @@ class AdversarialObjective:
         timestep_weights: how often each t is drawn, T numbers; None: all alike.
 
     Raises:
-        ValueError: a number out of range, or a scheduler that does not predict x_0.
+        ValueError: a number out of range, or a scheduler whose steps are no draws of the posterior.
     """
 
     turns = (DISCRIMINATOR, GENERATOR)
@@ -77,9 +77,11 @@ class AdversarialObjective:
         l2_until: float | None = None,
         timestep_weights: Sequence[float] | None = None,
     ) -> None:
-        if scheduler.config["prediction_type"] != "sample":
+        if not scheduler.draws_posterior:
+            prediction, variance = (scheduler.config[key] for key in ("prediction_type", "variance_type"))
             raise ValueError(
-                f"prediction_type={scheduler.config['prediction_type']!r} must be 'sample': the generator says x_0"
+                f"prediction_type={prediction!r} must be 'sample' and variance_type={variance!r} 'fixed_small': the "
+                "generator says x_0, of which the posterior is drawn"
             )
         for name, value in (("r1_gamma", r1_gamma), ("r2_gamma", r2_gamma), ("l2_weight", l2_weight)):
             if not 0 <= value < math.inf:
@@ -156,7 +158,7 @@ class AdversarialObjective:
         if step % LOOK_EVERY == 0:
             with torch.no_grad():
                 other = models[GENERATOR](pairs.x_t, pairs.t, draws.rows[f"{GENERATOR}.other_z"], y).sample
-            spread = _widened(pairs.x_0 - other).square().flatten(1).mean(dim=1)  # twice the variance over z
+                spread = _widened(pairs.x_0 - other).square().flatten(1).mean(dim=1)  # twice the variance over z
             said |= _by_t("z_variance", spread / 2, pairs.t, len(self.scheduler))
         return Losses(each, said)
 
@@ -188,10 +190,9 @@ def _widened(x: Tensor) -> Tensor:
 
 def _by_t(name: str, figures: Tensor, t: Tensor, num_steps: int) -> dict[str, Tensor]:
     """[sum, count] of the figures of each t, `name_t0` and on."""
-    return {
-        f"{name}_t{step}": torch.stack([(figures * (t == step)).sum(), (t == step).sum().to(figures.dtype)])
-        for step in range(num_steps)
-    }
+    pairs = torch.stack([figures, torch.ones_like(figures)], dim=1)  # (B, 2)
+    sums = torch.zeros(num_steps, 2, dtype=pairs.dtype, device=pairs.device).index_add_(0, t, pairs)
+    return {f"{name}_t{step}": sums[step] for step in range(num_steps)}
 
 
 def _timestep_weights(weights: Sequence[float] | None, num_steps: int) -> Tensor:

@@ -192,6 +192,12 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         """Whether the `variance_type` reads the second half of a 2C-channel output."""
         return self.config["variance_type"].startswith("learned")
 
+    @property
+    def draws_posterior(self) -> bool:
+        """Whether `step` with `eta=None` is `sample_posterior` of what the network says: x_0, with beta-tilde."""
+        config = self.config
+        return config["prediction_type"] == "sample" and config["variance_type"].startswith("fixed_small")
+
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]
 
