@@ -19,13 +19,11 @@ def _keywords(options: argparse.Namespace, pipeline: "HFDDGANPipeline") -> dict[
     return {"class_label": require_walk(options, pipeline), "truncation": options.truncation}
 
 
-STEPS = option("--steps", type=int, help="timesteps of the walk")
-CLASS = option("--class", dest="class_label", help="one class for all images: its name or number")
 SAMPLE = KindCommand(
     _keywords,
     (
-        STEPS,
-        CLASS,
+        option("--steps", type=int, help="timesteps of the walk"),
+        option("--class", dest="class_label", help="one class for all images: its name or number"),
         option(
             "--truncation",
             default=1.0,

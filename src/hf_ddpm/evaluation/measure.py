@@ -130,21 +130,26 @@ class Seen:
         if "sfid" in self.metrics and features.spatial is not None:
             self.spatial = self.spatial or StatisticsAccumulator(features.spatial.shape[1])
             self.spatial.update(features.spatial)
-        for metric, what in (("is", "the Inception Score needs"), ("modes", "modes are the classes of")):
-            if metric in self.metrics and features.logits is None:
-                raise UserError(f"--metrics {metric}: {what} a classifier, and {extractor.name} is none")
-        if "modes" in self.metrics and features.logits is not None:
-            self.modes = self.modes or ModeCounter(features.logits.shape[1])
-            self.modes.update(features.logits)
-        if "is" in self.metrics and features.logits is not None:
-            splits = min(IS_SPLITS, self.num_images)
-            if self.score is None:
-                self.score = InceptionScoreAccumulator(self.num_images, features.logits.shape[1], splits)
-            self.score.update(features.logits, places)
-        if extractor.name == DIGITS and features.logits is not None:
-            self.sure += int((features.logits.softmax(dim=1).amax(dim=1) > SURE).sum())
+        if features.logits is not None:
+            self._look_at_classes(features.logits, places, extractor)
+        else:
+            for metric, what in (("is", "the Inception Score needs"), ("modes", "modes are the classes of")):
+                if metric in self.metrics:
+                    raise UserError(f"--metrics {metric}: {what} a classifier, and {extractor.name} is none")
         if any(metric in OF_IMAGES for metric in self.metrics):
             self.kept.append((places, features.pool, pictures.labels))
+
+    def _look_at_classes(self, logits: Tensor, places: Tensor, extractor: Extractor) -> None:
+        """Take in what a classifier finds, (b, K)."""
+        if "modes" in self.metrics:
+            self.modes = self.modes or ModeCounter(logits.shape[1])
+            self.modes.update(logits)
+        if "is" in self.metrics:
+            splits = min(IS_SPLITS, self.num_images)
+            self.score = self.score or InceptionScoreAccumulator(self.num_images, logits.shape[1], splits)
+            self.score.update(logits, places)
+        if extractor.name == DIGITS:
+            self.sure += int((logits.softmax(dim=1).amax(dim=1) > SURE).sum())
 
     @classmethod
     def joined(cls, parts: "Sequence[Seen]") -> "Seen":

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hf_ddpm.models.noisy_classifier import NoisyClassifier
-from hf_ddpm.models.presets import NetworkPreset, build_preset
+from hf_ddpm.models.presets import NetworkPreset, build_preset, preset
 
 
 def _levels(base: int, multipliers: tuple[float, ...], attention: tuple[int, ...]) -> dict[str, Any]:
@@ -18,10 +18,6 @@ def _levels(base: int, multipliers: tuple[float, ...], attention: tuple[int, ...
         "block_out_channels": tuple(int(base * m) for m in multipliers),
         "down_block_types": tuple("AttnDownBlock2D" if i in attention else "ResnetDownsampleBlock2D" for i in levels),
     }
-
-
-def _preset(parameters: int, about: str, levels: Mapping[str, Any], **keywords: Any) -> NetworkPreset:
-    return NetworkPreset(MappingProxyType({**levels, **keywords}), parameters, about)
 
 
 _ADM: dict[str, Any] = {
@@ -35,54 +31,54 @@ _ADM: dict[str, Any] = {
 
 CLASSIFIER_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
     {
-        "tiny": _preset(
+        "tiny": preset(
             6_514,
             "for tests: 8x8 grey images in 10 classes, attention at 4x4; no paper's row",
-            _levels(4, (1, 2), (1,)),
+            **_levels(4, (1, 2), (1,)),
             sample_size=8,
             attention_head_dim=4,
             norm_num_groups=2,
         ),
-        "mnist": _preset(
+        "mnist": preset(
             341_354,
             "28x28 handwritten digits on a laptop, attention at 7x7; no paper's row",
-            _levels(16, (1, 2, 4), (2,)),
+            **_levels(16, (1, 2, 4), (2,)),
             sample_size=28,
             attention_head_dim=16,
             norm_num_groups=8,
         ),
-        "cifar10": _preset(
+        "cifar10": preset(
             4_339_210,
             "CIFAR-10 32x32, attention at 16x16 and 8x8, ADM's blocks; no paper's row",
-            _levels(64, (1, 2, 2, 2), (1, 2)),
+            **_levels(64, (1, 2, 2, 2), (1, 2)),
             **{**_ADM, "num_classes": 10},
             sample_size=32,
         ),
-        "adm-classifier-64": _preset(
+        "adm-classifier-64": preset(
             65_438_568,
             "ImageNet 64x64 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
-            _levels(128, (1, 2, 3, 4), (1, 2, 3)),
+            **_levels(128, (1, 2, 3, 4), (1, 2, 3)),
             **{**_ADM, "layers_per_block": 4},
             sample_size=64,
         ),
-        "adm-classifier-128": _preset(
+        "adm-classifier-128": preset(
             42_568_040,
             "ImageNet 128x128 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
-            _levels(128, (1, 1, 2, 3, 4), (2, 3, 4)),
+            **_levels(128, (1, 1, 2, 3, 4), (2, 3, 4)),
             **_ADM,
             sample_size=128,
         ),
-        "adm-classifier-256": _preset(
+        "adm-classifier-256": preset(
             54_096_360,
             "ImageNet 256x256 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
-            _levels(128, (1, 1, 2, 2, 4, 4), (3, 4, 5)),
+            **_levels(128, (1, 1, 2, 2, 4, 4), (3, 4, 5)),
             **_ADM,
             sample_size=256,
         ),
-        "adm-classifier-512": _preset(
+        "adm-classifier-512": preset(
             54_448_360,
             "ImageNet 512x512 of ADM (Dhariwal and Nichol 2021), attention at 32, 16 and 8",
-            _levels(128, (0.5, 1, 1, 2, 2, 4, 4), (4, 5, 6)),
+            **_levels(128, (0.5, 1, 1, 2, 2, 4, 4), (4, 5, 6)),
             **_ADM,
             sample_size=512,
             time_embedding_channels=128,

@@ -4,6 +4,7 @@ The generator's blocks are those of NCSN++ (Song et al. 2021, arXiv 2011.13456, 
 """
 
 import math
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,8 @@ from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from diffusers.models.normalization import AdaGroupNorm
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, silu
+
+from hf_ddpm.models.vae_networks import each_timestep
 
 FIR = (1.0, 3.0, 3.0, 1.0)
 SLOPE = 0.2  # of the discriminator's activation where it is negative
@@ -31,9 +34,16 @@ def fir_upsample(x: Tensor) -> Tensor:
 
 def _fir_kernel(x: Tensor) -> Tensor:
     """(C, 1, 4, 4), whose weights add up to 1."""
-    taps = torch.tensor(FIR, dtype=x.dtype, device=x.device)
-    kernel = torch.outer(taps, taps)
-    return (kernel / kernel.sum()).expand(x.shape[1], 1, len(FIR), len(FIR)).contiguous()
+    return _fir_taps(x.dtype, x.device).expand(x.shape[1], 1, -1, -1).contiguous()
+
+
+@cache
+def _fir_taps(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(4, 4), copied to a device once, so that no step waits for it; training may use what sampling has made."""
+    with torch.inference_mode(False):
+        taps = torch.tensor(FIR, dtype=dtype, device=device)
+        kernel = torch.outer(taps, taps)
+        return kernel / kernel.sum()
 
 
 class TimeEmbedding(nn.Module):
@@ -55,12 +65,7 @@ class TimeEmbedding(nn.Module):
         Raises:
             ValueError: neither one timestep nor one for each image.
         """
-        t = torch.as_tensor(timestep, device=like.device)
-        if t.shape not in ((), (1,), (len(like),)):
-            raise ValueError(
-                f"timesteps of shape {tuple(t.shape)} must be one number, or one for each of {len(like)} images"
-            )
-        found: Tensor = self.layers(self.sinusoids(t.expand(len(like))).to(like.dtype))
+        found: Tensor = self.layers(self.sinusoids(each_timestep(timestep, like)).to(like.dtype))
         return found
 
 

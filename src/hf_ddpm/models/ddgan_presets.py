@@ -9,12 +9,7 @@ from typing import Any
 
 from hf_ddpm.models.ddgan_discriminator import DDGANDiscriminator
 from hf_ddpm.models.ddgan_generator import DDGANGenerator
-from hf_ddpm.models.presets import NetworkPreset, build_preset
-
-
-def _preset(parameters: int, about: str, **config: Any) -> NetworkPreset:
-    return NetworkPreset(MappingProxyType(config), parameters, about)
-
+from hf_ddpm.models.presets import NetworkPreset, build_preset, preset
 
 _PAPER: dict[str, Any] = {"in_channels": 3, "patch_size": 1}
 _OF_256: dict[str, Any] = {
@@ -29,7 +24,7 @@ _OF_256: dict[str, Any] = {
 
 GENERATOR_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
     {
-        "tiny": _preset(
+        "tiny": preset(
             15_420,
             "for tests: 8x8 grey images; no paper's row",
             sample_size=8,
@@ -40,8 +35,8 @@ GENERATOR_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
             mapping_channels=8,
             mapping_layers=2,
         ),
-        "mnist": _preset(283_620, "28x28 handwritten digits on a laptop, in patches of 2x2; no paper's row"),
-        "cifar10": _preset(
+        "mnist": preset(283_620, "28x28 handwritten digits on a laptop, in patches of 2x2; no paper's row"),
+        "cifar10": preset(
             48_547_075,
             "CIFAR-10 32x32 of DDGAN, attention at 16x16",
             **_PAPER,
@@ -52,8 +47,8 @@ GENERATOR_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
             mapping_channels=256,
             mapping_layers=4,
         ),
-        "celebahq-256": _preset(39_911_107, "CelebA-HQ 256x256 of DDGAN, attention at 16x16", **_OF_256),
-        "church-256": _preset(39_911_107, "LSUN church 256x256 of DDGAN, attention at 16x16", **_OF_256),
+        "celebahq-256": preset(39_911_107, "CelebA-HQ 256x256 of DDGAN, attention at 16x16", **_OF_256),
+        "church-256": preset(39_911_107, "LSUN church 256x256 of DDGAN, attention at 16x16", **_OF_256),
     }
 )
 _LARGE: dict[str, Any] = {
@@ -64,15 +59,15 @@ _LARGE: dict[str, Any] = {
 }
 DISCRIMINATOR_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
     {
-        "tiny": _preset(
+        "tiny": preset(
             1_797,
             "for tests: 8x8 grey images; no paper's row",
             sample_size=8,
             block_out_channels=(4, 8),
             down_blocks=(True,),
         ),
-        "mnist": _preset(256_393, "28x28 handwritten digits on a laptop, in patches of 2x2; no paper's row"),
-        "cifar10": _preset(
+        "mnist": preset(256_393, "28x28 handwritten digits on a laptop, in patches of 2x2; no paper's row"),
+        "cifar10": preset(
             12_708_865,
             "the small one of DDGAN, for CIFAR-10 32x32",
             **_PAPER,
@@ -80,8 +75,8 @@ DISCRIMINATOR_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
             block_out_channels=(128, 128, 256, 512, 512),
             down_blocks=(False, True, True, True),
         ),
-        "celebahq-256": _preset(27_704_449, "the large one of DDGAN, for CelebA-HQ 256x256", **_LARGE),
-        "church-256": _preset(27_704_449, "the large one of DDGAN, for LSUN church 256x256", **_LARGE),
+        "celebahq-256": preset(27_704_449, "the large one of DDGAN, for CelebA-HQ 256x256", **_LARGE),
+        "church-256": preset(27_704_449, "the large one of DDGAN, for LSUN church 256x256", **_LARGE),
     }
 )
 

@@ -17,7 +17,7 @@ from hf_ddpm.models.checked_network import CheckedNetwork
 from hf_ddpm.models.classifier_pools import NORM_EPS, Pool, make_pool
 from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
 from hf_ddpm.models.image_size import side_unit, size_pair
-from hf_ddpm.models.vae_networks import check_groups, check_halving, check_shape, check_sizes
+from hf_ddpm.models.vae_networks import check_groups, check_halving, check_shape, check_sizes, each_timestep
 from hf_ddpm.schedulers.annotations import as_annotated, check_arguments, described
 
 DownBlock = Literal["ResnetDownsampleBlock2D", "AttnDownBlock2D"]
@@ -145,12 +145,7 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
             ValueError: images of another shape than those that it is made for.
         """
         check_shape("images", sample, ("B", self.config["in_channels"], *size_pair(self.config["sample_size"])))
-        t = torch.as_tensor(timestep, device=sample.device)
-        if t.shape not in ((), (1,), (len(sample),)):
-            raise ValueError(
-                f"timesteps of shape {tuple(t.shape)} must be one number, or one for each of {len(sample)} images"
-            )
-        embedding = self.time_embedding(self.time_proj(t.expand(len(sample))).to(sample.dtype))
+        embedding = self.time_embedding(self.time_proj(each_timestep(timestep, sample)).to(sample.dtype))
         h = self.conv_in(sample)
         stages = [h]
         for block in self.down_blocks:

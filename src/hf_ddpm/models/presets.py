@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hf_ddpm.errors import UserError, as_user_error, did_you_mean
@@ -23,6 +24,11 @@ class NetworkPreset:
     config: Mapping[str, Any]
     parameters: int
     about: str
+
+
+def preset(parameters: int, about: str, **config: Any) -> NetworkPreset:
+    """A preset of these keywords, read-only."""
+    return NetworkPreset(MappingProxyType(config), parameters, about)
 
 
 def build_preset(

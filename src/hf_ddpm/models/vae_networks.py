@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from hf_ddpm.models.image_size import side_unit
@@ -56,6 +57,20 @@ def check_shape(what: str, given: Tensor, wanted: tuple[int | str, ...], remedy:
     if given.ndim != len(wanted) or sides != [*given.shape]:
         needed = ", ".join(map(str, wanted))
         raise ValueError(f"{what} of shape {tuple(given.shape)} must have shape ({needed}){remedy}")
+
+
+def each_timestep(timestep: Tensor | int, images: Tensor) -> Tensor:
+    """A timestep for all `images` (B, ...), or one for each, as (B,) on their device.
+
+    Raises:
+        ValueError: neither.
+    """
+    t = torch.as_tensor(timestep, device=images.device)
+    if t.shape not in ((), (1,), (len(images),)):
+        raise ValueError(
+            f"timesteps of shape {tuple(t.shape)} must be one number, or one for each of {len(images)} images"
+        )
+    return t.expand(len(images))
 
 
 def check_halving(size: Sequence[int], levels: int) -> None:
