@@ -7,12 +7,23 @@ Trains nine variants of `mnist-conditional`, two hours on two cores. What is the
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import Place, commanded, parse_place, publish, trained
+from benchmarks.by_command import (
+    Place,
+    commanded,
+    figures_of,
+    measure_missing,
+    on_disk,
+    parse_place,
+    publish,
+    trained,
+    word_of,
+)
 from benchmarks.guidance import spread
-from benchmarks.report import Result, table, write_json
+from benchmarks.report import Result, table
 
 TITLE = "What ADM says of the network, on digits"
 ABOUT = """`mnist-conditional` on the 60,000 training digits, with one thing changed at a time and the same 1,400 steps.
@@ -69,26 +80,22 @@ VARIANTS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, measure what is missing, and write the medians."""
     place, names = parse_place("architecture", str(__doc__), argv, list(VARIANTS))
-    for seed in place.seeds:
-        for name in names:
-            measure(name, seed, place)
+    measure_missing(RESULTS, names, place.seeds, partial(measure, place))
     result = {"command": "python -m benchmarks.architecture --data <folder>", "arms": kept()}
     publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
 
 
-def measure(name: str, seed: int, place: Place) -> None:
+def measure(place: Place, name: str, seed: int) -> Result:
     """The figures of one variant, trained with one seed."""
-    file = RESULTS / f"{_word(name)}-seed{seed}.json"
-    if file.is_file():
-        return
-    checkpoint = trained(_word(name), seed, place, *words_of(name))
+    word = word_of(name)
+    checkpoint = trained(word, seed, place, *words_of(name))
     how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", "fd,prdc,classes"]
     walk = ["--eta", "none", "--steps", "50", "--spacing", "trailing"]
-    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / file.name, *how, *walk)
+    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / f"{word}-seed{seed}.json", *how, *walk)
     facts = json.loads((checkpoint / "training.json").read_text())
-    numbers = {number["name"]: number["value"] for number in found["numbers"] if number["name"] in FIGURES}
-    write_json(file, {"variant": name, "weights": facts["weights"], "seconds": facts["seconds"], **numbers})
+    about = {"variant": name, "weights": facts["weights"], "seconds": facts["seconds"]}
+    return {**about, **figures_of(found, FIGURES)}
 
 
 def words_of(name: str) -> list[str]:
@@ -103,13 +110,10 @@ def words_of(name: str) -> list[str]:
 def kept() -> Result:
     """By variant the figures of every seed that is on disk."""
     rows: dict[str, dict[str, Any]] = {}
-    for name in VARIANTS:
-        for file in sorted(RESULTS.glob(f"{_word(name)}-seed*.json")):
-            found = json.loads(file.read_text())
-            row = rows.setdefault(name, {"weights": found["weights"], "seconds": []})
-            row["seconds"].append(found["seconds"])
-            for figure in FIGURES:
-                row.setdefault(figure, []).append(found[figure])
+    for name, found in on_disk(RESULTS, list(VARIANTS)):
+        row = rows.setdefault(name, {"weights": found["weights"], "seconds": []})
+        for figure in ("seconds", *FIGURES):
+            row.setdefault(figure, []).append(found[figure])
     return rows
 
 
@@ -120,11 +124,6 @@ def render(result: Result) -> str:
         for name, row in result["arms"].items()
     ]
     return table(["network", "weights", *FIGURES, "the paper's FID"], rows)
-
-
-def _word(name: str) -> str:
-    """A variant's name as that of a file."""
-    return "".join(letter if letter.isalnum() else "-" for letter in name).replace("--", "-")
 
 
 if __name__ == "__main__":

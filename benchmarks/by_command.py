@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,34 @@ def trained(name: str, seed: int, place: Place, *words: str) -> Path:
         command = ["training/train.py", "--data.source", str(place.data), *words, *more]
         subprocess.run([sys.executable, *command], check=True)
     return run / "checkpoint"
+
+
+def figures_of(record: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Of an evaluation's record the figures of these names that are there."""
+    return {number["name"]: number["value"] for number in record["numbers"] if number["name"] in names}
+
+
+def measure_missing(
+    folder: Path, names: Sequence[str], seeds: Sequence[int], measure: Callable[[str, int], Result]
+) -> None:
+    """Write `measure(name, seed)` into a folder for every name and seed that has no file there."""
+    for seed in seeds:
+        for name in names:
+            file = folder / f"{word_of(name)}-seed{seed}.json"
+            if not file.is_file():
+                write_json(file, measure(name, seed))
+
+
+def on_disk(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Result]]:
+    """What `measure_missing` has written, by name, the seeds in their order."""
+    for name in names:
+        for file in sorted(folder.glob(f"{word_of(name)}-seed*.json")):
+            yield name, json.loads(file.read_text())
+
+
+def word_of(name: str) -> str:
+    """A name as that of a file."""
+    return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
 
 
 def publish(file: Path, result: Result) -> None:

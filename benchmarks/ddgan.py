@@ -8,12 +8,23 @@ Trains each arm for three seeds on one thread, five minutes each. What is there 
 import json
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import Place, commanded, parse_place, publish, trained
+from benchmarks.by_command import (
+    Place,
+    commanded,
+    figures_of,
+    measure_missing,
+    on_disk,
+    parse_place,
+    publish,
+    trained,
+    word_of,
+)
 from benchmarks.guidance import spread
-from benchmarks.report import Result, table, write_json
+from benchmarks.report import Result, table
 
 TITLE = "The denoising GAN on digits"
 ABOUT = """`mnist-ddgan` on the 60,000 training digits with one thing changed at a time, and a class-conditional DDPM
@@ -54,31 +65,24 @@ ARMS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, measure what is missing, and write the medians."""
     place, names = parse_place("ddgan", str(__doc__), argv, list(ARMS))
-    for seed in place.seeds:
-        for name in names:
-            measure(name, seed, place)
+    measure_missing(RESULTS, names, place.seeds, partial(measure, place))
     result = {"command": "python -m benchmarks.ddgan --data <folder>", "arms": kept()}
     publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
 
 
-def measure(name: str, seed: int, place: Place) -> None:
+def measure(place: Place, name: str, seed: int) -> Result:
     """The figures of one arm, trained with one seed."""
-    file = RESULTS / f"{_word(name)}-seed{seed}.json"
-    if file.is_file():
-        return
     arm = ARMS[name]
     of, words = arm.of or name, ARMS[arm.of].train if arm.of else arm.train
-    checkpoint = trained(_word(of), seed, place, "--samples", "0", "--cpu_threads", "1", *words)
-    has_classes = words[: len(PLAIN)] != PLAIN
-    metrics = "fd,prdc,classes" if has_classes else "fd,prdc"
+    checkpoint = trained(word_of(of), seed, place, "--samples", "0", "--cpu_threads", "1", *words)
+    metrics = "fd,prdc" if words[: len(PLAIN)] == PLAIN else "fd,prdc,classes"
     how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", metrics, *arm.draw]
-    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / file.name, *how)
+    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / f"{word_of(name)}-seed{seed}.json", *how)
     facts = json.loads((checkpoint / "training.json").read_text())
-    numbers = {number["name"]: number["value"] for number in found["numbers"] if number["name"] in FIGURES}
     drawing = found["seconds"]["images"] * 100 / place.num_images
     about = {"training seconds": facts["seconds"], "seconds for 100": drawing, "logged": of_z(facts)}
-    write_json(file, {"arm": name, "steps": facts["steps"], **about, **numbers})
+    return {"arm": name, "steps": facts["steps"], **about, **figures_of(found, FIGURES)}
 
 
 def of_z(facts: dict[str, Any]) -> dict[str, float]:
@@ -91,15 +95,11 @@ def of_z(facts: dict[str, Any]) -> dict[str, float]:
 def kept() -> Result:
     """By arm the figures of every seed that is on disk."""
     rows: dict[str, dict[str, list[float]]] = {}
-    for name in ARMS:
-        for file in sorted(RESULTS.glob(f"{_word(name)}-seed*.json")):
-            found = json.loads(file.read_text())
-            row = rows.setdefault(name, {})
-            for figure in (*FIGURES, "training seconds", "seconds for 100"):
-                if figure in found:
-                    row.setdefault(figure, []).append(found[figure])
-            for figure, value in found["logged"].items():
-                row.setdefault(figure, []).append(value)
+    for name, found in on_disk(RESULTS, list(ARMS)):
+        row = rows.setdefault(name, {})
+        there = [figure for figure in (*FIGURES, "training seconds", "seconds for 100") if figure in found]
+        for figure, value in {**{figure: found[figure] for figure in there}, **found["logged"]}.items():
+            row.setdefault(figure, []).append(value)
     return rows
 
 
@@ -114,11 +114,6 @@ def render(result: Result) -> str:
         rows.append([name, *figures, *costs, " and ".join(of_the_ends)])
     head = ["model", *FIGURES, "training, s", "100 images, s", "sd over z, first and last t"]
     return table(head, rows)
-
-
-def _word(name: str) -> str:
-    """An arm's name as that of a file."""
-    return "-".join("".join(letter if letter.isalnum() else " " for letter in name).split())
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ Small networks, the objective and the steps of hf_ddpm, on one core. What is the
 """
 
 import argparse
-import json
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.by_command import publish
-from benchmarks.report import Result, table, write_json
+from benchmarks.by_command import measure_missing, on_disk, publish
+from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.data import Batch
 from hf_ddpm.objectives import DISCRIMINATOR, GENERATOR, AdversarialObjective
@@ -107,17 +106,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
-    for seed in given.seeds:
-        for name in given.only:
-            file = RESULTS / f"{_word(name)}-seed{seed}.json"
-            if not file.is_file():
-                write_json(file, {"arm": name, "settings": asdict(ARMS[name]), **trained(ARMS[name], seed)})
-                print(
-                    name, seed, {key: value for key, value in json.loads(file.read_text()).items() if key != "settings"}
-                )
+    measure_missing(RESULTS, given.only, given.seeds, measure)
     result = {"command": "python -m benchmarks.gaussians", "arms": kept()}
     publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
+
+
+def measure(name: str, seed: int) -> Result:
+    """The figures of one arm, trained with one seed."""
+    found = trained(ARMS[name], seed)
+    print(name, seed, found)
+    return {"arm": name, "settings": asdict(ARMS[name]), **found}
 
 
 def trained(arm: Arm, seed: int) -> dict[str, Any]:
@@ -147,8 +146,7 @@ def trained(arm: Arm, seed: int) -> dict[str, Any]:
             loss.backward()
             optimizers[turn].step()
         average.update_parameters(models[GENERATOR])
-    samples = torch.cat([*drawn(average, scheduler, seed)])
-    return {**counted(samples), "seconds": round(time.perf_counter() - began, 1)}
+    return {**counted(drawn(average, scheduler, seed)), "seconds": round(time.perf_counter() - began, 1)}
 
 
 def _ema(averages: Any, weights: Any, _count: Any) -> None:
@@ -162,7 +160,7 @@ def grid(count: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def drawn(network: nn.Module, scheduler: HFDDPMScheduler, seed: int) -> Iterator[Tensor]:
+def drawn(network: nn.Module, scheduler: HFDDPMScheduler, seed: int) -> Tensor:
     """Samples (B, 2) on the scale of the grid, by the steps that `HFDDGANPipeline` takes."""
     generator = torch.Generator().manual_seed(1000 + seed)
     scheduler.set_timesteps(len(scheduler), timestep_spacing="trailing")
@@ -171,7 +169,7 @@ def drawn(network: nn.Module, scheduler: HFDDPMScheduler, seed: int) -> Iterator
         z = torch.randn(NUM_SAMPLES, LATENT, generator=generator)
         x_0 = network(x, torch.full((NUM_SAMPLES,), t), z).sample
         x = scheduler.step(x_0, t, x, generator=generator).prev_sample
-    yield SCALE * x.flatten(1)
+    return SCALE * x.flatten(1)
 
 
 def counted(samples: Tensor) -> dict[str, float]:
@@ -186,11 +184,9 @@ def counted(samples: Tensor) -> dict[str, float]:
 def kept() -> Result:
     """By arm the figures of every seed that is on disk."""
     rows: dict[str, dict[str, list[float]]] = {}
-    for name in ARMS:
-        for file in sorted(RESULTS.glob(f"{_word(name)}-seed*.json")):
-            found = json.loads(file.read_text())
-            for figure in ("modes", "good", "seconds"):
-                rows.setdefault(name, {}).setdefault(figure, []).append(found[figure])
+    for name, found in on_disk(RESULTS, list(ARMS)):
+        for figure in ("modes", "good", "seconds"):
+            rows.setdefault(name, {}).setdefault(figure, []).append(found[figure])
     return rows
 
 
@@ -208,11 +204,6 @@ def render(result: Result) -> str:
             ]
         )
     return table(["game", "modes of 25", "good samples", "seconds"], rows)
-
-
-def _word(name: str) -> str:
-    """An arm's name as that of a file."""
-    return "-".join("".join(letter if letter.isalnum() or letter == "." else " " for letter in name).split())
 
 
 if __name__ == "__main__":
