@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,10 @@ def trained(name: str, seed: int, place: Place, *words: str) -> Path:
     run = place.runs / f"{name}-seed{seed}"
     if not (run / "checkpoint").is_dir():
         more = ["--seed", str(seed), "--output_dir", str(run), "--tracker", "none"]
-        more += ["--resume", "latest"] if any(run.glob("states/step_*")) else []
+        if any(run.glob("states/step_*")):
+            more += ["--resume", "latest"]
+        elif run.exists():  # stopped before its first state
+            shutil.rmtree(run)
         command = ["training/train.py", "--data.source", str(place.data), *words, *more]
         subprocess.run([sys.executable, *command], check=True)
     return run / "checkpoint"

@@ -210,12 +210,13 @@ def interpolate(
     pipeline: Any, progress: gr.Progress, walk: dict[str, Any], first: float, second: float, count: int
 ) -> list[Image]:
     """`count` images from image 0 of one seed to image 0 of another, along the sphere on which noise lies, eta 0."""
-    x = noise(pipeline, image_generator(whole("First seed", first, LARGEST_SEED), 0))
+    generator = image_generator(whole("First seed", first, LARGEST_SEED), 0)
+    x = noise(pipeline, generator)
     y = noise(pipeline, image_generator(whole("Second seed", second, LARGEST_SEED), 0))
     if takes_eta(pipeline):
         walk = walk | {"eta": 0.0}
     latents = torch.cat([slerp(x, y, k / (count - 1)) for k in range(count)])
-    generators = [image_generator(int(first), 0) for _ in range(count)]  # of what else is drawn, the same for all
+    generators = [generator.clone_state() for _ in range(count)]  # what a GAN draws next is the first image's, for all
     return drawn(pipeline, progress, walk, count, latents=latents, generator=generators)
 
 
