@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from torch import nn
 
 from hf_ddpm.errors import UserError, as_user_error
@@ -36,7 +37,16 @@ class Player:
     optimizer: AcceleratedOptimizer = None
 
     def prepare(self, accelerator: Accelerator, training: Training) -> None:
-        """Bring the network and its optimizer to where they are trained."""
+        """Bring the network and its optimizer to where they are trained.
+
+        Raises:
+            UserError: FSDP with weights that would be saved as one process's shards.
+        """
+        if accelerator.distributed_type == DistributedType.FSDP and (self.ema is None or not accelerator.is_fsdp2):
+            raise UserError(
+                "distributed_type FSDP shards the weights, and only those of FSDP2 that have an average (ema) are "
+                "gathered before they are saved: take distributed_type MULTI_GPU, or fsdp_version 2 where there is one"
+            )
         if self.ema is not None:
             self.ema.model.to(accelerator.device)
         if training.channels_last:

@@ -1,11 +1,13 @@
 """Several players and their turns: a toy GAN with a double backward, in parts, on processes, resumed."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 import two_players
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import DistributedType
 from launching import difference
 from safetensors.torch import load_file
 
@@ -13,6 +15,9 @@ from hf_ddpm.checkpoint import load_pipeline
 from hf_ddpm.errors import UserError
 from hf_ddpm.kinds import KINDS
 from hf_ddpm.training.command_line import parse_command_line
+from hf_ddpm.training.ema import EMA
+from hf_ddpm.training.players import Player
+from hf_ddpm.training.settings import Optimization, Training
 from hf_ddpm.training.train import optimizer_step, prepare, train
 
 
@@ -40,6 +45,16 @@ def state(folder, step=6):
 def largest_difference(one, two):
     assert one.keys() == two.keys()
     return max(difference(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(("version", "averaged"), [(1, True), (2, False)])
+def test_weights_that_nobody_gathers_are_refused(version, averaged):
+    """Accelerate has no FSDP on a CPU, so that its words stand in for it here."""
+    sharding = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=version == 2)
+    network = torch.nn.Linear(2, 2)
+    player = Player(network, Optimization(lr=0.1), EMA(network) if averaged else None)
+    with pytest.raises(UserError, match="distributed_type MULTI_GPU, or fsdp_version 2"):
+        player.prepare(sharding, Training(total_steps=1))
 
 
 def test_both_players_learn_and_one_of_them_is_saved(tmp_path):
