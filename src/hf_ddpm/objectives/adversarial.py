@@ -96,14 +96,17 @@ class AdversarialObjective:
         self._weights = _timestep_weights(timestep_weights, len(scheduler))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> Draws:
-        """For each player `t` (B,), `noise`, `step_noise`, `posterior_noise` (B, C, H, W) and `z` (B, latent_dim)."""
+        """For each player `t` (B,), `noise`, `step_noise`, `posterior_noise` (B, C, H, W) and `z` (B, latent_dim).
+
+        The generator has an `other_z` too, by which it is seen how much z changes.
+        """
         device, rows = generator.device, {}
         for turn in self.turns:
             t = torch.multinomial(self._weights.to(device), shape[0], replacement=True, generator=generator)
             rows[f"{turn}.t"] = t
             for name in ("noise", "step_noise", "posterior_noise"):
                 rows[f"{turn}.{name}"] = torch.randn(shape, generator=generator, device=device)
-            for name in ("z", "other_z"):
+            for name in ("z", "other_z") if turn == GENERATOR else ("z",):
                 rows[f"{turn}.{name}"] = torch.randn((shape[0], self.latent_dim), generator=generator, device=device)
         return Draws(rows, torch.ones(shape[0], device=device))
 
