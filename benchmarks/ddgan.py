@@ -36,6 +36,7 @@ Medians of three training seeds, with the smallest and the largest."""
 RESULTS = Path("benchmarks/results/ddgan")
 FIGURES = ("digit distance", "share of sure digits", "class accuracy", "precision", "recall", "coverage")
 GAN = ("--recipe", "mnist-ddgan")
+UNSEEN = ("--samples", "0", "--evaluation.every", "null", "--cpu_threads", "1")  # nothing is measured on the way
 PLAIN = ("--recipe", "mnist-ddgan-unconditional")
 
 
@@ -75,7 +76,7 @@ def measure(place: Place, name: str, seed: int) -> Result:
     """The figures of one arm, trained with one seed."""
     arm = ARMS[name]
     of, words = arm.of or name, ARMS[arm.of].train if arm.of else arm.train
-    checkpoint = trained(word_of(of), seed, place, "--samples", "0", "--cpu_threads", "1", *words)
+    checkpoint = trained(word_of(of), seed, place, *UNSEEN, *words)
     metrics = "fd,prdc" if words[: len(PLAIN)] == PLAIN else "fd,prdc,classes"
     how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", metrics, *arm.draw]
     found = commanded("evaluate", checkpoint, place.runs / "evaluations" / f"{word_of(name)}-seed{seed}.json", *how)
