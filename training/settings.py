@@ -78,7 +78,7 @@ class Optimization:
         warmup_steps: steps of linear growth from 0.
         decay: shape after the warm-up; cosine and linear end at `floor` after the last step.
         floor: where they end, as a share of the peak learning rate.
-        max_grad_norm: clip the global norm of the gradient; null does not clip.
+        max_grad_norm: clip the global norm of the gradient; null does not clip. The log has it, before it was clipped.
         fused: one kernel for all parameters, of adamw and adam.
     """
 

@@ -7,6 +7,7 @@ for the whole batch and cut into the processes' parts, so a resumed run, or one 
 """
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -116,7 +117,9 @@ def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
             with run.accelerator.accumulate(player.model):
                 losses = run.objective.loss(turn, models, batch.part(cut), draws.part(cut), run.step)
                 run.accelerator.backward((draws.weight[cut] * losses.each).mean())
-                if run.accelerator.sync_gradients and (most := player.optimization.max_grad_norm) is not None:
+                if run.accelerator.sync_gradients:
+                    bound = player.optimization.max_grad_norm
+                    most = math.inf if bound is None else bound
                     norm = run.accelerator.clip_grad_norm_(player.model.parameters(), most)
                     norms["gradient_norm"] = _counted_if_finite(norm)
                 player.optimizer.step()

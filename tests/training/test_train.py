@@ -334,8 +334,7 @@ def test_gradients_are_clipped_to_their_global_norm(bound, tmp_path):
     run.players[MODEL].optimizer.optimizer.register_step_pre_hook(measure)
     said = optimizer_step(run, next(run.data.batches(batch_size=8, seed=0)))
     assert norms[0] > 0.05 if bound is None else norms[0] == pytest.approx(bound, rel=1e-2)
-    assert ("gradient_norm" in said) == (bound is not None)
-    assert bound is None or said["gradient_norm"].tolist()[0] > 0.05  # before it was clipped
+    assert said["gradient_norm"].tolist()[0] > 0.05  # before it was clipped
 
 
 @pytest.mark.slow
