@@ -21,16 +21,21 @@ def recipe_with(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> Recipe
 
 
 def start(recipe: Recipe, folder: Path, total_steps: int) -> tuple[Run, Callable[[], Tensor]]:
-    """A run of `total_steps` in a new folder, and the call that does its next step as `training/train.py` does."""
+    """A run of `total_steps` in a new folder, and the call that does its next step as `training/train.py` does.
+
+    The call returns the loss of the player whose turn is the last.
+    """
     training = recipe["training"] | {"total_steps": total_steps, "output_dir": str(folder), "tracker": "none"}
     run = prepare({**recipe, "training": training}, resume=None)
     batches = run.data.batches(
         batch_size=run.training.batch_size, seed=run.training.seed, device=run.accelerator.device
     )
 
+    name = run.log_name(run.objective.turns[-1], "loss")
+
     def step() -> Tensor:
         said = optimizer_step(run, next(batches))
         run.step += 1
-        return said["loss"]
+        return said[name]
 
     return run, step
