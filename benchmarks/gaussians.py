@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from benchmarks.by_command import measure_missing, on_disk, publish
 from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.data import Batch
+from hf_ddpm.models.ddgan_blocks import minibatch_std
 from hf_ddpm.objectives import DISCRIMINATOR, GENERATOR, AdversarialObjective
 
 TITLE = "25 Gaussians: the modes that a denoising GAN finds"
@@ -43,6 +45,7 @@ class Arm:
     r1_every: int = 4
     with_z: bool = True
     sinusoids: int = 4  # of each coordinate, that the discriminator sees beside it
+    group_size: int = 16  # images of a group whose spread it sees
     more: dict[str, Any] = field(default_factory=dict)  # of the objective
     total_steps: int = 6000
     batch_size: int = 256
@@ -57,6 +60,7 @@ ARMS = {
     "T = 4, without z": replace(BASE, with_z=False),
     **{f"T = 4, gamma {gamma}": replace(BASE, r1_gamma=gamma) for gamma in (0.0, 0.001, 0.05, 0.2)},
     "T = 4, the discriminator without sinusoids": replace(BASE, sinusoids=0),
+    "T = 4, the discriminator without spread": replace(BASE, group_size=1),
     "T = 4, relativistic with R2": replace(BASE, more={"relativistic": True, "r2_gamma": BASE.r1_gamma}),
     "T = 4, L2 until half of the training": replace(BASE, more={"l2_weight": 1.0, "l2_until": 0.5}),
 }
@@ -77,25 +81,27 @@ class PlaneGenerator(nn.Module):
 
 
 class PlaneDiscriminator(nn.Module):
-    """Logits (B,) of pairs (x_{t-1}, x_t) at t."""
+    """Logits (B,) of pairs (x_{t-1}, x_t) at t, which see how much a group of pairs differs."""
 
-    def __init__(self, num_steps: int, sinusoids: int) -> None:
+    def __init__(self, num_steps: int, sinusoids: int, group_size: int) -> None:
         super().__init__()
-        self.time = nn.Embedding(num_steps, LATENT)
+        self.time, self.group_size = nn.Embedding(num_steps, LATENT), group_size
         self.frequencies = [2**i * torch.pi for i in range(sinusoids)]
-        self.layers = _mlp(4 + 8 * sinusoids + LATENT, 1)
+        self.layers, self.head = _mlp(4 + 8 * sinusoids + LATENT, WIDTH), _mlp(WIDTH + 1, 1, layers=1)
 
     def forward(
         self, previous: Tensor, x_t: Tensor, t: Tensor, class_labels: Tensor | None = None, full_precision: bool = False
     ) -> SimpleNamespace:
         pair = torch.cat([previous.flatten(1), x_t.flatten(1)], dim=1)
         waves = [wave(f * pair) for f in self.frequencies for wave in (torch.sin, torch.cos)]
-        return SimpleNamespace(logits=self.layers(torch.cat([pair, *waves, self.time(t)], dim=1)).squeeze(1))
+        h = self.layers(torch.cat([pair, *waves, self.time(t)], dim=1))
+        h = minibatch_std(h[:, :, None, None], self.group_size).flatten(1)
+        return SimpleNamespace(logits=self.head(h).squeeze(1))
 
 
-def _mlp(inputs: int, outputs: int) -> nn.Sequential:
-    widths = [inputs, WIDTH, WIDTH, WIDTH]
-    hidden = [layer for i in range(3) for layer in (nn.Linear(widths[i], widths[i + 1]), nn.LeakyReLU(0.2))]
+def _mlp(inputs: int, outputs: int, layers: int = 3) -> nn.Sequential:
+    widths = [inputs, *[WIDTH] * layers]
+    hidden = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.LeakyReLU(0.2))]
     return nn.Sequential(*hidden, nn.Linear(WIDTH, outputs))
 
 
@@ -127,7 +133,7 @@ def trained(arm: Arm, seed: int) -> dict[str, Any]:
     objective = AdversarialObjective(scheduler, latent_dim=LATENT, total_steps=arm.total_steps, **penalty, **arm.more)
     models: dict[str, nn.Module] = {
         GENERATOR: PlaneGenerator(arm.num_steps, arm.with_z),
-        DISCRIMINATOR: PlaneDiscriminator(arm.num_steps, arm.sinusoids),
+        DISCRIMINATOR: PlaneDiscriminator(arm.num_steps, arm.sinusoids, arm.group_size),
     }
     rates = {GENERATOR: arm.generator_lr, DISCRIMINATOR: arm.discriminator_lr}
     optimizers = {
