@@ -3,7 +3,8 @@
 # make test-slow    the tests that take minutes
 # make test-browser the app of `hf-ddpm demo` and of Spaces in a real Chromium, which it installs by apt-get
 # make bench        the tables of benchmarks/;    DATA=<folder with train.parquet and test.parquet> is what they train on
-# make bench-gpu    ten minutes on one GPU;       DATA=<folder of CIFAR-10 parquet>; ARGS=--rehearse is two on a CPU
+# make bench-gpu    ten minutes on one GPU;       DATA=<folder of CIFAR-10 parquet>; ARGS="--recipe cifar10-ddgan" is the
+#                   GAN's, ARGS=--rehearse two minutes on a CPU
 # make style        counts of the habits in CONTRIBUTING.md; ARGS=--places lists what some counts are made of
 # make clean        remove what builds and checks leave behind (not runs/, not the virtual environment)
 

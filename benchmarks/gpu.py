@@ -22,14 +22,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_job import RECIPE, STARTED, note
+from benchmarks.gpu_job import STARTED, SUBJECTS, note
 from benchmarks.gpu_page import FOLDER, REHEARSAL, page_of
 from benchmarks.options import Options
 from benchmarks.report import Result, machine, write_json
 from benchmarks.run import write_page
 from hf_ddpm.errors import quoted
 
-PARTS = ("training", "sampling", "quality")
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 CALM = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
@@ -73,17 +72,20 @@ class Order:
         out: where README.md and results/ are written.
         seed: of weights, order, noise and samples.
         rehearsal: run a tiny network on the CPU.
+        recipe: a key of `SUBJECTS`.
     """
 
     data: Path | None
     out: Path
     seed: int
     rehearsal: bool
+    recipe: str = "cifar10"
 
     @property
     def command(self) -> str:
         """The command line as the results tell it, without paths of this machine."""
         data = ["--data <folder>"] if self.data else []
+        data += [] if self.recipe == "cifar10" else [f"--recipe {self.recipe}"]
         return " ".join(["python -m benchmarks.gpu", *data, f"--seed {self.seed}", *["--rehearse"] * self.rehearsal])
 
     @property
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("This is a rehearsal on the CPU with a tiny network. None of its figures is one of a GPU.", flush=True)
     result = begin(order)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
-        for part in PARTS:
+        for part in SUBJECTS[order.recipe].parts:
             run_part(part, order, result, Path(work))
     write_page(Options(out=order.out))
     print(f"{page_of(result)}\n\nwrote {result}, after {spent():.0f} s", flush=True)
@@ -108,6 +110,7 @@ def parse(argv: Sequence[str], on_gpu: bool) -> Order:
     """What a command line asks for; a rehearsal, where there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with train.parquet and test.parquet of CIFAR-10")
+    parser.add_argument("--recipe", choices=SUBJECTS, default="cifar10", help="what to measure (default: cifar10)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of README.md and results/")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, noise and samples (default: 0)")
     parser.add_argument("--rehearse", action="store_true", help="run the same code on the CPU, with a tiny network")
@@ -119,7 +122,7 @@ def parse(argv: Sequence[str], on_gpu: bool) -> Order:
         parser.error(f"--data {data} must be a folder with train.parquet and test.parquet of CIFAR-10")
     if given.seed < 0:
         parser.error(f"--seed {given.seed} must not be negative")
-    return Order(None if data is None else data.resolve(), given.out.resolve(), given.seed, rehearsal)
+    return Order(None if data is None else data.resolve(), given.out.resolve(), given.seed, rehearsal, given.recipe)
 
 
 def begin(order: Order) -> Path:
@@ -130,15 +133,16 @@ def begin(order: Order) -> Path:
     about: Result = {"machine": where, "command": order.command, "quick": False, "rehearsal": order.rehearsal}
     about |= {"device": where["gpu"], "cuda": None if order.rehearsal else torch.version.cuda, "seed": order.seed}
     data = "the embedded digits" if order.data is None else "train.parquet and test.parquet of --data"
-    about |= {"recipe": RECIPE, "data": data, "seconds": order.budget.total}
-    result = order.out / "results" / FOLDER / f"{file_name(where['gpu'])}.json"
+    about |= {"recipe": order.recipe, "data": data, "seconds": order.budget.total}
+    result = order.out / "results" / FOLDER / f"{file_name(where['gpu'], order.recipe)}.json"
     write_json(result, about | {"parts": {}})
     return result
 
 
-def file_name(device: str | None) -> str:
-    """The name of a device as that of a file; None is the rehearsal's."""
-    return REHEARSAL if device is None else re.sub(r"[^A-Za-z0-9.]+", "-", device).strip("-")
+def file_name(device: str | None, recipe: str = "cifar10") -> str:
+    """The name of a device, and of a recipe, as that of a file; None is the rehearsal's."""
+    name = REHEARSAL if device is None else re.sub(r"[^A-Za-z0-9.]+", "-", device).strip("-")
+    return name if recipe == "cifar10" else f"{name}-{recipe}"
 
 
 def run_part(part: str, order: Order, result: Path, work: Path) -> None:
@@ -146,7 +150,7 @@ def run_part(part: str, order: Order, result: Path, work: Path) -> None:
     began, limit = spent(), order.budget.limit(part, spent())
     words = ["--result", str(result), "--work", str(work), "--seconds", f"{max(0.0, limit - order.budget.notice):.1f}"]
     words += ["--seed", str(order.seed), *(["--data", str(order.data)] if order.data else [])]
-    words += ["--rehearse"] if order.rehearsal else []
+    words += ["--recipe", order.recipe, *(["--rehearse"] if order.rehearsal else [])]
     print(f"--- {part}, at most {limit:.0f} s", flush=True)
     complaints = work / f"{part}.txt"
     code = run_until([sys.executable, "-m", "benchmarks.gpu_part", part, *words], limit, complaints, order.rehearsal)

@@ -14,9 +14,33 @@ from benchmarks.ours import recipe_with
 from benchmarks.report import write_json
 from hf_ddpm.training.recipe import Recipe
 
-RECIPE = "cifar10"
 STARTED = psutil.Process().create_time()  # of this process, before it imported anything
 Blocks = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recipe that is measured.
+
+    Args:
+        parts: in their order.
+        tiny: what makes its networks those of a rehearsal.
+        walks: whether it is sampled in as many steps as one likes, and begins with a long warm-up.
+    """
+
+    parts: tuple[str, ...]
+    tiny: Blocks
+    walks: bool
+
+
+SUBJECTS: Mapping[str, Subject] = {
+    "cifar10": Subject(("training", "sampling", "quality"), tiny={"model": {"preset": "tiny"}}, walks=True),
+    "cifar10-ddgan": Subject(
+        ("quality",),  # diffusers has no example of it
+        tiny={"generator": {"preset": "tiny"}, "discriminator": {"preset": "tiny"}, "data": {"image_size": 8}},
+        walks=False,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +48,7 @@ class Scale:
     """How large everything is.
 
     Args:
-        model: keywords of the recipe's network beside its own.
+        tiny: whether the networks are those of a rehearsal.
         batch_size: of a training step; None is the recipe's.
         mixed_precision: of training, and of sampling.
         compile: whether the networks are also compiled, and trained compiled.
@@ -41,7 +65,7 @@ class Scale:
         cpu_threads: of ours; None is the recipe's.
     """
 
-    model: Mapping[str, Any]
+    tiny: bool
     batch_size: int | None
     mixed_precision: Literal["no", "bf16"]
     compile: bool
@@ -60,7 +84,7 @@ class Scale:
 
 
 FULL = Scale(
-    model={},
+    tiny=False,
     batch_size=None,
     mixed_precision="bf16",
     compile=True,
@@ -78,7 +102,7 @@ FULL = Scale(
     cpu_threads=None,
 )
 TINY = Scale(
-    model={"preset": "tiny"},
+    tiny=True,
     batch_size=4,
     mixed_precision="no",
     compile=False,
@@ -108,6 +132,7 @@ class Job:
         data: folder with train.parquet and test.parquet of CIFAR-10; None is the embedded digits, for a rehearsal.
         seed: of weights, order, noise and samples.
         scale: how large everything is.
+        name: of the recipe, a key of `SUBJECTS`.
     """
 
     result: Path
@@ -116,6 +141,12 @@ class Job:
     data: Path | None
     seed: int
     scale: Scale
+    name: str = "cifar10"
+
+    @property
+    def subject(self) -> Subject:
+        """What is measured."""
+        return SUBJECTS[self.name]
 
     def left(self) -> float:
         """Seconds until this process shall end."""
@@ -137,11 +168,10 @@ class Job:
         return str(self.data), self.scale.train_split, self.scale.test_split
 
     def recipe(self, changed: Blocks) -> Recipe:
-        """The recipe `cifar10` on these data and at this scale, with further keys replaced."""
+        """The recipe on these data and at this scale, with further keys replaced."""
         source, split, _ = self.source()
         blocks: dict[str, dict[str, Any]] = {
             "data": {"source": source, "split": split},
-            "model": dict(self.scale.model),
             "training": {"seed": self.seed, "cpu_threads": self.scale.cpu_threads},
         }
         blocks["training"] |= {"mixed_precision": self.scale.mixed_precision, "log_every": self.scale.log_every}
@@ -149,9 +179,10 @@ class Job:
             blocks["data"]["resize"] = "stretch"  # 28x28 digits
         if self.scale.batch_size is not None:
             blocks["training"]["batch_size"] = self.scale.batch_size
-        for name, keys in changed.items():
-            blocks[name] = blocks.get(name, {}) | dict(keys)
-        return recipe_with(RECIPE, blocks)
+        for more in (self.subject.tiny if self.scale.tiny else {}, changed):
+            for name, keys in more.items():
+                blocks[name] = blocks.get(name, {}) | dict(keys)
+        return recipe_with(self.name, blocks)
 
 
 def note(result: Path, part: str, figures: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import gpu, gpu_page
 from benchmarks.gpu import FULL_BUDGET, REHEARSAL_BUDGET, Order, begin, file_name, parse, run_part, run_until
-from benchmarks.gpu_job import FULL, TINY, Job, note
+from benchmarks.gpu_job import FULL, SUBJECTS, TINY, Job, note
 from benchmarks.gpu_quality import known_speed, our_recipe, steps_between
 from benchmarks.gpu_speed import COMPILED, EXAMPLE, OURS, TRAINING_PAIRS, speeds, take_turns
 from benchmarks.options import Options
@@ -48,6 +48,7 @@ def finished(rehearsal):
     point = {"step": 400, "images": 51200, "seconds": 40.0, "name": "FD (EfficientNet-Lite0)", "value": 123.0}
     quality = {"batch_size": 128, "compiled": True, "warmup_steps": 500, "samples": 2048, "points": [point]}
     final = {"name": "FD (EfficientNet-Lite0)", "value": 120.0, "measured_on": "split test", "step": 400}
+    final["seconds_for_100"] = 1.5
     quality |= {"steps": 400, "seconds": 40.0, "final": final, "grid": "x.png", "grid_step": 400, "ended": "in time"}
     about = {"machine": machine, "command": "run", "quick": False, "rehearsal": rehearsal, "device": machine["gpu"]}
     return about | {"seed": 0, "recipe": "cifar10", "data": "d", "parts": {"training": training, "quality": quality}}
@@ -57,11 +58,11 @@ def finished(rehearsal):
 def test_parts_that_all_reach_their_limits_end_in_time(budget):
     for start in (0.0, 12.0, 60.0):
         spent = start
-        for part in gpu.PARTS:
+        for part in SUBJECTS["cifar10"].parts:
             spent += budget.limit(part, spent)
         assert spent == pytest.approx(budget.total - budget.closing)
     assert budget.limit("quality", budget.total + 1) == budget.limit("training", budget.total + 1) == 0
-    assert min(budget.limit(part, 0) for part in gpu.PARTS) > budget.notice
+    assert min(budget.limit(part, 0) for part in SUBJECTS["cifar10"].parts) > budget.notice
 
 
 def test_ten_minutes_and_two_are_not_exceeded_and_training_has_what_is_left():
@@ -142,7 +143,7 @@ def test_a_rehearsal_names_no_gpu_even_where_there_is_one(tmp_path, folder, monk
 
 def test_devices_are_names_of_files():
     assert file_name("NVIDIA GeForce RTX 4090 / 24GB") == "NVIDIA-GeForce-RTX-4090-24GB"
-    assert file_name(None) == "rehearsal"
+    assert (file_name(None), file_name(None, "cifar10-ddgan")) == ("rehearsal", "rehearsal-cifar10-ddgan")
 
 
 def test_page_shows_devices_and_a_rehearsal_only_without_them(tmp_path):
@@ -160,7 +161,7 @@ def test_page_shows_devices_and_a_rehearsal_only_without_them(tmp_path):
     assert ON_CPU not in measured
     assert "| hf_ddpm | 2,000 | 64 | - |" in measured
     assert "| 400 | 51,200 | 40 | 123 |" in measured
-    assert "120 against the split test" in measured
+    assert "120 against the split test; 100 images took 1.5 s" in measured
 
 
 def test_what_a_part_had_measured_before_it_was_ended_is_shown():
@@ -201,9 +202,13 @@ def test_a_training_is_as_the_speed_that_was_measured_says(job):
     assert steps_between(0.1, 40.0, 50) == 50
 
 
-def test_the_recipe_on_a_gpu_is_the_shipped_one_but_for_what_the_page_says(tmp_path, folder):
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_the_recipe_on_a_gpu_is_the_shipped_one_but_for_what_the_page_says(tmp_path, folder, name):
     write_json(tmp_path / "result.json", {"parts": {}})
-    recipe, shipped = our_recipe(Job(tmp_path / "result.json", tmp_path, 60.0, folder, 0, FULL)), read_recipe("cifar10")
+    recipe, shipped = (
+        our_recipe(Job(tmp_path / "result.json", tmp_path, 60.0, folder, 0, FULL, name)),
+        read_recipe(name),
+    )
     changed = {
         f"{block}.{key}"
         for block in shipped.keys() - {"family"}
@@ -215,11 +220,11 @@ def test_the_recipe_on_a_gpu_is_the_shipped_one_but_for_what_the_page_says(tmp_p
     sampling = {"sampling.every", "sampling.num_inference_steps", "sampling.eta"}
     precision = {"training.mixed_precision", "training.compile"}
     evaluation = {f"evaluation.{key}" for key in ("every", "samples", "extractor", "test_split", "sampling_seed")}
-    betas = {"optimization.betas"} & changed
+    betas = {f"{block}.betas" for block in recipe} & changed
     assert (
         changed - betas - {"training.cpu_threads"} <= of_the_machine | of_the_clock | sampling | precision | evaluation
     )
-    assert recipe["training"]["channels_last"]
+    assert recipe["training"].get("channels_last") or name != "cifar10"
 
 
 def test_the_benchmark_of_a_gpu_is_no_part_of_make_bench():
@@ -227,16 +232,17 @@ def test_the_benchmark_of_a_gpu_is_no_part_of_make_bench():
 
 
 @pytest.mark.slow
-def test_a_rehearsal_runs_every_part(tmp_path):
+@pytest.mark.parametrize(("name", "stem"), [("cifar10", "rehearsal"), ("cifar10-ddgan", "rehearsal-cifar10-ddgan")])
+def test_a_rehearsal_runs_every_part(tmp_path, name, stem):
     """Two minutes at most, without any data but the embedded digits."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--recipe", name, "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     assert "None of its figures is one of a GPU" in done.stdout
-    result = json.loads((tmp_path / "results" / "gpu" / "rehearsal.json").read_text())
+    result = json.loads((tmp_path / "results" / "gpu" / f"{stem}.json").read_text())
     assert {part["ended"] for part in result["parts"].values()} == {"in time"}
-    assert result["parts"].keys() == {*gpu.PARTS}
+    assert result["parts"].keys() == {*SUBJECTS[name].parts}
     assert result["device"] is None and result["machine"]["torch"] == torch.__version__
     assert len(result["parts"]["quality"]["points"]) > 1
-    assert (tmp_path / "results" / "gpu" / "rehearsal.png").is_file()
+    assert (tmp_path / "results" / "gpu" / f"{stem}.png").is_file()
     assert ON_CPU in (tmp_path / "README.md").read_text()
