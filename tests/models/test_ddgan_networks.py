@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from diffusers.models.downsampling import downsample_2d
+from diffusers.models.normalization import AdaGroupNorm
 from diffusers.models.upsampling import upsample_2d
 
 from hf_ddpm.errors import UserError
@@ -114,6 +115,24 @@ def test_z_reaches_every_block(generator):
     norms = [weight for name, weight in generator.named_parameters() if ".norm" in name and "linear.weight" in name]
     assert len(norms) == 2 * sum(type(module).__name__ == "AdaptiveBlock" for module in generator.modules())
     assert all(weight.grad.abs().max() > 0 for weight in norms) and z.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", GENERATOR_PRESETS)
+def test_no_norm_takes_t_out_again(name):
+    """What is added to all channels of a group alike vanishes in its norm, so a group of one channel is blind to t."""
+    with torch.device("meta"):
+        norms = [m for m in generator_preset(name).modules() if isinstance(m, (torch.nn.GroupNorm, AdaGroupNorm))]
+    per_group = [m.num_channels // m.num_groups for m in norms if isinstance(m, torch.nn.GroupNorm)]
+    per_group += [m.linear.out_features // 2 // m.num_groups for m in norms if isinstance(m, AdaGroupNorm)]
+    assert min(per_group) >= 4
+
+
+def test_the_generator_of_digits_sees_t():
+    torch.manual_seed(0)
+    generator, x_t, z = generator_preset("mnist").eval(), normal(2, 1, 28, 28), normal(2, 100, seed=1)
+    with torch.no_grad():
+        first, *others = (generator(x_t, t, z).sample for t in range(4))
+    assert min((first - other).std().item() for other in others) > 0.02
 
 
 @pytest.mark.parametrize("num_classes", [3, None])

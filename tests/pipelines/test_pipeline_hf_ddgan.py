@@ -70,11 +70,13 @@ def test_classes_are_named_or_numbered_and_latents_may_be_given(pipeline):
     assert pipeline.num_classes == 3 and pipeline.image_size == (8, 8) and pipeline.noise_shape == (1, 8, 8)
 
 
-def test_truncated_images_of_a_class_differ_less(pipeline):
+def test_truncated_images_of_a_class_differ_less():
+    """In one step nothing but z is drawn of x_T."""
+    once = make(1)
     x_T = torch.randn(1, 1, 8, 8, generator=seeded(5)).expand(64, -1, -1, -1)
     calls = {"class_labels": 0, "latents": x_T, "output_type": "pt"}
-    spread = [pipeline(64, generator=seeded(1), truncation=psi, **calls).images.std(0).mean() for psi in (1.0, 0.5, 0)]
-    assert spread[0] > spread[1] > spread[2] > 0  # the noise of the posterior is left
+    spread = [once(64, generator=seeded(1), truncation=psi, **calls).images.std(0).mean() for psi in (1.0, 0.5, 0)]
+    assert spread[0] > 1.2 * spread[1] > 1e3 * spread[2]
 
 
 @pytest.mark.parametrize(

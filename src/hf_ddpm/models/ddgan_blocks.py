@@ -114,7 +114,7 @@ class AdaptiveBlock(nn.Module):
     Args:
         in_channels, out_channels: of the images.
         w_channels, t_channels: of w and of the embedding of t.
-        num_groups: of the group norms, at most; fewer where they do not divide the channels.
+        num_groups: of the group norms, at most; see `norm_groups`.
         resample: "down" halves the image inside, "up" doubles it; None leaves it.
         dropout: before the second convolution.
     """
@@ -132,10 +132,10 @@ class AdaptiveBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.resample: Any = {"down": fir_downsample, "up": fir_upsample, None: nn.Identity()}[resample]
-        self.norm1 = AdaGroupNorm(w_channels, in_channels, math.gcd(num_groups, in_channels), eps=NORM_EPS)
+        self.norm1 = AdaGroupNorm(w_channels, in_channels, norm_groups(in_channels, num_groups), eps=NORM_EPS)
         self.conv1 = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1)
         self.time = nn.Linear(t_channels, out_channels)
-        self.norm2 = AdaGroupNorm(w_channels, out_channels, math.gcd(num_groups, out_channels), eps=NORM_EPS)
+        self.norm2 = AdaGroupNorm(w_channels, out_channels, norm_groups(out_channels, num_groups), eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
         plain = in_channels == out_channels
@@ -150,6 +150,14 @@ class AdaptiveBlock(nn.Module):
         return found
 
 
+def norm_groups(channels: int, most: int) -> int:
+    """Groups of a norm: at most `most`, a divisor of `channels`, and of four channels or more, as in NCSN++.
+
+    A norm subtracts what is added to all channels of a group alike: with one channel a group, t would vanish in it.
+    """
+    return math.gcd(min(most, max(1, channels // 4)), channels)
+
+
 def attention(channels: int, head_dim: int | None, num_groups: int) -> Attention:
     """Self-attention over the pixels, (B, C, H, W) to the same, added to its input, of unit variance.
 
@@ -160,7 +168,7 @@ def attention(channels: int, head_dim: int | None, num_groups: int) -> Attention
         channels,
         heads=channels // (head_dim or channels),
         dim_head=head_dim or channels,
-        norm_num_groups=math.gcd(num_groups, channels),
+        norm_num_groups=norm_groups(channels, num_groups),
         eps=NORM_EPS,
         bias=True,
         residual_connection=True,

@@ -20,6 +20,7 @@ from hf_ddpm.models.ddgan_blocks import (
     TimeEmbedding,
     attention,
     fir_downsample,
+    norm_groups,
 )
 from hf_ddpm.models.fan_avg import init_fan_avg
 from hf_ddpm.models.image_size import size_pair
@@ -53,7 +54,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         layers_per_block: residual blocks of a level.
         attention_resolutions: heights of the images that attention sees, as a level has them.
         attention_head_dim: channels of a head; None: one head.
-        norm_num_groups: of the group norms, at most; fewer where they do not divide the channels.
+        norm_num_groups: of the group norms, at most; a group has four channels or more, and all groups as many.
         dropout: in residual blocks.
         patch_size: side of the squares whose pixels become channels before the first level; 1: none do.
         latent_dim: of z; 0: none, so that one x_0 belongs to each x_t, as in DDPM.
@@ -117,7 +118,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
                 level.resample = AdaptiveBlock(width, width, resample="up", **shared)
             self.up.append(level)
             below = width
-        self.norm_out = nn.GroupNorm(math.gcd(norm_num_groups, widths[0]), widths[0], eps=NORM_EPS)
+        self.norm_out = nn.GroupNorm(norm_groups(widths[0], norm_num_groups), widths[0], eps=NORM_EPS)
         self.conv_out = nn.Conv2d(widths[0], channels, kernel_size=3, padding=1)
         init_fan_avg(self)
 
