@@ -138,7 +138,7 @@ class AdaptiveBlock(nn.Module):
         self.norm2 = AdaGroupNorm(w_channels, out_channels, norm_groups(out_channels, num_groups), eps=NORM_EPS)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
-        plain = in_channels == out_channels
+        plain = in_channels == out_channels and resample is None
         self.shortcut = nn.Identity() if plain else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor, w: Tensor, t: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae_networks import check_shape, check_sizes
 from hf_ddpm.schedulers.annotations import check_arguments
 
+CLASS_STD = 0.1  # of a class's embedding at first
+
 
 @dataclass
 class DDGANDiscriminatorOutput(BaseOutput):
@@ -80,6 +82,9 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         self.classes = None if num_classes is None else nn.Embedding(num_classes, last)
         self.classes_in = None if num_classes is None else nn.Embedding(num_classes, t_channels)
         init_fan_avg(self)
+        if num_classes is not None:  # beside t, whose embedding differs by about as much; a projection of nothing yet
+            nn.init.normal_(self.classes_in.weight, std=CLASS_STD)
+            nn.init.zeros_(self.classes.weight)
 
     def forward(
         self,
@@ -125,7 +130,7 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         features = leaky_relu(h, SLOPE).sum(dim=(2, 3))  # (B, C)
         logits: Tensor = self.head(features).squeeze(1)
         if self.classes is not None:
-            logits = logits + (self.classes(class_labels) * features).sum(dim=1) / features.shape[1] ** 0.5
+            logits = logits + (self.classes(class_labels) * features).sum(dim=1)
         return logits
 
 

@@ -173,7 +173,8 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
     def _asked(self, level: "_Level", number: int, h: Tensor, w: Tensor, t: Tensor) -> Tensor:
         """A residual block of a level, and its attention."""
         h = self._block(level.blocks[number], h, w, t)
-        return level.attentions[number](h) if level.attentions else h
+        attended: Tensor = level.attentions[number](h)
+        return attended
 
     def _block(self, block: nn.Module, h: Tensor, w: Tensor, t: Tensor) -> Tensor:
         if torch.is_grad_enabled() and self.gradient_checkpointing:
@@ -184,7 +185,10 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
 
 
 class _Level(nn.Module):
-    """The residual blocks of a level and their attentions; what is skipped to them comes in as further channels."""
+    """The residual blocks of a level; what is skipped to them comes in as further channels.
+
+    Attention follows every block on the way down and the last one on the way up, as in NCSN++.
+    """
 
     def __init__(
         self,
@@ -200,7 +204,9 @@ class _Level(nn.Module):
         inputs = [below, *[width] * (count - 1)]
         inputs = [one + more for one, more in zip(inputs, skipped or [0] * count, strict=True)]
         self.blocks: Any = nn.ModuleList(AdaptiveBlock(one, width, **shared) for one in inputs)
-        self.attentions: Any = nn.ModuleList(attention(width, *heads) for _ in range(count)) if attended else None
+        last = [attention(width, *heads)] if attended else [nn.Identity()]
+        others = [attention(width, *heads) if attended and skipped is None else nn.Identity() for _ in range(count - 1)]
+        self.attentions: Any = nn.ModuleList([*others, *last])
         self.resample: nn.Module | None = None
         self.pyramid: nn.Module | None = None
 
