@@ -133,6 +133,7 @@ def test_images_without_classes_have_a_generator_without(tmp_path):
         (["--compile", "true"], "R1 and R2 have a double backward, which torch.compile does not know"),
         (["--max_decay", "2"], r"ema: max_decay=2\.0 must lie in \[0, 1\)"),
         (["--variance_type", "fixed_large"], "variance_type='fixed_large' 'fixed_small'"),
+        (["--beta_schedule", "geometric"], r"after the last step alpha_bar is 0\.98 and must be at most 0\.01"),
         (["--generator.num_classes", "10"], "generator.num_classes"),
         (["--l2_until", "2"], "l2_until=2.0 must be a share of the training"),
         (["--generator_optimization.floor", "1"], "floor=1.0 must be a share of the peak learning rate"),

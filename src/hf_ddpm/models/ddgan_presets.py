@@ -82,7 +82,7 @@ DISCRIMINATOR_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
 
 
 def generator_preset(name: str, **overrides: Any) -> DDGANGenerator:
-    """Build a generator, initialised as NCSN++: unit gain, and no layer at zero, so that z counts from the start.
+    """Build a generator with NCSN++'s unit gain; the layers that begin at zero there do not, so that z counts at once.
 
     The weights are drawn from torch's global generator. Under `torch.device("meta")` nothing is drawn or allocated.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_ddpm.data import Batch
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+MOST_KEPT = 0.01  # alpha_bar at T
 LOOK_EVERY = 20  # steps between two looks at what z changes, each of which costs a call of the generator
 
 
@@ -58,7 +59,7 @@ class AdversarialObjective:
         timestep_weights: how often each t is drawn, T numbers; None: all alike.
 
     Raises:
-        ValueError: a number out of range, or a scheduler whose steps are no draws of the posterior.
+        ValueError: a number out of range, or a scheduler whose steps are no draws of the posterior or end before noise.
     """
 
     turns = (DISCRIMINATOR, GENERATOR)
@@ -82,6 +83,11 @@ class AdversarialObjective:
             raise ValueError(
                 f"prediction_type={prediction!r} must be 'sample' and variance_type={variance!r} 'fixed_small': the "
                 "generator says x_0, of which the posterior is drawn"
+            )
+        if (kept := float(scheduler.alphas_cumprod[-1])) > MOST_KEPT:
+            raise ValueError(
+                f"after the last step alpha_bar is {kept:.3g} and must be at most {MOST_KEPT}, because sampling starts "
+                "from noise: take beta_schedule 'vp', or a beta_end nearer to 1"
             )
         for name, value in (("r1_gamma", r1_gamma), ("r2_gamma", r2_gamma), ("l2_weight", l2_weight)):
             if not 0 <= value < math.inf:
