@@ -198,6 +198,7 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole(batch):
         ({"l2_weight": math.nan}, "l2_weight=nan must be a number"),
         ({"r1_every": 0}, "r1_every=0 must be at least 1"),
         ({"l2_until": 0.0}, r"l2_until=0.0 must be a share of the training in \(0, 1\]"),
+        ({"timestep_group": 0}, "timestep_group=0 must be at least 1"),
         ({"timestep_weights": [1.0]}, r"timestep_weights=\[1.0\] must be 4 numbers of at least 0"),
         ({"timestep_weights": [0.0] * 4}, "must be 4 numbers of at least 0"),
     ],
@@ -205,6 +206,15 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole(batch):
 def test_what_it_cannot_be(keywords, sentence):
     with pytest.raises(ValueError, match=sentence):
         objective(**keywords)
+
+
+def test_neighbours_share_their_t_in_groups():
+    t = drawn(objective(timestep_group=4)).rows[f"{DISCRIMINATOR}.t"]
+    assert t.tolist() == [t[0]] * 4 + [t[4]] * 4
+    assert len(drawn(objective(timestep_group=3)).rows[f"{GENERATOR}.t"]) == 8  # the last group is smaller
+    many = objective(timestep_group=2, timestep_weights=[0.0, 3.0, 1.0, 0.0])
+    rows = many.draw((4000, 1, 2, 2), torch.Generator().manual_seed(0)).rows[f"{GENERATOR}.t"]
+    assert (rows[::2] == rows[1::2]).all() and (rows == 1).double().mean() == pytest.approx(0.75, abs=0.03)
 
 
 def test_a_scheduler_of_another_variance_is_refused():

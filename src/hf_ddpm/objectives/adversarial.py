@@ -57,6 +57,8 @@ class AdversarialObjective:
         l2_weight: of ||x_0 - G||^2 per dimension, which draws the generator to the mean over z.
         l2_until: share of the training in which that weight falls to 0 along a line; None: it stays.
         timestep_weights: how often each t is drawn, T numbers; None: all alike.
+        timestep_group: neighbours in the batch that share one t; as many as the discriminator's `group_size`, its
+            minibatch standard deviation compares images of one noise level. The paper's do not: 1.
 
     Raises:
         ValueError: a number out of range, or a scheduler whose steps are no draws of the posterior or end before noise.
@@ -77,6 +79,7 @@ class AdversarialObjective:
         l2_weight: float = 0.0,
         l2_until: float | None = None,
         timestep_weights: Sequence[float] | None = None,
+        timestep_group: int = 1,
     ) -> None:
         if not scheduler.draws_posterior:
             prediction, variance = (scheduler.config[key] for key in ("prediction_type", "variance_type"))
@@ -94,11 +97,14 @@ class AdversarialObjective:
                 raise ValueError(f"{name}={value} must be a number of at least 0, which is none")
         if r1_every < 1:
             raise ValueError(f"r1_every={r1_every} must be at least 1, which is every step")
+        if timestep_group < 1:
+            raise ValueError(f"timestep_group={timestep_group} must be at least 1, which is a t of its own for each")
         if l2_until is not None and not 0 < l2_until <= 1:
             raise ValueError(f"l2_until={l2_until} must be a share of the training in (0, 1], or null")
         self.scheduler, self.latent_dim, self.total_steps = scheduler, latent_dim, total_steps
         self.r1_gamma, self.r1_every, self.r2_gamma, self.relativistic = r1_gamma, r1_every, r2_gamma, relativistic
         self.l2_weight, self.l2_until = l2_weight, l2_until
+        self.timestep_group = timestep_group
         self._weights = _timestep_weights(timestep_weights, len(scheduler))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> Draws:
@@ -108,8 +114,9 @@ class AdversarialObjective:
         """
         device, rows = generator.device, {}
         for turn in self.turns:
-            t = torch.multinomial(self._weights.to(device), shape[0], replacement=True, generator=generator)
-            rows[f"{turn}.t"] = t
+            groups = -(-shape[0] // self.timestep_group)
+            t = torch.multinomial(self._weights.to(device), groups, replacement=True, generator=generator)
+            rows[f"{turn}.t"] = t.repeat_interleave(self.timestep_group)[: shape[0]]
             for name in ("noise", "step_noise", "posterior_noise"):
                 rows[f"{turn}.{name}"] = torch.randn(shape, generator=generator, device=device)
             for name in ("z", "other_z") if turn == GENERATOR else ("z",):
