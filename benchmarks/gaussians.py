@@ -45,7 +45,7 @@ class Arm:
     r1_every: int = 4
     with_z: bool = True
     sinusoids: int = 4  # of each coordinate, that the discriminator sees beside it
-    group_size: int = 16  # images of a group whose spread it sees
+    group_size: int = 16  # pairs of one t whose spread it sees
     more: dict[str, Any] = field(default_factory=dict)  # of the objective
     total_steps: int = 6000
     batch_size: int = 256
@@ -129,7 +129,7 @@ def trained(arm: Arm, seed: int) -> dict[str, Any]:
     """Play the game, and count the modes."""
     torch.manual_seed(seed)
     scheduler = HFDDPMScheduler(arm.num_steps, beta_schedule="vp", prediction_type="sample", clip_sample=False)
-    penalty = {"r1_gamma": arm.r1_gamma, "r1_every": arm.r1_every}
+    penalty = {"r1_gamma": arm.r1_gamma, "r1_every": arm.r1_every, "timestep_group": arm.group_size}
     objective = AdversarialObjective(scheduler, latent_dim=LATENT, total_steps=arm.total_steps, **penalty, **arm.more)
     models: dict[str, nn.Module] = {
         GENERATOR: PlaneGenerator(arm.num_steps, arm.with_z),

@@ -33,7 +33,7 @@ def measure_quality(job: Job) -> None:
     evaluator = run.evaluator
     assert evaluator is not None  # the recipe asks for samples
     every, extractor = evaluator.every, run.recipe["evaluation"]["extractor"]
-    about = {"batch_size": training.batch_size, "samples": evaluator.samples, "compiled": training.compile}
+    about = {"batch_size": training.batch_size, "samples": job.scale.samples, "compiled": training.compile}
     job.note(PART, **about, every=every, extractor=extractor, warmup_steps=warmup(run))
     points: list[dict[str, Any]] = []
     with tqdm(disable=True) as progress:
