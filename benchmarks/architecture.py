@@ -31,9 +31,9 @@ TITLE = "What ADM says of the network, on digits"
 ABOUT = """`mnist-conditional` on the 60,000 training digits, with one thing changed at a time and the same 1,400 steps.
 1,000 samples, a tenth of each class, by 50 trailing steps of Algorithm 2, seed 0, against the 10,000 test digits.
 Medians of three training seeds, with the smallest and the largest. The last column is the change of FID on ImageNet
-128x128 that the paper's ablations report (Tables 1 to 3): other data, other size, a thousand times the weights."""
+128x128 in the paper's Tables 1 to 3, quoted from memory: other data, other size, a thousand times the weights."""
 RESULTS = Path("benchmarks/results/architecture")
-STEPS = 1400  # half of the recipe's, of 27 trainings
+STEPS = 1400  # half of the recipe's, of 24 trainings
 FIGURES = ("digit distance", "class accuracy", "precision", "recall")
 ATTENTION = ("AttnDownBlock2D", "AttnUpBlock2D")
 
