@@ -82,8 +82,8 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         self.classes = None if num_classes is None else nn.Embedding(num_classes, last)
         self.classes_in = None if num_classes is None else nn.Embedding(num_classes, t_channels)
         init_fan_avg(self)
-        if num_classes is not None:  # beside t, whose embedding differs by about as much; a projection of nothing yet
-            nn.init.normal_(self.classes_in.weight, std=CLASS_STD)
+        if self.classes is not None and self.classes_in is not None:
+            nn.init.normal_(self.classes_in.weight, std=CLASS_STD)  # beside t, whose embedding differs by about as much
             nn.init.zeros_(self.classes.weight)
 
     def forward(
