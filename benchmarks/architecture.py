@@ -3,7 +3,7 @@
     python -m benchmarks.architecture --data <folder with train.parquet and test.parquet of MNIST>
 
 Trains eight variants of `mnist-conditional` with one thread each, so that two of these commands, with other `--seeds`
-or `--only`, take two cores. A variant takes eight minutes, the one with attention at all levels twenty-five.
+or `--only`, take two cores. A variant takes eight minutes, the one with attention at all levels fifteen.
 What is there already is kept.
 """
 
