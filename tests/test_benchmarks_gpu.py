@@ -205,10 +205,8 @@ def test_a_training_is_as_the_speed_that_was_measured_says(job):
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_the_recipe_on_a_gpu_is_the_shipped_one_but_for_what_the_page_says(tmp_path, folder, name):
     write_json(tmp_path / "result.json", {"parts": {}})
-    recipe, shipped = (
-        our_recipe(Job(tmp_path / "result.json", tmp_path, 60.0, folder, 0, FULL, name)),
-        read_recipe(name),
-    )
+    job = Job(tmp_path / "result.json", tmp_path, 60.0, folder, 0, FULL, name)
+    recipe, shipped = our_recipe(job), read_recipe(name)
     changed = {
         f"{block}.{key}"
         for block in shipped.keys() - {"family"}

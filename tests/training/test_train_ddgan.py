@@ -158,7 +158,8 @@ def test_every_recipe_trains_a_shrunken_copy(name, tmp_path):
     recipe = read_recipe(name)
     recipe["generator"] = {"preset": "tiny"}
     recipe["discriminator"] = {"preset": "tiny"}
-    recipe["data"] = {"source": "digits", "image_size": 8, "channels": 1, "max_images": 50}
+    labels = {key: value for key, value in recipe["data"].items() if key == "label_column"}
+    recipe["data"] = {"source": "digits", "image_size": 8, "channels": 1, "max_images": 50, **labels}
     recipe["training"] |= {"total_steps": 2, "batch_size": 4, "output_dir": str(tmp_path), "tracker": "none"}
     recipe["sampling"] |= {"every": None, "num_images": 2}
     recipe["evaluation"] = {"samples": 0}
