@@ -13,17 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import (
-    Place,
-    commanded,
-    figures_of,
-    measure_missing,
-    on_disk,
-    parse_place,
-    publish,
-    trained,
-    word_of,
-)
+from benchmarks.by_command import Place, evaluated, figures_of, measure_missing, on_disk, parse_place, publish, trained
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
@@ -82,11 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(place: Place, name: str, seed: int) -> Result:
     """The figures of one variant, trained with one seed."""
-    word = word_of(name)
-    checkpoint = trained(word, seed, place, *words_of(name))
-    how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", "fd,prdc,classes"]
+    checkpoint = trained(name, seed, place, *words_of(name))
     walk = ["--eta", "none", "--steps", "50", "--spacing", "trailing"]
-    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / f"{word}-seed{seed}.json", *how, *walk)
+    found = evaluated(name, seed, place, checkpoint, "--metrics", "fd,prdc,classes", *walk)
     facts = json.loads((checkpoint / "training.json").read_text())
     about = {"variant": name, "weights": facts["weights"], "seconds": facts["seconds"]}
     return {**about, **figures_of(found, FIGURES)}

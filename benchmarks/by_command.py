@@ -37,7 +37,7 @@ def parse_place(module: str, about: str, argv: Sequence[str] | None, names: Sequ
 
 def trained(name: str, seed: int, place: Place, *words: str) -> Path:
     """The checkpoint of a training with these words of `train.py`, begun, gone on with or finished earlier."""
-    run = place.runs / f"{name}-seed{seed}"
+    run = place.runs / f"{word_of(name)}-seed{seed}"
     if not (run / "checkpoint").is_dir():
         more = ["--seed", str(seed), "--output_dir", str(run), "--tracker", "none"]
         if any(run.glob("states/step_*")):
@@ -47,6 +47,13 @@ def trained(name: str, seed: int, place: Place, *words: str) -> Path:
         command = ["training/train.py", "--data.source", str(place.data), *words, *more]
         subprocess.run([sys.executable, *command], check=True)
     return run / "checkpoint"
+
+
+def evaluated(name: str, seed: int, place: Place, checkpoint: Path, *words: str) -> dict[str, Any]:
+    """The record of `hf-ddpm evaluate` on the place's digits, with these words of the command."""
+    out = place.runs / "evaluations" / f"{word_of(name)}-seed{seed}.json"
+    how = ["--data", str(place.data), "--num-images", str(place.num_images)]
+    return commanded("evaluate", checkpoint, out, *how, *words)
 
 
 def figures_of(record: dict[str, Any], names: Sequence[str]) -> dict[str, float]:

@@ -12,17 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import (
-    Place,
-    commanded,
-    figures_of,
-    measure_missing,
-    on_disk,
-    parse_place,
-    publish,
-    trained,
-    word_of,
-)
+from benchmarks.by_command import Place, evaluated, figures_of, measure_missing, on_disk, parse_place, publish, trained
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
@@ -76,10 +66,9 @@ def measure(place: Place, name: str, seed: int) -> Result:
     """The figures of one arm, trained with one seed."""
     arm = ARMS[name]
     of, words = arm.of or name, ARMS[arm.of].train if arm.of else arm.train
-    checkpoint = trained(word_of(of), seed, place, *UNSEEN, *words)
+    checkpoint = trained(of, seed, place, *UNSEEN, *words)
     metrics = "fd,prdc" if words[: len(PLAIN)] == PLAIN else "fd,prdc,classes"
-    how = ["--data", str(place.data), "--num-images", str(place.num_images), "--metrics", metrics, *arm.draw]
-    found = commanded("evaluate", checkpoint, place.runs / "evaluations" / f"{word_of(name)}-seed{seed}.json", *how)
+    found = evaluated(name, seed, place, checkpoint, "--metrics", metrics, *arm.draw)
     facts = json.loads((checkpoint / "training.json").read_text())
     drawing = found["seconds"]["images"] * 100 / place.num_images
     about = {"training seconds": facts["seconds"], "seconds for 100": drawing, "logged": of_z(facts)}

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu_job import STARTED, SUBJECTS, note
+from benchmarks.gpu_job import RECIPE, STARTED, SUBJECTS, note
 from benchmarks.gpu_page import FOLDER, REHEARSAL, page_of
 from benchmarks.options import Options
 from benchmarks.report import Result, machine, write_json
@@ -79,13 +79,13 @@ class Order:
     out: Path
     seed: int
     rehearsal: bool
-    recipe: str = "cifar10"
+    recipe: str = RECIPE
 
     @property
     def command(self) -> str:
         """The command line as the results tell it, without paths of this machine."""
         data = ["--data <folder>"] if self.data else []
-        data += [] if self.recipe == "cifar10" else [f"--recipe {self.recipe}"]
+        data += [] if self.recipe == RECIPE else [f"--recipe {self.recipe}"]
         return " ".join(["python -m benchmarks.gpu", *data, f"--seed {self.seed}", *["--rehearse"] * self.rehearsal])
 
     @property
@@ -110,7 +110,7 @@ def parse(argv: Sequence[str], on_gpu: bool) -> Order:
     """What a command line asks for; a rehearsal, where there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with train.parquet and test.parquet of CIFAR-10")
-    parser.add_argument("--recipe", choices=SUBJECTS, default="cifar10", help="what to measure (default: cifar10)")
+    parser.add_argument("--recipe", choices=SUBJECTS, default=RECIPE, help=f"what to measure (default: {RECIPE})")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of README.md and results/")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order, noise and samples (default: 0)")
     parser.add_argument("--rehearse", action="store_true", help="run the same code on the CPU, with a tiny network")
@@ -139,10 +139,10 @@ def begin(order: Order) -> Path:
     return result
 
 
-def file_name(device: str | None, recipe: str = "cifar10") -> str:
+def file_name(device: str | None, recipe: str = RECIPE) -> str:
     """The name of a device, and of a recipe, as that of a file; None is the rehearsal's."""
     name = REHEARSAL if device is None else re.sub(r"[^A-Za-z0-9.]+", "-", device).strip("-")
-    return name if recipe == "cifar10" else f"{name}-{recipe}"
+    return name if recipe == RECIPE else f"{name}-{recipe}"
 
 
 def run_part(part: str, order: Order, result: Path, work: Path) -> None:

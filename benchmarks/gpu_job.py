@@ -14,6 +14,7 @@ from benchmarks.ours import recipe_with
 from benchmarks.report import write_json
 from hf_ddpm.training.recipe import Recipe
 
+RECIPE = "cifar10"  # unless another is named
 STARTED = psutil.Process().create_time()  # of this process, before it imported anything
 Blocks = Mapping[str, Mapping[str, Any]]
 
@@ -34,7 +35,7 @@ class Subject:
 
 
 SUBJECTS: Mapping[str, Subject] = {
-    "cifar10": Subject(("training", "sampling", "quality"), tiny={"model": {"preset": "tiny"}}, walks=True),
+    RECIPE: Subject(("training", "sampling", "quality"), tiny={"model": {"preset": "tiny"}}, walks=True),
     "cifar10-ddgan": Subject(
         ("quality",),  # diffusers has no example of it
         tiny={"generator": {"preset": "tiny"}, "discriminator": {"preset": "tiny"}, "data": {"image_size": 8}},
@@ -141,7 +142,7 @@ class Job:
     data: Path | None
     seed: int
     scale: Scale
-    name: str = "cifar10"
+    name: str = RECIPE
 
     @property
     def subject(self) -> Subject:

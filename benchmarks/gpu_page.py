@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_job import RECIPE
 from benchmarks.report import Result, section, table
 
 TITLE = "One GPU, ten minutes"
@@ -38,13 +39,13 @@ def sections(results: Path) -> list[str]:
 def page_of(file: Path) -> str:
     """The section of one file of results."""
     result = json.loads(file.read_text())
-    about = ABOUT if result["recipe"] == "cifar10" else ABOUT_THE_CLOCK
+    about = ABOUT if result["recipe"] == RECIPE else ABOUT_THE_CLOCK
     return section(title(result), about, result, render(result))
 
 
 def title(result: Result) -> str:
     """What was measured; a rehearsal says that it is one."""
-    of = "" if result["recipe"] == "cifar10" else f", {result['recipe']}"
+    of = "" if result["recipe"] == RECIPE else f", {result['recipe']}"
     return f"{TITLE}{of}: {'a rehearsal without a GPU' if result['rehearsal'] else result['device']}"
 
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.gpu_job import FULL, SUBJECTS, TINY, Job
+from benchmarks.gpu_job import FULL, RECIPE, SUBJECTS, TINY, Job
 from benchmarks.gpu_quality import measure_quality
 from benchmarks.gpu_speed import measure_sampling, measure_training
 from hf_ddpm.errors import exit_with_a_sentence
@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None) -> tuple[str, Job]:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--recipe", dest="name", choices=SUBJECTS, default="cifar10")
+    parser.add_argument("--recipe", dest="name", choices=SUBJECTS, default=RECIPE)
     parser.add_argument("--rehearse", action="store_true")
     given = vars(parser.parse_args(argv))
     part, scale = given.pop("part"), TINY if given.pop("rehearse") else FULL
