@@ -215,7 +215,10 @@ def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> 
     if samples:
         return SampleEvaluator(recipe, family, accelerator, samples)
     if settings.every is not None:
-        raise UserError(f"evaluation.every={settings.every} measures samples, of which there are none: give --samples")
+        raise UserError(
+            f"evaluation.every={settings.every} measures samples, of which there are none: give --samples, or measure "
+            "nothing on the way with --evaluation.every null"
+        )
     return None
 
 
