@@ -41,14 +41,16 @@ class Arm(NamedTuple):
 ARMS = {
     "mnist-ddgan, T = 4": Arm(GAN),
     **{f"T = {steps}": Arm((*GAN, "--num_train_timesteps", str(steps))) for steps in (1, 2, 8)},
+    "the paper's schedule": Arm((*GAN, "--scheduler.beta_end", "0.02")),
     "without z": Arm((*GAN, "--latent_dim", "0")),
     "without R1": Arm((*GAN, "--r1_gamma", "0")),
     "without the L2 term": Arm((*GAN, "--l2_weight", "0")),
     "the L2 term until half of the training": Arm((*GAN, "--l2_until", "0.5")),
+    "hardly more than the L2 term": Arm((*GAN, "--l2_weight", "1000")),
     "relativistic, with R2": Arm((*GAN, "--relativistic", "true", "--r2_gamma", "0.2")),
     "without classes": Arm(PLAIN),
     "without classes, without the L2 term": Arm((*PLAIN, "--l2_weight", "0")),
-    "DDPM, 4 steps": Arm(("--recipe", "mnist-conditional", "--total_steps", "1400"), ("--steps", "4")),
+    "DDPM, 4 steps": Arm(("--recipe", "mnist-conditional", "--total_steps", "1300"), ("--steps", "4")),
     **{f"DDPM, {steps} steps": Arm((), ("--steps", str(steps)), "DDPM, 4 steps") for steps in (10, 50, 1000)},
 }
 

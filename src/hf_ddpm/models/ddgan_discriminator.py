@@ -60,9 +60,9 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         self,
         sample_size: int | tuple[int, int] = 28,
         in_channels: int = 1,
-        block_out_channels: tuple[int, ...] = (24, 48, 96),
+        block_out_channels: tuple[int, ...] = (48, 96, 128),
         down_blocks: tuple[bool, ...] = (True, True),
-        patch_size: int = 2,
+        patch_size: int = 4,
         group_size: int = 4,
         num_classes: int | None = None,
     ) -> None:
