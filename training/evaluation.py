@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
 from hf_ddpm.data.sources import DIGITS
-from hf_ddpm.errors import UserError, as_user_error
+from hf_ddpm.errors import UserError
 from hf_ddpm.evaluation.evaluate import evaluate
 from hf_ddpm.evaluation.images import Drawn
 from hf_ddpm.evaluation.measure import OF_DIGITS, Real, check_metrics
@@ -99,8 +99,13 @@ class SampleEvaluator:
         self._samples, self.every = samples, self._settings.every
         self._extractor = open_extractor(self._settings.extractor, accelerator.device)
         size, channels = image_shape(recipe)
-        with as_user_error("evaluation"):
-            self._extractor(torch.zeros(2, channels, *size_of(size), dtype=torch.uint8))  # images that it cannot see
+        try:
+            self._extractor(torch.zeros(2, channels, *size_of(size), dtype=torch.uint8))
+        except ValueError as error:  # images that it cannot see
+            raise UserError(
+                f"evaluation: {error}; name another network with --evaluation.extractor, or "
+                f"{_measure_nothing(self._settings)}"
+            ) from error
         self._training: Real | None = None
         with accelerator.main_process_first():
             self._test, self._measured_on = self._open_test()
@@ -193,9 +198,15 @@ def open_test_images(recipe: Recipe, settings: TestImages, **more: Any) -> tuple
     except UserError as error:
         raise UserError(
             f"evaluation: {error}; name images to test on with --test_source and --test_split, keep some from "
-            "training with --held_back, or measure nothing with --samples 0"
+            f"training with --held_back, or {_measure_nothing(settings)}"
         ) from error
     return data, f"split {settings.test_split}"
+
+
+def _measure_nothing(settings: TestImages) -> str:
+    """How a run with this block goes without, in words."""
+    on_the_way = isinstance(settings, Evaluation) and settings.every is not None
+    return f"measure nothing with --samples 0{' --evaluation.every null' if on_the_way else ''}"
 
 
 def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> SampleEvaluator | None:

@@ -170,7 +170,14 @@ def test_images_held_back_from_training(tmp_path, capsys):
         (["--samples", "0", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are none"),
         (["--image_size", "8", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are"),
         (["--samples", "20", "--reference", "nowhere"], "nowhere does not hold the statistics"),
-        (["--samples", "20", "--reference", "mnist-test", "--image_size", "8"], r"evaluation: .* are no digits"),
+        (
+            ["--samples", "20", "--reference", "mnist-test", "--image_size", "8"],
+            r"evaluation: .* are no digits.*--evaluation.extractor, or measure nothing with --samples 0$",
+        ),
+        (
+            ["--samples", "20", "--evaluation.every", "2", "--reference", "mnist-test", "--image_size", "8"],
+            r"evaluation: .* are no digits.* measure nothing with --samples 0 --evaluation.every null$",
+        ),
         (["--samples", "20", "--extractor", "./nowhere"], "cannot be opened as a vision model"),
         (["--held_back", "80"], "held_back is 80, and the data set .* has 80 images: hold fewer back"),
         (["--part", "held_back"], "part is 'held_back', and held_back is 0"),
