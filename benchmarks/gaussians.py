@@ -49,9 +49,9 @@ class Arm:
     sinusoids: int = 2  # of each coordinate, that both networks see beside it
     group_size: int = 16  # pairs of one t whose spread the discriminator sees
     more: dict[str, Any] = field(default_factory=dict)  # of the objective
-    total_steps: int = 6000
+    total_steps: int = 5000
     batch_size: int = 256
-    lr: float = 1e-3
+    lr: float = 2e-3
 
 
 BETAS = {"geometric": {"beta_start": 0.01, "beta_end": 0.995}, "vp": {}}
