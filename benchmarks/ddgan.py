@@ -20,9 +20,9 @@ TITLE = "The denoising GAN on digits"
 ABOUT = """`mnist-ddgan` on the 60,000 training digits with one thing changed at a time, and of about the same training
 time a class-conditional DDPM (`mnist-conditional`), drawn by several samplers, and the VAE of MLPs (`mnist-vae`). Equal
 steps for all GANs, one thread of two busy ones. 1,000 samples, a tenth of each class where there are classes, the last
-checkpoint with averaged weights, seed 0, against the 10,000 test digits. Seconds of 100 images are those of the 1,000
-in batches of 64, divided by ten. The last column is what z changes, the standard deviation over z of a pixel of x_0, at
-the step next to the image and at the first one. Medians of three training seeds, with the smallest and the largest."""
+checkpoint with averaged weights, seed 0, against the 10,000 test digits. The last column is what z changes, the
+standard deviation over z of a pixel of x_0, at the step next to the image and at the first one. Medians of three
+training seeds, with the smallest and the largest."""
 RESULTS = Path("benchmarks/results/ddgan")
 FIGURES = ("digit distance", "share of sure digits", "class accuracy", "precision", "recall", "coverage")
 GAN = ("--recipe", "mnist-ddgan")
@@ -76,8 +76,7 @@ def measure(place: Place, name: str, seed: int) -> Result:
     metrics = "fd,prdc" if words[1] in WITHOUT_CLASSES else "fd,prdc,classes"
     found = evaluated(name, seed, place, checkpoint, "--metrics", metrics, *arm.draw)
     facts = json.loads((checkpoint / "training.json").read_text())
-    drawing = found["seconds"]["images"] * 100 / place.num_images
-    about = {"training seconds": facts["seconds"], "seconds for 100": drawing, "logged": of_z(facts)}
+    about = {"training seconds": facts["seconds"], "logged": of_z(facts)}
     return {"arm": name, "steps": facts["steps"], **about, **figures_of(found, FIGURES)}
 
 
@@ -93,7 +92,7 @@ def kept() -> Result:
     rows: dict[str, dict[str, list[float]]] = {}
     for name, found in on_disk(RESULTS, list(ARMS)):
         row = rows.setdefault(name, {})
-        there = [figure for figure in (*FIGURES, "training seconds", "seconds for 100") if figure in found]
+        there = [figure for figure in (*FIGURES, "training seconds") if figure in found]
         for figure, value in {**{figure: found[figure] for figure in there}, **found["logged"]}.items():
             row.setdefault(figure, []).append(value)
     return rows
@@ -104,11 +103,11 @@ def render(result: Result) -> str:
     rows = []
     for name, row in result["arms"].items():
         figures = [spread(row[figure]) if figure in row else "" for figure in FIGURES]
-        costs = [f"{statistics.median(row[figure]):.3g}" for figure in ("training seconds", "seconds for 100")]
+        seconds = f"{statistics.median(row['training seconds']):.0f}"
         spreads = sorted(figure for figure in row if figure.startswith("z_sd"))
         of_the_ends = [f"{statistics.median(row[figure]):.3f}" for figure in (spreads[:1] + spreads[-1:])]
-        rows.append([name, *figures, *costs, " and ".join(of_the_ends)])
-    head = ["model", *FIGURES, "training, s", "100 images, s", "sd over z, first and last t"]
+        rows.append([name, *figures, seconds, " and ".join(of_the_ends)])
+    head = ["model", *FIGURES, "training, s", "sd over z, first and last t"]
     return table(head, rows)
 
 

@@ -1,0 +1,79 @@
+"""How long each of the five systems draws a hundred digits."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from benchmarks.options import Options
+from benchmarks.report import Result, table
+from benchmarks.timing import Rounds
+from hf_ddpm import HFDDGANPipeline, HFDDPMPipeline, HFDDPMScheduler, HFVAEPipeline, unet_preset
+from hf_ddpm.models import HFVAE, generator_preset
+
+TITLE = "A hundred digits"
+ABOUT = """Seconds of 100 images in one call on one thread, by the networks of `mnist-ddgan`, `mnist-conditional` and
+`mnist-vae` with random weights. Pipelines take turns in one process, medians of the rounds; the last column is the
+median of the rounds' ratios. In the paper DDGAN takes 0.21 s and DDPM 80.5 s (arXiv 2112.07804)."""
+ROUNDS, ROUNDS_OF_LONG = 7, 3
+FIRST = "DDGAN, T = 4"
+Draw = Callable[[int], object]
+
+
+def measure(options: Options) -> Result:
+    count, rounds, rounds_of_long = (2, 1, 1) if options.quick else (100, ROUNDS, ROUNDS_OF_LONG)
+    with one_thread():
+        draws, steps = contestants(), 20 if options.quick else 1000
+        rows = rows_of(draws, count, rounds)
+        long = {FIRST: draws[FIRST], f"DDPM, {steps} steps": diffusion(steps, 1.0)}
+        rows += rows_of(long, count, rounds_of_long)[1:]
+    return {"images": count, "rows": rows}
+
+
+def rows_of(draws: dict[str, Draw], count: int, rounds: int) -> list[list[str | float]]:
+    """Name, seconds, and how many times those of the first, of each."""
+    times = Rounds({name: lambda draw=draw: draw(count) for name, draw in draws.items()}, rounds=rounds)
+    return [[name, times.median(name), times.speedup(FIRST, over=name)] for name in draws]
+
+
+def contestants() -> dict[str, Draw]:
+    """Draws as many images as it is told, of each name."""
+    vae = HFVAE(latent_channels=10, hidden_sizes=(500, 500), activation="silu").eval()
+    pipeline = HFVAEPipeline(vae)
+    return {
+        **{f"DDGAN, T = {steps}": adversarial(steps) for steps in (4, 1, 2, 8)},
+        "VAE": lambda count: pipeline(count, output_type="pt"),
+        **{f"DDPM, {steps} steps": diffusion(steps, 1.0) for steps in (4, 10, 50)},
+        "DDIM, 50 steps": diffusion(50, 0.0),
+    }
+
+
+def adversarial(steps: int) -> Draw:
+    """The pipeline of `mnist-ddgan` in this many steps."""
+    scheduler = HFDDPMScheduler(steps, beta_schedule="vp", beta_end=0.01, prediction_type="sample", clip_sample=False)
+    pipeline = HFDDGANPipeline(generator_preset("mnist", num_classes=10).eval(), scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return lambda count: pipeline(count, class_labels=7, output_type="pt")
+
+
+def diffusion(steps: int, eta: float) -> Draw:
+    """The pipeline of `mnist-conditional` in this many steps."""
+    scheduler = HFDDPMScheduler(beta_schedule="cosine", prediction_type="sample", timestep_spacing="trailing")
+    pipeline = HFDDPMPipeline(unet_preset("mnist", num_class_embeds=10).eval(), scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    return lambda count: pipeline(count, steps, eta=eta, class_labels=7, output_type="pt")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within the block torch computes on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def render(result: Result) -> str:
+    return table(["model", f"{result['images']} images, s", f"times that of {FIRST}"], result["rows"])
