@@ -133,7 +133,7 @@ def test_images_without_classes_have_a_generator_without(tmp_path):
         (["--compile", "true"], "R1 and R2 have a double backward, which torch.compile does not know"),
         (["--max_decay", "2"], r"ema: max_decay=2\.0 must lie in \[0, 1\)"),
         (["--variance_type", "fixed_large"], "variance_type='fixed_large' 'fixed_small'"),
-        (["--beta_schedule", "geometric"], r"after the last step alpha_bar is 0\.98 and must be at most 0\.01"),
+        (["--beta_schedule", "geometric"], r"after the last step alpha_bar is 0\.99 and must be at most 0\.01"),
         (["--generator.num_classes", "10"], "generator.num_classes"),
         (["--l2_until", "2"], "l2_until=2.0 must be a share of the training"),
         (["--generator_optimization.floor", "1"], "floor=1.0 must be a share of the peak learning rate"),
@@ -151,6 +151,14 @@ def test_a_run_is_not_resumed_with_another_number_of_steps(tmp_path):
     tiny(tmp_path / "run", "--total_steps", "1")
     with pytest.raises(SystemExit, match="num_train_timesteps"):
         main(words(tmp_path / "run", "--scheduler.num_train_timesteps", "2", "--resume", "latest"))
+
+
+def test_a_state_that_lost_its_discriminator_is_not_gone_on_from(tmp_path):
+    tiny(tmp_path / "run", "--total_steps", "1")
+    (discriminator,) = (tmp_path / "run").glob("states/*/model_1.safetensors")
+    discriminator.unlink()
+    with pytest.raises(SystemExit, match="cannot be read .*resume from an older one"):
+        main(words(tmp_path / "run", "--resume", "latest"))
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in SCRIPT.parent.glob("recipes/*-ddgan*.yaml")))
