@@ -12,6 +12,8 @@ from typing import Any
 
 from benchmarks.report import Result, machine, write_json
 
+UNSEEN = ("--samples", "0", "--evaluation.every", "null", "--cpu_threads", "1")  # nothing is measured on the way
+
 
 @dataclass(frozen=True)
 class Place:
@@ -77,6 +79,16 @@ def on_disk(folder: Path, names: Sequence[str]) -> Iterator[tuple[str, Result]]:
     for name in names:
         for file in sorted(folder.glob(f"{word_of(name)}-seed*.json")):
             yield name, json.loads(file.read_text())
+
+
+def by_seed(folder: Path, names: Sequence[str]) -> dict[str, dict[str, list[float]]]:
+    """By name and figure, the numbers of all seeds that `measure_missing` has written."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for name, found in on_disk(folder, names):
+        for figure, value in {**found, **found.get("logged", {})}.items():
+            if isinstance(value, int | float):
+                rows.setdefault(name, {}).setdefault(figure, []).append(value)
+    return rows
 
 
 def word_of(name: str) -> str:

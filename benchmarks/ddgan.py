@@ -12,7 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import Place, evaluated, figures_of, measure_missing, on_disk, parse_place, publish, trained
+from benchmarks.by_command import (
+    UNSEEN,
+    Place,
+    by_seed,
+    evaluated,
+    figures_of,
+    measure_missing,
+    parse_place,
+    publish,
+    trained,
+)
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
@@ -26,7 +36,6 @@ training seeds, with the smallest and the largest."""
 RESULTS = Path("benchmarks/results/ddgan")
 FIGURES = ("digit distance", "share of sure digits", "class accuracy", "precision", "recall", "coverage")
 GAN = ("--recipe", "mnist-ddgan")
-UNSEEN = ("--samples", "0", "--evaluation.every", "null", "--cpu_threads", "1")  # nothing is measured on the way
 PLAIN = ("--recipe", "mnist-ddgan-unconditional")
 WITHOUT_CLASSES = {"mnist-ddgan-unconditional", "mnist-vae"}
 
@@ -63,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, measure what is missing, and write the medians."""
     place, names = parse_place("ddgan", str(__doc__), argv, list(ARMS))
     measure_missing(RESULTS, names, place.seeds, partial(measure, place))
-    result = {"command": "python -m benchmarks.ddgan --data <folder>", "arms": kept()}
+    result = {"command": "python -m benchmarks.ddgan --data <folder>", "arms": by_seed(RESULTS, list(ARMS))}
     publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
 
@@ -85,17 +94,6 @@ def of_z(facts: dict[str, Any]) -> dict[str, float]:
     logged = facts.get("last_logged") or {}
     found = {f"z_sd{name[-3:]}": value**0.5 for name, value in logged.items() if "z_variance" in name}
     return found | {name.partition("/")[2]: value for name, value in logged.items() if "/gap_t" in name}
-
-
-def kept() -> Result:
-    """By arm the figures of every seed that is on disk."""
-    rows: dict[str, dict[str, list[float]]] = {}
-    for name, found in on_disk(RESULTS, list(ARMS)):
-        row = rows.setdefault(name, {})
-        there = [figure for figure in (*FIGURES, "training seconds") if figure in found]
-        for figure, value in {**{figure: found[figure] for figure in there}, **found["logged"]}.items():
-            row.setdefault(figure, []).append(value)
-    return rows
 
 
 def render(result: Result) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.by_command import measure_missing, on_disk, publish
+from benchmarks.by_command import by_seed, measure_missing, publish
 from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.data import Batch
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     torch.set_num_threads(1)
     measure_missing(RESULTS, given.only, given.seeds, measure)
-    result = {"command": "python -m benchmarks.gaussians", "arms": kept()}
+    result = {"command": "python -m benchmarks.gaussians", "arms": by_seed(RESULTS, list(ARMS))}
     publish(RESULTS.with_suffix(".json"), result)
     print(render(result))
 
@@ -191,15 +191,6 @@ def counted(samples: Tensor) -> dict[str, float]:
     place = (5 * (nearest[:, 0] + 2) + nearest[:, 1] + 2).long()
     shares = torch.zeros(25, dtype=torch.float64).index_add_(0, place, good) / len(samples)
     return {"modes": int((shares >= 0.01).sum()), "good": float(good.mean())}
-
-
-def kept() -> Result:
-    """By arm the figures of every seed that is on disk."""
-    rows: dict[str, dict[str, list[float]]] = {}
-    for name, found in on_disk(RESULTS, list(ARMS)):
-        for figure in ("modes", "good", "seconds"):
-            rows.setdefault(name, {}).setdefault(figure, []).append(found[figure])
-    return rows
 
 
 def render(result: Result) -> str:

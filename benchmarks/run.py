@@ -23,6 +23,7 @@ from benchmarks import (
     guided_gaussians,
     hub_transfer,
     metric_sensitivity,
+    mode_coverage,
     objectives,
     pipeline_overhead,
     sampling_speed,
@@ -64,6 +65,7 @@ ALONE = {  # by command lines of theirs
     "guidance": guidance,
     "ddgan": ddgan,
     "gaussians": gaussians,
+    "mode_coverage": mode_coverage,
 }
 ON_THE_PAGE = BENCHMARKS | ALONE
 
