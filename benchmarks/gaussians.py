@@ -16,9 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from benchmarks.by_command import by_seed, measure_missing, publish
+from benchmarks.by_command import by_seed, measure_missing, publish, word_of
 from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.data import Batch
@@ -126,13 +127,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure(name: str, seed: int) -> Result:
     """The figures of one arm, trained with one seed."""
-    found = trained(ARMS[name], seed)
+    began = time.perf_counter()
+    samples = played(ARMS[name], seed)
+    found = {**counted(samples), "seconds": round(time.perf_counter() - began, 1)}
     print(name, seed, found)
+    if seed == 0:
+        picture(samples[:3000], RESULTS / f"{word_of(name)}.png")
     return {"arm": name, "settings": asdict(ARMS[name]), **found}
 
 
-def trained(arm: Arm, seed: int) -> dict[str, Any]:
-    """Play the game, and count the modes."""
+def played(arm: Arm, seed: int) -> Tensor:
+    """Samples (B, 2) of a generator that has played the game, with averaged weights."""
     torch.manual_seed(seed)
     process: dict[str, Any] = {"beta_schedule": arm.schedule, **BETAS[arm.schedule]}
     scheduler = HFDDPMScheduler(arm.num_steps, **process, prediction_type="sample", clip_sample=False)
@@ -146,7 +151,7 @@ def trained(arm: Arm, seed: int) -> dict[str, Any]:
         name: torch.optim.Adam(model.parameters(), lr=arm.lr, betas=(0.0, 0.99)) for name, model in models.items()
     }
     average = torch.optim.swa_utils.AveragedModel(models[GENERATOR], multi_avg_fn=_ema)
-    generator, began = torch.Generator().manual_seed(seed), time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
     for step in range(arm.total_steps):
         batch = Batch(grid(arm.batch_size, generator), None, torch.arange(arm.batch_size))
         draws = objective.draw((arm.batch_size, 2, 1, 1), generator, step)
@@ -158,7 +163,7 @@ def trained(arm: Arm, seed: int) -> dict[str, Any]:
             loss.backward()
             optimizers[turn].step()
         average.update_parameters(models[GENERATOR])
-    return {**counted(drawn(average, scheduler, seed)), "seconds": round(time.perf_counter() - began, 1)}
+    return drawn(average, scheduler, seed)
 
 
 def _ema(averages: Any, weights: Any, _count: Any) -> None:
@@ -191,6 +196,16 @@ def counted(samples: Tensor) -> dict[str, float]:
     place = (5 * (nearest[:, 0] + 2) + nearest[:, 1] + 2).long()
     shares = torch.zeros(25, dtype=torch.float64).index_add_(0, place, good) / len(samples)
     return {"modes": int((shares >= 0.01).sum()), "good": float(good.mean())}
+
+
+def picture(samples: Tensor, file: Path) -> None:
+    """A dot for each sample."""
+    figure = Figure(figsize=(2, 2), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*samples.T.numpy(), s=0.5, linewidths=0)
+    axes.set(xlim=(-5.5, 5.5), ylim=(-5.5, 5.5), xticks=[], yticks=[], aspect="equal")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=120)
 
 
 def render(result: Result) -> str:

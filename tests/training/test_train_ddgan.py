@@ -157,7 +157,7 @@ def test_a_state_that_lost_its_discriminator_is_not_gone_on_from(tmp_path):
     tiny(tmp_path / "run", "--total_steps", "1")
     (discriminator,) = (tmp_path / "run").glob("states/*/model_1.safetensors")
     discriminator.unlink()
-    with pytest.raises(SystemExit, match="cannot be read .*resume from an older one"):
+    with pytest.raises(SystemExit, match=r"cannot be read .*resume from an older one"):
         main(words(tmp_path / "run", "--resume", "latest"))
 
 
