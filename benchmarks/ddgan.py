@@ -61,8 +61,9 @@ ARMS = {
     "without classes": Arm(PLAIN),
     "without classes, without the L2 term": Arm((*PLAIN, "--l2_weight", "0")),
     "DDPM, 4 steps": Arm(("--recipe", "mnist-conditional", "--total_steps", "1300"), ("--steps", "4", "--eta", "1")),
-    **{f"DDPM, {n} steps": Arm((), ("--steps", str(n), "--eta", "1"), "DDPM, 4 steps") for n in (10, 50, 1000)},
-    **{f"DDIM, {n} steps": Arm((), ("--steps", str(n), "--eta", "0"), "DDPM, 4 steps") for n in (4, 10, 50)},
+    "DDPM, 1 step": Arm((), ("--steps", "1", "--eta", "1"), "DDPM, 4 steps"),
+    **{f"DDPM, {n} steps": Arm((), ("--steps", str(n), "--eta", "1"), "DDPM, 4 steps") for n in (2, 10, 50, 1000)},
+    **{f"DDIM, {n} steps": Arm((), ("--steps", str(n), "--eta", "0"), "DDPM, 4 steps") for n in (2, 4, 10, 50)},
     **{f"UniPC, {n} steps": Arm((), ("--steps", str(n)), "DDPM, 4 steps") for n in (4, 10)},
     "VAE": Arm(("--recipe", "mnist-vae", "--total_steps", "8000")),
 }

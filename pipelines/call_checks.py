@@ -1,7 +1,7 @@
 """What a call of a pipeline may ask for, and one sentence where it may not."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from hf_ddpm.schedulers.annotations import check_count
 
 Generators = torch.Generator | list[torch.Generator] | None
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]  # of diffusers
 
 
 def check_call(batch_size: int, generator: object, output_type: str) -> None:

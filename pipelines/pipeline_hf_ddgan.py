@@ -9,9 +9,10 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from hf_ddpm.models.ddgan_discriminator import DDGANDiscriminator
 from hf_ddpm.models.ddgan_generator import DDGANGenerator
 from hf_ddpm.models.image_size import size_pair
-from hf_ddpm.pipelines.call_checks import Generators, check_call
+from hf_ddpm.pipelines.call_checks import Generators, StepCallback, check_call
 from hf_ddpm.pipelines.doors import forget_component, name_ours, write_code
 from hf_ddpm.pipelines.evaluating import without_training
 from hf_ddpm.pipelines.image_inputs import to_images
@@ -38,23 +39,21 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
 
     model_cpu_offload_seq = "generator"  # type: ignore[assignment]
     _optional_components = ["discriminator"]  # noqa: RUF012  # diffusers' name and type
+    _interrupt = False
 
     def __init__(
         self,
         generator: DDGANGenerator,
         scheduler: HFDDPMScheduler,
-        discriminator: Any = None,
+        discriminator: DDGANDiscriminator | None = None,
         id2label: dict[int, str] | dict[str, str] | None = None,  # JSON turns numbers into strings
     ) -> None:
         super().__init__()
         # by its config: where hf_ddpm is imported beside door 3 there are two such classes; torch.compile has a third
         if not isinstance(generator, torch.nn.Module) or "latent_dim" not in getattr(generator, "config", {}):
             raise ValueError(f"generator of type {type(generator).__name__} must be a DDGANGenerator")
-        if type(scheduler).__name__ != HFDDPMScheduler.__name__ or not scheduler.draws_posterior:
-            raise ValueError(
-                f"the scheduler of type {type(scheduler).__name__} must be the HFDDPMScheduler with "
-                "prediction_type='sample' and variance_type='fixed_small' that the generator was trained with"
-            )
+        _check_discriminator(discriminator, generator.config)
+        _check_scheduler(scheduler)
         names = names_of_classes(id2label, {"num_class_embeds": generator.config["num_classes"]})
         self.register_modules(generator=generator, scheduler=scheduler, discriminator=discriminator)
         self.register_to_config(id2label=names)
@@ -116,6 +115,7 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
         truncation: float = 1.0,
         output_type: Literal["pil", "np", "pt"] = "pil",
         return_dict: bool = True,
+        callback_on_step_end: StepCallback | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
         """Draw x_T, and in each of the T steps z, x_0 = G(x_t, z, t) and x_{t-1} ~ q(x_{t-1} | x_t, x_0).
 
@@ -131,29 +131,36 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
                 it was in training, less is less diverse (arXiv 1812.04948, appendix B).
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
             return_dict: `ImagePipelineOutput`, or a tuple of the images.
+            callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; may return other
+                latents, and `pipeline._interrupt = True` ends the walk after this step.
 
         Raises:
             ValueError: a batch, labels, latents or steps that do not fit, said in one sentence.
         """
         check_call(batch_size, generator, output_type)
+        _check_scheduler(self.scheduler)  # another one may have been assigned
         num_steps = len(self.scheduler)
         if num_inference_steps not in (None, num_steps):
             raise ValueError(
                 f"num_inference_steps={num_inference_steps!r} must be {num_steps}, the steps it was trained with, or "
                 "be left out"
             )
-        if not isinstance(truncation, int | float) or not 0 <= truncation <= 1:
-            raise ValueError(f"truncation={truncation!r} must be a number from 0 to 1, which is none")
         device, dtype = self._execution_device, self.generator.dtype
         labels = self.signature.labels(class_labels, batch_size)
         labels = None if labels is None else labels.to(device)
         x_t = self._x_T(batch_size, latents, generator)
         self.scheduler.set_timesteps(num_steps, timestep_spacing="trailing")
-        for t in self.progress_bar(self.scheduler.timesteps.tolist()):
-            shape = (batch_size, self.generator.config["latent_dim"])
+        shape = (batch_size, self.generator.config["latent_dim"])
+        self._interrupt = False
+        for i, t in enumerate(self.progress_bar(self.scheduler.timesteps.tolist())):
             z = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
             x_0 = self.generator(x_t, t, z, labels, truncation=truncation).sample
             x_t = self.scheduler.step(x_0, t, x_t, generator=generator).prev_sample
+            if callback_on_step_end is not None:
+                timestep = self.scheduler.timesteps[i]
+                x_t = (callback_on_step_end(self, i, timestep, {"latents": x_t}) or {}).get("latents", x_t)
+            if self._interrupt:
+                break
         images = to_images(x_t, output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
@@ -191,3 +198,28 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
             given = tuple(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
             raise ValueError(f"latents of shape {given} must be a tensor of shape {shape}")
         return latents.to(device, dtype)
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    """Refuse one whose steps are no draws of the posterior."""
+    # by its name: where hf_ddpm is imported beside door 3 there are two such classes
+    if type(scheduler).__name__ != HFDDPMScheduler.__name__:
+        raise ValueError(
+            f"the scheduler of type {type(scheduler).__name__} must be the HFDDPMScheduler that the generator was "
+            "trained with"
+        )
+    if obstacle := scheduler.posterior_obstacle:
+        raise ValueError(f"{obstacle} in the scheduler, as it was when the generator was trained")
+
+
+def _check_discriminator(discriminator: Any, generator: Any) -> None:
+    """Refuse what is no discriminator of the images and classes of a generator with this configuration."""
+    if discriminator is None:
+        return
+    config = getattr(discriminator, "config", {})
+    if not isinstance(discriminator, torch.nn.Module) or "group_size" not in config:
+        raise ValueError(f"discriminator of type {type(discriminator).__name__} must be a DDGANDiscriminator, or None")
+    for key in ("sample_size", "in_channels", "num_classes"):
+        one, other = (size_pair(c[key]) if key == "sample_size" else c[key] for c in (generator, config))
+        if one != other:
+            raise ValueError(f"the discriminator's {key}={other} must be {one}, as the generator's is")

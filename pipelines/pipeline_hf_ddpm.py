@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hf_ddpm.pipelines.call_checks import Generators, check_call, check_solver
+from hf_ddpm.pipelines.call_checks import Generators, StepCallback, check_call, check_solver
 from hf_ddpm.pipelines.classifiers import check_classifier, check_is_classifier, classes_of
 from hf_ddpm.pipelines.doors import (
     forget_component,
@@ -37,8 +37,6 @@ from hf_ddpm.pipelines.opening import CheckedOpening
 from hf_ddpm.pipelines.walk import walk_down
 from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS
-
-StepCallback = Callable[["HFDDPMPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]
 
 
 class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):

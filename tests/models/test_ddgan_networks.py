@@ -262,7 +262,7 @@ def test_a_generator_that_cannot_be(keywords, sentence):
             {"down_blocks": (True, True)},
             "block_out_channels has 2 widths and down_blocks 2: give the width of the first",
         ),
-        ({"sample_size": 2}, "images of 2x2 in patches of 2 are too small for 1 blocks that halve them"),
+        ({"sample_size": 2}, "images of 2x2 in patches of 2 are too small to be halved 1 times: set fewer"),
         ({"patch_size": 3}, "patch_size=3 must divide"),
         ({"group_size": 0}, r"group_size=\[0\] must be"),
     ],
@@ -278,7 +278,17 @@ def test_a_discriminator_that_cannot_be(keywords, sentence):
         ((normal(2, 1, 9, 9), 0, normal(2, 4), torch.tensor([0, 1])), r"images of shape \(2, 1, 9, 9\)"),
         ((normal(2, 1, 8, 8), 0, normal(2, 5), torch.tensor([0, 1])), r"z of shape \(2, 5\) must have shape \(2, 4\)"),
         ((normal(2, 1, 8, 8), torch.zeros(3), normal(2, 4), torch.tensor([0, 1])), "one number, or one for each of 2"),
-        ((normal(2, 1, 8, 8), 0, normal(2, 4), None), r"has 3 classes: give class_labels of shape \(2,\), not none"),
+        ((normal(2, 1, 8, 8), 0, normal(2, 4), torch.tensor([0, 3])), r"class_labels 0\.\.3 must lie within 0\.\.2"),
+        (
+            (normal(2, 1, 8, 8), 0, normal(2, 4), torch.tensor([0.0, 1.0])),
+            "class_labels of torch.float32 must be whole",
+        ),
+        ((normal(2, 1, 8, 8), 0, normal(2, 4), [0, 1]), r"give class_labels of shape \(2,\), not \[0, 1\]"),
+        (
+            (normal(2, 1, 8, 8), 0, normal(2, 4), torch.tensor([0, 1]), 1.5),
+            "truncation=1.5 must be a number from 0 to 1",
+        ),
+        ((normal(2, 1, 8, 8), 0, normal(2, 4), None), r"has 3 classes: give class_labels of shape \(2,\), not None"),
     ],
 )
 def test_inputs_that_do_not_fit(inputs, sentence, generator):

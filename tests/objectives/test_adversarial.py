@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from torch import nn
 from torch.nn.functional import softplus
 
@@ -201,6 +202,10 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole(batch):
         ({"timestep_group": 0}, "timestep_group=0 must be at least 1"),
         ({"timestep_weights": [1.0]}, r"timestep_weights=\[1.0\] must be 4 numbers of at least 0"),
         ({"timestep_weights": [0.0] * 4}, "must be 4 numbers of at least 0"),
+        ({"timestep_weights": ["a"] * 4}, "timestep_weights=.* must be a list"),
+        ({"r1_every": 2.5}, "r1_every=2.5 must be int"),
+        ({"r1_gamma": None}, "r1_gamma=None must be float"),
+        ({"relativistic": "no"}, "relativistic='no' must be bool"),
     ],
 )
 def test_what_it_cannot_be(keywords, sentence):
@@ -220,8 +225,26 @@ def test_neighbours_share_their_t_in_groups():
 def test_a_scheduler_of_another_variance_is_refused():
     """Its steps would add more noise than the posterior that training draws."""
     scheduler = HFDDPMScheduler(T, beta_schedule="vp", prediction_type="sample", variance_type="fixed_large")
-    with pytest.raises(ValueError, match="variance_type='fixed_large' 'fixed_small': the generator says x_0"):
+    with pytest.raises(ValueError, match="variance_type='fixed_large' must be 'fixed_small': the generator predicts"):
         AdversarialObjective(scheduler, latent_dim=4, total_steps=1)
+
+
+def test_a_scheduler_that_cuts_x_0_is_refused():
+    """The generator's images fill [-1, 1]: training would draw of them, and sampling of what is left."""
+    process = {"beta_schedule": "vp", "prediction_type": "sample"}
+    AdversarialObjective(HFDDPMScheduler(T, **process, clip_sample=True), latent_dim=4, total_steps=1)
+    for cut in ({"clip_sample": True, "clip_sample_range": 0.5}, {"clip_sample": False, "thresholding": True}):
+        with pytest.raises(ValueError, match=r"^(clip_sample_range=0.5 must be at least 1|thresholding=True)"):
+            AdversarialObjective(HFDDPMScheduler(T, **process, **cut), latent_dim=4, total_steps=1)
+
+
+def test_a_stock_scheduler_and_numbers_of_nothing_are_refused():
+    process = HFDDPMScheduler(T, beta_schedule="vp", prediction_type="sample")
+    with pytest.raises(ValueError, match="scheduler of type DDPMScheduler must be an HFDDPMScheduler"):
+        AdversarialObjective(DDPMScheduler(T), latent_dim=4, total_steps=1)
+    for keywords in ({"latent_dim": -1, "total_steps": 1}, {"latent_dim": 4, "total_steps": 0}):
+        with pytest.raises(ValueError, match=r"latent_dim=.* must be at least 0, and total_steps=.* at least 1"):
+            AdversarialObjective(process, **keywords)
 
 
 def test_a_scheduler_of_another_prediction_is_refused():

@@ -107,14 +107,52 @@ def test_parts_that_do_not_fit_are_refused():
     pipeline = make()
     with pytest.raises(ValueError, match="generator of type UNet2DModel must be a DDGANGenerator"):
         HFDDGANPipeline(unet_preset("tiny"), pipeline.scheduler)
-    with pytest.raises(ValueError, match="DDPMScheduler must be the HFDDPMScheduler with prediction_type='sample'"):
+    with pytest.raises(ValueError, match="DDPMScheduler must be the HFDDPMScheduler that the generator was trained"):
         HFDDGANPipeline(pipeline.generator, DDPMScheduler(4, prediction_type="sample"))
-    with pytest.raises(ValueError, match="HFDDPMScheduler must be the HFDDPMScheduler with prediction_type='sample'"):
+    with pytest.raises(ValueError, match="prediction_type='epsilon' must be 'sample' in the scheduler"):
         HFDDGANPipeline(pipeline.generator, HFDDPMScheduler(4))
-    with pytest.raises(ValueError, match="prediction_type='sample' and variance_type='fixed_small' that"):
+    with pytest.raises(ValueError, match="variance_type='fixed_large' must be 'fixed_small' in the scheduler"):
         make(variance_type="fixed_large")
     with pytest.raises(ValueError, match="id2label has a name for 3: allowed is one for each class from 0 to 2"):
         HFDDGANPipeline(pipeline.generator, pipeline.scheduler, id2label={3: "three"})
+    with pytest.raises(ValueError, match="discriminator of type DDGANGenerator must be a DDGANDiscriminator, or None"):
+        HFDDGANPipeline(pipeline.generator, pipeline.scheduler, pipeline.generator)
+    with pytest.raises(ValueError, match="the discriminator's num_classes=None must be 3, as the generator's is"):
+        HFDDGANPipeline(pipeline.generator, pipeline.scheduler, make(classes=None).discriminator)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        (DDPMScheduler(4), "scheduler of type DDPMScheduler must be the HFDDPMScheduler"),
+        (HFDDPMScheduler(4, beta_schedule="vp"), "prediction_type='epsilon' must be 'sample' in the scheduler"),
+        (None, "scheduler of type NoneType must be"),
+    ],
+)
+def test_a_scheduler_that_is_assigned_is_checked_by_the_call(other, sentence, pipeline):
+    pipeline.scheduler = other
+    with pytest.raises(ValueError, match=sentence):
+        pipeline(2, class_labels=1)
+
+
+def test_a_callback_sees_each_step_and_ends_the_walk(pipeline):
+    seen = []
+
+    def callback(pipe, i, t, given):
+        seen.append((i, int(t), tuple(given["latents"].shape)))
+        pipe._interrupt = i == 1
+
+    for _ in range(2):  # an interrupted call leaves nothing behind
+        pipeline(2, class_labels=1, callback_on_step_end=callback)
+    assert seen == 2 * [(0, 3, (2, 1, 8, 8)), (1, 2, (2, 1, 8, 8))]
+    given = pipeline(
+        1, class_labels=1, callback_on_step_end=lambda *_: {"latents": torch.ones(1, 1, 8, 8)}, output_type="pt"
+    )
+    assert torch.equal(given.images, torch.ones(1, 1, 8, 8))
+
+
+def test_another_pipeline_of_its_parts_has_the_discriminator_too(pipeline):
+    assert HFDDGANPipeline.from_pipe(pipeline).discriminator is pipeline.discriminator
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------

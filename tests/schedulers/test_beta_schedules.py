@@ -75,11 +75,16 @@ def test_vp_is_the_limit_of_the_linear_schedule_and_ends_at_the_same_noise_whate
     assert make_betas("vp", 1, 1e-4, 0.02).item() > 0.9999  # one step is a GAN: no beta is cut to .999
 
 
-def test_variances_of_the_geometric_schedule_have_one_ratio():
+def test_variances_of_the_geometric_schedule_have_one_ratio_if_the_first_is_multiplied_in_again():
     alpha_bar = torch.cumprod(1 - make_betas("geometric", 4, 1e-4, 0.99), dim=0) * (1 - 1e-4)
     sigma_squared = torch.cat([torch.tensor([1e-4], dtype=torch.float64), 1 - alpha_bar])
     ratios = sigma_squared[1:] / sigma_squared[:-1]
     assert ratios.tolist() == pytest.approx([9900**0.25] * 4, rel=1e-6)
+
+
+def test_a_geometric_schedule_of_one_variance_is_refused():
+    with pytest.raises(ValueError, match=r"beta_start=0.5 must be smaller than beta_end=0.5 for 'geometric'"):
+        make_betas("geometric", 4, 0.5, 0.5)
 
 
 def test_papers_names_are_kept_under_the_stock_ones():

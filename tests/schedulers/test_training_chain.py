@@ -26,13 +26,22 @@ def test_the_score_is_minus_epsilon_over_sigma(prediction, prediction_of):
 
 
 @pytest.mark.parametrize(
-    ("x_0", "noise"),
-    [(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), draw(2, 1, 3, 3)), (draw(2, 1, 3, 3), draw(1, 1, 3, 3))],
-    ids=["whole numbers", "one noise for two images"],
+    ("x_0", "noise", "sentence"),
+    [
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), draw(2, 1, 3, 3), "of torch.uint8 must be a floating tensor"),
+        (draw(2, 1, 3, 3), draw(1, 1, 3, 3), r"noise \(1, 1, 3, 3\) must be a tensor of the shape of .*\(2, 1, 3, 3\)"),
+        (draw(2, 1, 3, 3), None, "noise NoneType must be a tensor of the shape of"),
+        (None, draw(2, 1, 3, 3), "of NoneType must be a floating tensor"),
+    ],
 )
-def test_images_that_no_noise_can_be_added_to(x_0, noise):
-    with pytest.raises(ValueError, match=r"original_samples .* must be floating, and noise .* of their shape"):
+def test_images_that_no_noise_can_be_added_to(x_0, noise, sentence):
+    gan = HFDDPMScheduler(4, beta_schedule="vp", prediction_type="sample")
+    with pytest.raises(ValueError, match=sentence):
         HFDDPMScheduler().add_noise(x_0, noise, 5)
+    with pytest.raises(ValueError, match=sentence):
+        gan.add_noise_pair(x_0, noise, noise, 2)
+    with pytest.raises(ValueError, match=sentence):
+        gan.sample_posterior(x_0, x_0, noise, 2)
 
 
 def test_the_score_of_gaussian_data_is_that_of_its_marginal():

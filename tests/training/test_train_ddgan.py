@@ -81,7 +81,7 @@ def test_the_log_says_how_the_game_stands(tmp_path):
     assert {"discriminator/loss", "discriminator/r1", "generator/loss", "generator/l2"} <= first.keys()
     assert any(name.startswith("generator/z_variance_t") for name in first)
     assert first["generator/gradient_norm"] > 0 and first["discriminator/gradient_norm"] > 0
-    assert first["generator/lr"] < first["discriminator/lr"]
+    assert first["generator/lr"] == 4 * first["discriminator/lr"]  # of its own block in the recipe
     assert "discriminator/r1" in second  # of step 4
 
 
@@ -132,7 +132,7 @@ def test_images_without_classes_have_a_generator_without(tmp_path):
         (["--objective.timestep_weights", "[1.0, 1.0]"], "must be 4 numbers of at least 0"),
         (["--compile", "true"], "R1 and R2 have a double backward, which torch.compile does not know"),
         (["--max_decay", "2"], r"ema: max_decay=2\.0 must lie in \[0, 1\)"),
-        (["--variance_type", "fixed_large"], "variance_type='fixed_large' 'fixed_small'"),
+        (["--variance_type", "fixed_large"], "variance_type='fixed_large' must be 'fixed_small'"),
         (["--beta_schedule", "geometric"], r"after the last step alpha_bar is 0\.99 and must be at most 0\.01"),
         (["--generator.num_classes", "10"], "generator.num_classes"),
         (["--l2_until", "2"], "l2_until=2.0 must be a share of the training"),

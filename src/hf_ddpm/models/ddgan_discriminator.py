@@ -139,7 +139,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
     size, widths, downs = size_pair(config["sample_size"]), config["block_out_channels"], config["down_blocks"]
     counts = ("in_channels", "patch_size", "group_size")
     check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: (config[key],) for key in counts})
-    check_sizes(num_classes=(config["num_classes"] or 1,))
+    check_sizes(**({} if config["num_classes"] is None else {"num_classes": (config["num_classes"],)}))
     if len(downs) != len(widths) - 1:
         raise ValueError(
             f"block_out_channels has {len(widths)} widths and down_blocks {len(downs)}: give the width of the first "
@@ -149,6 +149,6 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise ValueError(f"patch_size={config['patch_size']} must divide the image's sides, {size[0]} and {size[1]}")
     if any(side < config["patch_size"] * 2 ** sum(downs) for side in size):
         raise ValueError(
-            f"images of {size[0]}x{size[1]} in patches of {config['patch_size']} are too small for {sum(downs)} blocks "
-            "that halve them: take fewer of down_blocks"
+            f"images of {size[0]}x{size[1]} in patches of {config['patch_size']} are too small to be halved "
+            f"{sum(downs)} times: set fewer entries of down_blocks to True, or take a smaller patch_size"
         )

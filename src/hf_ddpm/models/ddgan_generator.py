@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         layers_per_block: residual blocks of a level.
         attention_resolutions: heights of the images that attention sees, as a level has them.
         attention_head_dim: channels of a head; None: one head.
-        norm_num_groups: of the group norms, at most; a group has four channels or more, and all groups as many.
+        norm_num_groups: the largest number of groups of a group norm; every group has at least four channels.
         dropout: in residual blocks.
         patch_size: side of the squares whose pixels become channels before the first level; 1: none do.
         latent_dim: of z; 0: none, so that one x_0 belongs to each x_t, as in DDPM.
@@ -138,7 +139,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
             timestep: t in 0 .. T-1, a number for all images or (B,).
             z: latents, standard normal, (B, latent_dim).
             class_labels: in 0 .. K-1, (B,), of a model with classes.
-            truncation: share of the way from the mean of w to w that is gone, in [0, 1].
+            truncation: how far to go from the mean of w, 0, to w, 1.
             return_dict: `DDGANGeneratorOutput`, or a tuple of the images.
 
         Raises:
@@ -147,6 +148,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         config = self.config
         check_shape("images", sample, ("B", config["in_channels"], *size_pair(config["sample_size"])))
         check_shape("z", z, (len(sample), config["latent_dim"]))
+        check_truncation(truncation)
         check_labels(class_labels, config["num_classes"], len(sample))
         t, w = self.time(timestep, sample), self.mapping(z, class_labels, truncation)
         pyramid = pixel_unshuffle(sample, config["patch_size"])
@@ -211,6 +213,16 @@ class _Level(nn.Module):
         self.pyramid: nn.Module | None = None
 
 
+def check_truncation(truncation: object) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        ValueError: the value, and what is allowed.
+    """
+    if isinstance(truncation, bool) or not isinstance(truncation, Real) or not 0 <= float(truncation) <= 1:
+        raise ValueError(f"truncation={truncation!r} must be a number from 0 to 1, where 1 truncates nothing")
+
+
 def level_sizes(config: Mapping[str, Any]) -> list[tuple[int, int]]:
     """(H, W) that each level of a network of this configuration sees."""
     height, width = (side // config["patch_size"] for side in size_pair(config["sample_size"]))
@@ -225,11 +237,21 @@ def check_labels(class_labels: Tensor | None, num_classes: int | None, batch_siz
     """
     if num_classes is None and class_labels is not None:
         raise ValueError("class_labels were given, but this network was made without num_classes: leave them out")
-    if num_classes is not None and (class_labels is None or class_labels.shape != (batch_size,)):
-        given = "none" if class_labels is None else f"shape {tuple(class_labels.shape)}"
+    if num_classes is None:
+        return
+    if not isinstance(class_labels, Tensor) or class_labels.shape != (batch_size,):
+        given = f"shape {tuple(class_labels.shape)}" if isinstance(class_labels, Tensor) else repr(class_labels)
         raise ValueError(
             f"this network has {num_classes} classes: give class_labels of shape ({batch_size},), not {given}"
         )
+    if class_labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"class_labels of {class_labels.dtype} must be whole numbers: torch.long")
+    if class_labels.device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU would have to be waited for
+        least, most = class_labels.aminmax()
+        if least < 0 or most >= num_classes:
+            raise ValueError(
+                f"class_labels {least}..{most} must lie within 0..{num_classes - 1}, the network's classes"
+            )
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
@@ -238,7 +260,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
     counts = ["in_channels", "layers_per_block", "norm_num_groups", "patch_size"]
     counts += ["mapping_channels", "mapping_layers"]
     check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: (config[key],) for key in counts})
-    check_sizes(num_classes=(config["num_classes"] or 1,), attention_head_dim=(config["attention_head_dim"] or 1,))
+    check_sizes(**{key: (config[key],) for key in ("num_classes", "attention_head_dim") if config[key] is not None})
     if config["latent_dim"] < 0:
         raise ValueError(f"latent_dim={config['latent_dim']} must be at least 0, which is a generator without z")
     if not 0 <= config["dropout"] < 1:

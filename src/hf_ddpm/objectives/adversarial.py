@@ -10,6 +10,7 @@ from torch.nn.functional import softplus
 
 from hf_ddpm.objectives.objective import Draws, Losses
 from hf_ddpm.schedulers import HFDDPMScheduler
+from hf_ddpm.schedulers.annotations import check_arguments
 
 if TYPE_CHECKING:
     from hf_ddpm.data import Batch
@@ -40,9 +41,9 @@ class Pairs(NamedTuple):
 class AdversarialObjective:
     """min_G max_D E_t E_q [log D(x_{t-1}, x_t, t)] + E_{p_theta} [log(1 - D)], non-saturating (eq. 5 to 7).
 
-    The discriminator compares real and fake x_{t-1} of one x_t. A real pair is drawn of q(x_{t-1}, x_t | x_0); for the
-    fake, the generator says an x_0 of (x_t, z, t), of which q(x_{t-1} | x_t, x_0) is drawn. Each player has a draw of
-    its own, of t, noise and z.
+    The discriminator compares real and fake x_{t-1} of one x_t. A real pair is drawn from q(x_{t-1}, x_t | x_0); for
+    the fake, the generator predicts x_0 from (x_t, z, t), and x_{t-1} is drawn from q(x_{t-1} | x_t, x_0). Each player
+    has draws of its own of t, noise and z.
 
     Args:
         scheduler: owns the noise process, in few steps; `prediction_type` is `sample`, `variance_type` `fixed_small`.
@@ -57,8 +58,8 @@ class AdversarialObjective:
         l2_weight: of ||x_0 - G||^2 per dimension, which draws the generator to the mean over z.
         l2_until: share of the training in which that weight falls to 0 along a line; None: it stays.
         timestep_weights: how often each t is drawn, T numbers; None: all alike.
-        timestep_group: neighbours in the batch that share one t; as many as the discriminator's `group_size`, its
-            minibatch standard deviation compares images of one noise level. The paper's do not: 1.
+        timestep_group: neighbours in the batch that share one t. If it equals the discriminator's `group_size`, the
+            minibatch standard deviation compares images of one noise level. The paper does not group: 1.
 
     Raises:
         ValueError: a number out of range, or a scheduler whose steps are no draws of the posterior or end before noise.
@@ -81,12 +82,11 @@ class AdversarialObjective:
         timestep_weights: Sequence[float] | None = None,
         timestep_group: int = 1,
     ) -> None:
-        if not scheduler.draws_posterior:
-            prediction, variance = (scheduler.config[key] for key in ("prediction_type", "variance_type"))
-            raise ValueError(
-                f"prediction_type={prediction!r} must be 'sample' and variance_type={variance!r} 'fixed_small': the "
-                "generator says x_0, of which the posterior is drawn"
-            )
+        check_arguments(AdversarialObjective, locals())
+        if not isinstance(scheduler, HFDDPMScheduler):
+            raise ValueError(f"scheduler of type {type(scheduler).__name__} must be an HFDDPMScheduler")
+        if obstacle := scheduler.posterior_obstacle:
+            raise ValueError(f"{obstacle}: the generator predicts x_0, and the posterior of it is drawn from")
         if (kept := float(scheduler.alphas_cumprod[-1])) > MOST_KEPT:
             raise ValueError(
                 f"after the last step alpha_bar is {kept:.3g} and must be at most {MOST_KEPT}, because sampling starts "
@@ -94,7 +94,9 @@ class AdversarialObjective:
             )
         for name, value in (("r1_gamma", r1_gamma), ("r2_gamma", r2_gamma), ("l2_weight", l2_weight)):
             if not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value} must be a number of at least 0, which is none")
+                raise ValueError(f"{name}={value} must be a number of at least 0, where 0 leaves the term out")
+        if latent_dim < 0 or total_steps < 1:
+            raise ValueError(f"latent_dim={latent_dim} must be at least 0, and total_steps={total_steps} at least 1")
         if r1_every < 1:
             raise ValueError(f"r1_every={r1_every} must be at least 1, which is every step")
         if timestep_group < 1:
@@ -171,7 +173,7 @@ class AdversarialObjective:
         if weight := self.l2_weight_at(step):
             l2 = (_widened(pairs.x_0) - batch.x_0).square().flatten(1).mean(dim=1)
             each, said = each + weight * l2, {"l2": l2.detach().mean()}
-        if step % LOOK_EVERY == 0:
+        if self.latent_dim and step % LOOK_EVERY == 0:
             with torch.no_grad():
                 other = models[GENERATOR](pairs.x_t, pairs.t, draws.rows[f"{GENERATOR}.other_z"], y).sample
                 spread = _widened(pairs.x_0 - other).square().flatten(1).mean(dim=1)  # twice the variance over z

@@ -28,7 +28,7 @@ BetaSchedule = Literal[StockBetaSchedule, OwnBetaSchedule, PaperBetaSchedule]
 
 STOCK_NAMES = {"cosine": "squaredcos_cap_v2", "quad": "scaled_linear"}
 MAX_BETA = 0.999
-VP_START = 1e-3  # where DDGAN begins on the curve of the SDE, and how much of it a single step of T = 1 leaves out
+VP_START = 1e-3  # the time on the curve of the SDE at which DDGAN's chain begins
 MAX_STEPS = 10**6  # T: what a table of coefficients holds
 
 
@@ -39,9 +39,8 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
         schedule: one of `BetaSchedule`.
         num_steps: T, at least 1.
         beta_start, beta_end: first and last beta of `linear`, `scaled_linear`, `sigmoid`, `linear_rescaled` and `vp`
-            (the last two stated for T = 1000), `beta_end` the value of `const`, and both the first and the last
-            variance 1 - alpha_bar of `geometric`, for which `beta_end` has to be near 1; the other schedules ignore
-            them.
+            (the last two stated for T = 1000), `beta_end` the value of `const`; the variance of `geometric` grows
+            from the one to the other, so that `beta_end` has to be near 1. The other schedules ignore them.
 
     Returns:
         Tensor: (T,) float64 in (0, 1].
@@ -53,6 +52,8 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
     check_num_steps(num_steps)
     if not 0 < beta_start <= beta_end < 1:
         raise ValueError(f"beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < beta_start <= beta_end < 1")
+    if schedule == "geometric" and beta_start == beta_end:
+        raise ValueError(f"beta_start={beta_start} must be smaller than beta_end={beta_end} for 'geometric'")
     steps = torch.arange(num_steps, dtype=torch.float64)
     match STOCK_NAMES.get(schedule, schedule):
         case "linear":  # DDPM, sec. 4
@@ -164,6 +165,7 @@ def _vp_alpha_bar(beta_min: float, beta_max: float, u: float) -> float:
 
 
 def _geometric_alpha_bar(first: float, last: float, u: float) -> float:
+    """1 - first^(1 - u) last^u; `_betas_of_alpha_bar` divides by its value at u = 0, so that a chain starts at x_0."""
     return 1 - first * (last / first) ** u
 
 

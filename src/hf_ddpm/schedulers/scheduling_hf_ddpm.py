@@ -193,10 +193,18 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         return self.config["variance_type"].startswith("learned")
 
     @property
-    def draws_posterior(self) -> bool:
-        """Whether `step` with `eta=None` is `sample_posterior` of what the network says: x_0, with beta-tilde."""
+    def posterior_obstacle(self) -> str | None:
+        """What keeps `step` with `eta=None` from being `sample_posterior` of an x_0 in [-1, 1]; None: it is that."""
         config = self.config
-        return config["prediction_type"] == "sample" and config["variance_type"].startswith("fixed_small")
+        if config["prediction_type"] != "sample":
+            return f"prediction_type={config['prediction_type']!r} must be 'sample'"
+        if not config["variance_type"].startswith("fixed_small"):
+            return f"variance_type={config['variance_type']!r} must be 'fixed_small'"
+        if config["thresholding"]:
+            return "thresholding=True must be False"
+        if config["clip_sample"] and config["clip_sample_range"] < 1:
+            return f"clip_sample_range={config['clip_sample_range']} must be at least 1"
+        return None
 
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]

@@ -47,11 +47,7 @@ def add_noise(scheduler: Chain, original_samples: Tensor, noise: Tensor, timeste
     Raises:
         ValueError: images of whole numbers, noise of another shape, or timesteps that do not fit.
     """
-    if not original_samples.is_floating_point() or noise.shape != original_samples.shape:
-        raise ValueError(
-            f"original_samples {tuple(original_samples.shape)} of {original_samples.dtype} must be floating, and "
-            f"noise {tuple(noise.shape)} of their shape"
-        )
+    _check_noise("original_samples", original_samples, noise=noise)
     signal, sigma = scheduler._tables.rows("forward", timesteps, original_samples)
     return (signal * original_samples).addcmul_(sigma, noise).to(original_samples.dtype)
 
@@ -83,11 +79,26 @@ def add_noise_pair(
         original_samples: x_0, (B, ...).
         noise, step_noise: eps and eps', of the same shape.
         timesteps: t, integers in [0, T-1], (B,) or one.
+
+    Raises:
+        ValueError: images of whole numbers, noise of another shape, or timesteps that do not fit.
     """
+    _check_noise("original_samples", original_samples, noise=noise, step_noise=step_noise)
     signal, sigma, kept, added = scheduler._tables.rows("pair", timesteps, original_samples)
     previous = (signal * original_samples).addcmul_(sigma, noise)
     x_t = (kept * previous).addcmul_(added, step_noise)
     return previous.to(original_samples.dtype), x_t.to(original_samples.dtype)
+
+
+def _check_noise(name: str, images: Tensor, **others: Tensor) -> None:
+    """Refuse images of whole numbers, which would be rounded, and others that are no tensors of their shape."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"{name} of {kind} must be a floating tensor: divide bytes by 127.5 and subtract 1")
+    for other, given in others.items():
+        if not isinstance(given, Tensor) or given.shape != images.shape:
+            what = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{other} {what} must be a tensor of the shape of {name}, {tuple(images.shape)}")
 
 
 def get_velocity(scheduler: Chain, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -121,8 +132,12 @@ def posterior_log_variance_at(scheduler: Chain, timesteps: int | Tensor, like: T
 def sample_posterior(scheduler: Chain, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
     """x_{t-1} = mu-tilde_t(x_t, x_0) + sqrt(beta-tilde_t) eps, a draw of q(x_{t-1} | x_t, x_0); x_0 itself at t = 0.
 
-    `noise` is shaped as `x_t`, the rest as for `posterior_mean`. A gradient goes to `x_0`.
+    `x_0` and `noise` are shaped as `x_t`, the rest is as for `posterior_mean`. A gradient goes to `x_0`.
+
+    Raises:
+        ValueError: images of whole numbers, or tensors of different shapes.
     """
+    _check_noise("x_t", x_t, x_0=x_0, noise=noise)
     mean = posterior_mean(scheduler, x_0, x_t, timesteps)
     (variance,) = scheduler._tables.rows("posterior variance", timesteps, x_t)
     return mean + (variance.sqrt() * noise).to(mean.dtype)
