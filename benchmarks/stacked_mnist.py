@@ -7,6 +7,7 @@ seed.
 """
 
 import argparse
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
-    given.out.mkdir(parents=True)
+    if given.out.exists():
+        parser.error(f"{given.out} is there already: name a new folder")
+    unfinished = given.out.with_name(f"{given.out.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     for number, split in enumerate(("train", "test")):
         digits = ImageData(given.data, split=split, image_size=28, channels=1, cache="none")
         generator = torch.Generator().manual_seed(2 * given.seed + number)
         stacked = Dataset.from_generator(
             rows, Features({"image": Image()}), gen_kwargs={"three": triples(digits, generator)}
         )
-        stacked.to_parquet(given.out / f"{split}.parquet")
+        stacked.to_parquet(unfinished / f"{split}.parquet")
         print(f"{given.out / split}.parquet: {len(stacked):,} images")
+    unfinished.rename(given.out)
 
 
 def triples(digits: ImageData, generator: torch.Generator) -> torch.Tensor:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from hf_ddpm.objectives import DISCRIMINATOR
 
-SURE = 0.05  # of the discriminator's loss, which is 1.39 where it can only guess (0.69 if it is relativistic)
-BLIND = 0.01  # of its logits, real minus fake
+SURE = 10.0  # logits, real minus fake, where the generator's gradient is gone: sigmoid(-5) on either side
+BLIND = 0.01  # the same where the discriminator guesses
+OF_GAPS = f"{DISCRIMINATOR}/gap_t"
 
 
 def remark(logged: Mapping[str, float]) -> str | None:
@@ -14,18 +15,17 @@ def remark(logged: Mapping[str, float]) -> str | None:
     Args:
         logged: means since the line before, by their names in the log.
     """
-    loss = logged.get(f"{DISCRIMINATOR}/loss")
-    gaps = {name: value for name, value in logged.items() if name.startswith(f"{DISCRIMINATOR}/gap_t")}
-    if loss is None or not gaps:
+    gaps = {name.removeprefix(OF_GAPS): value for name, value in logged.items() if name.startswith(OF_GAPS)}
+    if not gaps:
         return None
-    if loss < SURE:
+    if sure := [t for t, gap in gaps.items() if gap > SURE]:
         return (
-            f"the discriminator has won: its loss is {loss:.3f}; raise --r1_gamma, or lower "
-            "--discriminator_optimization.lr"
+            f"the discriminator has won at t = {', '.join(sure)}: its logits differ by more than {SURE:.0f} there; "
+            "begin anew with a larger --r1_gamma or a smaller --discriminator_optimization.lr"
         )
     if max(map(abs, gaps.values())) < BLIND:
         return (
             f"the generator has won: the discriminator tells no step apart (its logits differ by less than {BLIND}); "
-            "lower --r1_gamma, or raise --discriminator_optimization.lr"
+            "begin anew with a smaller --r1_gamma or a larger --discriminator_optimization.lr"
         )
     return None

@@ -13,7 +13,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -103,6 +103,7 @@ def load_state(run: Run, state: Path) -> None:
 
     Everything else follows from the step.
     """
+    _require_weights(run, state)
     try:
         run.accelerator.load_state(str(state))
         for name, ema in averages(run).items():
@@ -123,6 +124,19 @@ def load_state(run: Run, state: Path) -> None:
     if run.accelerator.is_main_process:
         run.folder.forget_after(run.step)
     run.accelerator.wait_for_everyone()
+
+
+def _require_weights(run: Run, state: Path) -> None:
+    """Say which network a state has lost; what is sharded lies in other files."""
+    if run.accelerator.distributed_type == DistributedType.FSDP:
+        return
+    files = {f"model_{i}.safetensors" if i else "model.safetensors": name for i, name in enumerate(run.players)}
+    of = {**files, **{name: f"averaged {name.removeprefix('ema_')}" for name in averages(run)}}
+    for file, name in of.items():
+        if not (state / file).exists():
+            raise UserError(
+                f"the state {state} lacks {file}, the weights of the {name}: resume from an older one in {state.parent}"
+            )
 
 
 def _learned(state: Path) -> dict[str, Tensor]:

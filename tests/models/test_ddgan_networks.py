@@ -65,7 +65,7 @@ def test_a_batch_that_the_groups_do_not_divide_has_smaller_ones(batch, group):
     assert x.grad.isfinite().all()
 
 
-def test_attention_starts_with_unit_variance_and_has_the_heads_that_are_asked_for():
+def test_attention_has_the_heads_that_are_asked_for():
     assert attention(8, None, 4).heads == 1 and attention(8, 2, 4).heads == 4
 
 

@@ -28,7 +28,7 @@ SAMPLE = KindCommand(
             "--truncation",
             default=1.0,
             type=number_in_unit_interval,
-            help="1 is none (the default), less is nearer to the mean image of its class",
+            help="1 (the default) truncates nothing; less draws w towards its mean, for images that differ less",
         ),
     ),
     refusal="{flag} {value} belongs to a denoising GAN, whose latents are truncated: leave it out",

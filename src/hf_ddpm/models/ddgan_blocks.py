@@ -159,7 +159,7 @@ def norm_groups(channels: int, most: int) -> int:
 
 
 def attention(channels: int, head_dim: int | None, num_groups: int) -> Attention:
-    """Self-attention over the pixels, (B, C, H, W) to the same, added to its input, of unit variance.
+    """Self-attention over the pixels, (B, C, H, W) to the same, added to its input and divided by sqrt(2).
 
     Args:
         head_dim: channels of a head; None: one head.
@@ -208,7 +208,7 @@ class DiscriminatorBlock(nn.Module):
 def minibatch_std(x: Tensor, group_size: int) -> Tensor:
     """x (B, C, H, W) with one channel more: how much a group of images differs, on average (Karras et al. 2018).
 
-    Groups are of neighbours, so that parts of a batch that hold whole groups, on other processes too, are judged as the
+    Each group consists of neighbouring images, so that parts of a batch that hold whole groups, on other processes too, are judged as the
     whole batch is. A batch that the groups do not divide has smaller ones; one image differs by nothing.
     """
     group = math.gcd(len(x), group_size)
