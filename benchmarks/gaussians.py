@@ -30,8 +30,9 @@ TITLE = "25 Gaussians: the modes that a denoising GAN finds"
 ABOUT = """25 Gaussians on a grid, spacing 2, standard deviation .05, as in arXiv 2112.07804. A mode counts if at least
 1% of 10,000 samples lie within three standard deviations of it; such samples are good ones. Generator and
 discriminator are MLPs of three layers of 128, which see sinusoids of the coordinates beside them; equal steps, one
-thread. The variance of the noise is that of `geometric` from .01 to .995: .02, .09, .31, .99. The paper's schedule has a row of its own: its
-last step begins at .48, where the modes lie on each other. Medians of three seeds, the smallest and the largest."""
+thread. The variance of the noise is that of `geometric` from .01 to .995: .02, .09, .31, .99. The paper's schedule has
+a row of its own: its last step begins at .48, where the modes lie on each other. Medians of three seeds, the smallest
+and the largest."""
 RESULTS = Path("benchmarks/results/gaussians")
 SPACING, SD = 2.0, 0.05
 SCALE = 2**0.5 * SPACING  # the standard deviation of the data, by which they are divided

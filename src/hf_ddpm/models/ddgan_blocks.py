@@ -208,8 +208,9 @@ class DiscriminatorBlock(nn.Module):
 def minibatch_std(x: Tensor, group_size: int) -> Tensor:
     """x (B, C, H, W) with one channel more: how much a group of images differs, on average (Karras et al. 2018).
 
-    Each group consists of neighbouring images, so that parts of a batch that hold whole groups, on other processes too, are judged as the
-    whole batch is. A batch that the groups do not divide has smaller ones; one image differs by nothing.
+    Each group consists of neighbouring images, so that parts of a batch that hold whole groups, on other processes
+    too, are judged as the whole batch is. A batch that the groups do not divide has smaller ones; one image differs by
+    nothing.
     """
     group = math.gcd(len(x), group_size)
     grouped = x.view(len(x) // group, group, *x.shape[1:]).to(torch.promote_types(x.dtype, torch.float32))
