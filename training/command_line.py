@@ -32,7 +32,10 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
     options, unknown = parser.parse_known_args(argv)
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
-        raise UserError(f"unknown option {unknown[0]}{hint(unknown[0].split('=')[0], known)}")
+        word = unknown[0].split("=")[0]
+        if several := [name for name in known if name.endswith(f".{word.removeprefix('--')}")]:
+            raise UserError(f"{word} is in several blocks: give {' or '.join(several)}")
+        raise UserError(f"unknown option {unknown[0]}{hint(word, known)}")
     for dotted, text in vars(options).items():
         if "." in dotted and text is not None:
             block, key = dotted.split(".", 1)

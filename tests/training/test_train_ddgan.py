@@ -147,6 +147,11 @@ def test_a_mistake_is_one_sentence_before_data_are_opened(more, sentence, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_an_option_that_both_players_have_is_asked_for_by_its_block():
+    with pytest.raises(UserError, match=r"^--lr is in several blocks: give --generator_optimization.lr or --disc.*.lr$"):
+        parse_command_line([*TINY, "--lr", "1e-3"])
+
+
 def test_a_run_is_not_resumed_with_another_number_of_steps(tmp_path):
     tiny(tmp_path / "run", "--total_steps", "1")
     with pytest.raises(SystemExit, match="num_train_timesteps"):
