@@ -148,7 +148,7 @@ def test_a_mistake_is_one_sentence_before_data_are_opened(more, sentence, tmp_pa
 
 
 def test_an_option_that_both_players_have_is_asked_for_by_its_block():
-    with pytest.raises(UserError, match=r"^--lr is in several blocks: give --generator_optimization.lr or --disc.*.lr$"):
+    with pytest.raises(UserError, match=r"^--lr is in several blocks: give --generator_.*lr or --disc.*lr$"):
         parse_command_line([*TINY, "--lr", "1e-3"])
 
 
