@@ -15,7 +15,7 @@ TITLE = "A hundred digits"
 ABOUT = """Seconds of 100 images in one call on one thread, by the networks of `mnist-ddgan`, `mnist-conditional` and
 `mnist-vae` with random weights. Pipelines take turns in one process, medians of the rounds; the last column is the
 median of the rounds' ratios. In the paper DDGAN takes 0.21 s and DDPM 80.5 s (arXiv 2112.07804)."""
-ROUNDS, ROUNDS_OF_LONG = 7, 3
+ROUNDS, ROUNDS_OF_LONG = 5, 1  # a thousand steps take minutes
 FIRST = "DDGAN, T = 4"
 Draw = Callable[[int], object]
 
