@@ -85,6 +85,7 @@ DRAWN_BY = {
     "guidance-free": "hf-ddpm figure guidance runs/guidance/classifier-free-seed0",
     "guidance-sweep": "hf-ddpm sweep runs/guidance",
     "guidance-free-sweep": "hf-ddpm sweep runs/guidance",
+    **dict.fromkeys(("T-1", "T-2", "T-4", "T-8", "T-4-without-z"), "python -m benchmarks.gaussians"),
 }
 
 
