@@ -10,6 +10,7 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.metrics.frechet import finite
 
 _ROWS = 512  # of a matrix of distances that are held at a time
+_ROUNDING = 1e-9  # of a distance: a matrix product may round that of two points otherwise the other way round
 
 
 class PrecisionRecall(NamedTuple):
@@ -138,7 +139,7 @@ def _inside(points: Tensor, centres: Tensor, k: int) -> _Inside:
     radii, found, pairs = neighbour_distance(centres, k), [], 0
     holds = torch.zeros(len(centres), dtype=torch.bool)
     for d in _distances(points, centres):
-        within = d <= radii
+        within = d <= (1 + _ROUNDING) * radii
         found.append(within.any(dim=1))
         holds |= within.any(dim=0)
         pairs += int(within.sum())
