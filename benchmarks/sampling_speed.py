@@ -32,7 +32,9 @@ def measure(options: Options) -> Result:
 
 def rows_of(draws: dict[str, Draw], count: int, rounds: int) -> list[list[str | float]]:
     """Name, seconds, and how many times those of the first, of each."""
-    times = Rounds({name: lambda draw=draw: draw(count) for name, draw in draws.items()}, rounds=rounds)
+    times = Rounds(
+        {name: lambda draw=draw: draw(count) for name, draw in draws.items()}, rounds=rounds, warm_up=rounds > 1
+    )
     return [[name, times.median(name), times.speedup(FIRST, over=name)] for name in draws]
 
 
