@@ -9,11 +9,9 @@ What is there already is kept.
 
 import json
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import Place, evaluated, figures_of, measure_missing, on_disk, parse_place, publish, trained
+from benchmarks.by_command import Place, evaluated, figures_of, measure_arms, trained
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
@@ -22,7 +20,6 @@ ABOUT = """`mnist-conditional` on the 60,000 training digits, with one thing cha
 1,000 samples, a tenth of each class, by 50 trailing steps of Algorithm 2, seed 0, against the 10,000 test digits.
 Medians of three training seeds, with the smallest and the largest. The last column is the change of FID on ImageNet
 128x128 in the paper's Tables 1 to 3, quoted from memory: other data, other size, a thousand times the weights."""
-RESULTS = Path("benchmarks/results/architecture")
 STEPS = 1400  # half of the recipe's, of 24 trainings
 FIGURES = ("digit distance", "class accuracy", "precision", "recall")
 ATTENTION = ("AttnDownBlock2D", "AttnUpBlock2D")
@@ -63,11 +60,7 @@ VARIANTS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, measure what is missing, and write the medians."""
-    place, names = parse_place("architecture", str(__doc__), argv, list(VARIANTS))
-    measure_missing(RESULTS, names, place.seeds, partial(measure, place))
-    result = {"command": "python -m benchmarks.architecture --data <folder>", "arms": kept()}
-    publish(RESULTS.with_suffix(".json"), result)
-    print(render(result))
+    print(render(measure_arms("architecture", str(__doc__), argv, list(VARIANTS), measure)))
 
 
 def measure(place: Place, name: str, seed: int) -> Result:
@@ -89,20 +82,10 @@ def words_of(name: str) -> list[str]:
     return words
 
 
-def kept() -> Result:
-    """By variant the figures of every seed that is on disk."""
-    rows: dict[str, dict[str, Any]] = {}
-    for name, found in on_disk(RESULTS, list(VARIANTS)):
-        row = rows.setdefault(name, {"weights": found["weights"], "seconds": []})
-        for figure in ("seconds", *FIGURES):
-            row.setdefault(figure, []).append(found[figure])
-    return rows
-
-
 def render(result: Result) -> str:
     """A row for each variant."""
     rows = [
-        [name, f"{row['weights']:,}", *(spread(row[figure]) for figure in FIGURES), VARIANTS[name].paper]
+        [name, f"{row['weights'][0]:,}", *(spread(row[figure]) for figure in FIGURES), VARIANTS[name].paper]
         for name, row in result["arms"].items()
     ]
     return table(["network", "weights", *FIGURES, "the paper's FID"], rows)

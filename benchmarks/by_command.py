@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,44 @@ class Place:
     num_images: int
 
 
-def parse_place(module: str, about: str, argv: Sequence[str] | None, names: Sequence[str]) -> tuple[Place, list[str]]:
+def measure_arms(
+    module: str,
+    about: str,
+    argv: Sequence[str] | None,
+    names: Sequence[str],
+    measure: Callable[[Place, str, int], Result],
+    num_images: int = 1000,
+) -> Result:
+    """What a benchmark of several trainings does: measure what is missing, and write the figures of all seeds.
+
+    Args:
+        module: its name, which is that of its results.
+        about: its docstring.
+        argv: its command line; None is the process's.
+        names: of the arms.
+        measure: trains and measures one of them with one seed.
+        num_images: that are measured, unless the command line says otherwise.
+    """
+    place, chosen = parse_place(module, about, argv, names, num_images)
+    folder = Path("benchmarks/results") / module
+    measure_missing(folder, chosen, place.seeds, partial(measure, place))
+    result = {"command": f"python -m benchmarks.{module} --data <folder>", "arms": by_seed(folder, names)}
+    publish(folder.with_suffix(".json"), result)
+    return result
+
+
+def parse_place(
+    module: str, about: str, argv: Sequence[str] | None, names: Sequence[str], num_images: int = 1000
+) -> tuple[Place, list[str]]:
     """The command line of a benchmark that trains, and which of its parts `names` are asked for."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=about)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.parquet and test.parquet of digits")
     parser.add_argument("--runs", type=Path, default=Path("runs") / module, help="folder of the trained models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training (default: 0 1 2)")
     parser.add_argument("--only", nargs="+", default=[*names], choices=[*names], help="these parts")
-    parser.add_argument("--num-images", type=int, default=1000, help="that are measured (default: 1,000)")
+    parser.add_argument(
+        "--num-images", type=int, default=num_images, help=f"that are measured (default: {num_images:,})"
+    )
     given = parser.parse_args(sys.argv[1:] if argv is None else argv)
     return Place(given.data, given.runs, tuple(given.seeds), given.num_images), given.only
 

@@ -8,21 +8,9 @@ Trains each arm for three seeds on one thread, five minutes each. What is there 
 import json
 import statistics
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.by_command import (
-    UNSEEN,
-    Place,
-    by_seed,
-    evaluated,
-    figures_of,
-    measure_missing,
-    parse_place,
-    publish,
-    trained,
-)
+from benchmarks.by_command import UNSEEN, Place, evaluated, figures_of, measure_arms, trained
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
@@ -33,7 +21,6 @@ steps for all GANs, one thread of two busy ones. 1,000 samples, a tenth of each 
 checkpoint with averaged weights, seed 0, against the 10,000 test digits. The last column is what z changes, the
 standard deviation over z of a pixel of x_0 in [-1, 1], by t from the step next to the image. Medians of three
 training seeds, with the smallest and the largest."""
-RESULTS = Path("benchmarks/results/ddgan")
 FIGURES = ("digit distance", "share of sure digits", "class accuracy", "precision", "recall", "coverage")
 GAN = ("--recipe", "mnist-ddgan")
 PLAIN = ("--recipe", "mnist-ddgan-unconditional")
@@ -71,11 +58,7 @@ ARMS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, measure what is missing, and write the medians."""
-    place, names = parse_place("ddgan", str(__doc__), argv, list(ARMS))
-    measure_missing(RESULTS, names, place.seeds, partial(measure, place))
-    result = {"command": "python -m benchmarks.ddgan --data <folder>", "arms": by_seed(RESULTS, list(ARMS))}
-    publish(RESULTS.with_suffix(".json"), result)
-    print(render(result))
+    print(render(measure_arms("ddgan", str(__doc__), argv, list(ARMS), measure)))
 
 
 def measure(place: Place, name: str, seed: int) -> Result:

@@ -1,6 +1,6 @@
 """Mode coverage of a denoising GAN over training time, on Stacked MNIST.
 
-    python -m benchmarks.mode_coverage --data <folder with train.parquet and test.parquet of MNIST> --num-images 25600
+    python -m benchmarks.mode_coverage --data <folder with train.parquet and test.parquet of MNIST>
 
 Each length is a training of its own, whose learning rates fall to their floor. What is there already is kept.
 """
@@ -9,21 +9,9 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 from benchmarks import stacked_mnist
-from benchmarks.by_command import (
-    UNSEEN,
-    Place,
-    by_seed,
-    evaluated,
-    figures_of,
-    measure_missing,
-    parse_place,
-    publish,
-    trained,
-)
+from benchmarks.by_command import UNSEEN, Place, evaluated, figures_of, measure_arms, trained
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
@@ -32,34 +20,33 @@ ABOUT = """`stacked-mnist-ddgan`, trained for so many steps, each training of it
 Three of the 60,000 training digits are in the channels of an image; the shipped digit network reads them in 25,600
 samples (seed 0). The paper finds 1,000 modes and a KL of 0.071 (arXiv 2112.07804), by a network of its own. Medians of
 the training seeds, with the smallest and the largest."""
-RESULTS = Path("benchmarks/results/mode_coverage")
+NUM_IMAGES = 25_600  # the paper's
 ARMS = {f"{steps} steps": steps for steps in (500, 1000, 2000, 4000)}
 FIGURES = ("modes found", "KL of the classes to uniform", "stacked digit distance")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Stack the digits, train what is missing, measure what is missing, and write the medians."""
-    place, names = parse_place("mode_coverage", str(__doc__), argv, list(ARMS))
-    stacked = place.runs / "stacked-mnist"
-    if not stacked.is_dir():
-        stacked_mnist.main(["--data", str(place.data), "--out", str(stacked)])
-    measure_missing(RESULTS, names, place.seeds, partial(measure, replace(place, data=stacked)))
-    result = {
-        "command": "python -m benchmarks.mode_coverage --data <folder> --num-images 25600",
-        "arms": by_seed(RESULTS, list(ARMS)),
-    }
-    publish(RESULTS.with_suffix(".json"), result)
-    print(render(result))
+    """Train what is missing, measure what is missing, and write the medians."""
+    print(render(measure_arms("mode_coverage", str(__doc__), argv, list(ARMS), measure, NUM_IMAGES)))
 
 
 def measure(place: Place, name: str, seed: int) -> Result:
     """The figures of one length of training, with one seed."""
+    place = stacked(place)
     words = ("--recipe", "stacked-mnist-ddgan", "--total_steps", str(ARMS[name]))
     checkpoint = trained(name, seed, place, *UNSEEN, *words)
     how = ("--extractor", "stacked-digits", "--metrics", "fd,modes")
     found = evaluated(name, seed, place, checkpoint, *how)
     facts = json.loads((checkpoint / "training.json").read_text())
     return {"arm": name, "training seconds": facts["seconds"], **figures_of(found, FIGURES)}
+
+
+def stacked(place: Place) -> Place:
+    """The same place with the stacked digits, which are made if they are not there yet."""
+    folder = place.runs / "stacked-mnist"
+    if not folder.is_dir():
+        stacked_mnist.main(["--data", str(place.data), "--out", str(folder)])
+    return replace(place, data=folder)
 
 
 def render(result: Result) -> str:

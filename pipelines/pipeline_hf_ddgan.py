@@ -1,6 +1,7 @@
 """Noise to images in a few steps with the generator of a denoising diffusion GAN."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -212,14 +213,16 @@ def _check_scheduler(scheduler: Any) -> None:
         raise ValueError(f"{obstacle} in the scheduler, as it was when the generator was trained")
 
 
-def _check_discriminator(discriminator: Any, generator: Any) -> None:
-    """Refuse what is no discriminator of the images and classes of a generator with this configuration."""
+def _check_discriminator(discriminator: Any, wanted: Mapping[str, Any]) -> None:
+    """Refuse what is no discriminator of the images and classes of a generator whose configuration is `wanted`."""
     if discriminator is None:
         return
     config = getattr(discriminator, "config", {})
     if not isinstance(discriminator, torch.nn.Module) or "group_size" not in config:
         raise ValueError(f"discriminator of type {type(discriminator).__name__} must be a DDGANDiscriminator, or None")
     for key in ("sample_size", "in_channels", "num_classes"):
-        one, other = (size_pair(c[key]) if key == "sample_size" else c[key] for c in (generator, config))
-        if one != other:
-            raise ValueError(f"the discriminator's {key}={other} must be {one}, as the generator's is")
+        given, needed = config[key], wanted[key]
+        if key == "sample_size":
+            given, needed = size_pair(given), size_pair(needed)
+        if given != needed:
+            raise ValueError(f"the discriminator's {key}={given} must be {needed}, as the generator's is")

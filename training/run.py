@@ -193,10 +193,10 @@ def mean_said(run: Run) -> dict[str, float]:
     means = {name: total / count for name, (total, count) in zip(names, pairs, strict=True) if count}
     for name, mean in means.items():
         if not math.isfinite(mean):
-            rates = " or ".join(f"--{player}_optimization.lr" for player in run.players)
+            several = " or ".join(f"--{player}_optimization.lr" for player in run.players)
+            rate = several if len(run.players) > 1 else "lr"
             raise UserError(
-                f"the {name} is {mean} at step {run.step}: lower {rates if len(run.players) > 1 else 'lr'}, or turn "
-                "mixed_precision off; "
+                f"the {name} is {mean} at step {run.step}: lower {rate}, or turn mixed_precision off; "
                 "the last saved state is untouched"
             )
     return means

@@ -130,9 +130,9 @@ def _require_weights(run: Run, state: Path) -> None:
     """Say which network a state has lost; what is sharded lies in other files."""
     if run.accelerator.distributed_type == DistributedType.FSDP:
         return
-    files = {f"model_{i}.safetensors" if i else "model.safetensors": name for i, name in enumerate(run.players)}
-    of = {**files, **{name: f"averaged {name.removeprefix('ema_')}" for name in averages(run)}}
-    for file, name in of.items():
+    wanted = {f"model_{i}.safetensors" if i else "model.safetensors": name for i, name in enumerate(run.players)}
+    wanted |= dict.fromkeys(averages(run), "average")
+    for file, name in wanted.items():
         if not (state / file).exists():
             raise UserError(
                 f"the state {state} lacks {file}, the weights of the {name}: resume from an older one in {state.parent}"

@@ -148,7 +148,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         config = self.config
         check_shape("images", sample, ("B", config["in_channels"], *size_pair(config["sample_size"])))
         check_shape("z", z, (len(sample), config["latent_dim"]))
-        check_truncation(truncation)
+        _check_truncation(truncation)
         check_labels(class_labels, config["num_classes"], len(sample))
         t, w = self.time(timestep, sample), self.mapping(z, class_labels, truncation)
         pyramid = pixel_unshuffle(sample, config["patch_size"])
@@ -213,7 +213,7 @@ class _Level(nn.Module):
         self.pyramid: nn.Module | None = None
 
 
-def check_truncation(truncation: object) -> None:
+def _check_truncation(truncation: object) -> None:
     """Refuse what is no share.
 
     Raises:

@@ -86,7 +86,7 @@ class AdversarialObjective:
         if not isinstance(scheduler, HFDDPMScheduler):
             raise ValueError(f"scheduler of type {type(scheduler).__name__} must be an HFDDPMScheduler")
         if obstacle := scheduler.posterior_obstacle:
-            raise ValueError(f"{obstacle}: the generator predicts x_0, and the posterior of it is drawn from")
+            raise ValueError(f"{obstacle}: the generator predicts x_0, from whose posterior x_{{t-1}} is drawn")
         if (kept := float(scheduler.alphas_cumprod[-1])) > MOST_KEPT:
             raise ValueError(
                 f"after the last step alpha_bar is {kept:.3g} and must be at most {MOST_KEPT}, because sampling starts "
