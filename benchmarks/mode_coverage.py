@@ -10,10 +10,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from benchmarks import stacked_mnist
 from benchmarks.by_command import UNSEEN, Place, evaluated, figures_of, measure_arms, trained
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
+from benchmarks.stacked_mnist import stack
 
 TITLE = "Stacked MNIST: modes over training time"
 ABOUT = """`stacked-mnist-ddgan`, trained for so many steps, each training of its own, on one thread of two busy ones.
@@ -45,7 +45,7 @@ def stacked(place: Place) -> Place:
     """The same place with the stacked digits, which are made if they are not there yet."""
     folder = place.runs / "stacked-mnist"
     if not folder.is_dir():
-        stacked_mnist.main(["--data", str(place.data), "--out", str(folder)])
+        stack(str(place.data), folder, seed=0)
     return replace(place, data=folder)
 
 

@@ -17,6 +17,7 @@ from datasets import Dataset, Features, Image
 from PIL.Image import fromarray
 
 from hf_ddpm.data import ImageData
+from hf_ddpm.errors import exit_with_a_sentence
 
 CHUNK = 1000  # images decoded at a time
 
@@ -30,18 +31,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     if given.out.exists():
         parser.error(f"{given.out} is there already: name a new folder")
-    unfinished = given.out.with_name(f"{given.out.name}.unfinished")
+    with exit_with_a_sentence():
+        stack(given.data, given.out, given.seed)
+
+
+def stack(data: str, out: Path, seed: int) -> None:
+    """Write both splits into a folder, which is there only when it is whole."""
+    unfinished = out.with_name(f"{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for number, split in enumerate(("train", "test")):
-        digits = ImageData(given.data, split=split, image_size=28, channels=1, cache="none")
-        generator = torch.Generator().manual_seed(2 * given.seed + number)
+        digits = ImageData(data, split=split, image_size=28, channels=1, cache="none")
+        generator = torch.Generator().manual_seed(2 * seed + number)
         stacked = Dataset.from_generator(
             rows, Features({"image": Image()}), gen_kwargs={"three": triples(digits, generator)}
         )
         stacked.to_parquet(unfinished / f"{split}.parquet")
-        print(f"{given.out / split}.parquet: {len(stacked):,} images")
-    unfinished.rename(given.out)
+        print(f"{out / split}.parquet: {len(stacked):,} images")
+    unfinished.rename(out)
 
 
 def triples(digits: ImageData, generator: torch.Generator) -> torch.Tensor:

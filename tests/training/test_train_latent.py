@@ -143,7 +143,10 @@ def test_a_classifier_of_latents_learns_and_guides(vae, tmp_path, capsys):
     scale = LatentData(frozen, block, seed=0).scale
     facts = classifier.config["latents"]
     assert facts == json.loads((checkpoint / "training.json").read_text())["latents"]
-    assert facts == {"class": "HFVAE", "scaling_factor": pytest.approx(scale, rel=1e-6)}  # rounded otherwise on some CPUs
+    assert facts == {
+        "class": "HFVAE",
+        "scaling_factor": pytest.approx(scale, rel=1e-6),
+    }  # rounded otherwise on some CPUs
     assert f"latents of a VAE (HFVAE), multiplied by {scale:.5f}" in (checkpoint / "README.md").read_text()
     assert json.loads((checkpoint / "evaluation.json").read_text())["conditions"]["num_images"] == 50
 
