@@ -60,7 +60,9 @@ def parse_place(
     parser.add_argument("--data", type=Path, required=True, help="folder with train.parquet and test.parquet of digits")
     parser.add_argument("--runs", type=Path, default=Path("runs") / module, help="folder of the trained models")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of training (default: 0 1 2)")
-    parser.add_argument("--only", nargs="+", default=[*names], choices=[*names], help="these parts")
+    parser.add_argument(
+        "--only", nargs="+", default=[*names], choices=[*names], metavar="PART", help=f"of: {'; '.join(names)}"
+    )
     parser.add_argument(
         "--num-images", type=int, default=num_images, help=f"that are measured (default: {num_images:,})"
     )

@@ -82,9 +82,11 @@ class RunFolder:
         fixed = [key for key in {*began, *given} if _is_fixed(key)]
         for key in sorted(fixed, key=lambda key: (key != FAMILY, key)):
             if began.get(key) != given.get(key):
+                first = f"with {began[key]!r}" if key in began else "without one"
+                now_is = f"is {given[key]!r}" if key in given else "is not given"
                 raise UserError(
-                    f"--resume: {key} is {given.get(key)!r} but the run began with {began.get(key)!r}: "
-                    "resume with the same recipe, or start another --output_dir"
+                    f"--resume: {key} {now_is} but the run began {first}: resume with the same recipe, or start "
+                    "another --output_dir"
                 )
 
     def check_same_classes(self, data: DataFacts) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -138,7 +139,9 @@ def test_the_generator_of_digits_sees_t():
 @pytest.mark.parametrize("num_classes", [3, None])
 def test_without_z_one_image_belongs_to_each_x_t(num_classes):
     torch.manual_seed(0)
-    generator, y = generator_preset("tiny", latent_dim=0, num_classes=num_classes).eval(), torch.tensor([1, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of weights of nothing
+        generator, y = generator_preset("tiny", latent_dim=0, num_classes=num_classes).eval(), torch.tensor([1, 1])
     x_t = normal(1, 1, 8, 8).expand(2, -1, -1, -1)
     x_0 = generator(x_t, 1, torch.empty(2, 0), y if num_classes else None).sample
     assert x_0.isfinite().all() and torch.allclose(x_0[0], x_0[1], atol=1e-6)
@@ -264,7 +267,7 @@ def test_a_generator_that_cannot_be(keywords, sentence):
         ),
         ({"sample_size": 2}, "images of 2x2 in patches of 2 are too small to be halved 1 times: set fewer"),
         ({"patch_size": 3}, "patch_size=3 must divide"),
-        ({"group_size": 0}, r"group_size=\[0\] must be"),
+        ({"group_size": 0}, r"group_size=0 must be"),
     ],
 )
 def test_a_discriminator_that_cannot_be(keywords, sentence):

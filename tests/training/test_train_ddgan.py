@@ -153,10 +153,18 @@ def test_an_option_that_both_players_have_is_asked_for_by_its_block():
         parse_command_line([*TINY, "--lr", "1e-3"])
 
 
-def test_a_run_is_not_resumed_with_another_number_of_steps(tmp_path):
-    tiny(tmp_path / "run", "--total_steps", "1")
-    with pytest.raises(SystemExit, match="num_train_timesteps"):
-        main(words(tmp_path / "run", "--scheduler.num_train_timesteps", "2", "--resume", "latest"))
+@pytest.mark.parametrize(
+    ("began", "resumed", "sentence"),
+    [
+        ([], ["--scheduler.num_train_timesteps", "2"], "scheduler.num_train_timesteps is 2 but the run began with 4"),
+        ([], ["--latent_dim", "8"], "generator.latent_dim is 8 but the run began without one"),
+        (["--latent_dim", "8"], [], "generator.latent_dim is not given but the run began with 8"),
+    ],
+)
+def test_a_run_is_not_resumed_as_another(began, resumed, sentence, tmp_path):
+    tiny(tmp_path / "run", "--total_steps", "1", *began)
+    with pytest.raises(SystemExit, match=sentence):
+        main(words(tmp_path / "run", *resumed, "--resume", "latest"))
 
 
 def test_a_state_that_lost_its_discriminator_is_not_gone_on_from(tmp_path):

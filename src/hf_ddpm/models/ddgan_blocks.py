@@ -72,6 +72,8 @@ class TimeEmbedding(nn.Module):
 class MappingNetwork(nn.Module):
     """w of a latent z and a class: z of unit mean square, beside an embedding of the class, through linear layers.
 
+    With neither of them, w is 0.
+
     Args:
         latent_dim: of z.
         channels: of w.
@@ -83,9 +85,9 @@ class MappingNetwork(nn.Module):
         super().__init__()
         self.classes = None if num_classes is None else nn.Embedding(num_classes, channels)
         inputs = latent_dim + (0 if num_classes is None else channels)
-        widths = [inputs, *[channels] * (num_layers - 1)]
+        widths = [inputs, *[channels] * (num_layers - 1)] if inputs else []
         layers = [layer for width in widths for layer in (nn.Linear(width, channels), nn.SiLU())]
-        self.layers = nn.Sequential(*layers)
+        self.layers, self.channels = nn.Sequential(*layers), channels
 
     def forward(self, z: Tensor, class_labels: Tensor | None, truncation: float = 1.0) -> Tensor:
         """(B, latent_dim) and (B,) to (B, channels); with a `truncation` below 1 nearer to the mean of w."""
@@ -104,7 +106,7 @@ class MappingNetwork(nn.Module):
         z = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
         if self.classes is not None:
             z = torch.cat([z, self.classes(class_labels).to(z.dtype)], dim=1)
-        found: Tensor = self.layers(z)
+        found: Tensor = self.layers(z) if len(self.layers) else z.new_zeros(len(z), self.channels)
         return found
 
 

@@ -138,9 +138,9 @@ def _check_config(config: Mapping[str, Any]) -> None:
     """Refuse numbers that do not fit together."""
     size, widths, downs = size_pair(config["sample_size"]), config["block_out_channels"], config["down_blocks"]
     counts = ("in_channels", "patch_size", "group_size")
-    check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: (config[key],) for key in counts})
+    check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: config[key] for key in counts})
     if config["num_classes"] is not None:
-        check_sizes(num_classes=(config["num_classes"],))
+        check_sizes(num_classes=config["num_classes"])
     if len(downs) != len(widths) - 1:
         raise ValueError(
             f"block_out_channels has {len(widths)} widths and down_blocks {len(downs)}: give the width of the first "

@@ -259,8 +259,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
     size, widths = size_pair(config["sample_size"]), config["block_out_channels"]
     counts = ["in_channels", "layers_per_block", "norm_num_groups", "patch_size"]
     counts += ["mapping_channels", "mapping_layers"]
-    check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: (config[key],) for key in counts})
-    check_sizes(**{key: (config[key],) for key in ("num_classes", "attention_head_dim") if config[key] is not None})
+    check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: config[key] for key in counts})
+    check_sizes(**{key: config[key] for key in ("num_classes", "attention_head_dim") if config[key] is not None})
     if config["latent_dim"] < 0:
         raise ValueError(f"latent_dim={config['latent_dim']} must be at least 0, which is a generator without z")
     if not 0 <= config["dropout"] < 1:

@@ -179,8 +179,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
     """Refuse numbers that do not fit together."""
     size, widths, types = size_pair(config["sample_size"]), config["block_out_channels"], config["down_block_types"]
     one = ("in_channels", "layers_per_block", "attention_head_dim", "norm_num_groups")
-    check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: (config[key],) for key in one})
-    check_sizes(time_embedding_channels=(config["time_embedding_channels"] or 1,))
+    check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: config[key] for key in one})
+    check_sizes(time_embedding_channels=config["time_embedding_channels"] or 1)
     if config["num_classes"] < 2:
         raise ValueError(f"num_classes={config['num_classes']} must be at least 2: one class is always right")
     if not 0 <= config["dropout"] < 1:

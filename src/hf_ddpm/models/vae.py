@@ -101,12 +101,12 @@ class HFVAE(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # t
         check_arguments(HFVAE, self.config)
         check_sizes(
             sample_size=size_pair(sample_size),
-            in_channels=(in_channels,),
-            latent_channels=(latent_channels,),
+            in_channels=in_channels,
+            latent_channels=latent_channels,
             hidden_sizes=hidden_sizes,
             block_out_channels=block_out_channels or (0,),
-            layers_per_block=(layers_per_block,),
-            norm_num_groups=(norm_num_groups,),
+            layers_per_block=layers_per_block,
+            norm_num_groups=norm_num_groups,
         )
         if scaling_factor is not None and not scaling_factor > 0:
             raise ValueError(f"scaling_factor={scaling_factor} must be positive, or None until it is measured")

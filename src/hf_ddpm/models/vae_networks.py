@@ -44,11 +44,13 @@ def _numel(shape: tuple[int, int, int]) -> int:
     return shape[0] * shape[1] * shape[2]
 
 
-def check_sizes(**sizes: Sequence[int]) -> None:
-    """Refuse what is no number of something."""
-    for name, values in sizes.items():
+def check_sizes(**sizes: int | Sequence[int]) -> None:
+    """Refuse what is no number, or no numbers, of something."""
+    for name, given in sizes.items():
+        values = given if isinstance(given, Sequence) else [given]
         if not all(isinstance(value, int) and value >= 1 for value in values):
-            raise ValueError(f"{name}={list(values)} must be whole numbers of at least 1")
+            said = f"{list(values)} must be whole numbers" if values is given else f"{given} must be a whole number"
+            raise ValueError(f"{name}={said} of at least 1")
 
 
 def check_shape(what: str, given: Tensor, wanted: tuple[int | str, ...], remedy: str = "") -> None:
