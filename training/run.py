@@ -48,6 +48,7 @@ class Run:
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
     said: list[dict[str, Tensor]] = field(default_factory=list)  # by each step since the last line of the log
+    remarks: set[str] = field(default_factory=set)  # that were made, each of them once
 
     @property
     def objective(self) -> Objective:

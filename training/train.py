@@ -151,7 +151,8 @@ def log_losses(run: Run, progress: tqdm) -> None:
     if run.accelerator.is_main_process:
         shown = {name: f"{value:.4f}" for name, value in means.items()}
         progress.set_postfix({**shown, "images_per_s": f"{speed:.0f}"})
-        if (sentence := remark(means)) is not None:
+        if (sentence := remark(means)) is not None and sentence not in run.remarks:
+            run.remarks.add(sentence)
             progress.write(f"step {run.step}: {sentence}")
         run.folder.append_log({"step": run.step, **scalars, "seconds": round(run.seconds, 3)})
 

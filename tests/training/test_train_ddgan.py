@@ -208,6 +208,13 @@ def test_a_game_that_is_over_is_said(logged, said):
     assert found is None if said is None else found.startswith(said)
 
 
+def test_a_game_that_is_over_is_said_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("hf_ddpm.training.train.remark", lambda means: "a player has won")
+    tiny(tmp_path / "run", "--total_steps", "3")
+    said = "".join(capsys.readouterr())
+    assert "step 1: a player has won" in said and said.count("a player has won") == 1
+
+
 def test_bf16_keeps_the_penalty_in_float32(tmp_path):
     """R1 of the first step, before any weight has moved, is that of float32; the losses are those of bf16."""
     tiny(tmp_path / "half", "--mixed_precision", "bf16", "--total_steps", "2")
