@@ -25,13 +25,14 @@ from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
     """Images of a denoising diffusion GAN (Xiao et al. 2022, arXiv 2112.07804): T steps of the posterior, T small.
 
-    In each step the generator says an x_0 of x_t and a fresh latent z, and x_{t-1} is drawn of q(x_{t-1} | x_t, x_0).
+    In each step the generator predicts x_0 from x_t and a fresh latent z, and x_{t-1} is drawn from
+    q(x_{t-1} | x_t, x_0).
 
     Args:
         generator: a `DDGANGenerator`.
         scheduler: the `HFDDPMScheduler` that it was trained with, of T steps, `prediction_type="sample"` and
             `variance_type="fixed_small"`.
-        discriminator: the `DDGANDiscriminator` that it was trained against; sampling does without.
+        discriminator: the `DDGANDiscriminator` that it was trained against; sampling does not need it.
         id2label: names of some or all classes, by their numbers.
 
     Raises:
@@ -128,8 +129,8 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
             class_labels: one class, or one for each image, if and only if it was trained with classes. A number, or one
                 of the names in `id2label`.
             latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
-            truncation: in [0, 1], how far w, what the mapping network makes of z, may be from its mean: 1 is as far as
-                it was in training, less is less diverse (arXiv 1812.04948, appendix B).
+            truncation: in [0, 1], how far w, the output of the mapping network, may be from its mean: 1 leaves w as it
+                was in training, smaller values give less diverse images (arXiv 1812.04948, appendix B).
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
             return_dict: `ImagePipelineOutput`, or a tuple of the images.
             callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; may return other

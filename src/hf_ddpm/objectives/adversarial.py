@@ -27,7 +27,7 @@ class Pairs(NamedTuple):
         t: the step from x_t to x_{t-1}.
         x_t: the noisy images.
         real: x_{t-1} of q(x_{t-1}, x_t | x_0).
-        x_0: what the generator says of x_t.
+        x_0: what the generator predicts from x_t.
         fake: x_{t-1} of q(x_{t-1} | x_t, x_0), of that x_0.
     """
 
