@@ -23,16 +23,17 @@ from benchmarks.by_command import by_seed, measure_missing, publish, word_of
 from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMScheduler
 from hf_ddpm.data import Batch
+from hf_ddpm.metrics.modes import Modes
 from hf_ddpm.models.ddgan_blocks import minibatch_std
 from hf_ddpm.objectives import DISCRIMINATOR, GENERATOR, AdversarialObjective
 
 TITLE = "25 Gaussians: the modes that a denoising GAN finds"
 ABOUT = """25 Gaussians on a grid, spacing 2, standard deviation .05, as in arXiv 2112.07804. A mode counts if at least
-1% of 10,000 samples lie within three standard deviations of it; such samples are good ones. Generator and
-discriminator are MLPs of three layers of 128, which see sinusoids of the coordinates beside them; equal steps, one
-thread. The variance of the noise is that of `geometric` from .01 to .995: .02, .09, .31, .99. The paper's schedule has
-a row of its own: its last step begins at .48, where the modes lie on each other. Medians of three seeds, the smallest
-and the largest."""
+1% of 10,000 samples lie within three standard deviations of it; such samples are good ones. The KL is that of the
+shares of samples by their nearest mode from 25 equal ones, in nats. Generator and discriminator are MLPs of three
+layers of 128, which see sinusoids of the coordinates beside them; equal steps, one thread. The variance of the noise is
+that of `geometric` from .01 to .995: .02, .09, .31, .99. The paper's schedule has a row of its own: its last step
+begins at .48, where the modes lie on each other. Medians of three seeds, the smallest and the largest."""
 RESULTS = Path("benchmarks/results/gaussians")
 SPACING, SD = 2.0, 0.05
 SCALE = 2**0.5 * SPACING  # the standard deviation of the data, by which they are divided
@@ -191,12 +192,13 @@ def drawn(network: nn.Module, scheduler: HFDDPMScheduler, seed: int) -> Tensor:
 
 
 def counted(samples: Tensor) -> dict[str, float]:
-    """How many modes have their share, and how many samples are near one."""
+    """How many modes have their share, how many samples are near one, and the divergence of the nearest ones."""
     nearest = (samples / SPACING).round().clamp(-2, 2)
     good = ((samples - SPACING * nearest).norm(dim=1) < 3 * SD).double()
     place = (5 * (nearest[:, 0] + 2) + nearest[:, 1] + 2).long()
     shares = torch.zeros(25, dtype=torch.float64).index_add_(0, place, good) / len(samples)
-    return {"modes": int((shares >= 0.01).sum()), "good": float(good.mean())}
+    divergence = Modes.of(place.bincount(minlength=25)).divergence
+    return {"modes": int((shares >= 0.01).sum()), "good": float(good.mean()), "KL": divergence}
 
 
 def picture(samples: Tensor, file: Path) -> None:
@@ -213,16 +215,17 @@ def render(result: Result) -> str:
     """A row for each arm."""
     rows = []
     for name, row in result["arms"].items():
-        modes, good = row["modes"], row["good"]
+        modes, good, divergence = row["modes"], row["good"], row["KL"]
         rows.append(
             [
                 name,
                 f"{statistics.median(modes):.0f} ({min(modes)} to {max(modes)})",
                 f"{statistics.median(good):.2f} ({min(good):.2f} to {max(good):.2f})",
+                f"{statistics.median(divergence):.3f} ({min(divergence):.3f} to {max(divergence):.3f})",
                 f"{statistics.median(row['seconds']):.0f}",
             ]
         )
-    return table(["game", "modes of 25", "good samples", "seconds"], rows)
+    return table(["game", "modes of 25", "good samples", "KL to uniform", "seconds"], rows)
 
 
 if __name__ == "__main__":

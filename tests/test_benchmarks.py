@@ -72,7 +72,8 @@ def test_the_plane_of_25_gaussians_is_counted_and_played():
     assert data.std() == pytest.approx(gaussians.SCALE, rel=0.02)
     found = gaussians.counted(data)
     assert found["modes"] == 25 and found["good"] == pytest.approx(1 - math.exp(-4.5), abs=0.01)
-    assert gaussians.counted(torch.zeros(100, 2)) == {"modes": 1, "good": 1.0}
+    assert found["KL"] < 0.005
+    assert gaussians.counted(torch.zeros(100, 2)) == {"modes": 1, "good": 1.0, "KL": pytest.approx(math.log(25))}
     for arm in gaussians.ARMS.values():
         found = gaussians.counted(gaussians.played(replace(arm, total_steps=2, batch_size=8), 0))
         assert 0 <= found["modes"] <= 25 and 0 <= found["good"] <= 1

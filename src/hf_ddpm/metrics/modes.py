@@ -18,6 +18,13 @@ class Modes(NamedTuple):
     found: int
     divergence: float
 
+    @classmethod
+    def of(cls, counts: Tensor) -> "Modes":
+        """Of how many images each class has, (K,) whole numbers, of which one is positive."""
+        shares = counts.double() / counts.sum()
+        there = shares[shares > 0]
+        return cls(len(there), float((there * (there * len(shares)).log()).sum()))
+
 
 class ModeCounter:
     """Counts the most probable class of images that arrive batch by batch.
@@ -39,6 +46,4 @@ class ModeCounter:
 
     def modes(self) -> Modes:
         """Of all images."""
-        shares = self.counts.double() / self.counts.sum()
-        there = shares[shares > 0]
-        return Modes(len(there), float((there * (there * len(shares)).log()).sum()))
+        return Modes.of(self.counts)
