@@ -117,7 +117,9 @@ def _mlp(inputs: int, outputs: int, layers: int = 3) -> nn.Sequential:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train what is missing, and write the medians."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gaussians", description=__doc__)
-    parser.add_argument("--only", nargs="+", default=[*ARMS], choices=[*ARMS])
+    parser.add_argument(
+        "--only", nargs="+", default=[*ARMS], choices=[*ARMS], metavar="GAME", help="of: " + "; ".join(ARMS)
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args(argv)
     torch.set_num_threads(1)

@@ -228,6 +228,15 @@ def test_the_card_of_a_vae_is_one_of_a_vae(facts):
     assert "None" not in card
 
 
+def test_the_card_of_a_gan_says_what_is_there():
+    without = render_card({"family": "ddgan"})
+    assert "an image in a few steps" in without and "`discriminator/`" not in without and "sd over z" not in without
+    logged = {"discriminator/loss": 1.3, "discriminator/gap_t1": 0.5, "generator/z_variance_t1": 0.04}
+    card = render_card({"family": "ddgan", "num_train_timesteps": 2, "with_discriminator": True, "last_logged": logged})
+    assert "an image in 2 steps" in card and "which sampling does not need" in card
+    assert "| gap of the logits | not measured | 0.5000 |\n| sd over z | not measured | 0.2000 |\n" in card
+
+
 def test_classes_are_listed_and_many_are_cut_short():
     few = {"null_class": 3, "id2label": {"0": "cat", "1": "a|b\nc", "2": "x" * 100}}
     card = render_card({**FACTS, "classes": few})

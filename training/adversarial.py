@@ -98,6 +98,7 @@ class AdversarialFamily:
         return {
             "title": self.title,
             "generator": {key: config[key] for key in ("sample_size", "in_channels", "latent_dim", "num_classes")},
+            "with_discriminator": DISCRIMINATOR in networks,
             "num_train_timesteps": len(self.scheduler),
             "classes": None if config["num_classes"] is None else {"id2label": self._names},
         }

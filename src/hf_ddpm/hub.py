@@ -206,6 +206,7 @@ def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
     measured = [entry for file in dict.fromkeys(metrics) for entry in metrics_of(Path(file), folder)]
     index = read_object(folder / INDEX)
     found = {"stock": index["_class_name"] == STOCK_PIPELINE, "guided_by": _guide(folder, index)}
+    found["with_discriminator"] = "discriminator" in index
     facts = {**facts, **found, "metrics": [*earlier, *measured]}
     for entry in [facts, *facts["metrics"]]:
         if isinstance(entry, dict) and isinstance(entry.get("data"), str):  # a sentence of an older version
