@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -142,10 +143,10 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
         check_call(batch_size, generator, output_type)
         _check_scheduler(self.scheduler)  # another one may have been assigned
         num_steps = len(self.scheduler)
-        if num_inference_steps not in (None, num_steps):
+        given = num_inference_steps
+        if given is not None and not (isinstance(given, Integral) and given == num_steps):
             raise ValueError(
-                f"num_inference_steps={num_inference_steps!r} must be {num_steps}, the steps it was trained with, or "
-                "be left out"
+                f"num_inference_steps={given!r} must be {num_steps}, the steps it was trained with, or be left out"
             )
         device, dtype = self._execution_device, self.generator.dtype
         labels = self.signature.labels(class_labels, batch_size)

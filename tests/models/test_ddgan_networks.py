@@ -280,6 +280,11 @@ def test_a_discriminator_that_cannot_be(keywords, sentence):
     [
         ((normal(2, 1, 9, 9), 0, normal(2, 4), torch.tensor([0, 1])), r"images of shape \(2, 1, 9, 9\)"),
         ((normal(2, 1, 8, 8), 0, normal(2, 5), torch.tensor([0, 1])), r"z of shape \(2, 5\) must have shape \(2, 4\)"),
+        ((normal(2, 1, 8, 8), 0, None, torch.tensor([0, 1])), r"z of type NoneType must be a tensor of shape \(2, 4\)"),
+        (
+            ([1.0], 0, normal(2, 4), torch.tensor([0, 1])),
+            r"images of type list must be a tensor of shape \(B, 1, 8, 8\)",
+        ),
         ((normal(2, 1, 8, 8), torch.zeros(3), normal(2, 4), torch.tensor([0, 1])), "one number, or one for each of 2"),
         ((normal(2, 1, 8, 8), 0, normal(2, 4), torch.tensor([0, 3])), r"class_labels 0\.\.3 must lie within 0\.\.2"),
         (
@@ -297,6 +302,29 @@ def test_a_discriminator_that_cannot_be(keywords, sentence):
 def test_inputs_that_do_not_fit(inputs, sentence, generator):
     with pytest.raises(ValueError, match=sentence):
         generator(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("previous", "sample", "sentence"),
+    [
+        (normal(2, 1, 8, 8), normal(2, 1, 9, 9), r"^images of shape \(2, 1, 9, 9\) must have shape \(B, 1, 8, 8\)"),
+        (
+            normal(2, 1, 8, 8),
+            normal(1, 1, 8, 8),
+            r"previous images of shape \(2, 1, 8, 8\) must have shape \(1, 1, 8, 8\)",
+        ),
+        ([1.0], normal(1, 1, 8, 8), "previous images of type list must be a tensor"),
+    ],
+)
+def test_pairs_that_do_not_fit(previous, sample, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        discriminator_preset("tiny")(previous, sample, 0)
+
+
+def test_half_precision_weights_cannot_compute_in_full_precision():
+    half, x = discriminator_preset("tiny").bfloat16(), normal(4, 1, 8, 8).bfloat16()
+    with pytest.raises(ValueError, match=r"full_precision=True needs weights of torch.float32, not of torch.bfloat16"):
+        half(x, x, 0, full_precision=True)
 
 
 def test_labels_of_a_network_without_classes_are_refused():

@@ -180,6 +180,12 @@ def test_timesteps_are_drawn_by_their_weights():
     assert t.bincount(minlength=T).tolist() == pytest.approx([0, 3000, 1000, 0], abs=100)
 
 
+def test_another_turn_is_nobodys(batch):
+    one = objective()
+    with pytest.raises(ValueError, match="turn='critic' must be one of discriminator, generator"):
+        one.loss("critic", {}, batch, drawn(one), 1)
+
+
 def test_parts_of_a_batch_have_the_loss_of_the_whole(batch):
     """With real networks: groups of the minibatch standard deviation are whole in parts of 4."""
     torch.manual_seed(0)

@@ -66,7 +66,9 @@ def test_a_run_leaves_a_gan_with_both_players_and_a_card(tmp_path, capsys):
     card = ModelCard((checkpoint / "README.md").read_text())
     assert "draws an image in 4 steps" in card.content and "HFDDGANPipeline.from_pretrained(checkpoint)" in card.content
     assert re.search(r"\| gap of the logits \|( -?\d\.\d{4} \|){4}\n", card.content)
-    assert re.search(r"\| sd over z \|( \d\.\d{4} \|){4}\n\nR1, .*: \d.*Norms .* generator \d.*discriminator \d", card.content)
+    assert re.search(
+        r"\| sd over z \|( \d\.\d{4} \|){4}\n\nR1, .*: \d.*Norms .* generator \d.*discriminator \d", card.content
+    )
     assert "the raw weights in `discriminator/`" in card.content
     hf_ddpm(["sample", str(checkpoint), "-n", "3", "--class", "7", "--device", "cpu", "--out", str(tmp_path / "x.png")])
     assert "3 images, 4 network calls each" in capsys.readouterr().out

@@ -109,11 +109,16 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
             ValueError: images, timesteps or labels of another shape.
         """
         config = self.config
-        for name, images in (("previous images", previous), ("images", sample)):
-            check_shape(name, images, (len(sample), config["in_channels"], *size_pair(config["sample_size"])))
+        check_shape("images", sample, ("B", config["in_channels"], *size_pair(config["sample_size"])))
+        check_shape("previous images", previous, tuple(sample.shape))
         check_labels(class_labels, config["num_classes"], len(sample))
         if full_precision:
             wide = torch.promote_types(sample.dtype, torch.float32)
+            if self.dtype != wide:
+                raise ValueError(
+                    f"full_precision=True needs weights of {wide}, not of {self.dtype}: train with mixed precision, "
+                    "which keeps them"
+                )
             with torch.autocast(sample.device.type, enabled=False):
                 logits = self._logits(previous.to(wide), sample.to(wide), timestep, class_labels)
         else:

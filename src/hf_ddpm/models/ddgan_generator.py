@@ -150,7 +150,7 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         check_shape("z", z, (len(sample), config["latent_dim"]))
         _check_truncation(truncation)
         check_labels(class_labels, config["num_classes"], len(sample))
-        t, w = self.time(timestep, sample), self.mapping(z, class_labels, truncation)
+        t, w = self.time(timestep, sample), self.mapping(z.to(sample.dtype), class_labels, truncation)
         pyramid = pixel_unshuffle(sample, config["patch_size"])
         h = self.conv_in(pyramid)
         skips = [h]

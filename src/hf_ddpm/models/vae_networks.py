@@ -54,11 +54,13 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
 
 
 def check_shape(what: str, given: Tensor, wanted: tuple[int | str, ...], remedy: str = "") -> None:
-    """Refuse a tensor of another shape than `wanted`, in which a letter stands for any number."""
+    """Refuse what is no tensor, or one of another shape than `wanted`, in which a letter stands for any number."""
+    needed = f"({', '.join(map(str, wanted))}){remedy}"
+    if not isinstance(given, Tensor):
+        raise ValueError(f"{what} of type {type(given).__name__} must be a tensor of shape {needed}")
     sides = [want if isinstance(want, int) else side for want, side in zip(wanted, given.shape, strict=False)]
     if given.ndim != len(wanted) or sides != [*given.shape]:
-        needed = ", ".join(map(str, wanted))
-        raise ValueError(f"{what} of shape {tuple(given.shape)} must have shape ({needed}){remedy}")
+        raise ValueError(f"{what} of shape {tuple(given.shape)} must have shape {needed}")
 
 
 def each_timestep(timestep: Tensor | int, images: Tensor) -> Tensor:

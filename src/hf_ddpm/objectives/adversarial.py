@@ -127,9 +127,10 @@ class AdversarialObjective:
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
         """Algorithm box of the paper: the loss of each image, (B,), of the player whose turn it is."""
-        if turn == DISCRIMINATOR:
-            return self._of_discriminator(models, batch, draws, step)
-        return self._of_generator(models, batch, draws, step)
+        if turn not in self.turns:
+            raise ValueError(f"turn={turn!r} must be one of {', '.join(self.turns)}")
+        play = self._of_discriminator if turn == DISCRIMINATOR else self._of_generator
+        return play(models, batch, draws, step)
 
     def learn(self, turn: str, draws: Draws, losses: Tensor, gather: Callable[[Tensor], Tensor]) -> None:
         """It learns nothing beside the players."""
@@ -215,9 +216,9 @@ def _by_t(name: str, figures: Tensor, t: Tensor, num_steps: int) -> dict[str, Te
 
 def _timestep_weights(weights: Sequence[float] | None, num_steps: int) -> Tensor:
     """How likely each t is but for a factor, (T,) float64."""
-    values = torch.ones(num_steps, dtype=torch.float64) if weights is None else torch.tensor(weights).double()
+    values = torch.as_tensor([1.0] * num_steps if weights is None else weights, dtype=torch.float64)
     if values.shape != (num_steps,) or not (values >= 0).all() or not 0 < float(values.sum()) < math.inf:
         raise ValueError(
-            f"timestep_weights={[*(weights or ())]} must be {num_steps} numbers of at least 0, one for each timestep"
+            f"timestep_weights={values.tolist()} must be {num_steps} numbers of at least 0, one for each timestep"
         )
     return values
