@@ -8,15 +8,13 @@ seed.
 
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from datasets import Dataset, Features, Image
-from PIL.Image import fromarray
 
 from hf_ddpm.data import ImageData
+from hf_ddpm.data.stacked_digits import stack_digits
 from hf_ddpm.errors import exit_with_a_sentence
 
 CHUNK = 1000  # images decoded at a time
@@ -42,26 +40,12 @@ def stack(data: str, out: Path, seed: int) -> None:
     unfinished.mkdir(parents=True)
     for number, split in enumerate(("train", "test")):
         digits = ImageData(data, split=split, image_size=28, channels=1, cache="none")
-        generator = torch.Generator().manual_seed(2 * seed + number)
-        stacked = Dataset.from_generator(
-            rows, Features({"image": Image()}), gen_kwargs={"three": triples(digits, generator)}
-        )
+        count = digits.num_images or 0
+        grey = torch.cat([digits.pixels(torch.arange(at, min(at + CHUNK, count))) for at in range(0, count, CHUNK)])
+        stacked = stack_digits(grey, 2 * seed + number)
         stacked.to_parquet(unfinished / f"{split}.parquet")
         print(f"{out / split}.parquet: {len(stacked):,} images")
     unfinished.rename(out)
-
-
-def triples(digits: ImageData, generator: torch.Generator) -> torch.Tensor:
-    """(N, 3, 28, 28) uint8, each digit once in each channel."""
-    count = digits.num_images or 0
-    grey = torch.cat([digits.pixels(torch.arange(at, min(at + CHUNK, count))) for at in range(0, count, CHUNK)])
-    return torch.cat([grey[torch.randperm(count, generator=generator)] for _ in range(3)], dim=1)
-
-
-def rows(three: torch.Tensor) -> Iterator[dict[str, Any]]:
-    """One row an image."""
-    for image in three:
-        yield {"image": fromarray(image.permute(1, 2, 0).numpy())}
 
 
 if __name__ == "__main__":

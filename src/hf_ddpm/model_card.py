@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_ddpm.data.sources import EMBEDDED
 from hf_ddpm.kinds import Kind, kind_of_run
 from hf_ddpm.places import names_on_the_hub, without_places
 
@@ -38,7 +39,7 @@ def _header(facts: dict[str, Any], kind: Kind) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe = facts.get("recipe") or {}
-    digits = (recipe.get("data") or {}).get("source") == "digits"
+    digits = (recipe.get("data") or {}).get("source") in EMBEDDED
     results = [
         EvalResult(
             task_type=kind.task,

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hf_ddpm.data.stacked_digits import stack_digits
 from hf_ddpm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 Origin = Literal["package", "local", "url", "hub"]  # what ships with hf_ddpm, on this machine, elsewhere, on the Hub
-DIGITS = "digits"
+DIGITS, STACKED_DIGITS = EMBEDDED = ("digits", "stacked-digits")
 DIGITS_FILE = Path(__file__).parent / "digits" / "digits.parquet"
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".zip")
 _BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"} | dict.fromkeys(
@@ -33,6 +34,7 @@ def open_source(
     """Open `source`, which is one of
 
     - "digits": 5,000 MNIST digits that ship with hf_ddpm (see digits/README.md), no network;
+    - "stacked-digits": the same, three of them in the channels of each image;
     - a folder of images (class sub-folders become labels), of parquet or arrow files, or of webdataset tar shards;
     - such files themselves, one or a glob ("shards/*.tar"), as split "train";
     - a folder written by `save_to_disk`;
@@ -42,9 +44,9 @@ def open_source(
     `split` may be a slice, as in "train[:4500]", except when streaming. Raises `UserError` for what cannot be opened.
     """
     _check_slice(split)
-    if source == DIGITS or _is_saved_to_disk(source):
+    if source in EMBEDDED or _is_saved_to_disk(source):
         _refuse_hub_options(source, config_name, revision)
-        splits = {"train": _digits()} if source == DIGITS else _saved_splits(source, split)
+        splits = {"train": _embedded(source)} if source in EMBEDDED else _saved_splits(source, split)
         rows = _take_split(splits, split, source)
         return rows.to_iterable_dataset() if streaming else rows
     builder, files = _local_files(source)
@@ -56,7 +58,7 @@ def open_source(
 
 def origin_of(source: str) -> Origin:
     """Where a source lies that `open_source` has opened; addresses that begin with hf:// are on the Hub."""
-    if source == DIGITS:
+    if source in EMBEDDED:
         return "package"
     if "://" in source:
         return "hub" if source.startswith("hf://") else "url"
@@ -107,11 +109,17 @@ def _looks_like_a_path(source: str) -> bool:
     return Path(source).suffix.lower() in _BUILDERS or (source.count("/") > 1 and not source.startswith("buckets/"))
 
 
-def _digits() -> "Dataset":
+def _embedded(source: str) -> "Dataset":
+    """What ships with hf_ddpm."""
     import datasets
+    import numpy as np
     import pyarrow.parquet as pq
+    import torch
 
-    return datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(DIGITS_FILE)))
+    digits = datasets.Dataset(datasets.table.InMemoryTable(pq.read_table(DIGITS_FILE)))
+    if source == DIGITS:
+        return digits
+    return stack_digits(torch.from_numpy(np.stack([*map(np.asarray, digits["image"])]))[:, None], seed=0)
 
 
 def _is_saved_to_disk(source: str) -> bool:

@@ -1,0 +1,31 @@
+"""Stacked digits: three random digits in the channels of an image, so that there are 1,000 modes to be found.
+
+Known as Stacked MNIST (Metz et al. 2017, arXiv 1611.02163; Lin et al. 2018, arXiv 1712.04086).
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from PIL.Image import fromarray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def stack_digits(digits: Tensor, seed: int) -> "Dataset":
+    """As many images as there are digits, each digit once in each channel.
+
+    Args:
+        digits: (N, 1, H, W) uint8.
+        seed: which digits meet.
+
+    Returns:
+        Dataset: a column `image` of N colour pictures, in memory.
+    """
+    from datasets import Dataset, Features, Image
+
+    generator = torch.Generator().manual_seed(seed)
+    three = torch.cat([digits[torch.randperm(len(digits), generator=generator)] for _ in range(3)], dim=1)
+    pictures = [fromarray(picture) for picture in three.permute(0, 2, 3, 1).contiguous().numpy()]
+    return Dataset.from_dict({"image": pictures}, features=Features({"image": Image()}))
