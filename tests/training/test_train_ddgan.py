@@ -211,6 +211,14 @@ def test_a_game_that_is_over_is_said(logged, said):
     assert found is None if said is None else found.startswith(said)
 
 
+def test_stacked_digits_are_measured_without_being_given_data(tmp_path, capsys):
+    """The recipe as it is, with a smaller generator: its images have no test split."""
+    words = ["--recipe", "stacked-mnist-ddgan", "--generator.block_out_channels", "[4]", "--total_steps", "2"]
+    words += ["--evaluation.every", "2", "--samples", "40", "--batch_size", "8", "--tracker", "none"]
+    train(*parse_command_line([*words, "--cpu_threads", "1", "--output_dir", str(tmp_path / "run")]))
+    assert re.search(r"measured: +stacked digit distance \d.* split train", capsys.readouterr().out)
+
+
 def test_a_game_that_is_over_is_said_once(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hf_ddpm.training.train.remark", lambda means: "a player has won")
     tiny(tmp_path / "run", "--total_steps", "3")
