@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.options import holds_splits
 from benchmarks.report import Result, machine, write_json
 
 UNSEEN = ("--samples", "0", "--evaluation.every", "null", "--cpu_threads", "1")  # nothing is measured on the way
@@ -67,6 +68,8 @@ def parse_place(
         "--num-images", type=int, default=num_images, help=f"that are measured (default: {num_images:,})"
     )
     given = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if not holds_splits(given.data):
+        parser.error(f"--data {given.data} must be a folder with train.parquet and test.parquet")
     return Place(given.data, given.runs, tuple(given.seeds), given.num_images), given.only
 
 

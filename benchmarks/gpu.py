@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.gpu_job import RECIPE, STARTED, SUBJECTS, note
 from benchmarks.gpu_page import FOLDER, REHEARSAL, page_of
-from benchmarks.options import Options
+from benchmarks.options import Options, holds_splits
 from benchmarks.report import Result, machine, write_json
 from benchmarks.run import write_page
 from hf_ddpm.errors import quoted
@@ -118,7 +118,7 @@ def parse(argv: Sequence[str], on_gpu: bool) -> Order:
     data, rehearsal = given.data, given.rehearse or not on_gpu
     if data is None and not rehearsal:
         parser.error("what to train on: give --data, a folder with train.parquet and test.parquet of CIFAR-10")
-    if data is not None and not all((data / f"{split}.parquet").is_file() for split in ("train", "test")):
+    if data is not None and not holds_splits(data):
         parser.error(f"--data {data} must be a folder with train.parquet and test.parquet of CIFAR-10")
     if given.seed < 0:
         parser.error(f"--seed {given.seed} must not be negative")

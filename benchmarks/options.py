@@ -34,6 +34,11 @@ class Options:
     command: str = "python -m benchmarks.run"
 
 
+def holds_splits(folder: Path) -> bool:
+    """Whether a folder has train.parquet and test.parquet."""
+    return all((folder / f"{split}.parquet").is_file() for split in ("train", "test"))
+
+
 def parse(argv: Sequence[str], names: Sequence[str]) -> tuple[Options, list[str]]:
     """The options of a command line, and which of the benchmarks `names` to run."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
@@ -47,7 +52,7 @@ def parse(argv: Sequence[str], names: Sequence[str]) -> tuple[Options, list[str]
     parser.add_argument("--kept", action="store_true", help="tables of the trained cells on disk, nothing new")
     given = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None and v is not False}
     data = given.get("data")
-    if data is not None and not all((data / f"{split}.parquet").is_file() for split in ("train", "test")):
+    if data is not None and not holds_splits(data):
         parser.error(f"--data {data} must be a folder with train.parquet and test.parquet")
     if given.get("seconds", 1.0) <= 0:
         parser.error(f"--seconds {given['seconds']} must be positive")

@@ -20,6 +20,7 @@ from benchmarks import (
     ddgan,
     diffusers_example,
     gaussians,
+    mode_coverage,
     guidance,
     quality_cell,
     stacked_mnist,
@@ -77,6 +78,12 @@ def test_the_plane_of_25_gaussians_is_counted_and_played():
     for arm in gaussians.ARMS.values():
         found = gaussians.counted(gaussians.played(replace(arm, total_steps=2, batch_size=8), 0))
         assert 0 <= found["modes"] <= 25 and 0 <= found["good"] <= 1
+
+
+def test_benchmarks_that_train_arms_say_what_data_they_need(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        mode_coverage.main(["--data", str(tmp_path)])
+    assert f"--data {tmp_path} must be a folder with train.parquet and test.parquet" in capsys.readouterr().err
 
 
 def test_stacked_digits_are_three_digits_each(tmp_path):
