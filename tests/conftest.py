@@ -15,6 +15,7 @@ from hf_ddpm.models import NoisyClassifier
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+IMPORTS = "import accelerate, datasets, hf_ddpm.cli, hf_ddpm.checkpoint, hf_ddpm.training.train, tensorboard"
 WITHOUT_HF_DDPM = "import sys; sys.modules['hf_ddpm'] = None\n"  # importing it now fails, as if it were not installed
 
 
@@ -112,16 +113,27 @@ def run_python(forks, tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def ready_forks():
+    """Fresh processes in which everything is imported already, with the settings of this process."""
+    with Forks(IMPORTS) as server:
+        yield server
+
+
 @pytest.fixture
-def on_two_processes(forks):
-    """Run a script, or `-m` and a module, on two processes that find each other by gloo; `launch_script` is slower."""
+def on_two_processes(request):
+    """Run a script, or `-m` and a module, on two processes that find each other by gloo; `launch_script` is slower.
+
+    The client of the Hub reads its settings as it is imported, so those of a test with a Hub import it themselves.
+    """
+    server = request.getfixturevalue("forks" if "hub" in request.fixturenames else "ready_forks")
 
     def run(script, *words):
         name, *words = words if script == "-m" else (str(script), *words)
         how = "module" if script == "-m" else "path"
         places = [str(Path(name).parent), str(Path(__file__).parent)]  # of a script that runs a test file
         code = f"import runpy, sys\nsys.argv, sys.path = {[name, *words]!r}, {places!r} + sys.path\n"
-        return forks.run_together(f"{code}runpy.run_{how}({name!r}, run_name='__main__')", processes=2)
+        return server.run_together(f"{code}runpy.run_{how}({name!r}, run_name='__main__')", processes=2)
 
     return run
 
