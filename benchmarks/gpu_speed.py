@@ -73,7 +73,7 @@ def example_step(job: Job, network: UNet2DModel, batch_size: int, workers: int, 
     source, split, _ = job.source()
     model = copy.deepcopy(network).train().requires_grad_(True)
     settings: dict[str, Any] = {"mixed_precision": job.scale.mixed_precision, "num_workers": workers}
-    data = open_source(source, split=split)
+    data = open_source(source, split=split).rows
     example = DiffusersExample(model, data, total_steps=STEPS, batch_size=batch_size, compile=compile, **settings)
     return example.step
 

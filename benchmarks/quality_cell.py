@@ -162,7 +162,7 @@ def train_ours(cell: Cell) -> Trained:
 
 def train_example(cell: Cell) -> Trained:
     """diffusers' settings and loop, on our network or on its own."""
-    dataset, lr = open_source(**digit_source(cell.folder, "train")), cell.lr or diffusers_example.LR
+    dataset, lr = open_source(**digit_source(cell.folder, "train")).rows, cell.lr or diffusers_example.LR
 
     own = cell.arm == "diffusers-default-unet"
     model = UNet2DModel(**DEFAULT_UNET) if own else our_network(cell)

@@ -66,7 +66,7 @@ def compare(name: str, variant: str, overrides: Mapping[str, Any], quick: bool) 
         if variant != "as it comes":
             AcceleratorState._reset_state()
         theirs = copy.deepcopy(network).train().requires_grad_(True)
-        example = DiffusersExample(theirs, open_source("digits"), total_steps=100_000, batch_size=batch_size)
+        example = DiffusersExample(theirs, open_source("digits").rows, total_steps=100_000, batch_size=batch_size)
         times = Rounds({"ours": our_step, "stock": example.step}, rounds=rounds, calls=calls)
     rows = [_row(name, variant, "training step", batch_size, times, per_call=1)]
     for batch_size in (1,) if quick else (1, 16):

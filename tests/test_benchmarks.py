@@ -87,7 +87,7 @@ def test_benchmarks_that_train_arms_say_what_data_they_need(tmp_path, capsys):
 
 
 def test_stacked_digits_are_three_digits_each(tmp_path):
-    digits = open_source("digits").select(range(20))
+    digits = open_source("digits").rows.select(range(20))
     (tmp_path / "mnist").mkdir()
     for split in ("train", "test"):
         digits.to_parquet(tmp_path / "mnist" / f"{split}.parquet")
@@ -188,7 +188,7 @@ def test_speedup_is_the_ratio_of_the_times():
 
 
 def test_example_transform_is_the_training_grid():
-    digits = open_source("digits")
+    digits = open_source("digits").rows
     x = to_tensor(digits[0]["image"], channels=1, size=28, pad=False)
     assert x.shape == (1, 28, 28)
     assert x.min() == -1 and x.max() <= 1
@@ -199,7 +199,7 @@ def test_example_transform_is_the_training_grid():
 
 def test_example_learns_and_averages():
     torch.manual_seed(0)
-    example = DiffusersExample(unet_preset("tiny"), open_source("digits"), total_steps=600, lr=5e-2)  # 8x8 pixels
+    example = DiffusersExample(unet_preset("tiny"), open_source("digits").rows, total_steps=600, lr=5e-2)  # 8x8 pixels
     losses = [example.step() for _ in range(50)]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     weights = [w.clone() for w in example.accelerator.unwrap_model(example.model).parameters()]

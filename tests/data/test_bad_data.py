@@ -90,9 +90,9 @@ def test_a_hub_name_without_network() -> None:
 
 
 def test_folders_without_images(tmp_path: Path) -> None:
-    assert "no data set can be read from the folder" in refuse(str(tmp_path))
+    assert f"no images are found in {str(tmp_path)!r} (it is empty): give a folder" in refuse(str(tmp_path))
     (tmp_path / "notes.txt").write_text("no picture")
-    assert "has no images in it: its columns are 'text' (string)" in refuse(str(tmp_path))
+    assert "(it holds files 1 of type .txt): give a folder, a file or an archive of images" in refuse(str(tmp_path))
 
 
 def test_an_empty_data_set(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_files_that_are_no_data(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"this is no parquet file")
     assert "cannot be opened" in refuse(str(tmp_path / "a.parquet"))
     (tmp_path / "a.doc").write_bytes(b"")
-    assert "names files of type .doc; allowed is one kind of" in refuse(str(tmp_path / "a.doc"))
+    assert "(it holds files 1 of type .doc): give" in refuse(str(tmp_path / "a.doc"))
 
 
 def test_missing_splits_are_listed(tmp_path: Path) -> None:
@@ -208,11 +208,13 @@ def test_labels_that_are_no_labels(tmp_path: Path) -> None:
     )
 
 
-def test_mixed_webdataset_members(tmp_path: Path) -> None:
+def test_a_label_of_webdataset_without_its_image(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add_file(tar, "0.png", png_bytes(random_image(0)))
         add_file(tar, "1.cls", b"1")
-    assert "don't share the same prefix or the same types" in refuse(str(tmp_path / "a.tar"), channels=3)
+    data = ImageData(str(tmp_path / "a.tar"), channels=3)
+    assert "Files that are not used: 1 of type .cls without an image." in data.description
+    assert "the data set has no label column" in refuse(str(tmp_path / "a.tar"), channels=3, label_column="auto")
 
 
 def test_a_batch_that_cannot_be_shared() -> None:

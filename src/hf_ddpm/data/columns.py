@@ -123,14 +123,14 @@ def label_coder(
         column: its name.
         num_classes: None reads it from the labels.
         labels: all of the data set, None when streaming, where strings and unnumbered integers cannot be coded.
-        of_folders: the classes of a ClassLabel are folders that `datasets` found and put in the order of words. They
-            are numbered in natural order instead.
+        of_folders: the classes of a ClassLabel are folders that were found, which `datasets` puts in the order of
+            words. They are numbered in natural order instead.
     """
     if type(feature).__name__ == "ClassLabel":
         names = tuple(feature.names or ()) or None
-        if names is None or not of_folders or [*names] != sorted(names):  # else a data set's card declares them
+        natural = tuple(sorted(names or (), key=natural_order))
+        if names is None or not of_folders or [*names] not in (sorted(names), [*natural]):  # a card declares them
             return LabelCoder(column, num_classes or feature.num_classes, names)
-        natural = tuple(sorted(names, key=natural_order))
         return LabelCoder(column, num_classes or len(names), natural, None if natural == names else names, True)
     dtype = _type_name(feature)
     if dtype.endswith("string"):

@@ -49,7 +49,8 @@ class DataFacts:
     """What was opened and guessed, how images were changed, and what was skipped so far.
 
     source, config_name, split, revision: as they were given. origin: where the source was found, which decides whether
-    its name may leave this machine. num_images: None for a stream. num_bytes: of all pixels. array_dtype: of a column
+    its name may leave this machine. num_images: None for a stream. left_out: how many files of each description lie
+    there and are not used. num_bytes: of all pixels. array_dtype: of a column
     that holds arrays; `first` is then None. empty: how many classes no image has, of which `empty_classes` are the
     first few; None without labels, and for a stream, which is not read before. in_natural_order: the classes are
     folders or strings, numbered so that 2 comes before 10; else the data set says their order. converted: how many
@@ -63,6 +64,7 @@ class DataFacts:
     split: str
     revision: str | None
     num_images: int | None
+    left_out: Mapping[str, int]
     channels: int
     image_size: tuple[int, int]
     bit_depth: int
@@ -92,6 +94,8 @@ class DataFacts:
 def describe(facts: DataFacts) -> str:
     """Sentences for the log."""
     said = [_opened(facts), _image_column(facts.image_column), _label_column(facts)]
+    if facts.left_out:
+        said.insert(1, _left_out(facts))
     if facts.empty:
         said.append(_without_images(facts))
     said.append(_first(facts))
@@ -109,6 +113,11 @@ def _opened(facts: DataFacts) -> str:
     size = "A stream of images" if facts.num_images is None else f"{facts.num_images:,} images"
     shape = "x".join(map(str, (facts.channels, *facts.image_size)))
     return f"{size} of {facts.source!r}, split {facts.split!r}, as {shape}, {facts.bit_depth} bits, {_kept(facts)}."
+
+
+def _left_out(facts: DataFacts) -> str:
+    files = ", ".join(f"{count:,} {what}" for what, count in sorted(facts.left_out.items()))
+    return f"Files that are not used: {files}."
 
 
 def _kept(facts: DataFacts) -> str:

@@ -27,7 +27,7 @@ from hf_ddpm.data.pixels import to_float
 from hf_ddpm.data.raw import RawBatches, to_device, try_decode
 from hf_ddpm.data.report import Report
 from hf_ddpm.data.resize import LARGEST, Resize
-from hf_ddpm.data.sources import names_folders, open_source, origin_of
+from hf_ddpm.data.sources import open_source, origin_of
 from hf_ddpm.data.stream import StreamStore
 from hf_ddpm.data.workers import WorkerStore
 from hf_ddpm.errors import UserError
@@ -139,9 +139,8 @@ class ImageData:
         self._binarization = binarization(binarize, binarize_seed, streaming=streaming, resize=resize)
         self._memory: MemoryStore | None = None
 
-        self._dataset = open_source(
-            source, config_name=config_name, split=split, revision=revision, streaming=streaming
-        )
+        opened = open_source(source, config_name=config_name, split=split, revision=revision, streaming=streaming)
+        self._dataset, self._of_folders, self._left_out = opened
         self._origin = origin_of(source)
         self._take(max_images)
         self._hold_back(at_least("held_back", held_back, 0), one_of("part", part, Part))
@@ -225,6 +224,7 @@ class ImageData:
             split=self.split,
             revision=self.revision,
             num_images=self.num_images,
+            left_out=self._left_out,
             channels=self.channels,
             image_size=self.image_size,
             bit_depth=self.bit_depth,
@@ -301,9 +301,8 @@ class ImageData:
                 )
             return
         stored = None if self._rows is None else read_column(self._rows, self.label_column)
-        of_folders = names_folders(self.source, self._dataset)
         feature = self._features[self.label_column]
-        self._coder = label_coder(feature, self.label_column, num_classes, stored, of_folders=of_folders)
+        self._coder = label_coder(feature, self.label_column, num_classes, stored, of_folders=self._of_folders)
         self.num_classes, self.class_names = self._coder.num_classes, self._coder.names
         if stored is not None:
             labels = self._coder.encode(stored, range(len(stored)))

@@ -1,0 +1,298 @@
+"""What lies in a folder or in archives: image files by their content, their classes and splits, and what is left out.
+
+A name says nothing but what stands here. Classes are folders. Splits are folders, tables or archives that are all
+called as a split is, with `train` among them. Everything else in a name is a word like any other.
+"""
+
+import functools
+import io
+import itertools
+import lzma
+import os
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hf_ddpm.data.metadata import METADATA, metadata_rows
+from hf_ddpm.errors import UserError, quoted
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+TABLES = {".parquet": "parquet", ".arrow": "arrow"}
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+}
+LABEL = ".cls"  # of webdataset: the class of the image whose name is the same up to the first dot
+_NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows these files and cannot read their pixels
+_HEAD = 64  # bytes by which Pillow knows a format
+
+
+class File(NamedTuple):
+    """A file in a folder or in an archive: its name from there, with slashes, and a way to read its first bytes."""
+
+    name: str
+    read: Callable[[int], bytes]
+
+
+class Entry(NamedTuple):
+    """An image: its name, the number of its archive (0 for those of a folder), and the content of its `.cls` file."""
+
+    name: str
+    archive: int = 0
+    label: str | None = None
+
+
+class Listing(NamedTuple):
+    """What was found.
+
+    Attributes:
+        images: by their archives and names.
+        tables: the names of parquet and arrow files.
+        archives: the names of archives.
+        columns: what metadata files say of an image, by its archive and name.
+        left_out: how many files of each description are not used.
+    """
+
+    images: list[Entry]
+    tables: list[str]
+    archives: list[str]
+    columns: dict[tuple[int, str], dict[str, Any]]
+    left_out: Counter[str]
+
+
+def list_files(places: Sequence[Iterable[File]]) -> Listing:
+    """Sort out the files of a folder, or of several archives."""
+    found = Listing([], [], [], {}, Counter())
+    for number, files in enumerate(places):
+        images: list[str] = []
+        labels: dict[str, str] = {}
+        for file in files:
+            suffix, base = suffix_of(file.name), file.name.rpartition("/")[2]
+            if _is_hidden(file.name):
+                found.left_out["hidden"] += 1
+            elif base in METADATA and (rows := metadata_rows(file.name, file.read(-1))) is not None:
+                found.columns.update({(number, name): row for name, row in rows.items()})
+            elif suffix in TABLES:
+                found.tables.append(file.name)
+            elif suffix in ARCHIVES:
+                found.archives.append(file.name)
+            elif suffix == LABEL:
+                labels[_key(file.name)] = file.read(1000).decode(errors="replace").strip()
+            elif suffix in image_suffixes() or _is_image(file):
+                images.append(file.name)
+            else:
+                found.left_out[f"of type {suffix}" if suffix else "without a suffix"] += 1
+        found.images.extend(Entry(name, number, labels.get(_key(name))) for name in sorted(images))
+        if unused := labels.keys() - {_key(name) for name in images}:
+            found.left_out[f"of type {LABEL} without an image"] += len(unused)
+    found.tables.sort()
+    found.archives.sort()
+    return found
+
+
+def files_of_folder(folder: Path, left_out: Counter[str]) -> Iterator[File]:
+    """Every file under a folder, links followed; what cannot be followed is counted in `left_out`."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            left_out["links to a folder that is listed already"] += 1
+            continue
+        seen.add(real)
+        folders.sort()
+        for name in sorted(names):
+            path = Path(place, name)
+            try:
+                regular = stat.S_ISREG(path.stat().st_mode)
+            except OSError:
+                left_out["links to nothing"] += 1
+                continue
+            if regular:
+                yield File(path.relative_to(folder).as_posix(), functools.partial(_head_of, path))
+            else:
+                left_out["that are no plain files"] += 1
+
+
+def named_files(root: Path, paths: Iterable[Path]) -> Iterator[File]:
+    """Files that were named one by one, and those of the folders among them."""
+    for path in paths:
+        if path.is_dir():
+            for file in files_of_folder(path, Counter()):
+                yield file._replace(name=f"{path.relative_to(root).as_posix()}/{file.name}")
+        else:
+            yield File(path.relative_to(root).as_posix(), functools.partial(_head_of, path))
+
+
+def files_of_archive(archive: Path) -> Iterator[File]:
+    """Every file in a zip or tar archive.
+
+    Raises:
+        UserError: an archive that cannot be read.
+    """
+    with reading_archive(archive):
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                for info in opened.infolist():
+                    if not info.is_dir():
+                        yield File(_clean(info.filename), functools.partial(_unzip, opened, info))
+            return
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.isfile():
+                    yield File(_clean(member.name), functools.partial(_extract, tar, member))
+
+
+def read_archive(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+    """Some of the files in an archive with their contents, in the order in which they lie there."""
+    wanted = {*names}
+    with reading_archive(archive):
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                for info in opened.infolist():
+                    if (name := _clean(info.filename)) in wanted:
+                        yield name, opened.read(info)
+            return
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.isfile() and (name := _clean(member.name)) in wanted:
+                    yield name, _extract(tar, member, -1)
+
+
+@contextmanager
+def reading_archive(archive: Path) -> Iterator[None]:
+    """Turn the ways in which an archive can be damaged into one sentence."""
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"the archive {str(archive)!r} cannot be read ({quoted(error)}): get a whole copy of it, or unpack it and "
+            "give the folder"
+        ) from error
+
+
+def suffix_of(name: str) -> str:
+    """The suffix in lower case; `.tar.gz` and the like are one."""
+    base = name.rpartition("/")[2].lower()
+    double = re.search(r"\.tar\.(gz|bz2|xz)$", base)
+    return double[0] if double else Path(base).suffix
+
+
+@functools.cache
+def image_suffixes() -> frozenset[str]:
+    """The suffixes of the image files that the installed Pillow reads."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in known.items() if name in Image.OPEN and name not in _NO_PICTURES)
+
+
+def classes_of(names: Sequence[str], *, below_split: bool = False) -> list[str] | None:
+    """The class of each image, its folder; None where not every image lies in one, or all lie in the same.
+
+    In folders of equal depth the innermost is the class, of different depths the outermost.
+
+    Args:
+        names: of the images.
+        below_split: the outermost folder is a split and no class.
+    """
+    names = _below_common_folder(names)
+    if below_split:
+        names = _below_common_folder([name.partition("/")[2] for name in names])
+    parts = [name.split("/")[:-1] for name in names]
+    depths = {len(folders) for folders in parts}
+    if not depths or 0 in depths:
+        return None
+    return [folders[-1 if len(depths) == 1 else 0] for folders in parts]
+
+
+def by_split(names: Sequence[str], *, folders: bool) -> list[str]:
+    """The split of each name: what all of them are called after, if it is a split for each and `train` is one.
+
+    Args:
+        names: of images, tables or archives.
+        folders: look at the outermost folder alone, which images must have; else also at the name of a file that is in
+            none.
+    """
+    parts = [name.split("/") for name in _below_common_folder(names)]
+    words = ["" if folders and len(part) == 1 else re.sub(r"(-\d+-of-\d+)?(\..*)?$", "", part[0]) for part in parts]
+    splits = [SPLITS.get(word.lower()) for word in words]
+    known = [split for split in splits if split is not None]
+    return known if len(known) == len(names) and "train" in known else ["train"] * len(names)
+
+
+def _below_common_folder(names: Sequence[str]) -> list[str]:
+    """The names from the innermost folder on in which all of them lie."""
+    folders = [name.split("/")[:-1] for name in names]
+    first, last = min(folders, default=[]), max(folders, default=[])  # what these two share is shared by all between
+    common = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))))
+    return [name.split("/", common)[-1] for name in names]
+
+
+def _key(name: str) -> str:
+    """The name up to the first dot of its last part, which a webdataset's files of one sample share."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".")[0]
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _is_image(file: File) -> bool:
+    """Whether Pillow knows a file of another suffix by its first bytes."""
+    from PIL import Image
+
+    head = file.read(_HEAD)
+    if not any(_accepts(accept, head) for _, accept in Image.OPEN.values()):
+        return False
+    known = [name for name, (_, accept) in Image.OPEN.items() if accept and name not in _NO_PICTURES]
+    try:
+        with Image.open(io.BytesIO(file.read(2**20)), formats=known):
+            return True
+    except (OSError, SyntaxError, ValueError, struct.error, IndexError, Image.DecompressionBombError):
+        return False
+
+
+def _accepts(accept: Callable[[bytes], Any] | None, head: bytes) -> bool:
+    try:
+        return accept is not None and accept(head) is True
+    except (IndexError, struct.error):  # too short for this format
+        return False
+
+
+def _head_of(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytes:
+    with archive.open(info) as file:
+        return file.read(size)
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> bytes:
+    file = tar.extractfile(member)
+    return b"" if file is None else file.read(size)
+
+
+def _clean(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./").lstrip("/")
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"the folder {error.filename!r} cannot be read ({error.strerror}): allow it, or move it elsewhere")

@@ -1,0 +1,253 @@
+"""Image files of this disk, loose or in archives, as a data set of `datasets` whose rows are the files that were found.
+
+`datasets` is given the files one by one with their classes: it guesses nothing from their names.
+"""
+
+import glob
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hf_ddpm.data.columns import natural_order
+from hf_ddpm.data.listing import (
+    TABLES,
+    Entry,
+    Listing,
+    by_split,
+    classes_of,
+    files_of_archive,
+    files_of_folder,
+    list_files,
+    named_files,
+    read_archive,
+    suffix_of,
+)
+from hf_ddpm.data.splits import parts_of
+from hf_ddpm.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+Archive = tuple[str, int, int]  # its path, size and time of change, by which a cache knows it
+
+
+class Tables(NamedTuple):
+    """Parquet or arrow files: what `datasets` calls their format, and the files of each split."""
+
+    builder: str
+    files: dict[str, list[str]]
+
+
+class Images(NamedTuple):
+    """Image files.
+
+    Attributes:
+        entries: by split.
+        classes: of the entries, their folders, if they lie in some.
+        columns: what metadata files say of them.
+        root: of loose files; None for those in archives.
+        archives: that hold the entries.
+        left_out: how many files of each description are not used.
+    """
+
+    entries: dict[str, list[Entry]]
+    classes: dict[Entry, str] | None
+    columns: Mapping[tuple[int, str], Mapping[str, Any]]
+    root: Path | None
+    archives: list[Path]
+    left_out: Counter[str]
+
+
+def look(source: str, path: Path, files: Sequence[Path]) -> Tables | Images:
+    """What a folder, or some files, hold.
+
+    Args:
+        source: as the user named it.
+        path: a folder; or where the names of the files begin.
+        files: empty for a folder.
+
+    Raises:
+        UserError: no images, or images in more than one way.
+    """
+    if files:
+        listing = list_files([named_files(path, files)])
+    else:
+        left_out: Counter[str] = Counter()
+        listing = list_files([files_of_folder(path, left_out)])
+        listing.left_out.update(left_out)
+    tables = {kind: [name for name in listing.tables if suffix_of(name) == suffix] for suffix, kind in TABLES.items()}
+    names: dict[str, list[str]] = {
+        "image": [entry.name for entry in listing.images],
+        **tables,
+        "archive": listing.archives,
+    }
+    kinds = {kind: found for kind, found in names.items() if found}
+    if not kinds:
+        raise _nothing(source, listing)
+    if len(kinds) > 1:
+        raise _several(source, kinds)
+    if listing.images:
+        return _images(listing, path, [])
+    if listing.archives:
+        return _of_archives([path / name for name in listing.archives], listing.left_out)
+    (builder,) = kinds
+    splits: dict[str, list[str]] = {}
+    for name, split in zip(listing.tables, by_split(listing.tables, folders=False), strict=True):
+        splits.setdefault(split, []).append(glob.escape(str((path / name).absolute())))
+    return Tables(builder, splits)
+
+
+def look_into_archive(archive: Path) -> Images:
+    """The images in one archive, whatever its name."""
+    return _of_archives([archive], Counter())
+
+
+def image_rows(images: Images, source: str, split: str, *, streaming: bool) -> Any:
+    """The data set of a split, `Dataset` or `IterableDataset`: a column `image`, and `label`, `cls` or more.
+
+    Raises:
+        UserError: there is no such split, or an archive cannot be read.
+    """
+    parts = parts_of(split, {name: len(entries) for name, entries in images.entries.items()}, source)
+    chosen = [images.entries[name][row] for name, rows in parts for row in rows]
+    for name, entries in images.entries.items():
+        if name not in dict(parts):
+            images.left_out[f"of split {name!r}"] += len(entries)
+    columns, features = _columns(images, chosen)
+    if images.classes is not None:
+        import datasets
+
+        names = sorted({*images.classes.values()}, key=natural_order)
+        number = {name: k for k, name in enumerate(names)}
+        columns.setdefault("label", [number[images.classes[entry]] for entry in chosen])
+        features.setdefault("label", datasets.ClassLabel(names=names))
+    if images.root is None:
+        return _archived_rows(images.archives, chosen, columns, features, streaming=streaming)
+    rows = _loose_rows(images.root, chosen, columns, features)
+    return rows.to_iterable_dataset() if streaming else rows
+
+
+def _images(listing: Listing, root: Path | None, archives: list[Path], splits: Sequence[str] = ()) -> Images:
+    """Listed images by split, with their classes."""
+    names = [entry.name for entry in listing.images]
+    in_folders = not splits
+    splits = splits or by_split(names, folders=True)
+    classes = classes_of(names, below_split=in_folders and len({*splits}) > 1)
+    entries: dict[str, list[Entry]] = {}
+    for entry, split in zip(listing.images, splits, strict=True):
+        entries.setdefault(split, []).append(entry)
+    labels = None if classes is None else dict(zip(listing.images, classes, strict=True))
+    return Images(entries, labels, listing.columns, root, archives, listing.left_out)
+
+
+def _of_archives(archives: list[Path], left_out: Counter[str]) -> Images:
+    """The images in archives, which a split may have for itself."""
+    listing = list_files([files_of_archive(archive) for archive in archives])
+    listing.left_out.update(left_out)
+    if inner := len(listing.tables) + len(listing.archives):
+        listing.left_out["of data inside an archive, which must be unpacked first"] += inner
+    if not listing.images:
+        raise _nothing(", ".join(map(str, archives)), listing)
+    of_archive = by_split([archive.name for archive in archives], folders=False)
+    splits = [of_archive[entry.archive] for entry in listing.images] if len({*of_archive}) > 1 else []
+    return _images(listing, None, archives, splits)
+
+
+def _columns(images: Images, chosen: Sequence[Entry]) -> "tuple[dict[str, list[Any]], Features]":
+    """What files beside the images say of each, and the types of all columns."""
+    import datasets
+    import pyarrow as pa
+
+    found: dict[str, list[Any]] = {}
+    if any(entry.label is not None for entry in chosen):
+        found["cls"] = _numbers([entry.label for entry in chosen])
+    said = [images.columns.get((entry.archive, entry.name), {}) for entry in chosen]
+    for name in dict.fromkeys(name for row in said for name in row if name != "image"):
+        found[name] = [row.get(name) for row in said]
+    features = datasets.Features({"image": datasets.Image()})
+    for name, values in found.items():
+        try:
+            features |= datasets.Dataset.from_dict({name: values}).features
+        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
+            raise UserError(f"the metadata have values of several types in {name!r}: write them all alike") from error
+    return found, datasets.Features(features)
+
+
+def _numbers(labels: list[str | None]) -> list[Any]:
+    """Whole numbers, if all of the labels are."""
+    try:
+        return [None if label is None else int(label) for label in labels]
+    except ValueError:
+        return list(labels)
+
+
+def _loose_rows(root: Path, chosen: Sequence[Entry], columns: dict[str, list[Any]], features: "Features") -> "Dataset":
+    """Rows that hold the paths of files."""
+    import datasets
+    from datasets.fingerprint import Hasher
+
+    paths = [str(root.absolute() / entry.name) for entry in chosen]
+    rows = datasets.Dataset.from_dict({"image": paths, **columns}, features=features)
+    states = [(path, (state := Path(path).stat()).st_size, state.st_mtime_ns) for path in paths]
+    rows._fingerprint = Hasher.hash((states, columns))  # of the files as they are now
+    return rows
+
+
+def _archived_rows(
+    paths: Sequence[Path],
+    chosen: Sequence[Entry],
+    columns: dict[str, list[Any]],
+    features: "Features",
+    *,
+    streaming: bool,
+) -> Any:
+    """Rows that hold the contents of files; those of a `Dataset` are copied into the cache of `datasets` once."""
+    import datasets
+    import numpy as np
+
+    archives = tuple((str(path), (state := path.stat()).st_size, state.st_mtime_ns) for path in paths)
+    keywords = {"archives": archives, "chosen": tuple(chosen), "columns": {k: tuple(v) for k, v in columns.items()}}
+    if streaming:
+        return datasets.IterableDataset.from_generator(_archived, features=features, gen_kwargs=keywords)
+    numbered = datasets.Features({**features, "row": datasets.Value("int64")})
+    rows = datasets.Dataset.from_generator(_archived, features=numbered, gen_kwargs=keywords | {"numbered": True})
+    order = np.argsort(np.asarray(rows["row"][:]))
+    return rows.select(order).remove_columns("row")
+
+
+def _archived(
+    archives: Sequence[Archive],
+    chosen: Sequence[Entry],
+    columns: Mapping[str, Sequence[Any]],
+    numbered: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """The rows of images in archives, in the order in which they lie there."""
+    rows = {(entry.archive, entry.name): row for row, entry in enumerate(chosen)}
+    for number, (path, _, _) in enumerate(archives):
+        names = [entry.name for entry in chosen if entry.archive == number]
+        for name, content in read_archive(Path(path), names):
+            if (row := rows.pop((number, name), None)) is not None:  # of two files of one name the first
+                yield {
+                    "image": {"bytes": content, "path": name},
+                    **{column: values[row] for column, values in columns.items()},
+                    **({"row": row} if numbered else {}),
+                }
+
+
+def _nothing(source: str, listing: Listing) -> UserError:
+    other = ", ".join(f"{count:,} {what}" for what, count in sorted(listing.left_out.items()))
+    holds = f"it holds files {other}" if other else "it is empty"
+    return UserError(
+        f"no images are found in {source!r} ({holds}): give a folder, a file or an archive of images, or parquet or "
+        "arrow files that hold them"
+    )
+
+
+def _several(source: str, kinds: Mapping[str, Sequence[str]]) -> UserError:
+    found = " and ".join(f"{len(names):,} {kind} file(s)" for kind, names in kinds.items())
+    pattern = f"{source.rstrip('/')}/**/*{suffix_of([*kinds.values()][-1][0])}"
+    return UserError(
+        f"{source!r} holds {found}, and a data set is made of one of these: name the files by a pattern, such as "
+        f"{pattern!r}, or give a folder with these alone"
+    )
