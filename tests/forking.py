@@ -17,7 +17,7 @@ from typing import NamedTuple
 READ_NO_SETTING = "import numpy, scipy.stats, torch, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor"
 READ_NO_SETTING += ", PIL.Image, requests, yaml"
 SERVER = """
-import json, os, resource, signal, sys, traceback, types
+import json, os, resource, signal, sys, time, traceback, types
 {imports}
 
 def run(job, environment, said):
@@ -45,6 +45,19 @@ def run(job, environment, said):
     sys.stderr.flush()
     os._exit(status)  # the end of an interpreter takes two seconds
 
+def ends(children):
+    # The exit code of each; those that go on when another has failed are ended, as a launcher does, and have 0.
+    codes, ended = {}, set()
+    while len(codes) < len(children):
+        child, status = os.wait()
+        codes[child] = 0 if child in ended else os.waitstatus_to_exitcode(status)
+        if codes[child]:
+            time.sleep(0.1)
+            for other in {*children} - {*codes} - ended:
+                os.kill(other, signal.SIGTERM)
+                ended.add(other)
+    return [codes[child] for child in children]
+
 for line in sys.stdin:
     job = json.loads(line)
     children = []
@@ -52,7 +65,7 @@ for line in sys.stdin:
         children.append(os.fork())
         if children[-1] == 0:
             run(job, environment, said)
-    print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
+    print(json.dumps(ends(children)), flush=True)
 """
 
 

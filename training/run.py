@@ -45,6 +45,7 @@ class Run:
     evaluator: Evaluator | None
     hub: Hub
     pusher: Pusher | None  # of the main process
+    resumed: Path | None = None  # the state that it continues
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
     said: list[dict[str, Tensor]] = field(default_factory=list)  # by each step since the last line of the log
@@ -154,7 +155,7 @@ def use_cpu_well(threads: int | None) -> None:
         libc.mallopt(M_MMAP_THRESHOLD, 2**30)
 
 
-def introduce(run: Run, state: Path | None) -> None:
+def introduce(run: Run) -> None:
     """Say once what is trained on what, and where it goes."""
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in run.networks.items()}
     own = len(counts) > 1
@@ -165,7 +166,7 @@ def introduce(run: Run, state: Path | None) -> None:
         f"model: {run.family.title}, {weights}, on {run.accelerator.num_processes} process(es), "
         f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
     )
-    say(f"run: {run.folder.path}, " + (f"continuing {state} at step {run.step}" if state else "new"))
+    say(f"run: {run.folder.path}, " + (f"continuing {run.resumed} at step {run.step}" if run.resumed else "new"))
     if run.evaluator is not None:
         say(f"evaluation: {run.evaluator.plan}, at the end")
     if run.training.tracker == "auto" and not run.accelerator.log_with:

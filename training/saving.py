@@ -116,7 +116,7 @@ def load_state(run: Run, state: Path) -> None:
         raise UserError(
             f"the state {state} cannot be read ({quoted(error)}): resume from an older one in {state.parent}"
         ) from error
-    run.step, run.seconds = counters["step"], counters["seconds"]
+    run.resumed, run.step, run.seconds = state, counters["step"], counters["seconds"]
     if run.step > run.training.total_steps:
         raise UserError(
             f"{state} is at step {run.step}, beyond total_steps={run.training.total_steps}: give more steps"

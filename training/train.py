@@ -8,7 +8,6 @@ for the whole batch and cut into the processes' parts, so a resumed run, or one 
 
 import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from hf_ddpm.training.saving import finish, load_state, push_on_the_way, save_sa
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one sentence on stderr and exit code 1."""
-    with exit_with_a_sentence(silent=os.environ.get("RANK", "0") != "0"):
+    with exit_with_a_sentence():
         recipe, resume = parse_command_line(sys.argv[1:] if argv is None else argv)
         train(recipe, resume)
 
@@ -53,6 +52,7 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
         world_size=run.accelerator.num_processes,
         device=run.accelerator.device,
     )
+    introduce(run)  # after the first look at all images, so that what it found is said before they are trained on
     total, on_main = run.training.total_steps, run.accelerator.is_main_process
     if resume is None and on_main:  # not before the data can be read: a refused run leaves no folder
         run.folder.create(recipe)
@@ -130,13 +130,12 @@ def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
 
 
 def prepare(recipe: Recipe, resume: str | None) -> Run:
-    """Build a run, load the state it resumes from, and say what is trained on what."""
+    """Build a run, and load the state that it resumes from."""
     state = open_folder(recipe, resume)
     run = build_run(recipe)
     if state is not None:
         run.folder.check_same_classes(run.data.facts)
         load_state(run, state)
-    introduce(run, state)
     return run
 
 

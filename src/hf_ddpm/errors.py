@@ -1,11 +1,15 @@
 """A mistake that the user can mend, and the sentence that says how."""
 
 import difflib
+import os
 import sys
 import textwrap
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+FIRST_WAITS, LAST_WAITS = 2.0, 5.0  # seconds that processes leave to those of a smaller rank
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer")  # as gloo says it
 FULL_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of the CPU, as torch says it
 
 
@@ -65,19 +69,30 @@ def import_error(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def exit_with_a_sentence(*, silent: bool = False) -> Iterator[None]:
+def exit_with_a_sentence() -> Iterator[None]:
     """Around a command: a user's mistake, Ctrl-C and full memory are one sentence on stderr and exit code 1.
 
-    Args:
-        silent: leave the sentence for a mistake to another process, which makes the same one.
+    Of several processes that make the same mistake the first says it: the others wait a moment, in which the launcher
+    ends them. A mistake that another process makes alone is said by that one.
     """
     try:
         yield
     except UserError as error:
-        sys.exit(1 if silent else f"error: {error}")
+        wait_for_the_first()
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped")
     except (MemoryError, RuntimeError) as error:
+        if any(words in str(error) for words in LOST_PEER):
+            time.sleep(LAST_WAITS)  # the launcher ends this one too
+            sys.exit("error: another process of this run has ended, and this one cannot go on alone")
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in FULL_MEMORY):
             raise
+        wait_for_the_first()
         sys.exit(f"error: it does not fit into memory, take a smaller batch: {quoted(error)}")
+
+
+def wait_for_the_first() -> None:
+    """Leave it to an earlier process of the run to say what all of them would say."""
+    if rank := int(os.environ.get("RANK", "0")):
+        time.sleep(min(FIRST_WAITS + 0.3 * rank, LAST_WAITS))

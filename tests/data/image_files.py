@@ -24,11 +24,13 @@ def png_bytes(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def chunk(tag: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
+
+
 def sixteen_bit_rgb_png(pixels: np.ndarray) -> bytes:
     """A PNG with 16 bits per colour channel from (H, W, 3) uint16, which Pillow can read but not write."""
-
-    def chunk(tag: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + tag + data + struct.pack(">I", zlib.crc32(tag + data))
 
     height, width, _ = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)

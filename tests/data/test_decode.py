@@ -1,14 +1,25 @@
 """Every mode becomes the wanted channels with the right values; sizes are fitted on the integer grid."""
 
 import io
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from image_files import png_bytes, random_image, sixteen_bit_rgb_png
+from image_files import chunk, png_bytes, random_image, sixteen_bit_rgb_png
 from PIL import Image
 
-from hf_ddpm.data.decode import COMPOSITED, LUMINANCE, REPEATED, UPPER_BYTE, ImageDecoder, UndecodableError
+from hf_ddpm.data.decode import (
+    COMPOSITED,
+    FIRST_PAGE,
+    LUMINANCE,
+    NOT_TURNED,
+    REPEATED,
+    UPPER_BYTE,
+    ImageDecoder,
+    UndecodableError,
+    without_metadata,
+)
 from hf_ddpm.data.raw import crops
 
 RED, GREY = (255, 0, 0), 100
@@ -242,3 +253,84 @@ def test_arrays_may_have_any_number_of_channels(layout: str, dtype: str) -> None
     assert np.array_equal(decoder(given.tolist()).pixels, array)
     with pytest.raises(UndecodableError, match=r"does not have 5 channel\(s\)"):
         ImageDecoder((4, 6), 5, array_dtype=dtype)(given)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """A segment of a JPEG file."""
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+BESIDE_PNG = {
+    "EXIF of another size": chunk(b"eXIf", b"\0\x08\0\x02\x01\x12\0\x03"),
+    "a profile that is none": chunk(b"iCCP", b"name\0\0no deflate"),
+    "a text that inflates without end": chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(2**26))),
+    "a wrong checksum": chunk(b"tEXt", b"key\0words")[:-4] + b"\0\0\0\0",
+    "a physical size of no length": chunk(b"pHYs", b""),
+    "an unknown chunk": chunk(b"prVt", b"\xff" * 100),
+}
+BESIDE_JPEG = {
+    "EXIF of nothing": segment(0xE1, b"Exif\0\0"),
+    "EXIF that points beyond": segment(0xE1, b"Exif\0\0MM\0*\xff\xff\xff\xff\0\1\x01\x12"),
+    "a profile in parts that are missing": segment(0xE2, b"ICC_PROFILE\0\x02\x09ab"),
+    "a resource of Photoshop cut short": segment(0xED, b"Photoshop 3.0\x008BIM\x04\x04\0"),
+    "a comment in no encoding": segment(0xFE, b"\xff\xff"),
+    "several frames of which one is there": segment(0xE2, b"MPF\0MM\0*\xff\xff\xff\xff"),
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE_PNG)
+def test_what_stands_beside_the_pixels_of_a_png_does_not_stop_them(beside: str) -> None:
+    whole = png_bytes(random_image(0))
+    expected = ImageDecoder((8, 8), 3)({"bytes": whole}).pixels
+    damaged = whole[:33] + BESIDE_PNG[beside] + whole[33:]
+    decoded = ImageDecoder((8, 8), 3)({"bytes": damaged})
+    assert np.array_equal(decoded.pixels, expected)
+    assert {*decoded.notes} <= {NOT_TURNED}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("beside", BESIDE_JPEG)
+def test_what_stands_beside_the_pixels_of_a_jpeg_does_not_stop_them(beside: str, mode: str) -> None:
+    file = io.BytesIO()
+    random_image(0, mode=mode).save(file, "JPEG")
+    whole = file.getvalue()
+    damaged = whole[:2] + BESIDE_JPEG[beside] + whole[2:]
+    expected = ImageDecoder((8, 8), 3)({"bytes": whole}).pixels
+    assert np.array_equal(ImageDecoder((8, 8), 3)({"bytes": damaged}).pixels, expected)
+    assert np.array_equal(ImageDecoder((8, 8), 3)({"bytes": without_metadata(damaged)}).pixels, expected)
+
+
+def test_damaged_pixels_stay_an_error() -> None:
+    for file_format in ("PNG", "JPEG"):
+        file = io.BytesIO()
+        random_image(0, (64, 64)).save(file, file_format)
+        with pytest.raises(UndecodableError):
+            ImageDecoder((8, 8), 3)({"bytes": file.getvalue()[:-200]})
+    assert without_metadata(b"GIF89a") is None
+
+
+@pytest.mark.parametrize("file_format", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_of_several_pages_the_first_is_used_and_the_others_are_mentioned(file_format: str) -> None:
+    pages = [Image.new("L", (4, 4), level) for level in (255, 0, 0)]
+    several = stored(pages[0], file_format, save_all=True, append_images=pages[1:])
+    decoded = ImageDecoder((4, 4), 1)(several)
+    assert decoded.pixels.min() >= 250 and FIRST_PAGE in decoded.notes
+    one = ImageDecoder((4, 4), 1)(stored(pages[0], file_format))
+    assert FIRST_PAGE not in one.notes
+
+
+def test_the_preview_in_a_photo_of_a_telephone_is_no_second_page() -> None:
+    pages = [Image.new("RGB", (8, 8), RED), Image.new("RGB", (4, 4), RED)]
+    decoded = ImageDecoder((8, 8), 3)(stored(pages[0], "MPO", save_all=True, append_images=pages[1:]))
+    assert decoded.notes == ()
+
+
+def test_very_large_images_have_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    large = stored(Image.new("L", (10, 10), GREY))
+    assert ImageDecoder((4, 4), 1)(large).pixels.max() == GREY  # the bound of ours, not that of this process
+    assert Image.MAX_IMAGE_PIXELS == 20
+    with pytest.raises(
+        UndecodableError, match="it has 10x10 pixels, more than max_pixels=99: give a larger --max_pixels"
+    ):
+        ImageDecoder((4, 4), 1, max_pixels=99)(large)

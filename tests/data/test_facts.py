@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from image_files import random_image, write_folder
+from PIL import Image
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.data.decode import ImageDecoder, UndecodableError
@@ -112,3 +114,15 @@ def test_the_reason_names_no_place(damage: str, tmp_path: Path) -> None:
     assert "/" not in str(caught.value) and "brien" not in str(caught.value)
     said = {"missing": "No such file or directory", "a folder": "Is a directory"}
     assert said.get(damage, "") in str(caught.value)
+
+
+@pytest.mark.parametrize(("scale", "dark"), [(1, True), (31, True), (255, False)])
+def test_images_that_are_scaled_otherwise_are_mentioned(scale: int, dark: bool, tmp_path: Path) -> None:
+    for number in range(3):
+        bits = np.random.default_rng(number).integers(0, 2, (8, 8), dtype=np.uint8)
+        Image.fromarray(bits * np.uint8(scale)).save(tmp_path / f"{number}.png")
+    data = ImageData(str(tmp_path), image_size=8, channels=1)
+    assert "nearly black" not in data.description  # not all of them were seen
+    next(data.batches(batch_size=3, seed=0))
+    assert data.facts.brightest == scale
+    assert (f"No value is above {scale} of 255, so all images are nearly black" in data.description) == dark

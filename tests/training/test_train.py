@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 
 from hf_ddpm import HFDDPMPipeline
 from hf_ddpm.checkpoint import load_pipeline
-from hf_ddpm.data import ImageData
+from hf_ddpm.data import ImageData, to_uint8
+from hf_ddpm.data.order import SampleOrder
 from hf_ddpm.errors import UserError
 from hf_ddpm.objectives import MODEL
 from hf_ddpm.training.command_line import parse_command_line, read_recipe
@@ -291,6 +292,29 @@ def test_the_wrapper_goes_before_the_process_group(on_two_processes, tmp_path):
     process = on_two_processes(tmp_path / "ends.py", *TINY, "--output_dir", str(tmp_path / "run"), "--total_steps", "1")
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("wrapped at the end: 0") == 2
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_mistake_of_any_process_is_said_once(rank, on_two_processes, tmp_path):
+    data = ImageData("digits", image_size=8, max_images=64)
+    (tmp_path / "images").mkdir()
+    for number, image in enumerate(to_uint8(next(data.batches(batch_size=64, seed=0)).x_0)):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "images" / f"{number:02}.png")
+    order = SampleOrder(64, 0).rows(8, 8)  # of step 1: the first process has four of them, the second the others
+    (tmp_path / "images" / f"{order[4 * rank]:02}.png").write_bytes(b"no image")
+    words = ["--data.source", str(tmp_path / "images"), "--data.cache", "none", "--output_dir", str(tmp_path / "run")]
+    done = on_two_processes(SCRIPT, *TINY, "--samples", "0", "--total_steps", "4", *words)
+    assert done.returncode == 1
+    assert done.stderr.count(f"error: image {order[4 * rank]} of") == 1 and "Traceback" not in done.stderr
+
+
+def test_what_the_first_look_at_the_data_finds_is_said_before_the_first_step(tmp_path, capsys):
+    for number in range(12):
+        Image.new("RGB", (8, 8), (number, 2, 3)).save(tmp_path / f"{number}.png")
+    tiny(tmp_path / "run", "--data.source", str(tmp_path), "--samples", "0", "--max_images", "null")
+    said = capsys.readouterr().out.splitlines()
+    assert "Colours turned into luminance (images so far: 12)." in said[0]
+    assert "all images are nearly black" in said[0]
 
 
 def test_processes_that_do_not_find_each_other_are_refused(tmp_path, monkeypatch):

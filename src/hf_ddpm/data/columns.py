@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 AUTO = "auto"
+_WANTED = (
+    "wanted is a column of image files (Image, or their bytes or paths), or of arrays of uint8 or uint16 that is "
+    "declared as Array2D or Array3D"
+)
 _IMAGE_NAMES = ("image", "img", "picture", "png", "jpg", "jpeg", "webp")
 _LABEL_NAMES = ("label", "labels", "class", "cls", "fine_label", "target")
 
@@ -36,13 +40,14 @@ def find_image_column(features: "Features", wanted: str | None) -> Column:
     arrays.
     """
     if wanted is not None:
-        return Column(_existing(wanted, features, "image_column"), "named")
+        column = _existing(wanted, features, "image_column")
+        if _kind(features[column]) == "other" and not _type_name(features[column]).endswith("string"):
+            raise UserError(f"image_column is {wanted!r}, which holds {_type_name(features[column])}; {_WANTED}")
+        return Column(column, "named")
     candidates = [name for name, feature in features.items() if _kind(feature) == "image"]
     candidates = candidates or [name for name, feature in features.items() if _kind(feature) in ("bytes", "array")]
     if not candidates:
-        raise UserError(
-            f"the data set has no images in it: its columns are {_described(features)}; choose one with image_column"
-        )
+        raise UserError(f"the data set has no images in it: its columns are {_described(features)}; {_WANTED}")
     if len(candidates) == 1:
         return Column(candidates[0], "only")
     known = [name for name in _IMAGE_NAMES if name in candidates]

@@ -8,8 +8,10 @@ and a missing alpha channel is opaque; 16-bit grey keeps its 16 bits. What happe
 
 import io
 import struct
+import threading
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +26,9 @@ REPEATED = "grey repeated in every colour channel"
 LUMINANCE = "colours turned into luminance"
 COMPOSITED = "transparency composited over white"
 UPPER_BYTE = "16 bits per colour channel, of which Pillow reads the upper 8"
+FIRST_PAGE = "several pages or frames, of which the first is used; write each into a file of its own to use them all"
+NOT_TURNED = "EXIF data that cannot be read, so that the image is used as it lies"
+MAX_PIXELS = 178_956_970  # beyond which Pillow by itself refuses an image, which may be a bomb
 _BROKEN_FILE = (
     OSError,
     SyntaxError,
@@ -33,6 +38,10 @@ _BROKEN_FILE = (
     struct.error,
     zlib.error,
 )  # what Pillow raises on one
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_OF_ONE_PICTURE = {"MPO", "PSD"}  # whose further frames are a preview or layers
+_OPENING = threading.Lock()
 
 
 class UndecodableError(Exception):
@@ -62,7 +71,8 @@ class ImageDecoder:
     """Turns stored images into arrays (channels, *image_size).
 
     `crop_box` (left, top, right, bottom), in pixels of the upright image, is cut out first. `crop_scale` bounds the
-    size of a random crop, which no cache keeps, so that it is no part of a fingerprint. `array_dtype` is the integer
+    size of a random crop, which no cache keeps, so that it is no part of a fingerprint. Images of more than
+    `max_pixels` are refused. `array_dtype` is the integer
     type of sources whose column holds arrays instead of image files; arrays are (H, W), (C, H, W) or (H, W, C) and
     must have exactly `channels` channels, any number of them.
     """
@@ -73,6 +83,7 @@ class ImageDecoder:
     crop_box: tuple[int, int, int, int] | None = None
     array_dtype: Literal["uint8", "uint16"] | None = None
     crop_scale: CropScale = field(default=LARGEST, repr=False)
+    max_pixels: int = field(default=MAX_PIXELS, repr=False)
 
     def __call__(self, stored: Any, crop: Crop | None = None) -> Decoded:
         """Decode one value of the image column: {"bytes", "path"}, bytes, a path, or an array.
@@ -94,7 +105,7 @@ class ImageDecoder:
             raise UndecodableError(_without_places(error)) from error
 
     def _decode_file(self, stored: Any, crop: Crop | None) -> Decoded:
-        image, notes = open_image(stored)
+        image, notes = open_image(stored, self.max_pixels)
         if image.mode.startswith("I"):
             planes, more = _sixteen_bits(image, self.channels)
             return Decoded(self._fit(planes, crop), notes + more)
@@ -125,15 +136,70 @@ class ImageDecoder:
         return array
 
 
-def open_image(stored: Any) -> "tuple[Image.Image, tuple[str, ...]]":
-    """Load a stored image, upright: {"bytes", "path"}, bytes, or a path (local, or a URL that `datasets` can open)."""
+def open_image(stored: Any, max_pixels: int = MAX_PIXELS) -> "tuple[Image.Image, tuple[str, ...]]":
+    """Load a stored image, upright: {"bytes", "path"}, bytes, or a path (local, or a URL that `datasets` can open).
+
+    Of several pages or frames it is the first. What stands beside the pixels, such as EXIF data or a colour profile,
+    may be damaged.
+    """
+    source = _source(stored)
+    try:
+        return _loaded(source, max_pixels)
+    except _BROKEN_FILE:
+        content = source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes()
+        if (pixels_alone := without_metadata(content)) is None:
+            raise
+    return _loaded(io.BytesIO(pixels_alone), max_pixels)
+
+
+def _loaded(source: str | io.BytesIO, max_pixels: int) -> "tuple[Image.Image, tuple[str, ...]]":
+    """The image with what is to be said of it."""
     from PIL import Image, ImageOps
 
-    with Image.open(_source(stored)) as image:
-        wide = image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[-1]) for tile in image.tile)
+    with _OPENING:  # Pillow's own bound is one for the whole process
+        bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(source)
+        finally:
+            Image.MAX_IMAGE_PIXELS = bound
+    with image:
+        if image.width * image.height > max_pixels:
+            raise ValueError(
+                f"it has {image.width}x{image.height} pixels, more than max_pixels={max_pixels:,}: give a larger "
+                "--max_pixels if you trust it"
+            )
+        notes = []
+        if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[-1]) for tile in image.tile):
+            notes.append(UPPER_BYTE)
+        if image.format not in _OF_ONE_PICTURE and getattr(image, "is_animated", False):
+            notes.append(FIRST_PAGE)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return image, (UPPER_BYTE,) if wide else ()
+        try:
+            ImageOps.exif_transpose(image, in_place=True)
+        except (*_BROKEN_FILE, TypeError, KeyError):
+            notes.append(NOT_TURNED)
+        return image, tuple(notes)
+
+
+def without_metadata(content: bytes) -> bytes | None:
+    """A PNG or a JPEG file with nothing but what its pixels need; None for other files."""
+    if content.startswith(_PNG):
+        kept, start = [_PNG], len(_PNG)
+        while start + 8 <= len(content):
+            (size,), kind = struct.unpack(">I", content[start : start + 4]), content[start + 4 : start + 8]
+            if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"):
+                kept.append(content[start : start + size + 12])
+            start += size + 12
+        return b"".join(kept)
+    if content.startswith(b"\xff\xd8"):
+        kept, start = [content[:2]], 2
+        while content[start : start + 1] == b"\xff" and content[start + 1] != 0xDA and start + 4 <= len(content):
+            marker, (size,) = content[start + 1], struct.unpack(">H", content[start + 2 : start + 4])
+            if not (0xE0 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:  # APP14 says what the colours are
+                kept.append(content[start : start + size + 2])
+            start += size + 2
+        return b"".join([*kept, content[start:]])
+    return None
 
 
 def _source(stored: Any) -> str | io.BytesIO:

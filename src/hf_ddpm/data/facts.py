@@ -10,6 +10,7 @@ from hf_ddpm.data.decode import Undecodable
 from hf_ddpm.data.sources import Origin
 
 Kept = Literal["streamed", "decoded each time", "in memory", "on the device"]
+_DARK = 8  # a set of images none of which reaches this part of the range was probably scaled otherwise
 RECORDED, NAMED = 20, 3  # skipped images and classes without images: in the facts, and in the log
 
 
@@ -53,9 +54,9 @@ class DataFacts:
     there and are not used. num_bytes: of all pixels. array_dtype: of a column
     that holds arrays; `first` is then None. empty: how many classes no image has, of which `empty_classes` are the
     first few; None without labels, and for a stream, which is not read before. in_natural_order: the classes are
-    folders or strings, numbered so that 2 comes before 10; else the data set says their order. converted: how many
-    images each note was made of. skipped: how many images could not be decoded, of which `skipped_images` are the first
-    few.
+    folders or strings, numbered so that 2 comes before 10; else the data set says their order. brightest: the
+    largest value of all images, if all were seen. converted: how many images each note was made of. skipped: how many
+    images could not be decoded, of which `skipped_images` are the first few.
     """
 
     source: str
@@ -81,6 +82,7 @@ class DataFacts:
     binarization: Binarization | None
     array_dtype: str | None
     first: FirstImage | None
+    brightest: int | None
     converted: Mapping[str, int]
     skipped: int
     skipped_images: tuple[SkippedImage, ...]
@@ -99,6 +101,8 @@ def describe(facts: DataFacts) -> str:
     if facts.empty:
         said.append(_without_images(facts))
     said.append(_first(facts))
+    if facts.brightest is not None and facts.brightest < 2**facts.bit_depth // _DARK:
+        said.append(_dark(facts.brightest, 2**facts.bit_depth - 1))
     if facts.binarization is not None:
         said.append(_binarized(facts.binarization))
     said += [f"{note[0].upper()}{note[1:]} (images so far: {n:,})." for note, n in sorted(facts.converted.items())]
@@ -163,6 +167,13 @@ def _first(facts: DataFacts) -> str:
         return f"Column {facts.image_column.name!r} holds arrays of {facts.array_dtype}."
     changes = f" ({'; '.join(first.notes)})" if first.notes else ""
     return f"The first is a {first.width}x{first.height} image of mode {first.mode}{changes}."
+
+
+def _dark(brightest: int, full: int) -> str:
+    return (
+        f"No value is above {brightest:,} of {full:,}, so all images are nearly black: if they are not meant to be, "
+        "scale their values to the whole range."
+    )
 
 
 def _binarized(binarization: Binarization) -> str:

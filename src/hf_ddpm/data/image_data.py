@@ -1,5 +1,6 @@
 """`ImageData`: images of any source as an endless, exactly resumable stream of float batches."""
 
+import itertools
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -18,13 +19,14 @@ from hf_ddpm.data.columns import (
     label_coder,
     read_column,
 )
-from hf_ddpm.data.decode import CHANNEL_MODES, Decoded, ImageDecoder, Undecodable, open_image
+from hf_ddpm.data.decode import CHANNEL_MODES, MAX_PIXELS, Decoded, ImageDecoder, Undecodable, open_image
 from hf_ddpm.data.facts import RECORDED, DataFacts, FirstImage, Kept, describe
 from hf_ddpm.data.memory import MemoryStore
 from hf_ddpm.data.options import Cache, OnBadImage, at_least, box_of, cache_choice, crop_scale_of, one_of, size_of
 from hf_ddpm.data.order import BatchPlan, position_uniforms
 from hf_ddpm.data.pixels import to_float
 from hf_ddpm.data.raw import RawBatches, to_device, try_decode
+from hf_ddpm.data.reading import reading
 from hf_ddpm.data.report import Report
 from hf_ddpm.data.resize import LARGEST, Resize
 from hf_ddpm.data.sources import open_source, origin_of
@@ -91,6 +93,7 @@ class ImageData:
         num_workers: processes (threads when streaming) that decode what is not cached; 0 decodes in the training
             process.
         shuffle_buffer: how many stored images of a stream are shuffled at a time; 0 keeps the stream's order.
+        max_pixels: an image of more is refused, since it may be made to fill the memory.
         max_images: use only the first so many.
         held_back: leave so many images out, drawn at random but always the same ones, to test on. `part` is what this
             data set is: "rest", the others, or "held_back", these.
@@ -121,6 +124,7 @@ class ImageData:
         cache: Cache = "auto",
         num_workers: int = 0,
         shuffle_buffer: int = 1000,
+        max_pixels: int = MAX_PIXELS,
         max_images: int | None = None,
         held_back: int = 0,
         part: Part = "rest",
@@ -147,7 +151,8 @@ class ImageData:
         self._image_column = find_image_column(self._features, image_column)
         self.image_column = self._image_column.name
         self._open_labels(label_column, num_classes)
-        self._decoder = ImageDecoder(self.image_size, channels, resize, box, self._array_dtype(), scale)
+        at_least("max_pixels", max_pixels, 1)
+        self._decoder = ImageDecoder(self.image_size, channels, resize, box, self._array_dtype(), scale, max_pixels)
         self._first = self._probe()
 
     def batches(
@@ -241,6 +246,7 @@ class ImageData:
             binarization=self._binarization,
             array_dtype=self._decoder.array_dtype,
             first=self._first,
+            brightest=self._report.brightest,
             converted=dict(self._report.notes),
             skipped=self.skipped,
             skipped_images=self._report.skipped_images(),
@@ -300,7 +306,8 @@ class ImageData:
                     f"num_classes is {num_classes}, but there are no labels; name the column with label_column"
                 )
             return
-        stored = None if self._rows is None else read_column(self._rows, self.label_column)
+        with reading(self.source):
+            stored = None if self._rows is None else read_column(self._rows, self.label_column)
         feature = self._features[self.label_column]
         self._coder = label_coder(feature, self.label_column, num_classes, stored, of_folders=self._of_folders)
         self.num_classes, self.class_names = self._coder.num_classes, self._coder.names
@@ -326,7 +333,9 @@ class ImageData:
     def _probe(self) -> FirstImage | None:
         """Decode the first readable image; None for arrays. `UserError` if there is none among the first ten."""
         bad: dict[int, Undecodable] = {}
-        for row, record in enumerate(self._dataset.take(_PROBED)):
+        with reading(self.source):
+            first = list(self._dataset.take(_PROBED))
+        for row, record in enumerate(first):
             stored = record[self.image_column]
             decoded = try_decode(self._decoder, stored)
             if isinstance(decoded, Decoded):
@@ -341,7 +350,7 @@ class ImageData:
     def _about(self, stored: Any, decoded: Decoded) -> FirstImage | None:
         if self._decoder.array_dtype is not None:
             return None
-        image, _ = open_image(stored)
+        image, _ = open_image(stored, self._decoder.max_pixels)
         return FirstImage(image.width, image.height, image.mode, decoded.notes)
 
     def _store(self, device: torch.device) -> MemoryStore | WorkerStore | StreamStore:
@@ -352,8 +361,10 @@ class ImageData:
         if not self._is_cached():
             return WorkerStore(self._rows, column, decoder, self._labels, self._num_workers, device.type == "cuda")
         if self._memory is None:
-            self._memory = MemoryStore(self._rows, column, decoder, self._labels)
+            with reading(self.source):
+                self._memory = MemoryStore(self._rows, column, decoder, self._labels)
             self._report.bit_depth = 16 if self._memory.pixels.dtype == torch.uint16 else 8
+            self._report.brightest = int(self._memory.pixels.numpy().max())
             self._report.notes.update(self._memory.notes)
             self._report.add_bad(self._memory.bad)
         if self._cache == "device":
@@ -362,7 +373,9 @@ class ImageData:
 
     def _finished(self, raw_batches: RawBatches, plan: BatchPlan, device: torch.device) -> Generator[Batch, None, None]:
         with closing(raw_batches):  # or workers would linger after an error
-            for step, raw in enumerate(raw_batches, plan.start_step):
+            for step in itertools.count(plan.start_step):
+                with reading(self.source):
+                    raw = next(raw_batches)
                 self._report.add(raw)
                 x_0 = to_float(to_device(raw.pixels, device))  # (b, C, H, W)
                 if self._binarization is not None:  # before the flip: what is mirrored is the binary image

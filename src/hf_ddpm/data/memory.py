@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from hf_ddpm.data.raw import SEARCH, RawBatch, RawBatches, to_device, try_decode
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_CHUNK = 512  # stored images read at a time
+_CHUNK, _CHUNK_BYTES = 512, 2**26  # stored images read at a time, at most
 _SMALL = 8192  # bytes of an image file, below which threads wait for each other longer than Pillow works without them
 
 
@@ -53,8 +54,7 @@ class MemoryStore:
         shape = (len(images), decoder.channels, *decoder.image_size)
         pixels = np.zeros(shape, dtype=np.uint8)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-            for start in range(0, len(images), _CHUNK):
-                stored = images[start : start + _CHUNK][column]
+            for start, stored in _in_chunks(images, column):
                 run = map if _are_small(stored) else threads.map
                 for row, decoded in enumerate(run(lambda one: try_decode(decoder, one), stored), start):
                     if isinstance(decoded, Undecodable):
@@ -66,9 +66,26 @@ class MemoryStore:
         return pixels
 
 
+def _in_chunks(images: "Dataset", column: str) -> Iterator[tuple[int, list[Any]]]:
+    """Stored images and the row of the first, as many at a time as their bytes allow."""
+    start, size = 0, 8
+    while start < len(images):
+        stored = images[start : start + size][column]
+        yield start, stored
+        start += len(stored)
+        bytes_of_one = sum(map(len, _files(stored))) // len(stored)
+        size = max(1, min(_CHUNK, 4 * size, _CHUNK_BYTES // max(1, bytes_of_one)))
+
+
+def _files(stored: list[Any]) -> list[bytes]:
+    """The image files among stored images that are in memory."""
+    contents = [one.get("bytes") if isinstance(one, dict) else one for one in stored]
+    return [content for content in contents if isinstance(content, bytes)]
+
+
 def _are_small(stored: list[Any]) -> bool:
     """Whether these are image files in memory, of a few kilobytes each."""
-    files = [one["bytes"] for one in stored if isinstance(one, dict) and one.get("bytes") is not None]
+    files = _files(stored)
     return len(files) == len(stored) and sum(map(len, files)) < _SMALL * len(files)
 
 

@@ -17,6 +17,7 @@ class Report:
 
     def __init__(self, source: str, on_bad_image: OnBadImage) -> None:
         self.bit_depth = 8
+        self.brightest: int | None = None  # value of all images, once all of them were seen
         self.bad: dict[int, Undecodable] = {}
         self.notes: Counter[str] = Counter()
         self._source = source

@@ -1,0 +1,43 @@
+"""Errors of libraries while rows are read, as one sentence."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hf_ddpm.errors import FULL_MEMORY, UserError, quoted
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Around whatever reads rows of a data set: what a damaged file makes a library say becomes the user's mistake.
+
+    Raises:
+        UserError: the rows cannot be read.
+    """
+    import pyarrow as pa
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except UserError:
+        raise
+    except (
+        DatasetsError,
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        RuntimeError,
+        EOFError,
+        IndexError,
+        KeyError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        cause = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
+        if any(words in str(cause) for words in FULL_MEMORY):
+            raise
+        reason = quoted(cause) or type(cause).__name__
+        raise UserError(
+            f"the data set {source!r} cannot be read further ({reason}): one of its files is damaged, get a whole copy"
+        ) from error
