@@ -14,7 +14,7 @@ from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.kinds import FAMILY, KINDS, family_of
 from hf_ddpm.schedulers.annotations import described
 from hf_ddpm.training.family import check_recipe, family_class
-from hf_ddpm.training.recipe import Blocks, Recipe, blocks_of, hint, keys_of
+from hf_ddpm.training.recipe import Blocks, Recipe, blocks_of, hint, keys_of, read_word
 
 DEFAULT = "mnist"
 
@@ -28,8 +28,9 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
         UserError: an unknown recipe, key or option (the nearest is named), or a value of the wrong type.
     """
     recipe = read_recipe(_recipe_name(argv))
-    parser = _parser(family_class(recipe).blocks)
-    options, unknown = parser.parse_known_args(argv)
+    blocks = family_class(recipe).blocks
+    parser = _parser(blocks)
+    options, unknown = parser.parse_known_args([with_underscores(word) for word in argv])
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         word = unknown[0].split("=")[0]
@@ -39,7 +40,7 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
     for dotted, text in vars(options).items():
         if "." in dotted and text is not None:
             block, key = dotted.split(".", 1)
-            recipe[block][key] = _parse_value(text)
+            recipe[block][key] = read_word(text, keys_of(blocks[block])[key].annotation)
     return check_recipe(recipe), options.resume
 
 
@@ -48,16 +49,23 @@ def read_recipe(name: str) -> Recipe:
     shipped = {
         p.name.removesuffix(".yaml"): p for p in resources.files("hf_ddpm.training").joinpath("recipes").iterdir()
     }
-    if name not in shipped and not Path(name).is_file():
+    file = shipped.get(name) or Path(name).expanduser()
+    if not file.is_file():
         raise UserError(f"there is no recipe {name!r}: give a path, or one of {', '.join(sorted(shipped))}")
     try:
-        found = yaml.safe_load((shipped.get(name) or Path(name)).read_text()) or {}
-    except yaml.YAMLError as error:
+        text = file.read_text()
+        found, words = yaml.safe_load(text) or {}, yaml.load(text, yaml.BaseLoader) or {}  # every scalar as it stands
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name} is not valid YAML: {quoted(error)}") from error
     if not isinstance(found, dict) or not all(isinstance(block, dict) for block in blocks_of(found).values()):
         known = "; or ".join(", ".join(family_class({FAMILY: family}).blocks) for family in KINDS)
         raise UserError(f"recipe {name} must hold blocks of keys ({known})")
-    return {FAMILY: family_of(found), **{block: {} for block in family_class(found).blocks}, **blocks_of(found)}
+    blocks = family_class(found).blocks
+    for block in blocks.keys() & found.keys():
+        for key in keys_of(blocks[block]).keys() & found[block].keys():
+            if not isinstance(found[block][key], str) and isinstance(word := words[block][key], str):
+                found[block][key] = read_word(word, keys_of(blocks[block])[key].annotation)
+    return {FAMILY: family_of(found), **{block: {} for block in blocks}, **blocks_of(found)}
 
 
 def _recipe_name(argv: Sequence[str]) -> str:
@@ -75,7 +83,11 @@ def _parser(blocks: Blocks) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--recipe", default=DEFAULT, help=f"a path, or a shipped recipe (default: {DEFAULT})")
-    parser.add_argument("--resume", metavar="latest|FOLDER", help="continue a run from its latest or a given state")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|latest|FOLDER",
+        help="continue a run from its latest whole state, or a given one; auto starts it if there is none",
+    )
     owners: dict[str, list[str]] = {}
     for name, block in blocks.items():
         for key in keys_of(block):
@@ -107,11 +119,7 @@ def _argument_docs(constructor: Callable[..., Any]) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
 
 
-def _parse_value(text: str) -> Any:
-    """A word of the command line as YAML reads it, but for an empty one, which is no null."""
-    if not text.strip():
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+def with_underscores(word: str) -> str:
+    """An option as recipes spell it: --batch-size is --batch_size."""
+    name, equals, value = word.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else word

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import yaml
+
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, did_you_mean
 from hf_ddpm.kinds import FAMILY
@@ -16,6 +18,7 @@ from hf_ddpm.schedulers.annotations import as_annotated, choices_of, described, 
 
 Recipe = dict[str, Any]
 """`family`, and the keywords of each of its blocks."""
+HISTORY = "history"  # in the recipe.yaml of a run: what it was resumed with that it did not begin with
 
 
 class Block(NamedTuple):
@@ -36,8 +39,8 @@ Blocks = Mapping[str, Block]
 
 
 def blocks_of(recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A recipe without the name of its family."""
-    return {name: block for name, block in recipe.items() if name != FAMILY}
+    """A recipe without the name of its family and the history of its run."""
+    return {name: block for name, block in recipe.items() if name not in (FAMILY, HISTORY)}
 
 
 def check_blocks(recipe: Mapping[str, Any], blocks: Blocks) -> Recipe:
@@ -93,6 +96,24 @@ def _convert(name: str, value: Any, annotation: Any) -> Any:
         if converted is not NotImplemented:
             return converted
     raise UserError(f"{name}={value!r} must be {described(annotation)}{did_you_mean(value, choices_of(annotation))}")
+
+
+def read_word(text: str, annotation: Any) -> Any:
+    """What a word of the command line, or a plain word of a recipe, is for a key of this type.
+
+    A key that takes text gets the word as it stands: `no`, `0042` and `2026-11-28` are no bool, number and date there.
+    """
+    try:
+        value = yaml.safe_load(text) if text.strip() else text
+    except yaml.YAMLError:
+        value = text
+    if re.fullmatch(r"[-+]?\d+", text):
+        value = int(text)  # 0042 is no octal number
+    for candidate in (_with_numbers(value), text):
+        wanted = candidate in choices_of(annotation) or not isinstance(candidate, str)
+        if (wanted or candidate is text) and as_annotated(candidate, annotation) is not NotImplemented:
+            return text if candidate is None and text != "null" else candidate
+    return value
 
 
 def _with_numbers(value: Any) -> Any:

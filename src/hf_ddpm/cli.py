@@ -26,12 +26,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
                 train_main(words[1:])
                 return
-            options = _parser().parse_args(words)
+            options = _parser().parse_args([with_dashes(word) for word in words])
             options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has left; the interpreter's own last flush must not meet that
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def with_dashes(word: str) -> str:
+    """An option as commands spell it: --num_images is --num-images."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 def _parser() -> argparse.ArgumentParser:
