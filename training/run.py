@@ -1,17 +1,22 @@
 """A training run and how it is built from a recipe."""
 
+import contextlib
 import ctypes
 import math
 import os
 import platform
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, is_tensorboard_available
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, quoted
@@ -46,8 +51,10 @@ class Run:
     hub: Hub
     pusher: Pusher | None  # of the main process
     resumed: Path | None = None  # the state that it continues
+    changes: dict[str, list[Any]] = field(default_factory=dict)  # [before, now] of what it does otherwise since then
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
+    seconds_logged: float = 0.0  # of them, until the last line of the log
     said: list[dict[str, Tensor]] = field(default_factory=list)  # by each step since the last line of the log
     remarks: set[str] = field(default_factory=set)  # that were made, each of them once
 
@@ -61,25 +68,34 @@ class Run:
         """The players' networks as they sample and are saved: averaged, where there is an average."""
         return {name: player.network(self.accelerator) for name, player in self.players.items()}
 
+    def how_to_mend(self) -> str:
+        """What to do when the numbers of a run are not finite any more."""
+        several = " or ".join(f"--{player}_optimization.lr" for player in self.players)
+        rate = several if len(self.players) > 1 else "--lr"
+        states = self.folder.saved_states()
+        how = f"{states[-1]} is the last state: go on from it with --resume latest and" if states else "begin anew with"
+        return f"{how} a lower {rate}, or with --mixed_precision no"
+
     def log_name(self, player: str, name: str) -> str:
         """How the log calls a figure of a player: by its name alone, if there is one player."""
         return name if len(self.players) == 1 else f"{player}/{name}"
 
 
-def open_folder(recipe: Recipe, resume: str | None) -> Path | None:
-    """The state to resume from, or None after making sure that the run's folder is free.
+def open_folder(recipe: Recipe, resume: str | None) -> RunFolder:
+    """The run's folder, after making sure that it is free, or that the run in it can be continued with this recipe.
 
     Raises:
         UserError: a folder that holds another run, no such state, or a recipe that the resumed run did not begin with.
     """
     folder = RunFolder(Training(**recipe["training"]).output_dir)
-    if resume is not None:
-        state = folder.find_state(resume)
-        folder.check_same_recipe(recipe)
-        return state
-    if os.environ.get("RANK", "0") == "0":
-        folder.check_new()
-    return None
+    if resume is None:
+        if os.environ.get("RANK", "0") == "0":
+            folder.check_new()
+        return folder
+    folder.check_resumable(resume)
+    folder.find_state(resume)
+    folder.changes(recipe)
+    return folder
 
 
 def build_run(recipe: Recipe) -> Run:
@@ -167,6 +183,8 @@ def introduce(run: Run) -> None:
         f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
     )
     say(f"run: {run.folder.path}, " + (f"continuing {run.resumed} at step {run.step}" if run.resumed else "new"))
+    for key, (before, now) in run.changes.items():
+        say(f"changed: {key} is {now!r}, and was {before!r} until step {run.step}")
     if run.evaluator is not None:
         say(f"evaluation: {run.evaluator.plan}, at the end")
     if run.training.tracker == "auto" and not run.accelerator.log_with:
@@ -178,7 +196,22 @@ def start_trackers(run: Run) -> None:
     if run.accelerator.log_with:
         flat = {f"{b}.{k}": str(v) for b, block in blocks_of(run.recipe).items() for k, v in block.items()}
         in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # whose folder bears the project's name
-        run.accelerator.init_trackers("tensorboard" if in_tensorboard else "hf_ddpm", config=flat)
+        purge = {"purge_step": run.step + 1} if run.resumed else {}  # what comes after the state is written again
+        with not_essential(run, "the tracker"):
+            run.accelerator.init_trackers(
+                "tensorboard" if in_tensorboard else "hf_ddpm", config=flat, init_kwargs={"tensorboard": purge}
+            )
+
+
+@contextlib.contextmanager
+def not_essential(run: Run, what: str) -> Iterator[None]:
+    """Around what a run can do without: its first failure is a line, and the run goes on."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        if what not in run.remarks and run.accelerator.is_main_process:
+            run.remarks.add(what)
+            tqdm.write(f"WARNING: {what} failed at step {run.step} ({quoted(error)}); the run goes on", file=sys.stderr)
 
 
 def mean_said(run: Run) -> dict[str, float]:
@@ -195,10 +228,5 @@ def mean_said(run: Run) -> dict[str, float]:
     means = {name: total / count for name, (total, count) in zip(names, pairs, strict=True) if count}
     for name, mean in means.items():
         if not math.isfinite(mean):
-            several = " or ".join(f"--{player}_optimization.lr" for player in run.players)
-            rate = several if len(run.players) > 1 else "lr"
-            raise UserError(
-                f"the {name} is {mean} at step {run.step}: lower {rate}, or turn mixed_precision off; "
-                "the last saved state is untouched"
-            )
+            raise UserError(f"the {name} is {mean} at step {run.step}: {run.how_to_mend()}")
     return means

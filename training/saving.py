@@ -1,22 +1,20 @@
-"""What a run leaves on disk: sample grids, states to resume from, and the finished checkpoint with its card."""
+"""What a run leaves on disk beside its states: sample grids, and the finished checkpoint with its card."""
 
 import contextlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -25,22 +23,20 @@ from hf_ddpm.checkpoint import (
     GO_ON,
     add_evaluation,
     load_checkpoint,
-    new_folder,
     read_object,
     save_checkpoint,
-    unfinished,
     writing,
 )
-from hf_ddpm.errors import UserError, quoted
+from hf_ddpm.errors import UserError
 from hf_ddpm.kinds import FAMILY, kind_of
 from hf_ddpm.model_card_metrics import entries_of
 from hf_ddpm.sampling import image_grid
 from hf_ddpm.training.evaluation import Evaluator, Networks
-from hf_ddpm.training.run import Run, mean_said
+from hf_ddpm.training.run import Run, not_essential
+from hf_ddpm.training.states import check_finite, save_state
+from hf_ddpm.training.stopping import Agreement, RunStopped
 
-COUNTERS, OBJECTIVE = "counters.json", "objective.safetensors"  # of a saved state
 _LOOKED_AT = 10  # last lines of the log, among which are those of evaluations
-OLDER_OBJECTIVE = "loss_history.safetensors"  # its name in states of version 0.1
 
 
 def sample(run: Run) -> list[Image.Image]:
@@ -61,98 +57,29 @@ def sample(run: Run) -> list[Image.Image]:
 
 def save_samples(run: Run, name: str) -> None:
     """Write a grid into the run's folder."""
-    images = sample(run)
-    if run.accelerator.is_main_process:
-        with writing(run.folder.samples, remedy=GO_ON):
+    with not_essential(run, "a grid of samples"):
+        images = sample(run)
+        if run.accelerator.is_main_process:
+            run.folder.samples.mkdir(exist_ok=True)
             num_classes = run.family.pipeline(run.networks).num_classes
             image_grid(images, num_classes).save(run.folder.samples / name)
 
 
-def save_state(run: Run) -> None:
-    """Everything a resumed run needs, in a folder that appears when it is complete."""
-    if run.said:
-        mean_said(run)
-    final = run.folder.states / f"step_{run.step:08d}"
-    on_main = run.accelerator.is_main_process
-    with writing(final, remedy=GO_ON), contextlib.ExitStack() as stack:
-        if on_main:
-            stack.enter_context(new_folder(final))
-        run.accelerator.wait_for_everyone()
-        run.accelerator.save_state(str(unfinished(final)))
-        if on_main:
-            for name, ema in averages(run).items():
-                ema.save_pretrained(unfinished(final) / name)
-            if learned := run.objective.state():
-                save_file(learned, unfinished(final) / OBJECTIVE)
-            counters = {"step": run.step, "seconds": run.seconds}
-            (unfinished(final) / COUNTERS).write_text(json.dumps(counters) + "\n")
-        run.accelerator.wait_for_everyone()
-    if on_main:
-        run.folder.remove_old_states(run.checkpoints.keep)
-    run.accelerator.wait_for_everyone()  # the state is in place for every process
+def finish(run: Run, agreement: Agreement) -> Path:
+    """Save the last state, the last grid and the checkpoint with its card; say where they are and what to run next.
 
-
-def averages(run: Run) -> dict[str, Any]:
-    """The players' averaged networks, by their folders in a saved state."""
-    averaged = {name: player.ema.model for name, player in run.players.items() if player.ema is not None}
-    return {"ema" if len(run.players) == 1 else f"ema_{name}": network for name, network in averaged.items()}
-
-
-def load_state(run: Run, state: Path) -> None:
-    """Continue from a saved state: weights, optimizers, averages, what the objective has learned, and counters.
-
-    Everything else follows from the step.
+    Raises:
+        RunStopped: a request to stop came between two of these, after the last state.
     """
-    _require_weights(run, state)
-    try:
-        run.accelerator.load_state(str(state))
-        for name, ema in averages(run).items():
-            ema.load_state_dict(type(ema).from_pretrained(state / name).state_dict())
-        run.objective.load(_learned(state))
-        counters = json.loads((state / COUNTERS).read_text())
-    except UserError:  # an optimizer that says itself what is wrong with its state
-        raise
-    except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise UserError(
-            f"the state {state} cannot be read ({quoted(error)}): resume from an older one in {state.parent}"
-        ) from error
-    run.resumed, run.step, run.seconds = state, counters["step"], counters["seconds"]
-    if run.step > run.training.total_steps:
-        raise UserError(
-            f"{state} is at step {run.step}, beyond total_steps={run.training.total_steps}: give more steps"
-        )
-    if run.accelerator.is_main_process:
-        run.folder.forget_after(run.step)
-    run.accelerator.wait_for_everyone()
-
-
-def _require_weights(run: Run, state: Path) -> None:
-    """Say which network a state has lost; what is sharded lies in other files."""
-    if run.accelerator.distributed_type == DistributedType.FSDP:
-        return
-    wanted = {f"model_{i}.safetensors" if i else "model.safetensors": name for i, name in enumerate(run.players)}
-    wanted |= dict.fromkeys(averages(run), "average")
-    for file, name in wanted.items():
-        if not (state / file).exists():
-            raise UserError(
-                f"the state {state} lacks {file}, the weights of the {name}: resume from an older one in {state.parent}"
-            )
-
-
-def _learned(state: Path) -> dict[str, Tensor]:
-    """What the objective had learned; empty, if nothing was saved."""
-    file = next((state / name for name in (OBJECTIVE, OLDER_OBJECTIVE) if (state / name).is_file()), None)
-    return {} if file is None else load_file(file)
-
-
-def finish(run: Run) -> Path:
-    """Save the last state, the last grid and the checkpoint with its card; say where they are and what to run next."""
-    if run.folder.states / f"step_{run.step:08d}" not in run.folder.saved_states():
+    if run.folder.state_of(run.step) not in run.folder.saved_states():
         save_state(run)
     checkpoint, pictured = run.folder.checkpoint, run.family.sampling is not None
+    _go_on(run, agreement)
     run.family.measure(run.networks, run.data, run.training.seed)
     measured = measure(run, run.networks)
+    _go_on(run, agreement)
     write_checkpoint(run, checkpoint, measured)
+    _go_on(run, agreement)
     measure_best(run)
     if run.accelerator.is_main_process and pictured:
         with writing(run.folder.samples, remedy=GO_ON):
@@ -161,7 +88,7 @@ def finish(run: Run) -> Path:
         run.accelerator.print(f"data: {run.data.description}")
     told: dict[str, Any] = {"checkpoint:": checkpoint}
     if pictured:
-        sample_it = f"sample {checkpoint} -n 64 {run.family.sample_options}--out grid.png"
+        sample_it = f"sample {shlex.quote(str(checkpoint))} -n 64 {run.family.sample_options}--out grid.png"
         told = {"samples:": run.folder.samples / "final.png", **told, "next:": f"{_console_script()} {sample_it}"}
     if measured is not None and run.evaluator is not None:
         told["measured:"] = said(measured, run.evaluator)
@@ -175,6 +102,12 @@ def finish(run: Run) -> Path:
     return checkpoint
 
 
+def _go_on(run: Run, agreement: Agreement) -> None:
+    """Leave if a request to stop came, the last state being saved."""
+    if (reason := agreement.reason()) is not None:
+        raise RunStopped(reason, run.step, run.folder.state_of(run.step))
+
+
 def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = None, **more: Any) -> None:
     """What the run has learned, as a pipeline that anybody can open; every process takes part, the main one writes.
 
@@ -184,6 +117,7 @@ def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = N
         measured: The record of an evaluation, for the card.
         more: Further facts.
     """
+    check_finite(run)
     averaged = run.players[run.family.artefact].ema is not None
     images, raw = sample(run), raw_weights(run) if averaged else None
     if run.accelerator.is_main_process:
@@ -207,7 +141,8 @@ def select_best(run: Run, evaluator: Evaluator) -> None:
     with _drawn_at(run, "evaluation"):
         numbers = evaluator.select(run.networks)
     figures = {f"evaluation/{number['name']}": number["value"] for number in numbers}
-    run.accelerator.log(figures, step=run.step)
+    with not_essential(run, "the tracker"):
+        run.accelerator.log(figures, step=run.step)
     if run.accelerator.is_main_process:
         run.folder.append_log({"step": run.step, **figures, "seconds": round(run.seconds, 3)})
     first, best = numbers[0], run.folder.best / FACTS_FILE
@@ -238,7 +173,7 @@ def _drawn_at(run: Run, what: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UserError(f"no {what} at step {run.step}: {error}; the last saved state is untouched") from error
+        raise UserError(f"no {what} at step {run.step}: {error}: {run.how_to_mend()}") from error
 
 
 def said(measured: dict[str, Any], evaluator: Evaluator) -> str:
@@ -283,7 +218,7 @@ def _end(run: Run) -> None:
 
 def facts(run: Run) -> dict[str, Any]:
     """What the model card may say: only what this run knows of itself."""
-    lines = run.folder.log.read_text().splitlines() if run.folder.log.exists() else []
+    lines = run.folder.log.read_text().splitlines() if run.folder.log.is_file() else []
     logged: dict[str, float] = {}
     for line in lines[-_LOOKED_AT:]:
         logged |= json.loads(line)
@@ -318,4 +253,4 @@ def _device_name(device: torch.device) -> str:
 
 def _console_script() -> str:
     """How to call `hf-ddpm` from here: by its name, or by its path in an environment that is not active."""
-    return "hf-ddpm" if shutil.which("hf-ddpm") else str(Path(sys.executable).with_name("hf-ddpm"))
+    return "hf-ddpm" if shutil.which("hf-ddpm") else shlex.quote(str(Path(sys.executable).with_name("hf-ddpm")))

@@ -32,6 +32,7 @@ class Training:
         compile: `torch.compile` the network; it costs minutes once.
         channels_last: memory layout that suits convolutions on a GPU.
         cpu_threads: threads of one process on a CPU; null shares the machine's cores between its processes.
+        max_hours: stop after so many hours, save, and exit with 75; null does not stop.
         log_every: steps between two lines of the log.
         tracker: where scalars go beside log.jsonl; auto is tensorboard if it is installed.
     """
@@ -45,11 +46,14 @@ class Training:
     compile: bool = False
     channels_last: bool = False
     cpu_threads: int | None = None
+    max_hours: float | None = None
     log_every: int = 50
     tracker: Literal["auto", "none", "tensorboard", "wandb", "trackio"] = "auto"
 
     def __post_init__(self) -> None:
         _require_positive(self, "total_steps", "batch_size", "gradient_accumulation_steps", "cpu_threads", "log_every")
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise UserError(f"training.max_hours={self.max_hours} must be positive, or null, which sets no limit")
         if self.seed < 0:
             raise UserError(f"training.seed={self.seed} must not be negative")
 

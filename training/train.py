@@ -10,8 +10,9 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -19,22 +20,32 @@ from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from hf_ddpm.data import Batch
-from hf_ddpm.errors import exit_with_a_sentence
+from hf_ddpm.errors import UserError, exit_with_a_sentence, wait_for_the_first
 from hf_ddpm.objectives import Draws, Losses
 from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.training.command_line import parse_command_line
 from hf_ddpm.training.players import alone
 from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.remarks import remark
-from hf_ddpm.training.run import Run, build_run, introduce, mean_said, open_folder, start_trackers
-from hf_ddpm.training.saving import finish, load_state, push_on_the_way, save_samples, save_state, select_best
+from hf_ddpm.training.run import Run, build_run, introduce, mean_said, not_essential, open_folder, start_trackers
+from hf_ddpm.training.saving import finish, push_on_the_way, save_samples, select_best
+from hf_ddpm.training.states import choose_state, load_state, save_state
+from hf_ddpm.training.stopping import STOPPED, Agreement, RunStopped, StopRequests
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one sentence on stderr and exit code 1."""
+    """Run the command line: exit code 0 is a finished run, 75 one that was stopped and can go on.
+
+    A user's mistake is one sentence on stderr and exit code 1.
+    """
     with exit_with_a_sentence():
         recipe, resume = parse_command_line(sys.argv[1:] if argv is None else argv)
-        train(recipe, resume)
+        try:
+            train(recipe, resume)
+        except RunStopped as stopped:
+            wait_for_the_first()
+            print(stopped, file=sys.stderr)
+            sys.exit(STOPPED)
 
 
 def train(recipe: Recipe, resume: str | None = None) -> Path:
@@ -42,8 +53,18 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
 
     Raises:
         UserError: anything in the recipe, the data or the folder that the user can mend.
+        RunStopped: a signal, the limit of hours or a lost launcher asked the run to stop, and its state is saved.
     """
-    run = prepare(recipe, resume)
+    with StopRequests() as requests:
+        run = prepare(recipe, resume)
+        try:
+            return walk(run, requests)
+        finally:
+            run.folder.release()
+
+
+def walk(run: Run, requests: StopRequests) -> Path:
+    """Step after step to the end of a run, with what is due on the way."""
     batches = run.data.batches(
         batch_size=run.training.batch_size,
         seed=run.training.seed,
@@ -54,12 +75,18 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
     )
     introduce(run)  # after the first look at all images, so that what it found is said before they are trained on
     total, on_main = run.training.total_steps, run.accelerator.is_main_process
-    if resume is None and on_main:  # not before the data can be read: a refused run leaves no folder
-        run.folder.create(recipe)
+    if on_main:  # not before the data can be read: a refused run leaves no folder
+        if run.resumed is None:
+            run.folder.create(run.recipe)
+        else:
+            run.folder.record(run.recipe, run.changes, run.step)
     start_trackers(run)
-    bar = tqdm(total=total, initial=run.step, disable=not on_main)
-    with _stopped_by_hand(run), contextlib.closing(batches), bar as progress:
+    requests.max_hours = run.training.max_hours
+    agreement = Agreement(requests, run.accelerator.num_processes)
+    with contextlib.closing(batches), tqdm(total=total, initial=run.step, disable=not on_main) as progress:
         while run.step < total:
+            if (reason := agreement.reason()) is not None:
+                stop(run, reason)
             started = time.perf_counter()
             run.said.append(optimizer_step(run, next(batches)))
             run.step += 1
@@ -75,7 +102,19 @@ def train(recipe: Recipe, resume: str | None = None) -> Path:
                 save_state(run)
             if _due(run, run.hub.hub_every) and run.step < total:
                 push_on_the_way(run)
-    return finish(run)
+    return finish(run, agreement)
+
+
+def stop(run: Run, reason: str) -> NoReturn:
+    """Save the state of this step, unless it is there, and leave the loop.
+
+    Raises:
+        RunStopped: where the run stands.
+    """
+    state = run.folder.state_of(run.step)
+    if run.step and state not in run.folder.saved_states():
+        save_state(run)
+    raise RunStopped(reason, run.step, state if run.step else None)
 
 
 def optimizer_step(run: Run, batch: Batch) -> dict[str, Tensor]:
@@ -131,29 +170,40 @@ def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
 
 def prepare(recipe: Recipe, resume: str | None) -> Run:
     """Build a run, and load the state that it resumes from."""
-    state = open_folder(recipe, resume)
+    folder = open_folder(recipe, resume)
     run = build_run(recipe)
-    if state is not None:
-        run.folder.check_same_classes(run.data.facts)
-        load_state(run, state)
+    if folder.holds_run and run.accelerator.is_main_process:
+        run.folder.hold()
+    try:
+        if resume is not None and (state := choose_state(run, resume)) is not None:
+            run.changes = folder.changes(recipe)
+            folder.check_same_classes(run.data.facts)
+            load_state(run, state)
+    except UserError:
+        run.folder.release()
+        raise
     return run
 
 
 def log_losses(run: Run, progress: tqdm) -> None:
-    """Write a line of the log, and show it beside the bar."""
+    """Write a line of the log, and show the losses beside the bar, with the speed of the steps since the last line."""
     means = mean_said(run)
+    steps, seconds = len(run.said), run.seconds - run.seconds_logged
     run.said.clear()
-    speed = run.step * run.training.batch_size / run.seconds
+    run.seconds_logged = run.seconds
+    speed = steps * run.training.batch_size / max(seconds, 1e-9)
     rates = {run.log_name(name, "lr"): p.optimizer.param_groups[-1]["lr"] for name, p in run.players.items()}
     scalars = {**means, **rates, "images_per_second": round(speed, 2)}
-    run.accelerator.log(scalars, step=run.step)
+    with not_essential(run, "the tracker"):
+        run.accelerator.log(scalars, step=run.step)
     if run.accelerator.is_main_process:
-        shown = {name: f"{value:.4f}" for name, value in means.items()}
+        shown = {name: f"{value:.4f}" for name, value in means.items() if name.endswith("loss")}
         progress.set_postfix({**shown, "images_per_s": f"{speed:.0f}"})
         if (sentence := remark(means)) is not None and sentence not in run.remarks:
             run.remarks.add(sentence)
             progress.write(f"step {run.step}: {sentence}")
-        run.folder.append_log({"step": run.step, **scalars, "seconds": round(run.seconds, 3)})
+        with not_essential(run, "the log"):
+            run.folder.append_log({"step": run.step, **scalars, "seconds": round(run.seconds, 3)})
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
@@ -165,17 +215,6 @@ def _counted_if_finite(norm: Tensor) -> Tensor:
     """A norm as [sum, count]; fp16 now and then has one that is not finite, and skips its step."""
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP2
     return torch.stack([norm.nan_to_num(0, 0, 0), norm.isfinite().to(norm.dtype)])
-
-
-@contextlib.contextmanager
-def _stopped_by_hand(run: Run) -> Iterator[None]:
-    """After Ctrl-C, say where the run stands and how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        states = run.folder.saved_states()
-        on = f"continue after {states[-1].name} with --resume latest" if states else "no state was saved yet"
-        sys.exit(f"stopped at step {run.step}: {on}")
 
 
 def _due(run: Run, every: int | None) -> bool:

@@ -130,6 +130,7 @@ class LatentData:
         shape = latent_shape(vae, self.images.image_size)
         self.channels, self.image_size = shape[0], shape[1:]
         self.num_images, self.num_classes = self.images.num_images, self.images.num_classes
+        self.contents = self.images.contents
         self.scale = self._measured_scale(seed)
         self._store = _EncodedOnce(vae, self.images, shape, self._flip) if cache else None
 

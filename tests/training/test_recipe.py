@@ -196,7 +196,7 @@ def test_a_run_of_another_family_is_not_resumed(tmp_path):
     folder = RunFolder(tmp_path)
     folder.create(check_recipe(read_recipe("mnist-vae")))
     with pytest.raises(UserError, match="family is 'diffusion' but the run began with 'vae'"):
-        folder.check_same_recipe(check_recipe(read_recipe("mnist")))
+        folder.changes(check_recipe(read_recipe("mnist")))
 
 
 def test_a_saved_run_that_does_not_say_its_family_is_the_same_recipe(tmp_path):
@@ -206,7 +206,7 @@ def test_a_saved_run_that_does_not_say_its_family_is_the_same_recipe(tmp_path):
     folder.recipe.write_text(
         yaml.safe_dump({k: v for k, v in yaml.safe_load(folder.recipe.read_text()).items() if k != FAMILY})
     )
-    folder.check_same_recipe(recipe)
+    assert folder.changes(recipe) == {}
     assert read_recipe(str(folder.recipe))[FAMILY] == "diffusion"
 
 

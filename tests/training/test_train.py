@@ -65,6 +65,15 @@ def raw_weights(folder, step=6):
     return load_file(Path(folder) / "states" / f"step_{step:08d}" / "model.safetensors")
 
 
+def as_version_0_1(state):
+    """A state as that version wrote it, without checksums."""
+    manifest = json.loads((state / "state.json").read_text())
+    (state / "counters.json").write_text(json.dumps({key: manifest[key] for key in ("step", "seconds")}))
+    (state / "state.json").unlink()
+    if (state / "objective.safetensors").exists():
+        (state / "objective.safetensors").rename(state / "loss_history.safetensors")
+
+
 def loss_history(folder, step):
     return load_file(Path(folder) / "states" / f"step_{step:08d}" / "objective.safetensors")
 
@@ -165,7 +174,8 @@ def test_importance_sampling_resumes_bit_for_bit(tmp_path):
     assert same(raw_weights(tmp_path / "parts", 14), raw_weights(tmp_path / "whole", 14))
     assert same(loss_history(tmp_path / "parts", 14), loss_history(tmp_path / "whole", 14))
     state = tmp_path / "whole" / "states" / "step_00000009"
-    (state / "objective.safetensors").unlink()
+    as_version_0_1(state)
+    (state / "loss_history.safetensors").unlink()
     with pytest.raises(UserError, match="step_00000009 cannot be read"):
         tiny(tmp_path / "whole", *words, "--resume", str(state))
 
@@ -176,7 +186,7 @@ def test_a_run_of_version_0_1_resumes_bit_for_bit(tmp_path):
     tiny(tmp_path / "whole", *words)
     tiny(tmp_path / "parts", *words, "--total_steps", "9")
     state, recipe = tmp_path / "parts" / "states" / "step_00000009", tmp_path / "parts" / "recipe.yaml"
-    (state / "objective.safetensors").rename(state / "loss_history.safetensors")
+    as_version_0_1(state)
     blocks = yaml.safe_load(recipe.read_text())
     assert blocks.pop("family") == "diffusion"
     recipe.write_text(yaml.safe_dump(blocks))
@@ -506,7 +516,7 @@ def test_classes_train_and_sample(tmp_path):
         (["--beta_schedule", "jsd", "--prediction_type", "epsilon"], "'epsilon' is undefined"),
         (["--data.source", "./nowhere"], "nowhere"),
         (["--data.label_column", "colour"], "colour"),
-        (["--resume", "latest"], "holds no state"),
+        (["--resume", "latest"], "holds no run: give --resume auto"),
         (["--output_dir", "/dev/null/run"], "/dev/null/run could not be written"),
     ],
 )
@@ -520,27 +530,28 @@ def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, tmp_path):
 
 def test_another_run_is_neither_overwritten_nor_mixed(tmp_path):
     tiny(tmp_path, "--total_steps", "2")
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match=r"holds another run: continue it with --resume latest, or choose another"):
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("[!.]*")}
+    with pytest.raises(UserError, match=r"holds another run: continue it with --resume auto, or choose another"):
         tiny(tmp_path, "--total_steps", "2")
-    with pytest.raises(UserError, match=r"optimization\.lr is 0\.5 but the run began with"):
-        tiny(tmp_path, "--resume", "latest", "--lr", "0.5")
+    with pytest.raises(UserError, match=r"optimization\.weight_decay is 0\.5 but the run began with 0\.0"):
+        tiny(tmp_path, "--resume", "latest", "--weight_decay", "0.5")
     with pytest.raises(UserError, match="beyond total_steps=1"):
         tiny(tmp_path, "--resume", "latest", "--total_steps", "1")
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("[!.]*")} == before
 
 
 def test_a_damaged_state_is_named(tmp_path):
     tiny(tmp_path, "--total_steps", "2")
     file = tmp_path / "states" / "step_00000002" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"step_00000002 cannot be read"):
+    with pytest.raises(UserError, match=r"step_00000002 is damaged \(model.safetensors has 100 bytes"):
         tiny(tmp_path, "--resume", "latest")
 
 
 @pytest.mark.parametrize("damage", [b"", b"no pickle"])
-def test_a_damaged_optimizer_is_named(damage, tmp_path):
+def test_a_damaged_optimizer_of_a_state_without_checksums_is_named(damage, tmp_path):
     tiny(tmp_path, "--total_steps", "2")
+    as_version_0_1(tmp_path / "states" / "step_00000002")
     (tmp_path / "states" / "step_00000002" / "optimizer.bin").write_bytes(damage)
     with pytest.raises(UserError, match=r"step_00000002 cannot be read"):
         tiny(tmp_path, "--resume", "latest")
@@ -549,11 +560,11 @@ def test_a_damaged_optimizer_is_named(damage, tmp_path):
 def test_the_state_of_another_run_is_refused(tmp_path):
     tiny(tmp_path / "one", "--total_steps", "2")
     state = str(tmp_path / "one" / "states" / "step_00000002")
-    with pytest.raises(UserError, match=r"that is no state of output_dir .*two: give latest, or a folder under"):
+    with pytest.raises(UserError, match=r"that is no state of output_dir .*two: give auto, latest, or a folder under"):
         tiny(tmp_path / "two", "--total_steps", "4", "--resume", state)
     assert not (tmp_path / "two").exists()
     (tmp_path / "one" / "recipe.yaml").unlink()
-    with pytest.raises(UserError, match=r"recipe\.yaml is missing"):
+    with pytest.raises(UserError, match=r"recipe\.yaml is missing or damaged"):
         tiny(tmp_path / "one", "--total_steps", "4", "--resume", state)
 
 
@@ -600,12 +611,16 @@ def test_a_state_that_diverged_is_never_saved(tmp_path):
     assert all(torch.isfinite(w).all() for w in load_file(last / "model.safetensors").values())
 
 
-def test_a_grid_of_weights_that_diverged_is_a_sentence(tmp_path):
+def test_a_grid_of_weights_that_diverged_is_a_sentence(tmp_path, capsys):
     """One step whose loss was finite leaves weights that are not."""
     words = ["--optimizer", "adamw", "--lr", "1e38", "--max_grad_norm", "null", "--warmup_steps", "0"]
     words += ["--max_decay", "0", "--sampling.every", "1"]
-    with pytest.raises(UserError, match=r"no grid at step 1: the images hold NaN.*the last saved state is untouched"):
+    with pytest.raises(UserError, match=r"the loss is nan at step 2: begin anew with a lower --lr, or with"):
         tiny(tmp_path, *words)
+    said = capsys.readouterr().err
+    assert re.search(r"WARNING: a grid of samples failed at step 1 \(no grid at step 1: the images hold NaN", said), (
+        said
+    )
 
 
 def test_data_that_cannot_be_read_leave_the_folder_free(tmp_path):
@@ -621,7 +636,7 @@ def test_data_that_cannot_be_read_leave_the_folder_free(tmp_path):
 
 
 def test_divergence_stops_the_run_with_its_last_state_whole(tmp_path):
-    with pytest.raises(UserError, match=r"the loss is (nan|inf).* lower lr"):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf).* is the last state: go on from it .* lower --lr"):
         tiny(tmp_path, "--lr", "1e18", "--max_grad_norm", "null", "--total_steps", "40", "--checkpoints.every", "1")
     assert list((tmp_path / "states").glob("step_*"))
 

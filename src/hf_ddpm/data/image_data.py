@@ -144,7 +144,7 @@ class ImageData:
         self._memory: MemoryStore | None = None
 
         opened = open_source(source, config_name=config_name, split=split, revision=revision, streaming=streaming)
-        self._dataset, self._of_folders, self._left_out = opened
+        self._dataset, self._of_folders, self._left_out, self.contents = opened
         self._origin = origin_of(source)
         self._take(max_images)
         self._hold_back(at_least("held_back", held_back, 0), one_of("part", part, Part))

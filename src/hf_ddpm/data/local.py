@@ -5,7 +5,7 @@
 
 import glob
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,10 +33,11 @@ Archive = tuple[str, int, int]  # its path, size and time of change, by which a 
 
 
 class Tables(NamedTuple):
-    """Parquet or arrow files: what `datasets` calls their format, and the files of each split."""
+    """Parquet or arrow files: their format as `datasets` calls it, those of each split, and what they are known by."""
 
     builder: str
     files: dict[str, list[str]]
+    contents: str
 
 
 class Images(NamedTuple):
@@ -95,7 +96,7 @@ def look(source: str, path: Path, files: Sequence[Path]) -> Tables | Images:
     splits: dict[str, list[str]] = {}
     for name, split in zip(listing.tables, by_split(listing.tables, folders=False), strict=True):
         splits.setdefault(split, []).append(glob.escape(str((path / name).absolute())))
-    return Tables(builder, splits)
+    return Tables(builder, splits, contents_of(path / name for name in listing.tables))
 
 
 def look_into_archive(archive: Path) -> Images:
@@ -103,8 +104,10 @@ def look_into_archive(archive: Path) -> Images:
     return _of_archives([archive], Counter())
 
 
-def image_rows(images: Images, source: str, split: str, *, streaming: bool) -> Any:
-    """The data set of a split, `Dataset` or `IterableDataset`: a column `image`, and `label`, `cls` or more.
+def image_rows(images: Images, source: str, split: str, *, streaming: bool) -> tuple[Any, str]:
+    """The data set of a split, `Dataset` or `IterableDataset`, and what its files are known by, wherever they lie.
+
+    It has a column `image`, and `label`, `cls` or those of metadata files.
 
     Raises:
         UserError: there is no such split, or an archive cannot be read.
@@ -123,9 +126,19 @@ def image_rows(images: Images, source: str, split: str, *, streaming: bool) -> A
         columns.setdefault("label", [number[images.classes[entry]] for entry in chosen])
         features.setdefault("label", datasets.ClassLabel(names=names))
     if images.root is None:
-        return _archived_rows(images.archives, chosen, columns, features, streaming=streaming)
+        rows: Any = _archived_rows(images.archives, chosen, columns, features, streaming=streaming)
+        return rows, contents_of(images.archives, chosen)
     rows = _loose_rows(images.root, chosen, columns, features)
-    return rows.to_iterable_dataset() if streaming else rows
+    contents = contents_of([images.root / entry.name for entry in chosen], chosen)
+    return rows.to_iterable_dataset() if streaming else rows, contents
+
+
+def contents_of(files: Iterable[Path], names: Sequence[Any] = ()) -> str:
+    """A hash of the names and sizes of files, the same wherever they lie."""
+    from datasets.fingerprint import Hasher
+
+    told: str = Hasher.hash((list(names), [(path.name, path.stat().st_size) for path in files]))
+    return told
 
 
 def _images(listing: Listing, root: Path | None, archives: list[Path], splits: Sequence[str] = ()) -> Images:

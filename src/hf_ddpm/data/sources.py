@@ -31,11 +31,13 @@ class Opened(NamedTuple):
         rows: a `Dataset`, or an `IterableDataset` of a stream.
         of_folders: whether the classes are folders that were found, and not declared by the data.
         left_out: how many files of each description lie there and are not used.
+        contents: what the data are known by, on any machine; None if that cannot be told without reading them.
     """
 
     rows: Any
     of_folders: bool = False
     left_out: Mapping[str, int] = {}
+    contents: str | None = None
 
 
 def open_source(
@@ -82,7 +84,8 @@ def open_source(
     found = look(source, path, files_of_pattern)
     if isinstance(found, Images):
         return _opened_images(found, source, split, streaming)
-    return Opened(_load(source, found.builder, data_files=found.files, split=split, streaming=streaming))
+    rows = _load(source, found.builder, data_files=found.files, split=split, streaming=streaming)
+    return Opened(rows, contents=found.contents)
 
 
 def origin_of(source: str) -> Origin:
@@ -96,8 +99,8 @@ def origin_of(source: str) -> Origin:
 
 
 def _opened_images(images: Images, source: str, split: str, streaming: bool) -> Opened:
-    rows = image_rows(images, source, split, streaming=streaming)
-    return Opened(rows, of_folders=images.classes is not None, left_out=dict(images.left_out))
+    rows, contents = image_rows(images, source, split, streaming=streaming)
+    return Opened(rows, images.classes is not None, dict(images.left_out), contents)
 
 
 def _local_files(source: str) -> tuple[Path | None, list[Path]]:

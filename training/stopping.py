@@ -1,0 +1,112 @@
+"""Requests to stop: signals, a limit of hours, a launcher that is gone. The run finishes its step, saves and ends.
+
+SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are one request. Schedulers and launchers send a signal twice, so what comes within
+two seconds is the same request; what comes later ends the process at once. Imported first, before anything that takes
+long to import.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # those that this system has
+SAME_REQUEST = 2.0  # seconds in which further signals belong to the first
+STOPPED = 75  # the exit code of a run that can go on, EX_TEMPFAIL of sysexits.h
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")  # of the environment that launchers make
+
+
+class RunStopped(Exception):
+    """A run that was asked to stop, and can go on.
+
+    Attributes:
+        reason: why, such as the name of a signal.
+        step: the optimizer steps that are done.
+        state: the folder to resume from; None if nothing was saved.
+    """
+
+    def __init__(self, reason: str, step: int, state: Path | None) -> None:
+        self.reason, self.step, self.state = reason, step, state
+        saved = f"{state.name} is saved" if state else "no state is saved"
+        super().__init__(f"stopped at step {step} ({reason}): {saved}; the same command with --resume auto goes on")
+
+
+class StopRequests:
+    """What asks this process to stop; a context manager, which leaves the handlers of signals as it found them."""
+
+    def __init__(self) -> None:
+        self.max_hours: float | None = None
+        self._reason: str | None = None
+        self._first = 0.0
+        self._began = time.monotonic()
+        self._parent = os.getppid() if any(name in os.environ for name in LAUNCHED) else None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequests":
+        for name in SIGNALS:
+            if (number := getattr(signal, name, None)) is not None:
+                try:
+                    self._before[number] = signal.signal(number, self._take)
+                except ValueError:  # only the main thread of a process can be told by signals
+                    break
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @property
+    def reason(self) -> str | None:
+        """Why this process is to stop; None while it is not."""
+        if self._reason is None and self._parent is not None and os.getppid() != self._parent:
+            self._reason = "its launcher is gone"
+        if self._reason is None and self.max_hours is not None and self.hours >= self.max_hours:
+            self._reason = f"max_hours={self.max_hours:g}"
+        return self._reason
+
+    @property
+    def hours(self) -> float:
+        """Since the process began."""
+        return (time.monotonic() - self._began) / 3600
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._reason is None:
+            self._reason, self._first = signal.Signals(number).name, now
+        elif now - self._first > SAME_REQUEST:
+            os._exit(128 + number)
+
+
+class Agreement:
+    """What all processes of a run know of each other's requests; every one of them must ask at every step.
+
+    Args:
+        requests: of this process.
+        num_processes: of the run, which has a group of them by now.
+    """
+
+    def __init__(self, requests: StopRequests, num_processes: int) -> None:
+        self._requests, self._num_processes = requests, num_processes
+        self._group: Any = None
+        if num_processes > 1:
+            from torch import distributed
+
+            self._group = distributed.new_group(backend="gloo")  # so that no GPU is waited for
+
+    def reason(self) -> str | None:
+        """Why the run is to stop after this step, the same in every process; None while it is not."""
+        mine = self._requests.reason
+        if self._group is None:
+            return mine
+        import torch
+        from torch import distributed
+
+        anyone = torch.tensor([int(mine is not None)])
+        distributed.all_reduce(anyone, op=distributed.ReduceOp.MAX, group=self._group)
+        if not anyone.item():
+            return None
+        reasons: list[str | None] = [None] * self._num_processes
+        distributed.all_gather_object(reasons, mine, group=self._group)
+        return next(reason for reason in reasons if reason is not None)
