@@ -150,6 +150,8 @@ class RunFolder:
                 )
             return {}
         began, given = ({FAMILY: family_of(one), **_complete(one)} for one in (before, _plain(recipe)))
+        for one in (began, given):
+            one.pop("training.output_dir", None)  # a folder that was moved
         changed = {
             key: [began.get(key), given.get(key)] for key in {**began, **given} if began.get(key) != given.get(key)
         }
