@@ -34,8 +34,7 @@ OUR_CLASSES: dict[str, dict[str, str]] = {
 OUR_MODULES = {word: module for classes in OUR_CLASSES.values() for word, module in classes.items()}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"
 GENERATED = (
-    "\n\n# Added by save_pretrained: diffusers copies the files that this one imports, and no others. Components\n"
-    "# of ours are found by their modules in hf_ddpm; where it is missing, the files beside this one stand for them.\n"
+    "\n\n# Added by save_pretrained: diffusers copies the files that this one imports, and no others.\n"
 )
 
 
@@ -99,7 +98,7 @@ def known_modules(index: Mapping[str, Any]) -> dict[str, Any]:
     named = {}
     for name, (library, word) in _components(index):
         if library == "diffusers" or _is_ours(library, word):
-            named[name] = [OUR_MODULES.get(word, library), word]
+            named[name] = [_beside(OUR_MODULES[word]) if word in OUR_MODULES else library, word]
         elif library == "transformers" and name in ("classifier", "image_processor"):
             named[name] = [library, word]  # the files of door 3 open it, as diffusers does; hf_ddpm wants it given
         else:
@@ -163,10 +162,13 @@ def write_code(folder: Path, pipeline: str, components: Iterable[str]) -> None:
 
 def _sibling_imports(siblings: Sequence[str]) -> str:
     """The end of `pipeline.py`."""
-    ours = [module for module in OUR_MODULES.values() if _file(module) in siblings]
-    lines = ["import sys", *(f"from .{name} import __name__ as _" for name in siblings)]
-    lines += [f'sys.modules.setdefault("{module}", sys.modules[f"{{__package__}}.{_file(module)}"])' for module in ours]
-    return GENERATED + "\n".join(lines) + "\n"
+    return GENERATED + "\n".join(f"from .{name} import __name__ as _" for name in siblings) + "\n"
+
+
+def _beside(module: str) -> str:
+    """A module of ours as this process calls it: of code that came with a checkpoint, the file beside this one."""
+    root = __name__.partition(".")[0]
+    return module if root == module.partition(".")[0] else f"{__name__.rpartition('.')[0]}.{_file(module)}"
 
 
 def _imports(module: str) -> list[str]:

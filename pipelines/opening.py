@@ -3,24 +3,15 @@
 import inspect
 import os
 from abc import ABC
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
-from hf_ddpm.models.pushing import pushing
+from hf_ddpm.models.pushing import of_package, pushing
 from hf_ddpm.pipelines.doors import INDEX, known_modules
 
 
 class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
-    """The half of a pipeline that opens saved ones; beside `DiffusionPipeline`, before it.
-
-    Attributes:
-        open_checked: opens a pipeline, its files checked; `hf_ddpm` sets it, and code that came with a checkpoint has
-            none.
-        push_with_card: pushes a pipeline; likewise.
-    """
-
-    open_checked: ClassVar[Callable[..., Any] | None] = None
-    push_with_card: ClassVar[Callable[..., str] | None] = None
+    """The half of a pipeline that opens saved ones; beside `DiffusionPipeline`, before it."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
@@ -39,9 +30,10 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
             OSError: nothing is there, or the Hub does not give it.
             ValueError: a checkpoint of another kind, damaged, or one that would run code or fill the memory.
         """
-        if cls.open_checked is None:
+        open_checked = of_package("open_pipeline")
+        if open_checked is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
-        return cls.open_checked(cls, pretrained_model_name_or_path, **kwargs)
+        return open_checked(cls, pretrained_model_name_or_path, **kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers' own; with `push_to_hub=True`, without the folder that the pipeline was opened from."""
@@ -81,12 +73,14 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         Raises:
             ValueError: what the Hub refuses, in one sentence.
         """
-        if self.push_with_card is None or variant or subfolder or not safe_serialization:
+        push_with_card = of_package("push_pipeline")
+        if push_with_card is None or variant or subfolder or not safe_serialization:
             own = (repo_id, commit_message, private, token, create_pr, safe_serialization, variant, subfolder)
             with pushing(self, *self.components.values()):  # type: ignore[attr-defined]
                 return super().push_to_hub(*own)  # type: ignore[misc]
         about: dict[str, Any] = {"private": bool(private), "token": token, "create_pr": create_pr}
-        return self.push_with_card(repo_id, message=commit_message, **about)
+        address: str = push_with_card(self, repo_id, message=commit_message, **about)
+        return address
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+COMMANDS = ("sample", "edit", "evaluate", "sweep", "likelihood", "figure", "push", "space", "demo")
 PACKAGE = ROOT / "src" / "hf_ddpm"
 NEEDED_FROM_DIFFUSERS = (
     "from diffusers.pipelines.pipeline_utils import DiffusionPipeline\n"
@@ -95,7 +96,7 @@ def test_importing_it_costs_little_beyond_the_diffusers_classes():
         subprocess.run(
             [*command, f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
         )
-        for code in (NEEDED_FROM_DIFFUSERS, "import hf_ddpm")
+        for code in (NEEDED_FROM_DIFFUSERS, "from hf_ddpm import *")
     )
     beyond = set(process.stdout.split()) - set(needed.stdout.split())
     assert "hf_ddpm.schedulers.scheduling_hf_ddpm" in beyond
@@ -105,6 +106,30 @@ def test_importing_it_costs_little_beyond_the_diffusers_classes():
     own = {name: int(microseconds) for microseconds, name in lines if name in beyond}
     assert len(own) > 10
     assert sum(own.values()) < 300_000, own
+
+
+def test_what_needs_no_torch_does_not_wait_for_it(run_python):
+    code = "import sys, hf_ddpm, hf_ddpm.cli\nassert {*hf_ddpm.__all__} <= {*dir(hf_ddpm)}\nprint(*sys.modules)"
+    found = {*run_python(f"import sys\nbefore = {{*sys.modules}}\n{code}").stdout.split()}
+    assert "hf_ddpm.kinds" in found
+    assert not [name for name in found if name.split(".")[0] in {"diffusers", "transformers", "accelerate", "datasets"}]
+    assert not [
+        name for name in found if name.startswith(("hf_ddpm.models", "hf_ddpm.pipelines", "hf_ddpm.schedulers"))
+    ]
+
+
+WORDS = ["--version", "--help", "sampel", "sample --hepl", *(f"{command} --help" for command in COMMANDS)]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_commands_that_compute_nothing_answer_at_once(words):
+    code = "import sys, resource\nfrom hf_ddpm.cli import main\nsys.argv = ['hf-ddpm', *sys.argv[1:]]\n"
+    code += "try:\n    main()\nfinally:\n    used = resource.getrusage(resource.RUSAGE_SELF)\n"
+    code += "    print('CPU', used.ru_utime + used.ru_stime, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], capture_output=True, text=True)
+    _, seconds, torch = done.stdout.strip().splitlines()[-1].split()
+    assert torch == "False" and float(seconds) < 0.5
+    assert "Traceback" not in done.stderr
 
 
 def test_the_commands_import_heavy_packages_only_when_they_use_them(run_python):

@@ -34,7 +34,10 @@ class RunStopped(Exception):
 
 
 class StopRequests:
-    """What asks this process to stop; a context manager, which leaves the handlers of signals as it found them."""
+    """What asks this process to stop; a context manager, which leaves the handlers of signals as it found them.
+
+    One that is entered again goes on as it is, until the first block ends.
+    """
 
     def __init__(self) -> None:
         self.max_hours: float | None = None
@@ -43,10 +46,12 @@ class StopRequests:
         self._began = time.monotonic()
         self._parent = os.getppid() if any(name in os.environ for name in LAUNCHED) else None
         self._before: dict[int, Any] = {}
+        self._entered = 0
 
     def __enter__(self) -> "StopRequests":
+        self._entered += 1
         for name in SIGNALS:
-            if (number := getattr(signal, name, None)) is not None:
+            if self._entered == 1 and (number := getattr(signal, name, None)) is not None:
                 try:
                     self._before[number] = signal.signal(number, self._take)
                 except ValueError:  # only the main thread of a process can be told by signals
@@ -54,8 +59,10 @@ class StopRequests:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._entered -= 1
+        if not self._entered:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     @property
     def reason(self) -> str | None:

@@ -6,6 +6,13 @@ checkpoints, for one network or for several that take turns. What is random in s
 for the whole batch and cut into the processes' parts, so a resumed run, or one on other processes, walks the same path.
 """
 
+# ruff: noqa: E402  # what takes seconds to import comes after the first two statements
+from hf_ddpm.training.stopping import STOPPED, Agreement, RunStopped, StopRequests
+
+REQUESTS = StopRequests()
+if __name__ == "__main__":
+    REQUESTS.__enter__()  # a signal that comes while the rest is imported is a request too
+
 import contextlib
 import math
 import sys
@@ -30,10 +37,9 @@ from hf_ddpm.training.remarks import remark
 from hf_ddpm.training.run import Run, build_run, introduce, mean_said, not_essential, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, push_on_the_way, save_samples, select_best
 from hf_ddpm.training.states import choose_state, load_state, save_state
-from hf_ddpm.training.stopping import STOPPED, Agreement, RunStopped, StopRequests
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, requests: StopRequests = REQUESTS) -> None:
     """Run the command line: exit code 0 is a finished run, 75 one that was stopped and can go on.
 
     A user's mistake is one sentence on stderr and exit code 1.
@@ -41,21 +47,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     with exit_with_a_sentence():
         recipe, resume = parse_command_line(sys.argv[1:] if argv is None else argv)
         try:
-            train(recipe, resume)
+            train(recipe, resume, requests)
         except RunStopped as stopped:
             wait_for_the_first()
             print(stopped, file=sys.stderr)
             sys.exit(STOPPED)
 
 
-def train(recipe: Recipe, resume: str | None = None) -> Path:
+def train(recipe: Recipe, resume: str | None = None, requests: StopRequests | None = None) -> Path:
     """Train what the recipe says and return the folder of the finished checkpoint.
+
+    Args:
+        recipe: from `check_recipe`.
+        resume: `auto`, `latest`, the folder of a state, or None for a new run.
+        requests: to stop, if they are listened to already.
 
     Raises:
         UserError: anything in the recipe, the data or the folder that the user can mend.
         RunStopped: a signal, the limit of hours or a lost launcher asked the run to stop, and its state is saved.
     """
-    with StopRequests() as requests:
+    with requests or StopRequests() as requests:
         run = prepare(recipe, resume)
         try:
             return walk(run, requests)

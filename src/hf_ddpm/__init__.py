@@ -1,22 +1,28 @@
-"""The DDPM family as first-class Hugging Face citizens."""
+"""The DDPM family as first-class Hugging Face citizens.
 
+Names are imported when they are asked for, so that what needs no torch does not wait for it.
+"""
+
+import sys
 from typing import TYPE_CHECKING, Any
 
 from hf_ddpm.errors import import_error
 from hf_ddpm.version import __version__
 
-try:
-    from hf_ddpm.models import CLASSIFIER_PRESETS, HFVAE, UNET_PRESETS, NoisyClassifier, classifier_preset, unet_preset
-    from hf_ddpm.models.checked_network import CheckedNetwork
-    from hf_ddpm.opening import open_network, open_pipeline
-    from hf_ddpm.pipelines import HFClassifierPipeline, HFDDGANPipeline, HFDDPMPipeline, HFVAEPipeline
-    from hf_ddpm.pipelines.opening import CheckedOpening
-    from hf_ddpm.schedulers import HFDDPMScheduler
-except (ImportError, RuntimeError) as error:  # diffusers turns one into the other
-    raise import_error(error) from error
-
 if TYPE_CHECKING:
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from hf_ddpm.public import (
+        CLASSIFIER_PRESETS,
+        HFVAE,
+        UNET_PRESETS,
+        HFClassifierPipeline,
+        HFDDGANPipeline,
+        HFDDPMPipeline,
+        HFDDPMScheduler,
+        HFVAEPipeline,
+        NoisyClassifier,
+        classifier_preset,
+        unet_preset,
+    )
 
 __all__ = [
     "CLASSIFIER_PRESETS",
@@ -34,12 +40,54 @@ __all__ = [
 ]
 
 
-def _push_with_card(pipeline: "DiffusionPipeline", repo_id: str, **kwargs: Any) -> str:
-    from hf_ddpm.hub import push_pipeline  # which nobody needs who does not push
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'hf_ddpm' has no attribute {name!r}")
+    _forget_brought_modules()
+    try:
+        from hf_ddpm import public
+    except (ImportError, RuntimeError) as error:  # diffusers turns one into the other
+        raise import_error(error) from error
+    return getattr(public, name)
 
-    return push_pipeline(pipeline, repo_id, **kwargs)
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
-# What code that came with a checkpoint does without.
-CheckedOpening.open_checked, CheckedNetwork.open_checked = open_pipeline, open_network
-CheckedOpening.push_with_card = _push_with_card
+def _forget_brought_modules() -> None:
+    """Make way for the modules of this package where code that came with a checkpoint (door 3) has put its own.
+
+    Such code stands in for a package that is not installed; the classes of hf_ddpm are its own, whichever door was
+    opened first.
+    """
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("hf_ddpm.") and getattr(module, "__name__", None) != name:
+            del sys.modules[name]
+
+
+_forget_brought_modules()
+
+
+# What classes of ours do by the package, and code that came with a checkpoint does without.
+
+
+def open_pipeline(kind: Any, source: Any, **kwargs: Any) -> Any:
+    """Open a pipeline, its files checked."""
+    from hf_ddpm import opening
+
+    return opening.open_pipeline(kind, source, **kwargs)
+
+
+def open_network(kind: Any, source: Any, **kwargs: Any) -> Any:
+    """Open a network, its files checked."""
+    from hf_ddpm import opening
+
+    return opening.open_network(kind, source, **kwargs)
+
+
+def push_pipeline(pipeline: Any, repo_id: str, **kwargs: Any) -> str:
+    """Push a pipeline with a card of what is known of it."""
+    from hf_ddpm import hub
+
+    return hub.push_pipeline(pipeline, repo_id, **kwargs)

@@ -22,9 +22,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with exit_with_a_sentence():
             if words[:1] == ["train"]:  # its options are the recipe's keys
-                from hf_ddpm.training.train import main as train_main
+                from hf_ddpm.training.stopping import StopRequests
 
-                train_main(words[1:])
+                with StopRequests() as requests:  # also while the rest is imported
+                    from hf_ddpm.training.train import main as train_main
+
+                    train_main(words[1:], requests)
                 return
             options = _parser().parse_args([with_dashes(word) for word in words])
             options.run(options)

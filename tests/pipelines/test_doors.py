@@ -170,6 +170,44 @@ def test_a_checkpoint_opened_by_door_3_saves_itself_whole(run_python, make_pipel
     assert np.array_equal(draw_through(1, tmp_path / "again"), draw(pipeline))
 
 
+BOTH_DOORS = """
+import sys, torch
+from diffusers import DiffusionPipeline
+
+def door_1():
+    import hf_ddpm
+    return hf_ddpm.HFDDPMPipeline.from_pretrained("pipe")
+
+def door_3():
+    return DiffusionPipeline.from_pretrained("pipe", custom_pipeline="pipe", trust_remote_code=True)
+
+first, second = {order}
+opened = [first(), second()]
+one, three = opened if first is door_1 else opened[::-1]
+images = [p(2, 5, generator=torch.Generator().manual_seed(0), output_type="pt").images for p in opened]
+assert torch.equal(*images)
+import hf_ddpm
+from hf_ddpm.models import HFVAE
+assert type(one) is hf_ddpm.HFDDPMPipeline and type(one).__module__ == "hf_ddpm.pipelines.pipeline_hf_ddpm"
+assert type(one.scheduler) is hf_ddpm.HFDDPMScheduler
+assert type(one.scheduler).__module__ == "hf_ddpm.schedulers.scheduling_hf_ddpm"
+assert type(three).__module__.startswith("diffusers_modules.")
+assert HFVAE.__module__ == "hf_ddpm.models.vae"
+one.save_pretrained("again_1")
+three.save_pretrained("again_3")
+hf_ddpm.HFDDPMPipeline.from_pretrained("again_3")
+print("both")
+"""
+
+
+@pytest.mark.parametrize("imported", [False, True])
+@pytest.mark.parametrize("order", ["(door_1, door_3)", "(door_3, door_1)"])
+def test_doors_1_and_3_open_in_either_order_in_one_process(order, imported, make_pipeline, run_python, tmp_path):
+    make_pipeline({"variance_type": "learned"}, out_channels=2).save_pretrained(tmp_path / "pipe")
+    code = ("import hf_ddpm\n" if imported else "") + BOTH_DOORS.format(order=order)
+    assert run_python(code).stdout.splitlines()[-1] == "both"
+
+
 def test_old_stock_layout_opens(make_pipeline, draw_through, tmp_path):
     """google/ddpm-cifar10-32: everything in the root, a scheduler under its old name, T under its old key."""
     pipeline = make_pipeline({"variance_type": "fixed_large", "num_train_timesteps": 500, "beta_end": 0.04})
@@ -290,11 +328,8 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         "pipeline.py",
         *(f"{m.__name__.split('.')[-1]}.py" for m in siblings),
     }
-    ours = "hf_ddpm.schedulers.scheduling_hf_ddpm"
-    added = [GENERATED.rstrip("\n"), "import sys"]
-    added += [f"from .{name} import __name__ as _" for name in sorted(file[:-3] for file in files - {"pipeline.py"})]
-    added += [f'sys.modules.setdefault("{ours}", sys.modules[f"{{__package__}}.scheduling_hf_ddpm"])', ""]
-    added = "\n".join(added)
+    siblings = sorted(file[:-3] for file in files - {"pipeline.py"})
+    added = "\n".join([GENERATED.rstrip("\n"), *(f"from .{name} import __name__ as _" for name in siblings), ""])
     for module, name in (
         (pipeline, "pipeline"),
         (doors, "doors"),

@@ -180,9 +180,7 @@ def test_a_state_that_lost_its_discriminator_is_not_gone_on_from(tmp_path):
     manifest = json.loads((state / "state.json").read_text())
     (state / "state.json").rename(state / "counters.json")  # as version 0.1 calls it, without checksums
     (state / "counters.json").write_text(json.dumps({key: manifest[key] for key in ("step", "seconds")}))
-    with pytest.raises(
-        SystemExit, match=r"lacks model_1.safetensors, the weights of the discriminator: resume"
-    ):
+    with pytest.raises(SystemExit, match=r"lacks model_1.safetensors, the weights of the discriminator: resume"):
         main(words(tmp_path / "run", "--resume", "latest"))
 
 

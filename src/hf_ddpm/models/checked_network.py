@@ -2,24 +2,16 @@
 
 import os
 from abc import ABC
-from collections.abc import Callable
 from functools import wraps
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from diffusers.models.modeling_utils import ModelMixin
 
-from hf_ddpm.models.pushing import pushing
+from hf_ddpm.models.pushing import of_package, pushing
 
 
 class CheckedNetwork(ABC):  # noqa: B024  # ModelMixin makes it whole
-    """The half of a network that opens saved ones; beside `ModelMixin`, before it.
-
-    Attributes:
-        open_checked: opens a network, its files checked; `hf_ddpm` sets it, and code that came with a checkpoint has
-            none.
-    """
-
-    open_checked: ClassVar[Callable[..., Any] | None] = None
+    """The half of a network that opens saved ones; beside `ModelMixin`, before it."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, **kwargs: Any) -> Self:
@@ -33,9 +25,10 @@ class CheckedNetwork(ABC):  # noqa: B024  # ModelMixin makes it whole
             OSError: nothing is there, or the Hub does not give it.
             ValueError: damaged, pickles, or sizes that would fill the memory.
         """
-        if cls.open_checked is None:
+        open_checked = of_package("open_network")
+        if open_checked is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
-        return cls.open_checked(cls, pretrained_model_name_or_path, **kwargs)
+        return open_checked(cls, pretrained_model_name_or_path, **kwargs)
 
     @wraps(ModelMixin.save_pretrained)  # pipelines ask for its parameters
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
