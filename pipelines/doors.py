@@ -33,9 +33,7 @@ OUR_CLASSES: dict[str, dict[str, str]] = {
 }
 OUR_MODULES = {word: module for classes in OUR_CLASSES.values() for word, module in classes.items()}
 OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"
-GENERATED = (
-    "\n\n# Added by save_pretrained: diffusers copies the files that this one imports, and no others.\n"
-)
+GENERATED = "\n\n# Added by save_pretrained: diffusers copies the files that this one imports, and no others.\n"
 
 
 def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any], default_eta: float | None) -> bool:
