@@ -104,18 +104,32 @@ def check_vae(vae: Any, channels: int) -> None:
         )
 
 
+def latent_frame(vae: Any) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a VAE's latents as its config tells them, each (1 or J, 1, 1).
+
+    `shift_factor`, or `latents_mean` and `latents_std`, which some VAEs of others have; 0 and 1 of ours.
+    """
+    shift, mean, std = (vae.config.get(name) for name in ("shift_factor", "latents_mean", "latents_std"))
+    like: dict[str, Any] = {"device": vae.device, "dtype": vae.dtype}
+    center = torch.tensor([0.0] if mean is None else mean, **like) + (shift or 0.0)
+    return center.view(-1, 1, 1), torch.tensor([1.0] if std is None else std, **like).view(-1, 1, 1)
+
+
 def encode_moments(vae: Any, x_0: Tensor) -> Tensor:
-    """Mean and variance of q(z|x_0), unscaled (B, 2J, h, w); of an `AutoencoderTiny` the latent and variance 0.
+    """Mean and variance of q(z|x_0) in the VAE's `latent_frame`, unscaled (B, 2J, h, w).
+
+    Of an `AutoencoderTiny` they are the latent and variance 0.
 
     Args:
         vae: an `HFVAE`, `AutoencoderKL` or `AutoencoderTiny`.
         x_0: images in [-1, 1], (B, C, H, W).
     """
     found = vae.encode(x_0)
+    mean, std = latent_frame(vae)
     if isinstance(found, AutoencoderTinyOutput):
-        return torch.cat([found.latents, torch.zeros_like(found.latents)], dim=1)
+        return torch.cat([(found.latents - mean) / std, torch.zeros_like(found.latents)], dim=1)
     posterior: DiagonalGaussianDistribution = found.latent_dist
-    return torch.cat([posterior.mean, posterior.var], dim=1)
+    return torch.cat([(posterior.mean - mean) / std, posterior.var / std**2], dim=1)
 
 
 def encode_images(vae: Any, x_0: Tensor) -> Tensor:
@@ -131,4 +145,5 @@ def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Images (B, C, H, W) of scaled latents (B, J, h, w), about in [-1, 1]."""
-    return vae.decode(latents / latent_scale(vae)).sample
+    mean, std = latent_frame(vae)
+    return vae.decode(latents / latent_scale(vae) * std + mean).sample

@@ -35,6 +35,18 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         return open_checked(cls, pretrained_model_name_or_path, **kwargs)
 
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
+        """Another pipeline around the parts of one, as diffusers' own; all parts that this one takes come along.
+
+        Args:
+            pipeline: whose parts they are, in their dtype.
+            **kwargs: parts instead of its own, and keywords of diffusers'.
+        """
+        taken = inspect.signature(cls).parameters.keys() - kwargs.keys()
+        kept = {name: part for name, part in pipeline.components.items() if name in taken}
+        return super().from_pipe(pipeline, **{"dtype": pipeline.dtype, **kept, **kwargs})  # type: ignore[misc]
+
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As diffusers' own; with `push_to_hub=True`, without the folder that the pipeline was opened from."""
         with pushing(*([self, *self.components.values()] if kwargs.get("push_to_hub") else [])):  # type: ignore[attr-defined]

@@ -52,9 +52,18 @@ def changed(dotted, value):
 def test_the_hub_reads_the_header(facts):
     data = ModelCard(render_card(facts)).data
     assert data.library_name == "diffusers"
-    assert data.license == "apache-2.0"
+    assert data.license == ("apache-2.0" if facts else None)
     assert data.pipeline_tag == "unconditional-image-generation"
     assert {"ddpm", "hf_ddpm"} <= set(data.tags)
+
+
+def test_a_licence_is_said_where_it_is_given():
+    own = changed("recipe.data.source", "my/photos")
+    card = render_card(own)
+    assert ModelCard(card).data.license is None and "None was given for the weights" in card
+    own["recipe"]["hub"] = {"license": "cc-by-4.0"}
+    card = render_card(own)
+    assert ModelCard(card).data.license == "cc-by-4.0" and "cc-by-4.0, for the weights." in card
 
 
 def test_the_header_names_the_data_set_only_when_it_is_known():

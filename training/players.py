@@ -49,6 +49,8 @@ class Player:
             )
         if self.ema is not None:
             self.ema.model.to(accelerator.device)
+        if training.gradient_checkpointing:
+            self.model.enable_gradient_checkpointing()
         if training.channels_last:
             self.model.to(memory_format=torch.channels_last)
         if training.compile:

@@ -26,6 +26,7 @@ from hf_ddpm.objectives import Objective
 from hf_ddpm.objectives.objective import as_pair
 from hf_ddpm.training.evaluation import Evaluator
 from hf_ddpm.training.family import Family, make_family
+from hf_ddpm.training.initial import take_weights
 from hf_ddpm.training.players import Player, check_turns
 from hf_ddpm.training.pushing import Pusher, make_pusher
 from hf_ddpm.training.recipe import Recipe, blocks_of
@@ -51,6 +52,7 @@ class Run:
     hub: Hub
     pusher: Pusher | None  # of the main process
     resumed: Path | None = None  # the state that it continues
+    notes: list[str] = field(default_factory=list)  # to be said when the run is introduced
     changes: dict[str, list[Any]] = field(default_factory=dict)  # [before, now] of what it does otherwise since then
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
@@ -98,8 +100,13 @@ def open_folder(recipe: Recipe, resume: str | None) -> RunFolder:
     return folder
 
 
-def build_run(recipe: Recipe) -> Run:
-    """Every part of a run, cheapest first, so that a mistake shows before data are read. Nothing is written."""
+def build_run(recipe: Recipe, *, begins: bool = True) -> Run:
+    """Every part of a run, cheapest first, so that a mistake shows before data are read. Nothing is written.
+
+    Args:
+        recipe: from `check_recipe`.
+        begins: whether no state is loaded afterwards, so that the weights of `init_from` count.
+    """
     training, checkpoints = Training(**recipe["training"]), Checkpoints(**recipe["checkpoints"])
     folder, hub = RunFolder(training.output_dir), Hub(**recipe["hub"])
     family = make_family(recipe)
@@ -111,6 +118,9 @@ def build_run(recipe: Recipe) -> Run:
     torch.manual_seed(training.seed)
     players = family.build_players(data)
     check_turns(family.objective.turns, players)
+    said: list[str] = []
+    if begins:
+        said = take_weights(players, training, kind_of_recipe(recipe), getattr(family, "scheduler", None))
     for player in players.values():
         player.prepare(accelerator, training)
     return Run(
@@ -125,6 +135,7 @@ def build_run(recipe: Recipe) -> Run:
         evaluator=evaluator,
         hub=hub,
         pusher=pusher,
+        notes=said,
     )
 
 
@@ -183,6 +194,8 @@ def introduce(run: Run) -> None:
         f"{run.accelerator.device}, {run.accelerator.mixed_precision}"
     )
     say(f"run: {run.folder.path}, " + (f"continuing {run.resumed} at step {run.step}" if run.resumed else "new"))
+    for note in run.notes:
+        say(note)
     for key, (before, now) in run.changes.items():
         say(f"changed: {key} is {now!r}, and was {before!r} until step {run.step}")
     if run.evaluator is not None:

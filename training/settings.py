@@ -27,9 +27,14 @@ class Training:
         batch_size: images per optimizer step, over all processes and accumulation steps together.
         output_dir: folder of this run; it must be new, or the one that is resumed.
         seed: fixes weights, data order, t and noise, whatever the number of processes.
+        init_from: folder or Hub name of a checkpoint whose weights the run begins with, as far as they fit; null is
+            random.
+        init_raw: take those that were not averaged.
         gradient_accumulation_steps: parts that a process's share of the batch is computed in.
         mixed_precision: computation of the network; null takes the launcher's choice. The schedule stays in float32.
         compile: `torch.compile` the network; it costs minutes once.
+        gradient_checkpointing: compute the network's inner values twice instead of keeping them, which takes less
+            memory and more time; the gradients are the same.
         channels_last: memory layout that suits convolutions on a GPU.
         cpu_threads: threads of one process on a CPU; null shares the machine's cores between its processes.
         max_hours: stop after so many hours, save, and exit with 75; null does not stop.
@@ -41,9 +46,12 @@ class Training:
     batch_size: int = 32
     output_dir: str = "runs/run"
     seed: int = 0
+    init_from: str | None = None
+    init_raw: bool = False
     gradient_accumulation_steps: int = 1
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
     compile: bool = False
+    gradient_checkpointing: bool = False
     channels_last: bool = False
     cpu_threads: int | None = None
     max_hours: float | None = None
@@ -52,6 +60,8 @@ class Training:
 
     def __post_init__(self) -> None:
         _require_positive(self, "total_steps", "batch_size", "gradient_accumulation_steps", "cpu_threads", "log_every")
+        if self.init_raw and self.init_from is None:
+            raise UserError("training.init_raw=True says which weights of init_from to take: give --init_from too")
         if self.max_hours is not None and not self.max_hours > 0:
             raise UserError(f"training.max_hours={self.max_hours} must be positive, or null, which sets no limit")
         if self.seed < 0:
@@ -283,12 +293,15 @@ class Hub:
         hub_model_id: `user/name`; null is the name of output_dir, under the token's user.
         hub_private_repo: nobody but its owner sees the repository, if this run makes it.
         hub_every: steps between pushes during training, each with the tag `step-<N>`; null pushes the last alone.
+        license: of the weights, for their card, such as mit or cc-by-4.0; null says none, unless they are of the digits
+            of this package.
     """
 
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_private_repo: bool = False
     hub_every: int | None = None
+    license: str | None = None
 
     def __post_init__(self) -> None:
         _require_positive(self, "hub_every")

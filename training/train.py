@@ -182,7 +182,7 @@ def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
 def prepare(recipe: Recipe, resume: str | None) -> Run:
     """Build a run, and load the state that it resumes from."""
     folder = open_folder(recipe, resume)
-    run = build_run(recipe)
+    run = build_run(recipe, begins=resume is None or not folder.saved_states())
     if folder.holds_run and run.accelerator.is_main_process:
         run.folder.hold()
     try:

@@ -31,7 +31,15 @@ def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bo
         undefined=jinja2.ChainableUndefined,
     )
     template = environment.get_template(kind.card)
-    return template.render(facts=facts, header=_header(facts, kind), pictured=pictured).lstrip()
+    words = {"header": _header(facts, kind), "license": license_of(facts), "pictured": pictured}
+    return template.render(facts=facts, **words).lstrip()
+
+
+def license_of(facts: Mapping[str, Any]) -> str | None:
+    """The licence of the weights: the one that the run was given, and Apache-2.0 of the digits of this package."""
+    recipe = facts.get("recipe") or {}
+    given: str | None = (recipe.get("hub") or {}).get("license")
+    return given or ("apache-2.0" if _of_digits(recipe) else None)
 
 
 def _header(facts: dict[str, Any], kind: Kind) -> str:
@@ -39,7 +47,7 @@ def _header(facts: dict[str, Any], kind: Kind) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe = facts.get("recipe") or {}
-    digits = (recipe.get("data") or {}).get("source") in EMBEDDED
+    digits = _of_digits(recipe)
     results = [
         EvalResult(
             task_type=kind.task,
@@ -56,13 +64,17 @@ def _header(facts: dict[str, Any], kind: Kind) -> str:
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag=kind.task,
-        license="apache-2.0",
+        license=license_of(facts),
         tags=["diffusers", kind.tag, "hf_ddpm"],
         datasets=["ylecun/mnist"] if digits else None,
         model_name=(facts.get("name") or "hf_ddpm") if results else None,
         eval_results=results or None,
     )
     return data.to_yaml()
+
+
+def _of_digits(recipe: Mapping[str, Any]) -> bool:
+    return (recipe.get("data") or {}).get("source") in EMBEDDED
 
 
 def _of_data(metric: dict[str, Any], field: str) -> str | None:

@@ -59,7 +59,7 @@ def test_two_processes_see_the_samples_of_one(way: str, folder: str) -> None:
     alone = take(data, 6, batch_size=8)
     parts = [take(data, 6, batch_size=8, rank=rank, world_size=2) for rank in range(2)]
     together = [
-        Batch(*(torch.cat(tensors) for tensors in zip(first, second, strict=True)))
+        Batch(*(torch.cat(tensors) for tensors in zip(first[:3], second[:3], strict=True)))
         for first, second in zip(*parts, strict=True)
     ]
     assert_same(together, alone)

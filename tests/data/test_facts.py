@@ -126,3 +126,18 @@ def test_images_that_are_scaled_otherwise_are_mentioned(scale: int, dark: bool, 
     next(data.batches(batch_size=3, seed=0))
     assert data.facts.brightest == scale
     assert (f"No value is above {scale} of 255, so all images are nearly black" in data.description) == dark
+
+
+def test_batches_know_their_bit_depth(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "0.png")
+    batch = next(ImageData(str(tmp_path), image_size=8, channels=1).batches(batch_size=1, seed=0))
+    assert batch.bit_depth == batch.part(slice(0, 1)).bit_depth == 16
+    assert next(ImageData(max_images=2).batches(batch_size=1, seed=0)).bit_depth == 8
+
+
+def test_labels_that_are_not_used_are_mentioned(tmp_path: Path) -> None:
+    assert "No labels are used (--label_column auto takes those of column 'label')." in ImageData().description
+    assert "No labels are used" not in ImageData(label_column="auto").description
+    random_image(0).save(tmp_path / "0.png")
+    assert "No labels are used." in ImageData(str(tmp_path), image_size=8, channels=3).description
+    assert ImageData(label_column="auto").class_names == tuple("0123456789")

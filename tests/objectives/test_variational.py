@@ -166,3 +166,18 @@ def test_the_exact_variance_is_where_the_bound_is_least(says):
         gradients.append(torch.autograd.grad(loss, moved)[0].item())
     assert gradients[0] < -0.1 and gradients[2] > 0.1
     assert abs(gradients[1]) < 0.01
+
+
+@pytest.mark.parametrize("loss", ["vlb", "hybrid"])
+def test_the_last_term_counts_the_levels_of_the_data(loss):
+    """-log2 of a mass: a level of 16 bits is 257 times narrower than one of 8, so that it costs log2(257) bits more."""
+    scheduler = HFDDPMScheduler(variance_type="learned_range")
+    objective = make_objective(scheduler, loss=loss)
+    torch.manual_seed(0)
+    k = torch.randint(64, 192, (4, 1, 8, 8)).double()  # far from the ends, whose levels are open
+    x_0, noise = k / 127.5 - 1, torch.randn(4, 1, 8, 8, dtype=torch.float64)
+    t, model = torch.zeros(4, dtype=torch.int64), ExactDenoiser(scheduler)
+    eight, sixteen = (losses_of(objective, model, x_0, bit_depth=bits, t=t, noise=noise) for bits in (8, 16))
+    more = (sixteen - eight) / objective.scale
+    # the density of p(x_0 | x_1) is nearly flat within 16 bits, and not within 8, so that this is not exact
+    assert torch.all((more > 7.0) & (more < 8.2)), more

@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 
 from hf_ddpm import HFVAE, HFDDPMPipeline, HFDDPMScheduler
-from hf_ddpm.pipelines.image_space import encode_images, latent_mask
+from hf_ddpm.pipelines.image_space import decode_latents, encode_images, encode_moments, latent_mask
 
 CONV = {"network": "conv", "block_out_channels": (8, 8), "latent_channels": 2, "likelihood": "gaussian_fixed"}
 
@@ -159,3 +159,69 @@ def test_mistakes_are_one_sentence(latent_pipeline, make_pipeline):
         HFDDPMPipeline(inner.unet, HFDDPMScheduler(), vae=flat)
     with pytest.raises(ValueError, match=r"images of \(32, 32\) have latents of \(16, 16\)"):
         latent_pipeline().invert(torch.zeros(1, 1, 32, 32), 3)
+
+
+FRAMES = [
+    {"shift_factor": 0.0609},
+    {"latents_mean": [0.3, -0.2], "latents_std": [2.0, 0.5]},
+    {"latents_mean": [0.3, -0.2]},
+    {"latents_std": [2.0, 0.5]},
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_keys_of_a_foreign_vae_that_move_its_latents_are_used(frame, latent_pipeline):
+    """As Stable Diffusion 3 and Playground v2.5 use them: (z - mean) / std * scale, and back."""
+    pipeline = latent_pipeline("AutoencoderKL", scale=1.5305)
+    vae, x = pipeline.vae, torch.rand(2, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        z = vae.encode(x).latent_dist.mean
+        vae.register_to_config(**frame)
+        mean = torch.tensor(frame.get("latents_mean", [0.0, 0.0])) + frame.get("shift_factor", 0.0)
+        std = torch.tensor(frame.get("latents_std", [1.0, 1.0]))
+        wanted = (z - mean.view(-1, 1, 1)) / std.view(-1, 1, 1) * 1.5305
+        found = encode_images(vae, x)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(decode_latents(vae, found), vae.decode(z).sample, rtol=1e-4, atol=1e-5)
+        variance = encode_moments(vae, x).chunk(2, dim=1)[1]
+        assert (variance > 0).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_from_pipe_keeps_every_part(kind, latent_pipeline, make_classifier):
+    pipeline = latent_pipeline(kind)
+    again = HFDDPMPipeline.from_pipe(pipeline)
+    assert again.components.keys() == pipeline.components.keys()
+    assert all(getattr(again, name) is part for name, part in pipeline.components.items())
+    images = [p(2, 3, generator=seeded(0, 1), output_type="pt").images for p in (pipeline, again)]
+    assert torch.equal(*images)
+    other = HFDDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
+    assert HFDDPMPipeline.from_pipe(pipeline, scheduler=other).scheduler is other
+    double = pipeline.to(torch.float64)
+    assert HFDDPMPipeline.from_pipe(double).unet.dtype == torch.float64
+
+
+def test_slices_change_no_number_and_tiles_are_refused():
+    vae, x = make_vae(), torch.rand(3, 1, 16, 16) * 2 - 1
+    with torch.no_grad():
+        whole = vae.decode(vae.encode(x).latent_dist.mean).sample
+        vae.enable_slicing()
+        torch.testing.assert_close(vae.decode(vae.encode(x).latent_dist.mean).sample, whole, rtol=1e-5, atol=1e-6)
+    vae.disable_slicing()
+    with pytest.raises(ValueError, match="tiles would change the images of an HFVAE"):
+        vae.enable_tiling()
+
+
+@pytest.mark.parametrize("network", ["conv", "mlp"])
+def test_gradient_checkpointing_of_a_vae_is_the_same_gradient(network):
+    vae, x = make_vae() if network == "conv" else HFVAE(sample_size=16), torch.rand(2, 1, 16, 16) * 2 - 1
+    vae.train()
+    gradients = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            vae.enable_gradient_checkpointing()
+        vae.zero_grad()
+        vae(x).sample.square().mean().backward()
+        gradients.append({name: weight.grad.clone() for name, weight in vae.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient)

@@ -574,3 +574,30 @@ def test_what_is_no_step_upwards(timestep):
     scheduler.set_timesteps(10)
     with pytest.raises(ValueError, match=f"timestep {timestep} has no noisier one .* inverse_timesteps"):
         scheduler.step_inverse(images(), timestep, images())
+
+
+@pytest.mark.parametrize("made", ["inside", "outside"])
+@pytest.mark.parametrize("timesteps", [500, torch.tensor([500, 100])])
+def test_what_inference_has_cached_serves_training(made, timesteps):
+    """A preview in `inference_mode`, even one that made the scheduler, leaves gradients as they are."""
+    x = torch.randn(2, 1, 4, 4)
+    with torch.inference_mode(made == "inside"):
+        scheduler = HFDDPMScheduler()
+    with torch.inference_mode():
+        scheduler.step(x, 500, x, generator=torch.Generator())
+        scheduler.add_noise(x, x, timesteps)
+        scheduler.get_velocity(x, x, timesteps)
+    w = x.clone().requires_grad_()
+    outputs = [scheduler.step(w, 500, x).prev_sample, scheduler.add_noise(w, x, timesteps)]
+    outputs.append(scheduler.get_velocity(w, x, timesteps))
+    torch.stack(outputs).sum().backward()
+    assert w.grad.isfinite().all()
+
+
+def test_a_column_of_timesteps_is_one_for_each_sample():
+    scheduler, x = HFDDPMScheduler(), torch.randn(2, 1, 4, 4)
+    t, noise = torch.tensor([[5], [50]]), torch.randn(2, 1, 4, 4)
+    column, row = (scheduler.step(x, one, x, variance_noise=noise).prev_sample for one in (t, t[:, 0]))
+    assert torch.equal(column, row)
+    with pytest.raises(ValueError, match="one or as many as the 2 samples"):
+        scheduler.step(x, torch.tensor([[5], [50], [500]]), x)

@@ -69,14 +69,19 @@ def find_label_column(features: "Features", wanted: str | None, image_column: st
         return None
     if wanted != AUTO:
         return Column(_existing(wanted, features, "label_column"), "named")
-    classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
-    candidates = classes if len(classes) == 1 else [name for name in _LABEL_NAMES if name in features]
+    candidates = label_candidates(features)
     if not candidates:
         raise UserError(
             f"the data set has no label column: its columns are {_described(features)}; "
             "name one with label_column, or leave it out"
         )
     return Column(candidates[0], "guessed", tuple(name for name in features if name != image_column))
+
+
+def label_candidates(features: "Features") -> list[str]:
+    """The only ClassLabel column, or those with a usual name; the first is what "auto" takes."""
+    classes = [name for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    return classes if len(classes) == 1 else [name for name in _LABEL_NAMES if name in features]
 
 
 @dataclass(frozen=True)

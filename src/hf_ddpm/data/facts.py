@@ -51,12 +51,12 @@ class DataFacts:
 
     source, config_name, split, revision: as they were given. origin: where the source was found, which decides whether
     its name may leave this machine. num_images: None for a stream. left_out: how many files of each description lie
-    there and are not used. num_bytes: of all pixels. array_dtype: of a column
-    that holds arrays; `first` is then None. empty: how many classes no image has, of which `empty_classes` are the
-    first few; None without labels, and for a stream, which is not read before. in_natural_order: the classes are
-    folders or strings, numbered so that 2 comes before 10; else the data set says their order. brightest: the
-    largest value of all images, if all were seen. converted: how many images each note was made of. skipped: how many
-    images could not be decoded, of which `skipped_images` are the first few.
+    there and are not used. num_bytes: of all pixels. array_dtype: of a column that holds arrays; `first` is then None.
+    unused_labels: a column of labels, where none was asked for. empty: how many classes no image has, of which
+    `empty_classes` are the first few; None without labels, and for a stream, which is not read before.
+    in_natural_order: the classes are folders or strings, numbered so that 2 comes before 10; else the data set says
+    their order. brightest: the largest value of all images, if all were seen. converted: how many images each note was
+    made of. skipped: how many images could not be decoded, of which `skipped_images` are the first few.
     """
 
     source: str
@@ -74,6 +74,7 @@ class DataFacts:
     num_workers: int
     image_column: Column
     label_column: Column | None
+    unused_labels: str | None
     num_classes: int | None
     class_names: tuple[str, ...] | None
     empty: int | None
@@ -140,7 +141,8 @@ def _image_column(column: Column) -> str:
 def _label_column(facts: DataFacts) -> str:
     column, names = facts.label_column, facts.class_names or ()
     if column is None:
-        return "No labels."
+        there = facts.unused_labels
+        return f"No labels are used{f' (--label_column auto takes those of column {there!r})' if there else ''}."
     order = ""
     if facts.in_natural_order and names:
         order = f", {len(names):,} classes in natural order: 0 is {names[0]!r}, {len(names) - 1} is {names[-1]!r}"

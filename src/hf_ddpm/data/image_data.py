@@ -16,6 +16,7 @@ from hf_ddpm.data.columns import (
     classes_without_images,
     find_image_column,
     find_label_column,
+    label_candidates,
     label_coder,
     read_column,
 )
@@ -48,15 +49,18 @@ class Batch(NamedTuple):
     x_0: float32 (b, C, H, W) in [-1, 1], exactly on the grid of its bit depth. labels: int64 (b,), None without
     labels.
     indices: int64 (b,), on the CPU: the row each image came from (in a stream: its position there).
+    bit_depth: of the images, 8 or 16: how many levels there are in [-1, 1].
     """
 
     x_0: Tensor
     labels: Tensor | None
     indices: Tensor
+    bit_depth: int = 8
 
     def part(self, cut: slice) -> "Batch":
         """Some of the images."""
-        return Batch(self.x_0[cut], None if self.labels is None else self.labels[cut], self.indices[cut])
+        labels = None if self.labels is None else self.labels[cut]
+        return self._replace(x_0=self.x_0[cut], labels=labels, indices=self.indices[cut])
 
 
 class ImageData:
@@ -238,6 +242,7 @@ class ImageData:
             num_workers=self._num_workers,
             image_column=self._image_column,
             label_column=self._label_column,
+            unused_labels=None if self._label_column else next(iter(label_candidates(self._features)), None),
             num_classes=self.num_classes,
             class_names=self.class_names,
             empty=self._empty,
@@ -385,7 +390,7 @@ class ImageData:
                     mirrored = to_device(torch.from_numpy(chance < 0.5), device)
                     x_0 = torch.where(mirrored[:, None, None, None], x_0.flip(-1), x_0)
                 labels = None if raw.labels is None else to_device(raw.labels, device)
-                yield Batch(x_0, labels, raw.rows)
+                yield Batch(x_0, labels, raw.rows, self.bit_depth)
 
     def _is_cached(self) -> bool:
         return self._cache in ("memory", "device") or (self._cache == "auto" and self._num_bytes() <= _AUTO_CACHE_BYTES)

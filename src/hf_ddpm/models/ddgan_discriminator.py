@@ -55,6 +55,8 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         ValueError: sizes that do not fit together.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,
@@ -67,6 +69,7 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         check_arguments(DDGANDiscriminator, self.config)
         _check_config(self.config)
         widths, last = block_out_channels, block_out_channels[-1]
@@ -130,7 +133,10 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         t = leaky_relu(t if self.classes_in is None else t + self.classes_in(class_labels).to(t.dtype), SLOPE)
         h = self.conv_in(pixel_unshuffle(torch.cat([previous, sample], dim=1), self.config["patch_size"]))
         for block in self.blocks:
-            h = block(h, t)
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                h = self._gradient_checkpointing_func(block, h, t)
+            else:
+                h = block(h, t)
         h = self.conv_out(minibatch_std(leaky_relu(h, SLOPE), self.config["group_size"]))
         features = leaky_relu(h, SLOPE).sum(dim=(2, 3))  # (B, C)
         logits: Tensor = self.head(features).squeeze(1)

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.autoencoders.vae import Decoder, DecoderOutput, DiagonalGaussianDistribution, Encoder
+from diffusers.models.autoencoders.vae import (
+    AutoencoderMixin,
+    Decoder,
+    DecoderOutput,
+    DiagonalGaussianDistribution,
+    Encoder,
+)
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
@@ -57,7 +63,7 @@ class VAEOutput(BaseOutput):
     log_variance: Tensor | None = None
 
 
-class HFVAE(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
+class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
     """q(z|x) = N(mu, diag sigma^2) and p(x|z), as MLPs or convolutions; stands where `AutoencoderKL` stands.
 
     Images are (B, C, H, W) in [-1, 1], latents (B, J, h, w): (B, J, 1, 1) for MLPs. Without arguments a small one.
@@ -82,6 +88,8 @@ class HFVAE(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # t
         ValueError: an unknown word, or sizes that do not fit together.
     """
 
+    _supports_gradient_checkpointing = True
+
     @register_to_config
     def __init__(
         self,
@@ -98,6 +106,7 @@ class HFVAE(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # t
         scaling_factor: float | None = None,
     ) -> None:
         super().__init__()
+        self.use_slicing, self.gradient_checkpointing = False, False
         check_arguments(HFVAE, self.config)
         check_sizes(
             sample_size=size_pair(sample_size),
@@ -131,6 +140,16 @@ class HFVAE(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # t
             self.log_variance = nn.Parameter(torch.zeros(1))
         elif likelihood == "gaussian_optimal":  # nan until it is measured
             self.log_variance = nn.Parameter(torch.full((1,), torch.nan), requires_grad=False)
+
+    def enable_tiling(self) -> None:
+        """Refuse to cut images into tiles, which group norms would see one by one, and so change every number.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "tiles would change the images of an HFVAE, whose norms look at whole ones: take enable_slicing()"
+        )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -268,13 +287,20 @@ class HFVAE(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # t
         check_shape("images", x, ("B", channels, *sides), ": resize and convert them first")
         if self.config["network"] == "conv":
             check_halving(x.shape[2:], len(self.config["block_out_channels"]))
-        return self.encoder(x)
+        return self._in_slices(self.encoder, x)
 
     def _decoded(self, z: Tensor) -> Tensor:
         """The decoder's output, (B, C, H, W) or (B, 2C, H, W)."""
         channels, *sides = self.latent_shape
         check_shape("latents", z, ("B", channels, *(sides if self.config["network"] == "mlp" else ("h", "w"))))
-        return self.decoder(z)
+        return self._in_slices(self.decoder, z)
+
+    def _in_slices(self, network: nn.Module, x: Tensor) -> Tensor:
+        """One image at a time, if `enable_slicing` asked for it; the parts of `conv` checkpoint by themselves."""
+        if self.gradient_checkpointing and self.config["network"] == "mlp" and torch.is_grad_enabled():
+            found: Tensor = self._gradient_checkpointing_func(network, x)
+            return found
+        return torch.cat([network(one) for one in x.split(1)]) if self.use_slicing and len(x) > 1 else network(x)
 
 
 def _check_layers(*sizes: int) -> None:

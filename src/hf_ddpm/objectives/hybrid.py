@@ -66,5 +66,5 @@ class HybridObjective(DiffusionObjective):
         prediction, variance = network_output(models[turn], self.scheduler, x_t, t, labels).chunk(2, dim=1)
         simple = simple_loss(self.scheduler, prediction, x_0, x_t, noise, t, self.min_snr_gamma)
         stopped = torch.cat([prediction.detach(), variance], dim=1)  # (B, 2C, H, W)
-        term = bound_term(self.scheduler, stopped, x_0, x_t, t) / math.log(2)
+        term = bound_term(self.scheduler, stopped, x_0, x_t, t, bit_depth=batch.bit_depth) / math.log(2)
         return Losses(simple + self.scale * term)

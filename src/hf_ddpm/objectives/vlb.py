@@ -50,4 +50,5 @@ class VLBObjective(DiffusionObjective):
         labels = self.labels(batch, draws)
         x_t = self.scheduler.add_noise(x_0, noise, t)
         output = network_output(models[turn], self.scheduler, x_t, t, labels)
-        return Losses(self.scale * bound_term(self.scheduler, output, x_0, x_t, t) / math.log(2))
+        term = bound_term(self.scheduler, output, x_0, x_t, t, bit_depth=batch.bit_depth) / math.log(2)
+        return Losses(self.scale * term)

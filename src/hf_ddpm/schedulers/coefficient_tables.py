@@ -31,12 +31,13 @@ class CoefficientTables:
 
     def add(self, name: Hashable, columns: Sequence[Tensor], steps: Tensor | None = None) -> None:
         """Add a table of `columns`, each (T,) or, with `steps`, their values at those; the other rows are NaN."""
-        values = torch.stack(list(columns), dim=1)
-        if steps is not None:
-            table = torch.full((self.num_steps, values.shape[1]), torch.nan, dtype=torch.float64)
-            table[steps] = values
-            values = table
-        self._tables[name] = values
+        with torch.inference_mode(False):  # what sampling has made, training may use
+            values = torch.stack(list(columns), dim=1)
+            if steps is not None:
+                table = torch.full((self.num_steps, values.shape[1]), torch.nan, dtype=torch.float64)
+                table[steps] = values
+                values = table
+            self._tables[name] = values
 
     def rows(self, name: Hashable, timesteps: int | Tensor, like: Tensor) -> tuple[Tensor, ...]:
         """The columns at `timesteps`, each (B or 1, 1, ..., 1) on the device of `like` (B, ...).
@@ -61,7 +62,8 @@ class CoefficientTables:
     def _copy(self, name: Hashable, device: torch.device, dtype: torch.dtype) -> Tensor:
         cell = (name, device, dtype)
         if cell not in self._copies:
-            self._copies[cell] = self._tables[name].to(device, dtype)
+            with torch.inference_mode(False):
+                self._copies[cell] = self._tables[name].to(device, dtype, copy=True)
         return self._copies[cell]
 
     def _index(self, timestep: int | Tensor) -> int:

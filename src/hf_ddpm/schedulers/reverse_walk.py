@@ -73,13 +73,14 @@ class ReverseWalk:
         """Of the step from `timestep`, shaped for `sample`. A sampler comes back to a timestep with every batch."""
         if isinstance(timestep, Tensor) and not on_host(timestep):
             if timestep.device.type == "cpu":
-                for t in set(timestep.tolist()):
+                for t in set(timestep.flatten().tolist()):
                     self._visit(t)
             return self._rows(eta, timestep, sample)  # on a GPU not looked at: rows that are not in the list are NaN
         t = self._visit(timestep)
         cell = (eta, t, sample.device, sample.dtype, sample.ndim)
         if cell not in self._coefficients:
-            self._coefficients[cell] = self._rows(eta, t, sample)
+            with torch.inference_mode(False):  # they are kept for training too
+                self._coefficients[cell] = self._rows(eta, t, sample)
         return self._coefficients[cell]
 
     def _visit(self, timestep: int | Tensor) -> int:

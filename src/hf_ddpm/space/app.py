@@ -328,7 +328,7 @@ def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
 def picture(pipeline: Any, x: Tensor) -> Image:
     """The first of x (B, C, h, w) as an image, clipped to [-1, 1]; latents of a VAE are decoded."""
     if pipeline.vae is not None:
-        x = pipeline.vae.decode(x.to(pipeline.vae.dtype) / pipeline.vae.config.scaling_factor).sample
+        x = pipeline._space.decoded(x)
     array = ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()  # (C, H, W)
     return fromarray(array.permute(1, 2, 0).squeeze(-1).cpu().numpy())
 
