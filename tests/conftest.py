@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from forking import Forks
+from forking import READ_NO_SETTING, Forks
 from hub_server import hub_server
 from huggingface_hub import constants
 
@@ -15,6 +15,13 @@ from hf_ddpm.models import NoisyClassifier
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+DIFFUSERS = (
+    "import diffusers.utils.dynamic_modules_utils, diffusers.models.unets.unet_2d, diffusers.pipelines.pipeline_utils"
+)
+OTHER_MODULES = """import diffusers.utils.constants, diffusers.utils.dynamic_modules_utils
+diffusers.utils.constants.HF_MODULES_CACHE = diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE = {modules!r}
+del diffusers
+"""
 IMPORTS = "import accelerate, datasets, hf_ddpm.cli, hf_ddpm.checkpoint, hf_ddpm.training.train, tensorboard"
 WITHOUT_HF_DDPM = "import sys; sys.modules['hf_ddpm'] = None\n"  # importing it now fails, as if it were not installed
 
@@ -100,13 +107,27 @@ def forks():
         yield server
 
 
-@pytest.fixture
-def run_python(forks, tmp_path):
-    """Run code in a fresh process and return what it printed; `env` adds to the environment."""
+@pytest.fixture(scope="session")
+def diffusers_forks():
+    """Fresh processes in which diffusers is imported, and nothing of ours."""
+    with Forks(f"{READ_NO_SETTING}\n{DIFFUSERS}") as server:
+        yield server
 
-    def run(code, without_hf_ddpm=False, check=True, **env):
-        env = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), **env}
-        ended = forks.run((WITHOUT_HF_DDPM if without_hf_ddpm else "") + code, tmp_path, env)
+
+@pytest.fixture
+def run_python(request, tmp_path):
+    """Run code in a fresh process and return what it printed; `env` adds to the environment.
+
+    `fresh` has nothing of Hugging Face imported yet, as have tests with a Hub and other settings of theirs.
+    """
+    modules = str(tmp_path / "modules")
+
+    def run(code, without_hf_ddpm=False, check=True, fresh=False, **env):
+        fresh = fresh or "hub" in request.fixturenames or any(name.startswith("HF_") for name in env)
+        server = request.getfixturevalue("forks" if fresh else "diffusers_forks")
+        env = {**os.environ, "HF_MODULES_CACHE": modules, **env}
+        first = (WITHOUT_HF_DDPM if without_hf_ddpm else "") + ("" if fresh else OTHER_MODULES.format(modules=modules))
+        ended = server.run(first + code, tmp_path, env)
         assert not check or ended.returncode == 0, ended.stderr
         return ended
 

@@ -208,7 +208,7 @@ def test_two_records(checkpoint, tmp_path, capsys):
             ["{digits}", "--data", "{digits}", "--split", "train", "-n", "4", "--metrics", "prdc"],
             "4 images are too few",
         ),
-        (["{empty}", *AGAINST], "no data set can be read from the folder"),
+        (["{empty}", *AGAINST], "no images are found in"),
         (["nowhere.npz", *AGAINST], "nowhere.npz holds no images"),
         (["{colour}", *AGAINST], "images of 3 channels and 40x40 are no digits.*name one with --extractor"),
     ],

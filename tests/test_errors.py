@@ -29,8 +29,8 @@ def test_a_torchvision_that_does_not_fit_is_a_sentence(run_python, tmp_path):
     }.items():
         (tmp_path / "site" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "site" / name).write_text(text)
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\nimport hf_ddpm\n"
-    ended = run_python(code, check=False)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r})\nfrom hf_ddpm import HFDDPMPipeline\n"
+    ended = run_python(code, check=False, fresh=True)
     assert ended.returncode != 0
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: the installed torchvision does not fit the installed torch (operator")

@@ -60,7 +60,7 @@ def test_the_hub_reads_the_header(facts):
 def test_a_licence_is_said_where_it_is_given():
     own = changed("recipe.data.source", "my/photos")
     card = render_card(own)
-    assert ModelCard(card).data.license is None and "None was given for the weights" in card
+    assert ModelCard(card).data.license is None and "No licence was given for the weights" in card
     own["recipe"]["hub"] = {"license": "cc-by-4.0"}
     card = render_card(own)
     assert ModelCard(card).data.license == "cc-by-4.0" and "cc-by-4.0, for the weights." in card

@@ -90,14 +90,10 @@ def test_the_constraints_pin_everything_that_the_extras_name():
     assert {re.match(r"[\w-]+", name)[0].lower() for name in named.split()} <= set(pinned)
 
 
-def test_importing_it_costs_little_beyond_the_diffusers_classes():
-    command = [sys.executable, "-X", "importtime", "-c"]
-    needed, process = (
-        subprocess.run(
-            [*command, f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
-        )
-        for code in (NEEDED_FROM_DIFFUSERS, "from hf_ddpm import *")
-    )
+def test_importing_it_costs_little_beyond_the_diffusers_classes(run_python):
+    needed = run_python(f"{NEEDED_FROM_DIFFUSERS}\nimport sys\nprint(*sys.modules)", fresh=True)
+    command = [sys.executable, "-X", "importtime", "-c", "from hf_ddpm import *\nimport sys\nprint(*sys.modules)"]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
     beyond = set(process.stdout.split()) - set(needed.stdout.split())
     assert "hf_ddpm.schedulers.scheduling_hf_ddpm" in beyond
     assert {name for name in beyond if name.split(".")[0] != "hf_ddpm"} == set()
@@ -110,7 +106,7 @@ def test_importing_it_costs_little_beyond_the_diffusers_classes():
 
 def test_what_needs_no_torch_does_not_wait_for_it(run_python):
     code = "import sys, hf_ddpm, hf_ddpm.cli\nassert {*hf_ddpm.__all__} <= {*dir(hf_ddpm)}\nprint(*sys.modules)"
-    found = {*run_python(f"import sys\nbefore = {{*sys.modules}}\n{code}").stdout.split()}
+    found = {*run_python(code, fresh=True).stdout.split()}
     assert "hf_ddpm.kinds" in found
     assert not [name for name in found if name.split(".")[0] in {"diffusers", "transformers", "accelerate", "datasets"}]
     assert not [
@@ -135,7 +131,7 @@ def test_commands_that_compute_nothing_answer_at_once(words):
 def test_the_commands_import_heavy_packages_only_when_they_use_them(run_python):
     heavy = {"datasets", "matplotlib", "tensorboard", "pyarrow", "pandas", "torchvision"}
     code = "import sys, hf_ddpm.cli, hf_ddpm.training.train\nprint(*sys.modules)"
-    assert heavy & set(run_python(code).stdout.split()) == set()
+    assert heavy & set(run_python(code, fresh=True).stdout.split()) == set()
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +165,7 @@ def run_installed(installed, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_wheel_trains_samples_and_writes_the_card_far_from_the_checkout(run_installed, installed, tmp_path):
     where = run_installed("python", "-c", "import hf_ddpm; print(hf_ddpm.__file__)").stdout
     assert Path(where.strip()).is_relative_to(installed)

@@ -63,8 +63,11 @@ def _taken(player: Player, weights: Mapping[str, Tensor], source: str, component
     """Load what fits into a player and its average; what was taken, in words."""
     own = player.model.state_dict()
     fitting = {name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape}
-    if not fitting:
-        raise UserError(f"init_from={source!r}: no weight of its {component} fits the network of the recipe")
+    if 2 * len(fitting) < len(own):
+        raise UserError(
+            f"init_from={source!r}: {len(fitting):,} of {len(own):,} tensors of its {component} fit the network of the "
+            "recipe, which is another one: take the recipe that it was trained with"
+        )
     player.model.load_state_dict(own | fitting)
     if player.ema is not None:
         player.ema.model.load_state_dict(player.model.state_dict())

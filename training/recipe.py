@@ -109,8 +109,9 @@ def read_word(text: str, annotation: Any) -> Any:
         value = text
     if re.fullmatch(r"[-+]?\d+", text):
         value = int(text)  # 0042 is no octal number
+    quoted = text[:1] in ("'", '"') and text[:1] == text[-1:]  # as YAML and JSON write text
     for candidate in (_with_numbers(value), text):
-        wanted = candidate in choices_of(annotation) or not isinstance(candidate, str)
+        wanted = candidate in choices_of(annotation) or not isinstance(candidate, str) or quoted
         if (wanted or candidate is text) and as_annotated(candidate, annotation) is not NotImplemented:
             return text if candidate is None and text != "null" else candidate
     return value

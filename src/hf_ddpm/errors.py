@@ -2,8 +2,10 @@
 
 import difflib
 import os
+import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -84,7 +86,7 @@ def exit_with_a_sentence() -> Iterator[None]:
         sys.exit("stopped")
     except (MemoryError, RuntimeError) as error:
         if any(words in str(error) for words in LOST_PEER):
-            time.sleep(LAST_WAITS)  # the launcher ends this one too
+            _wait_for_the_end(LAST_WAITS)
             sys.exit("error: another process of this run has ended, and this one cannot go on alone")
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in FULL_MEMORY):
             raise
@@ -95,4 +97,11 @@ def exit_with_a_sentence() -> Iterator[None]:
 def wait_for_the_first() -> None:
     """Leave it to an earlier process of the run to say what all of them would say."""
     if rank := int(os.environ.get("RANK", "0")):
-        time.sleep(min(FIRST_WAITS + 0.3 * rank, LAST_WAITS))
+        _wait_for_the_end(min(FIRST_WAITS + 0.3 * rank, LAST_WAITS))
+
+
+def _wait_for_the_end(seconds: float) -> None:
+    """Wait for the launcher's SIGTERM, which is no request any more."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(seconds)

@@ -43,9 +43,9 @@ def test_the_weights_are_those_of_the_checkpoint(raw, trained, tmp_path):
 
 
 def test_what_does_not_fit_is_named(trained, tmp_path):
-    run, weights = begun(tmp_path, "--init_from", trained, "--label_column", "auto", "--prediction_type", "sample")
+    run, weights = begun(tmp_path, "--init_from", trained, "--label_column", "auto", "--prediction_type", "epsilon")
     assert "these do not fit and begin as they are: class_embedding.weight" in run.notes[0]
-    assert run.notes[1].endswith("was trained with prediction_type='epsilon', and this run has 'sample'")
+    assert run.notes[1].endswith("and this run has 'epsilon'")
     wanted = load_pipeline(str(trained)).unet.state_dict()
     assert all(torch.equal(weights["model"][name], weight) for name, weight in wanted.items())
 
@@ -61,7 +61,7 @@ def test_mistakes_are_sentences(trained, tmp_path):
             "[24, 24]",
             "--norm_num_groups",
             "8",
-        ): "no weight of",
+        ): "which is another one",
     }.items():
         with pytest.raises(UserError, match=said):
             begun(tmp_path / "run", *words)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from launching import SCRIPT
 
 SLURM = SCRIPT.parent / "launch" / "slurm.sh"
@@ -22,6 +23,7 @@ WORDS += ["--num_inference_steps", "2", "--sampling.every", "null", "--samples",
 WORDS += ["--cpu_threads", "1", "--max_images", "64", "--output_dir", "run"]
 
 
+@pytest.mark.slow
 def test_a_job_is_queued_again_until_it_is_finished(tmp_path):
     for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
         (tmp_path / name).write_text(text)

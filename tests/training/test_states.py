@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from launching import SCRIPT
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -255,15 +254,16 @@ def test_what_is_not_essential_does_not_end_a_run(lost, tmp_path, monkeypatch, c
     assert (tmp_path / "run" / "states" / "step_00000006").is_dir()
 
 
-def test_two_starts_do_not_meet(tmp_path, monkeypatch):
+def test_two_starts_do_not_meet(tmp_path, monkeypatch, ready_forks):
     from hf_ddpm.training import train as module
 
-    command = [sys.executable, str(SCRIPT), *TINY, "--output_dir", str(tmp_path / "run"), "--total_steps", "1"]
+    words = [*TINY, "--output_dir", str(tmp_path / "run"), "--total_steps", "1"]
     met = []
 
     def start_another(run, batch, step=module.optimizer_step):
         if not met:
-            met.append(subprocess.run([*command, "--resume", "auto"], capture_output=True, text=True, timeout=300))
+            code = f"from hf_ddpm.training.train import main\nmain({[*words, '--resume', 'auto']!r})"
+            met.append(ready_forks.run(code, tmp_path))
         return step(run, batch)
 
     monkeypatch.setattr(module, "optimizer_step", start_another)
@@ -278,6 +278,24 @@ def test_a_limit_of_hours_stops_and_goes_on(tmp_path, whole):
     assert not [*(tmp_path / "states").glob("step_*")]
     tiny(tmp_path, "--resume", "auto")
     assert same(weights(tmp_path), weights(whole))
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_every_signal_is_a_request(name, tmp_path, monkeypatch):
+    from hf_ddpm.training import train as module
+
+    def ask(run, batch, step=module.optimizer_step):
+        if run.step == 2:
+            signal.raise_signal(getattr(signal, name))
+        return step(run, batch)
+
+    monkeypatch.setattr(module, "optimizer_step", ask)
+    with pytest.raises(RunStopped, match=rf"stopped at step 3 \({name}\): step_00000003 is saved") as stopped:
+        tiny(tmp_path)
+    assert stopped.value.state == tmp_path / "states" / "step_00000003" and damage_of(stopped.value.state) is None
+    with pytest.raises(SystemExit) as ended:
+        module.main([*TINY, "--output_dir", str(tmp_path / "other"), "--total_steps", "6"])
+    assert ended.value.code == 75
 
 
 def test_a_request_is_one_for_two_seconds_and_handlers_are_put_back():
@@ -308,8 +326,8 @@ def started(folder, *words):
     return process
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
-def test_a_signal_saves_and_ends_with_75(name, tmp_path):
+def test_a_signal_saves_and_ends_with_75(tmp_path):
+    name = "SIGTERM"
     process = started(tmp_path / "run", "--checkpoints.every", "null")
     for _ in range(2):  # as launchers do
         process.send_signal(getattr(signal, name))
