@@ -25,14 +25,18 @@ TELL = f"; import sys, json; print(json.dumps([m for m in {LATE!r} if m in sys.m
 COMMANDS = {
     "python": ["-c", "pass"],
     "diffusers": ["-c", DIFFUSERS + TELL],
-    "hf_ddpm": ["-c", "import hf_ddpm" + TELL],
+    "hf_ddpm": ["-c", "from hf_ddpm import *" + TELL],
+    "bare": ["-c", "import hf_ddpm"],
+    "command": ["-m", "hf_ddpm.cli", "sample", "--help"],
     "help": ["training/train.py", "--help"],
     "launched help": ["-m", *LAUNCH, "--dynamo_backend=no", "training/train.py", "--help"],
 }
 LABELS = {
     "python": "python, nothing imported",
     "diffusers": "the diffusers imports that hf_ddpm needs",
-    "hf_ddpm": "import hf_ddpm",
+    "hf_ddpm": "from hf_ddpm import *",
+    "bare": "import hf_ddpm, which imports names when they are asked for",
+    "command": "hf-ddpm sample --help",
     "help": "python training/train.py --help",
     "launched help": "accelerate launch training/train.py --help",
 }
