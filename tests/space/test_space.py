@@ -57,7 +57,6 @@ def test_the_folder_holds_a_space_that_the_hub_understands(hub, pushed, tmp_path
         "python_version": PYTHON,
         "app_file": "app.py",
         "models": ["ada/tiny"],
-        "license": "apache-2.0",
     }
     assert "secret" not in (tmp_path / "space" / "README.md").read_text()
 
