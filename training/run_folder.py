@@ -24,7 +24,7 @@ FREE_BLOCKS = {"training", "sampling", "evaluation", "checkpoints", "hub"}
 FIXED = {"training.batch_size", "training.seed"}  # which decide what is learned from
 FREE_DATA = {"cache", "num_workers", "max_pixels"}  # how images are read, and not which
 FREE_RATES = {"lr", "muon_lr", "warmup_steps", "decay", "floor", "max_grad_norm"}  # of every optimization
-LOCK, HOLDER = ".lock", ".lock.json"
+LOCK, HOLDER = ".lock", ".lock.txt"
 
 
 class RunFolder:
@@ -99,6 +99,8 @@ class RunFolder:
                 raise UserError(
                     f"output_dir {self.path} is in use by {who}: wait until it ends, or choose another --output_dir"
                 ) from None
+            except NotImplementedError:  # a file system without locks, where the user has to see to it
+                return
             holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
 
     def release(self) -> None:
