@@ -50,8 +50,11 @@ class StopRequests:
 
     def __enter__(self) -> "StopRequests":
         self._entered += 1
+        if self._entered > 1:
+            return self
+        self.max_hours, self._reason, self._began = None, None, time.monotonic()
         for name in SIGNALS:
-            if self._entered == 1 and (number := getattr(signal, name, None)) is not None:
+            if (number := getattr(signal, name, None)) is not None:
                 try:
                     self._before[number] = signal.signal(number, self._take)
                 except ValueError:  # only the main thread of a process can be told by signals
@@ -75,7 +78,7 @@ class StopRequests:
 
     @property
     def hours(self) -> float:
-        """Since the process began."""
+        """Since they are listened to."""
         return (time.monotonic() - self._began) / 3600
 
     def _take(self, number: int, frame: FrameType | None) -> None:

@@ -305,7 +305,11 @@ def test_a_request_is_one_for_two_seconds_and_handlers_are_put_back():
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
         assert requests.reason == "SIGUSR1"
+        with requests:
+            assert requests.reason == "SIGUSR1"
     assert signal.getsignal(signal.SIGUSR1) is before
+    with requests:
+        assert requests.reason is None  # of another run in this process
 
 
 START = """
