@@ -70,7 +70,7 @@ def render(result: Result) -> str:
     lines = [
         table(["command", "seconds"], [[LABELS[name], value] for name, value in seconds.items()]),
         "",
-        f"- `import hf_ddpm` beyond the diffusers imports: {more:.2f} s ({verdict(more, 0.3, at_most=True)})",
+        f"- `from hf_ddpm import *` beyond the diffusers imports: {more:.2f} s ({verdict(more, 0.3, at_most=True)})",
         f"- of {', '.join(LATE)}, diffusers imports {_listed(imported['diffusers'])}, "
         f"hf_ddpm {_listed(imported['hf_ddpm'])}",
     ]

@@ -345,3 +345,17 @@ def test_a_signal_saves_and_ends_with_75(tmp_path):
     )
     assert damage_of(state) is None
     tiny(tmp_path / "run", "--checkpoints.every", "null", "--resume", "auto", "--total_steps", str(step + 1))
+
+
+@pytest.mark.slow
+def test_no_fault_is_lost(tmp_path):
+    """One trial of each kind of `python -m benchmarks.faults`, five of damaged bytes."""
+    command = [sys.executable, "-m", "benchmarks.faults", "--share", "0.1", "--out", str(tmp_path / "faults.md")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = [
+        line.split("|")[2:-1] for line in (tmp_path / "faults.md").read_text().splitlines() if line.startswith("| ")
+    ]
+    assert len(rows) == 8  # with the header and its line
+    for trials, survived, refused, lost in (map(int, row) for row in rows[2:]):
+        assert trials == survived + refused and lost == 0
