@@ -601,3 +601,11 @@ def test_a_column_of_timesteps_is_one_for_each_sample():
     assert torch.equal(column, row)
     with pytest.raises(ValueError, match="one or as many as the 2 samples"):
         scheduler.step(x, torch.tensor([[5], [50], [500]]), x)
+
+
+@pytest.mark.parametrize("timestep", [1.5, torch.tensor([5, 6]), torch.tensor(5.5), None, "5", 10_000])
+def test_step_inverse_says_what_is_no_timestep_of_it(timestep):
+    scheduler, x = HFDDPMScheduler(), torch.randn(2, 1, 4, 4)
+    scheduler.set_timesteps(10)
+    with pytest.raises(ValueError, match="timestep"):
+        scheduler.step_inverse(x, timestep, x)

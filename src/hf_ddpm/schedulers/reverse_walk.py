@@ -61,7 +61,7 @@ class ReverseWalk:
 
     def following(self, timestep: int | Tensor) -> int:
         """The timestep whose step goes to `timestep`, which may be -1."""
-        t = operator.index(timestep)
+        t = _whole_number(timestep)
         if t not in self._following:
             raise ValueError(
                 f"timestep {t} has no noisier one among the {len(self.steps)} that set_timesteps chose: take those of "
@@ -85,10 +85,7 @@ class ReverseWalk:
 
     def _visit(self, timestep: int | Tensor) -> int:
         """A timestep of the list as an int; half a step is refused, not rounded."""
-        try:
-            t = operator.index(timestep)
-        except TypeError as error:
-            raise ValueError(f"timestep {timestep} must be a whole number") from error
+        t = _whole_number(timestep)
         if t not in self._previous:
             raise ValueError(f"timestep {t} is not one of the {len(self.steps)} that set_timesteps chose")
         return t
@@ -118,6 +115,13 @@ class ReverseWalk:
         prediction = self._prediction[steps].unbind(1)
         columns = [*prediction, from_x_0, from_x_t, std, abar_prev.sqrt(), x_0_from_score(abar), *bounds]
         self._tables.add(eta, columns, steps)
+
+
+def _whole_number(timestep: int | Tensor) -> int:
+    try:
+        return operator.index(timestep)
+    except TypeError as error:
+        raise ValueError(f"timestep {timestep} must be a whole number") from error
 
 
 def on_host(timestep: int | Tensor) -> bool:
