@@ -323,3 +323,20 @@ def test_a_member_that_comes_twice_counts_once(tmp_path: Path) -> None:
         for n in (0, 1, 0):
             add_file(tar, f"{n}.png", png_bytes(random_image(n)))
     assert opened(tmp_path / "a.tar").num_images == 2
+
+
+@pytest.mark.parametrize("name", ["0.cls", "picture", "metadata.csv"])
+def test_a_file_that_is_damaged_inside_an_archive_is_one_sentence(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("0.png", png_bytes(random_image(0)))
+        archive.writestr(name, b"file_name,kind\n0.png,owl\n")
+    file.write_bytes(file.read_bytes().replace(b"0.png,owl", b"0.png,ow!"))
+    assert refused(file).startswith(f"the archive {str(file)!r} cannot be read (Bad CRC-32 for file {name!r})")
+
+
+def test_what_is_left_out_of_folders_that_a_pattern_names_is_said_too(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_folder(tmp_path / name, 2)
+        (tmp_path / name / "gone.png").symlink_to("nowhere.png")
+    assert opened(tmp_path / "*").facts.left_out == {"links to nothing": 2}

@@ -128,11 +128,11 @@ def files_of_folder(folder: Path, left_out: Counter[str]) -> Iterator[File]:
                 left_out["that are no plain files"] += 1
 
 
-def named_files(root: Path, paths: Iterable[Path]) -> Iterator[File]:
-    """Files that were named one by one, and those of the folders among them."""
+def named_files(root: Path, paths: Iterable[Path], left_out: Counter[str]) -> Iterator[File]:
+    """Files that were named one by one, and those of the folders among them; `left_out` as in `files_of_folder`."""
     for path in paths:
         if path.is_dir():
-            for file in files_of_folder(path, Counter()):
+            for file in files_of_folder(path, left_out):
                 yield file._replace(name=f"{path.relative_to(root).as_posix()}/{file.name}")
         else:
             yield File(path.relative_to(root).as_posix(), functools.partial(_head_of, path))
@@ -149,28 +149,20 @@ def files_of_archive(archive: Path) -> Iterator[File]:
             with zipfile.ZipFile(archive) as opened:
                 for info in opened.infolist():
                     if not info.is_dir():
-                        yield File(_clean(info.filename), functools.partial(_unzip, opened, info))
+                        yield File(_clean(info.filename), functools.partial(_extract, archive, opened.open, info))
             return
         with tarfile.open(archive) as tar:
             for member in tar:
                 if member.isfile():
-                    yield File(_clean(member.name), functools.partial(_extract, tar, member))
+                    yield File(_clean(member.name), functools.partial(_extract, archive, tar.extractfile, member))
 
 
 def read_archive(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
     """Some of the files in an archive with their contents, in the order in which they lie there."""
     wanted = {*names}
-    with reading_archive(archive):
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as opened:
-                for info in opened.infolist():
-                    if (name := _clean(info.filename)) in wanted:
-                        yield name, opened.read(info)
-            return
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                if member.isfile() and (name := _clean(member.name)) in wanted:
-                    yield name, _extract(tar, member, -1)
+    for file in files_of_archive(archive):
+        if file.name in wanted:
+            yield file.name, file.read(-1)
 
 
 @contextmanager
@@ -276,18 +268,19 @@ def _accepts(accept: Callable[[bytes], Any] | None, head: bytes) -> bool:
 
 
 def _head_of(path: Path, size: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(size)
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        said = f"the file {str(path)!r} cannot be read ({error.strerror})"
+        raise UserError(f"{said}: allow it, or move it elsewhere") from error
 
 
-def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytes:
-    with archive.open(info) as file:
-        return file.read(size)
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> bytes:
-    file = tar.extractfile(member)
-    return b"" if file is None else file.read(size)
+def _extract(archive: Path, open_member: Callable[[Any], Any], member: Any, size: int) -> bytes:
+    """The first bytes of a file in an archive that is open."""
+    with reading_archive(archive), open_member(member) as file:
+        content: bytes = file.read(size)
+    return content
 
 
 def _clean(name: str) -> str:

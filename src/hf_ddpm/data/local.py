@@ -5,7 +5,7 @@
 
 import glob
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +29,7 @@ from hf_ddpm.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-Archive = tuple[str, int, int]  # its path, size and time of change, by which a cache knows it
+KnownFile = tuple[str, int, int]  # its path, size and time of change, by which a cache knows it
 
 
 class Tables(NamedTuple):
@@ -71,12 +71,9 @@ def look(source: str, path: Path, files: Sequence[Path]) -> Tables | Images:
     Raises:
         UserError: no images, or images in more than one way.
     """
-    if files:
-        listing = list_files([named_files(path, files)])
-    else:
-        left_out: Counter[str] = Counter()
-        listing = list_files([files_of_folder(path, left_out)])
-        listing.left_out.update(left_out)
+    left_out: Counter[str] = Counter()
+    listing = list_files([named_files(path, files, left_out) if files else files_of_folder(path, left_out)])
+    listing.left_out.update(left_out)
     tables = {kind: [name for name in listing.tables if suffix_of(name) == suffix] for suffix, kind in TABLES.items()}
     names: dict[str, list[str]] = {
         "image": [entry.name for entry in listing.images],
@@ -96,7 +93,7 @@ def look(source: str, path: Path, files: Sequence[Path]) -> Tables | Images:
     splits: dict[str, list[str]] = {}
     for name, split in zip(listing.tables, by_split(listing.tables, folders=False), strict=True):
         splits.setdefault(split, []).append(glob.escape(str((path / name).absolute())))
-    return Tables(builder, splits, contents_of(path / name for name in listing.tables))
+    return Tables(builder, splits, contents_of([known(path / name) for name in listing.tables]))
 
 
 def look_into_archive(archive: Path) -> Images:
@@ -126,18 +123,25 @@ def image_rows(images: Images, source: str, split: str, *, streaming: bool) -> t
         columns.setdefault("label", [number[images.classes[entry]] for entry in chosen])
         features.setdefault("label", datasets.ClassLabel(names=names))
     if images.root is None:
-        rows: Any = _archived_rows(images.archives, chosen, columns, features, streaming=streaming)
-        return rows, contents_of(images.archives, chosen)
-    rows = _loose_rows(images.root, chosen, columns, features)
-    contents = contents_of([images.root / entry.name for entry in chosen], chosen)
-    return rows.to_iterable_dataset() if streaming else rows, contents
+        files = [known(path) for path in images.archives]
+        rows: Any = _archived_rows(files, chosen, columns, features, streaming=streaming)
+        return rows, contents_of(files, chosen)
+    files = [known(images.root.absolute() / entry.name) for entry in chosen]
+    rows = _loose_rows(files, columns, features)
+    return rows.to_iterable_dataset() if streaming else rows, contents_of(files, chosen)
 
 
-def contents_of(files: Iterable[Path], names: Sequence[Any] = ()) -> str:
+def known(path: Path) -> KnownFile:
+    """A file as it is now."""
+    state = path.stat()
+    return str(path), state.st_size, state.st_mtime_ns
+
+
+def contents_of(files: Sequence[KnownFile], names: Sequence[Any] = ()) -> str:
     """A hash of the names and sizes of files, the same wherever they lie."""
     from datasets.fingerprint import Hasher
 
-    told: str = Hasher.hash((list(names), [(path.name, path.stat().st_size) for path in files]))
+    told: str = Hasher.hash((list(names), [(Path(path).name, size) for path, size, _ in files]))
     return told
 
 
@@ -195,20 +199,18 @@ def _numbers(labels: list[str | None]) -> list[Any]:
         return list(labels)
 
 
-def _loose_rows(root: Path, chosen: Sequence[Entry], columns: dict[str, list[Any]], features: "Features") -> "Dataset":
+def _loose_rows(files: Sequence[KnownFile], columns: dict[str, list[Any]], features: "Features") -> "Dataset":
     """Rows that hold the paths of files."""
     import datasets
     from datasets.fingerprint import Hasher
 
-    paths = [str(root.absolute() / entry.name) for entry in chosen]
-    rows = datasets.Dataset.from_dict({"image": paths, **columns}, features=features)
-    states = [(path, (state := Path(path).stat()).st_size, state.st_mtime_ns) for path in paths]
-    rows._fingerprint = Hasher.hash((states, columns))  # of the files as they are now
+    rows = datasets.Dataset.from_dict({"image": [path for path, _, _ in files], **columns}, features=features)
+    rows._fingerprint = Hasher.hash((list(files), columns))  # of the files as they are now
     return rows
 
 
 def _archived_rows(
-    paths: Sequence[Path],
+    archives: Sequence[KnownFile],
     chosen: Sequence[Entry],
     columns: dict[str, list[Any]],
     features: "Features",
@@ -219,8 +221,8 @@ def _archived_rows(
     import datasets
     import numpy as np
 
-    archives = tuple((str(path), (state := path.stat()).st_size, state.st_mtime_ns) for path in paths)
-    keywords = {"archives": archives, "chosen": tuple(chosen), "columns": {k: tuple(v) for k, v in columns.items()}}
+    keywords: dict[str, Any] = {"archives": tuple(archives), "chosen": tuple(chosen)}  # `datasets` shards lists
+    keywords["columns"] = {name: tuple(values) for name, values in columns.items()}
     if streaming:
         return datasets.IterableDataset.from_generator(_archived, features=features, gen_kwargs=keywords)
     numbered = datasets.Features({**features, "row": datasets.Value("int64")})
@@ -230,7 +232,7 @@ def _archived_rows(
 
 
 def _archived(
-    archives: Sequence[Archive],
+    archives: Sequence[KnownFile],
     chosen: Sequence[Entry],
     columns: Mapping[str, Sequence[Any]],
     numbered: bool = False,
