@@ -60,3 +60,11 @@ def test_the_images_that_an_evaluation_tests_on_are_places():
     assert clean["evaluation"] == {"test_source": "test", "reference": "mnist-test"}
     found = without_places({"conditions": {"reference": {"data": {"source": "a/b/c"}}}})
     assert found == {"conditions": {"reference": {"data": {"source": "c"}}}}
+
+
+def test_where_a_run_began_and_what_its_history_says_are_places():
+    changed = {"evaluation.test_source": ["my/photos/a", "my/photos/b"], "optimization.lr": [1.0, 0.5]}
+    recipe = {"training": {"init_from": "runs/secret/checkpoint"}, "history": [{"step": 6, "changed": changed}]}
+    clean = without_places(recipe)
+    assert clean["training"] == {"init_from": "checkpoint"}
+    assert clean["history"][0]["changed"] == {"evaluation.test_source": ["a", "b"], "optimization.lr": [1.0, 0.5]}

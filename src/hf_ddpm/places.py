@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 # Of data, of skipped images, of a recipe's run, VAE and evaluation, of a measurement, of what diffusers opened.
-PLACES = {"source", "file", "output_dir", "vae", "test_source", "reference", "checkpoint", "_name_or_path"}
+PLACES = {"source", "file", "output_dir", "vae", "test_source", "reference", "init_from", "checkpoint", "_name_or_path"}
 WORDS = {"class_names", "id2label"}  # of the data's author: a class may be called /m/01g317
 ABSOLUTE = re.compile(r"[/\\~]|[A-Za-z]:[/\\]|file:")
 HUB_NAME = re.compile(r"hf://.+|[\w.-]+(/[\w.-]+)?")
@@ -30,7 +30,8 @@ def without_places(value: Any, on_the_hub: Set[str] = frozenset(), *, field: str
         return [without_places(inner, on_the_hub, field=field) for inner in value]
     if not isinstance(value, str) or value in on_the_hub:
         return value
-    return last_name(value) if field in PLACES or ABSOLUTE.match(value) else value
+    key = field.rpartition(".")[2]  # the history of a run says block.key
+    return last_name(value) if key in PLACES or ABSOLUTE.match(value) else value
 
 
 def names_on_the_hub(facts: Any) -> frozenset[str]:
