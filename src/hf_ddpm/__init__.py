@@ -10,19 +10,9 @@ from hf_ddpm.errors import import_error
 from hf_ddpm.version import __version__
 
 if TYPE_CHECKING:
-    from hf_ddpm.public import (
-        CLASSIFIER_PRESETS,
-        HFVAE,
-        UNET_PRESETS,
-        HFClassifierPipeline,
-        HFDDGANPipeline,
-        HFDDPMPipeline,
-        HFDDPMScheduler,
-        HFVAEPipeline,
-        NoisyClassifier,
-        classifier_preset,
-        unet_preset,
-    )
+    from hf_ddpm.models import CLASSIFIER_PRESETS, HFVAE, UNET_PRESETS, NoisyClassifier, classifier_preset, unet_preset
+    from hf_ddpm.pipelines import HFClassifierPipeline, HFDDGANPipeline, HFDDPMPipeline, HFVAEPipeline
+    from hf_ddpm.schedulers import HFDDPMScheduler
 
 __all__ = [
     "CLASSIFIER_PRESETS",
@@ -45,10 +35,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'hf_ddpm' has no attribute {name!r}")
     _forget_brought_modules()
     try:
-        from hf_ddpm import public
+        from hf_ddpm import models, pipelines, schedulers
     except (ImportError, RuntimeError) as error:  # diffusers turns one into the other
         raise import_error(error) from error
-    return getattr(public, name)
+    return next(getattr(room, name) for room in (models, pipelines, schedulers) if name in room.__all__)
 
 
 def __dir__() -> list[str]:
