@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from hf_ddpm.commands.options import spelled
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.kinds import FAMILY, KINDS, family_of
 from hf_ddpm.schedulers.annotations import described
@@ -30,7 +31,7 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
     recipe = read_recipe(_recipe_name(argv))
     blocks = family_class(recipe).blocks
     parser = _parser(blocks)
-    options, unknown = parser.parse_known_args([with_underscores(word) for word in argv])
+    options, unknown = parser.parse_known_args([spelled(word, "_") for word in argv])
     if unknown:
         known = [name for action in parser._actions for name in action.option_strings]
         word = unknown[0].split("=")[0]
@@ -117,9 +118,3 @@ def _argument_docs(constructor: Callable[..., Any]) -> dict[str, str]:
         r"^ {4}([a-z_]\w*(?:, [a-z_]\w*)*)(?: \(.*\))?:\s*(.*?)(?:[.;:]\s|\n {4}\S|\n\n|\Z)", doc, re.M | re.S
     )
     return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
-
-
-def with_underscores(word: str) -> str:
-    """An option as recipes spell it: --batch-size is --batch_size."""
-    name, equals, value = word.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value if name.startswith("--") else word

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hf_ddpm.commands import demo, edit, evaluate, figure, likelihood, push, sample, space, sweep
+from hf_ddpm.commands.options import spelled
 from hf_ddpm.errors import UserError, exit_with_a_sentence
 from hf_ddpm.version import __version__
 
@@ -29,18 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
                     train_main(words[1:], requests)
                 return
-            options = _parser().parse_args([with_dashes(word) for word in words])
+            options = _parser().parse_args([spelled(word, "-") for word in words])
             options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has left; the interpreter's own last flush must not meet that
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def with_dashes(word: str) -> str:
-    """An option as commands spell it: --num_images is --num-images."""
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 def _parser() -> argparse.ArgumentParser:

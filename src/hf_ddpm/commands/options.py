@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from hf_ddpm.pipelines import HFDDGANPipeline, HFDDPMPipeline
 
 P = TypeVar("P", bound="DiffusionPipeline")
+
+
+def spelled(word: str, sign: str) -> str:
+    """A word of the command line; an option with its parts joined by `sign`, a dash or an underscore.
+
+    Commands spell --num-images and recipes --num_images, and each of them understands both.
+    """
+    name, equals, value = word.partition("=")
+    return "--" + re.sub("[-_]", sign, name[2:]) + equals + value if name.startswith("--") else word
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
