@@ -104,15 +104,16 @@ def check_vae(vae: Any, channels: int) -> None:
         )
 
 
-def latent_frame(vae: Any) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of a VAE's latents as its config tells them, each (1 or J, 1, 1).
+def latent_frame(vae: Any) -> tuple[Tensor | float, Tensor | float]:
+    """Mean and standard deviation of a VAE's latents as its config tells them, each a number or (J, 1, 1).
 
     `shift_factor`, or `latents_mean` and `latents_std`, which some VAEs of others have; 0 and 1 of ours.
     """
-    shift, mean, std = (vae.config.get(name) for name in ("shift_factor", "latents_mean", "latents_std"))
-    like: dict[str, Any] = {"device": vae.device, "dtype": vae.dtype}
-    center = torch.tensor([0.0] if mean is None else mean, **like) + (shift or 0.0)
-    return center.view(-1, 1, 1), torch.tensor([1.0] if std is None else std, **like).view(-1, 1, 1)
+    mean, std = (
+        None if (each := vae.config.get(name)) is None else torch.tensor(each).to(vae.device, vae.dtype).view(-1, 1, 1)
+        for name in ("latents_mean", "latents_std")
+    )
+    return (0.0 if mean is None else mean) + (vae.config.get("shift_factor") or 0.0), 1.0 if std is None else std
 
 
 def encode_moments(vae: Any, x_0: Tensor) -> Tensor:
