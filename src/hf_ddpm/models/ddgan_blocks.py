@@ -152,6 +152,15 @@ class AdaptiveBlock(nn.Module):
         return found
 
 
+def run_block(network: Any, block: nn.Module, *inputs: Tensor) -> Tensor:
+    """A block of a network, computed twice instead of kept where the network's `gradient_checkpointing` says so."""
+    if torch.is_grad_enabled() and network.gradient_checkpointing:
+        found: Tensor = network._gradient_checkpointing_func(block, *inputs)
+    else:
+        found = block(*inputs)
+    return found
+
+
 def norm_groups(channels: int, most: int) -> int:
     """Groups of a norm: at most `most`, a divisor of `channels`, and of four channels or more, as in NCSN++.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu, pixel_unshuffle
 
 from hf_ddpm.models.checked_network import CheckedNetwork
-from hf_ddpm.models.ddgan_blocks import SLOPE, DiscriminatorBlock, TimeEmbedding, minibatch_std
+from hf_ddpm.models.ddgan_blocks import SLOPE, DiscriminatorBlock, TimeEmbedding, minibatch_std, run_block
 from hf_ddpm.models.ddgan_generator import check_labels
 from hf_ddpm.models.fan_avg import init_fan_avg
 from hf_ddpm.models.image_size import size_pair
@@ -133,10 +133,7 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         t = leaky_relu(t if self.classes_in is None else t + self.classes_in(class_labels).to(t.dtype), SLOPE)
         h = self.conv_in(pixel_unshuffle(torch.cat([previous, sample], dim=1), self.config["patch_size"]))
         for block in self.blocks:
-            if torch.is_grad_enabled() and self.gradient_checkpointing:
-                h = self._gradient_checkpointing_func(block, h, t)
-            else:
-                h = block(h, t)
+            h = run_block(self, block, h, t)
         h = self.conv_out(minibatch_std(leaky_relu(h, SLOPE), self.config["group_size"]))
         features = leaky_relu(h, SLOPE).sum(dim=(2, 3))  # (B, C)
         logits: Tensor = self.head(features).squeeze(1)

@@ -22,6 +22,7 @@ from hf_ddpm.models.ddgan_blocks import (
     attention,
     fir_downsample,
     norm_groups,
+    run_block,
 )
 from hf_ddpm.models.fan_avg import init_fan_avg
 from hf_ddpm.models.image_size import size_pair
@@ -159,31 +160,24 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
                 h = self._asked(level, j, h, w, t)
                 skips.append(h)
             if level.resample is not None:
-                h, pyramid = self._block(level.resample, h, w, t), level.pyramid(fir_downsample(pyramid))
+                h, pyramid = run_block(self, level.resample, h, w, t), level.pyramid(fir_downsample(pyramid))
                 h = pyramid = (h + pyramid) / math.sqrt(2)
                 skips.append(h)
-        h = self.middle_attention(self._block(self.middle[0], h, w, t))
-        h = self._block(self.middle[1], h, w, t)
+        h = self.middle_attention(run_block(self, self.middle[0], h, w, t))
+        h = run_block(self, self.middle[1], h, w, t)
         for level in self.up:
             for j in range(len(level.blocks)):
                 h = self._asked(level, j, torch.cat([h, skips.pop()], dim=1), w, t)
             if level.resample is not None:
-                h = self._block(level.resample, h, w, t)
+                h = run_block(self, level.resample, h, w, t)
         x_0 = pixel_shuffle(self.conv_out(silu(self.norm_out(h))), config["patch_size"]).tanh()
         return DDGANGeneratorOutput(sample=x_0) if return_dict else (x_0,)
 
     def _asked(self, level: "_Level", number: int, h: Tensor, w: Tensor, t: Tensor) -> Tensor:
         """A residual block of a level, and its attention."""
-        h = self._block(level.blocks[number], h, w, t)
+        h = run_block(self, level.blocks[number], h, w, t)
         attended: Tensor = level.attentions[number](h)
         return attended
-
-    def _block(self, block: nn.Module, h: Tensor, w: Tensor, t: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
-            found: Tensor = self._gradient_checkpointing_func(block, h, w, t)
-        else:
-            found = block(h, w, t)
-        return found
 
 
 class _Level(nn.Module):
