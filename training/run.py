@@ -94,8 +94,8 @@ def open_folder(recipe: Recipe, resume: str | None) -> RunFolder:
         if os.environ.get("RANK", "0") == "0":
             folder.check_new()
         return folder
-    folder.check_resumable(resume)
     folder.find_state(resume)
+    folder.check_resumable(resume)
     folder.changes(recipe)
     return folder
 

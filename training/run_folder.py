@@ -70,8 +70,6 @@ class RunFolder:
             return
         if resume == "latest" and self.is_empty:
             raise UserError(f"--resume latest: {self.path} holds no run: give --resume auto, which begins one")
-        if resume not in ("auto", "latest"):
-            self.find_state(resume)
         self._check_no_other_files()
 
     def create(self, recipe: Recipe) -> None:

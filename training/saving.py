@@ -33,8 +33,8 @@ from hf_ddpm.model_card_metrics import entries_of
 from hf_ddpm.sampling import image_grid
 from hf_ddpm.training.evaluation import Evaluator, Networks
 from hf_ddpm.training.run import Run, not_essential
-from hf_ddpm.training.states import check_finite, save_state
-from hf_ddpm.training.stopping import Agreement, RunStopped
+from hf_ddpm.training.states import check_finite, save_state, stop_if_asked
+from hf_ddpm.training.stopping import Agreement
 
 _LOOKED_AT = 10  # last lines of the log, among which are those of evaluations
 
@@ -74,12 +74,12 @@ def finish(run: Run, agreement: Agreement) -> Path:
     if run.folder.state_of(run.step) not in run.folder.saved_states():
         save_state(run)
     checkpoint, pictured = run.folder.checkpoint, run.family.sampling is not None
-    _go_on(run, agreement)
+    stop_if_asked(run, agreement)
     run.family.measure(run.networks, run.data, run.training.seed)
     measured = measure(run, run.networks)
-    _go_on(run, agreement)
+    stop_if_asked(run, agreement)
     write_checkpoint(run, checkpoint, measured)
-    _go_on(run, agreement)
+    stop_if_asked(run, agreement)
     measure_best(run)
     if run.accelerator.is_main_process and pictured:
         with writing(run.folder.samples, remedy=GO_ON):
@@ -100,12 +100,6 @@ def finish(run: Run, agreement: Agreement) -> Path:
         shutil.rmtree(run.folder.pushed, ignore_errors=True)
     _end(run)
     return checkpoint
-
-
-def _go_on(run: Run, agreement: Agreement) -> None:
-    """Leave if a request to stop came, the last state being saved."""
-    if (reason := agreement.reason()) is not None:
-        raise RunStopped(reason, run.step, run.folder.state_of(run.step))
 
 
 def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = None, **more: Any) -> None:

@@ -6,7 +6,6 @@ written last, and looked at before anything is loaded.
 """
 
 import contextlib
-import hashlib
 import json
 import shutil
 from importlib.metadata import version
@@ -24,6 +23,8 @@ from torch.distributed.tensor import DTensor
 from hf_ddpm.checkpoint import GO_ON, new_folder, unfinished, writing
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.training.run import Run, mean_said
+from hf_ddpm.training.stopping import Agreement, RunStopped
+from hf_ddpm.weights import file_sha256
 
 MANIFEST = "state.json"
 OBJECTIVE = "objective.safetensors"
@@ -58,10 +59,24 @@ def save_state(run: Run) -> None:
     run.accelerator.wait_for_everyone()  # the state is in place for every process
 
 
+def stop_if_asked(run: Run, agreement: Agreement) -> None:
+    """Leave if a request to stop came, with the state of this step saved; of step 0 there is none.
+
+    Raises:
+        RunStopped: where the run stands.
+    """
+    if (reason := agreement.reason()) is None:
+        return
+    state = run.folder.state_of(run.step) if run.step else None
+    if state is not None and state not in run.folder.saved_states():
+        save_state(run)
+    raise RunStopped(reason, run.step, state)
+
+
 def write_manifest(state: Path, facts: dict[str, Any]) -> None:
     """Write what a state is, with the size and the SHA-256 of each of its files."""
     files = {
-        path.relative_to(state).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)}
+        path.relative_to(state).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(state.rglob("*"))
         if path.is_file()
     }
@@ -98,7 +113,7 @@ def damage_of(state: Path, *, thorough: bool = True) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != told["size"]:
                 return f"{name} has {path.stat().st_size:,} bytes and was saved with {told['size']:,}"
-            if thorough and _sha256(path) != told["sha256"]:
+            if thorough and file_sha256(path) != told["sha256"]:
                 return f"{name} is not what was saved, by its checksum"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return quoted(error)
@@ -200,15 +215,16 @@ def _numbers_of(run: Run) -> dict[str, list[Tensor]]:
     """What a state is made of, by what to call it; what is measured and not trained may have no value yet."""
     found: dict[str, list[Tensor]] = {}
     for name, player in run.players.items():
+        of = "the" if len(run.players) == 1 else f"the {name}'s"
         network = run.accelerator.unwrap_model(player.model)
         weights = {key: weight for key, weight in network.named_parameters() if weight.requires_grad}
         states = [value for state in player.optimizer.state.values() for value in state.values()]
-        found[f"the {name}'s weights"] = [*weights.values()]
-        found[f"the {name}'s optimizer state"] = [value for value in states if isinstance(value, Tensor)]
+        found[f"{of} weights"] = [*weights.values()]
+        found[f"{of} optimizer state"] = [value for value in states if isinstance(value, Tensor)]
         if player.ema is not None:
             averaged = dict(player.ema.model.named_parameters())
-            found[f"the {name}'s averaged weights"] = [averaged[key] for key in weights]
-    return {what.replace("model's ", ""): tensors for what, tensors in found.items()}
+            found[f"{of} averaged weights"] = [averaged[key] for key in weights]
+    return found
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
@@ -234,11 +250,6 @@ def _facts(run: Run) -> dict[str, Any]:
         "versions": {name: version(name) for name in WRITTEN_BY},
         "data": data_facts(run),
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _require_weights(run: Run, state: Path) -> None:

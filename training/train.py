@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -36,7 +35,7 @@ from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.remarks import remark
 from hf_ddpm.training.run import Run, build_run, introduce, mean_said, not_essential, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, push_on_the_way, save_samples, select_best
-from hf_ddpm.training.states import choose_state, load_state, save_state
+from hf_ddpm.training.states import choose_state, load_state, save_state, stop_if_asked
 
 
 def main(argv: Sequence[str] | None = None, requests: StopRequests = REQUESTS) -> None:
@@ -96,8 +95,7 @@ def walk(run: Run, requests: StopRequests) -> Path:
     agreement = Agreement(requests, run.accelerator.num_processes)
     with contextlib.closing(batches), tqdm(total=total, initial=run.step, disable=not on_main) as progress:
         while run.step < total:
-            if (reason := agreement.reason()) is not None:
-                stop(run, reason)
+            stop_if_asked(run, agreement)
             started = time.perf_counter()
             run.said.append(optimizer_step(run, next(batches)))
             run.step += 1
@@ -114,18 +112,6 @@ def walk(run: Run, requests: StopRequests) -> Path:
             if _due(run, run.hub.hub_every) and run.step < total:
                 push_on_the_way(run)
     return finish(run, agreement)
-
-
-def stop(run: Run, reason: str) -> NoReturn:
-    """Save the state of this step, unless it is there, and leave the loop.
-
-    Raises:
-        RunStopped: where the run stands.
-    """
-    state = run.folder.state_of(run.step)
-    if run.step and state not in run.folder.saved_states():
-        save_state(run)
-    raise RunStopped(reason, run.step, state if run.step else None)
 
 
 def optimizer_step(run: Run, batch: Batch) -> dict[str, Tensor]:

@@ -18,14 +18,15 @@ def weights_sha256(module: nn.Module) -> str:
 
 def weights_of(folder: Path) -> dict[str, str]:
     """SHA-256 of the weights in a checkpoint's folder, by component; those of no variant."""
-    return {file.parent.name: _sha256(file) for file in folder.glob(f"*/{WEIGHTS}")}
+    return {file.parent.name: file_sha256(file) for file in folder.glob(f"*/{WEIGHTS}")}
 
 
 def weights_of_model(folder: Path) -> dict[str, str]:
     """SHA-256 of the weights in the folder of a model alone, of diffusers or of transformers, by file."""
-    return {file.name: _sha256(file) for file in folder.glob("*.safetensors")}
+    return {file.name: file_sha256(file) for file in folder.glob("*.safetensors")}
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file, which is read in pieces."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
