@@ -202,7 +202,7 @@ def flips(folder: Path, count: int, chance: random.Random) -> Iterator[str]:
 
 
 def cost(folder: Path) -> dict[str, float]:
-    """Seconds of checksums and of the look for numbers that are not finite, of the `mnist` network, and of a step."""
+    """Seconds of the checksums of a state of the `mnist` network, and of a step of it."""
     state = folder / "run" / "states" / "step_00000002"
     seconds = [time_of(lambda: write_manifest(state, json.loads((state / "state.json").read_text()))) for _ in range(5)]
     facts = json.loads((folder / "run" / "checkpoint" / "training.json").read_text())
