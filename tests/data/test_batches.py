@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from image_files import png_bytes, random_image, write_folder, write_shards
+from PIL import Image
 
+import hf_ddpm.data.stream
 from hf_ddpm.data import Batch, ImageData
 
 WAYS = {
@@ -213,3 +215,27 @@ def test_parquet_stream_resumes_across_row_groups(tmp_path: Path) -> None:
         assert_same(
             take(open_data(str(tmp_path), "memory", cache="auto", **options), 2, start_step=start), whole[start:][:2]
         )
+
+
+@pytest.mark.parametrize("images_that_fit", [1, 3, 100])
+def test_a_shuffle_buffer_is_bounded_in_bytes(images_that_fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image is shown no earlier than the buffer allows, and every epoch shows each image once."""
+    pixels = np.random.default_rng(0).integers(256, size=(40, 16, 16, 3), dtype=np.uint8)
+    files = [png_bytes(Image.fromarray(image)) for image in pixels]
+    table = datasets.Dataset.from_dict({"image": files, "label": list(range(40))})
+    table.to_parquet(tmp_path / "train.parquet")
+    monkeypatch.setattr(hf_ddpm.data.stream, "BUFFER_BYTES", images_that_fit * max(map(len, files)))
+    data = ImageData(
+        str(tmp_path),
+        image_size=16,
+        channels=3,
+        streaming=True,
+        shuffle_buffer=20,
+        label_column="label",
+        num_classes=40,
+    )
+    shown = torch.cat([batch.labels for batch in take(data, 16, batch_size=5)]).tolist()
+    assert sorted(shown[:40]) == sorted(shown[40:]) == list(range(40))
+    early = max(label - position for position, label in enumerate(shown[:40]))
+    assert early <= min(images_that_fit, 20)
+    assert (early > 5) == (images_that_fit == 100)

@@ -219,6 +219,16 @@ def stored_name(stored: Any) -> str | None:
     return path if isinstance(path, str) else None
 
 
+def stored_bytes(stored: Any) -> int:
+    """The approximate memory that a stored image takes up; 0 for one that is only a path."""
+    content = stored.get("bytes") if isinstance(stored, dict) else stored
+    if isinstance(content, list):  # an array as nested lists
+        return len(content) * max(stored_bytes(content[0]), 8) if content else 0
+    if isinstance(content, np.ndarray):
+        return content.nbytes
+    return len(content) if isinstance(content, bytes) else 0
+
+
 def _download(path: str) -> bytes:
     from datasets.utils.file_utils import xopen
 

@@ -96,7 +96,8 @@ class ImageData:
             "auto" is "memory" up to 1 GiB. Random crops are never cached, streams neither.
         num_workers: processes (threads when streaming) that decode what is not cached; 0 decodes in the training
             process.
-        shuffle_buffer: how many stored images of a stream are shuffled at a time; 0 keeps the stream's order.
+        shuffle_buffer: The number of stored images of a stream that are shuffled at a time, fewer if they would take up
+            more than 256 MiB; 0 keeps the order of the stream.
         max_pixels: an image of more is refused, since it may be made to fill the memory.
         max_images: use only the first so many.
         held_back: leave so many images out, drawn at random but always the same ones, to test on. `part` is what this

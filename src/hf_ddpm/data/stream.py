@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_ddpm.data.columns import LabelCoder
-from hf_ddpm.data.decode import ImageDecoder
+from hf_ddpm.data.decode import ImageDecoder, stored_bytes
 from hf_ddpm.data.order import BatchPlan
 from hf_ddpm.data.raw import RawBatches, Shown, collate, crops, first_good
 from hf_ddpm.data.resize import Crop
@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
+BUFFER_BYTES = 2**28  # of the stored images in a shuffle buffer, at most
+
+
 class StreamStore:
     """Images read in order from a `datasets.IterableDataset` through a shuffle buffer, once per epoch.
 
-    Epoch e is shuffled by (seed, e). Every process reads the whole stream and decodes its own part. Resuming reads up
-    to where it
-    was: at most one epoch to learn its length, then the part of the epoch that was seen. `rows` are positions in the
-    endless stream. With `num_workers` above 0 that many threads decode, two steps ahead.
+    Epoch e is shuffled with the seed (seed, e). Every process reads the whole stream and decodes its own part.
+    Resuming reads the stream up to the position where it was: at most one epoch to learn its length, then the part of
+    the epoch that was seen. `rows` are positions in the endless stream. With `num_workers` above 0, that many threads
+    decode the images, two steps ahead.
     """
 
     def __init__(
@@ -85,14 +88,34 @@ class StreamStore:
                 raise UserError(f"the stream ends before its first image (epoch {epoch})")
             epoch, skip = (epoch + 1, 0) if skip < length else divmod(skip, length)
 
-    def _epoch(self, seed: int, epoch: int) -> "IterableDataset":
+    def _epoch(self, seed: int, epoch: int) -> Iterable[dict[str, Any]]:
         if self._shuffle_buffer < 2:
             return self._dataset
-        return self._dataset.shuffle(
-            generator=np.random.default_rng([seed, epoch]),
-            buffer_size=self._shuffle_buffer,
+        generator = np.random.default_rng([seed, epoch])
+        interleaved = self._dataset.shuffle(
+            generator=generator,
+            buffer_size=1,  # the order of the shards alone: a buffer of `datasets` has no bound in bytes
             max_buffer_input_shards=min(10, self._dataset.num_shards),  # 1: no interleaving, which costs 5 s an epoch
         )
+        return _shuffled(interleaved, self._image_column, generator, self._shuffle_buffer)
+
+
+def _shuffled(
+    records: Iterable[dict[str, Any]], image_column: str, generator: np.random.Generator, size: int
+) -> Iterator[dict[str, Any]]:
+    """Records in random order, drawn from a buffer of at most `size` of them and of `BUFFER_BYTES`."""
+    buffer: list[dict[str, Any]] = []
+    num_bytes = 0
+    for record in records:
+        buffer.append(record)
+        num_bytes += stored_bytes(record[image_column])
+        while len(buffer) > size or num_bytes > BUFFER_BYTES:
+            drawn = int(generator.integers(len(buffer)))
+            buffer[drawn], buffer[-1] = buffer[-1], buffer[drawn]
+            num_bytes -= stored_bytes(buffer[-1][image_column])
+            yield buffer.pop()
+    generator.shuffle(buffer)  # type: ignore[arg-type]
+    yield from buffer
 
 
 class _Images:
