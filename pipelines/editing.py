@@ -30,7 +30,7 @@ def vary(
     """Noise images to level `start_timestep` and sample from there: the higher, the less of them stays.
 
     Args:
-        images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
+        images: PIL images, tensors (B, C, H, W) or arrays (B, H, W, C): uint8, in [0, 1] or in [-1, 1]; see `to_x_0`.
         start_timestep: t in [0, T-1].
         generator: draws the noise of both directions.
         sampling: further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
@@ -61,7 +61,7 @@ def invert(
     """Encode images: the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
 
     Args:
-        images: PIL images, or (B, C, H, W), uint8 or in [-1, 1].
+        images: PIL images, tensors (B, C, H, W) or arrays (B, H, W, C): uint8, in [0, 1] or in [-1, 1]; see `to_x_0`.
         num_inference_steps, timesteps, timestep_spacing, class_labels: as in a call; S steps are S network calls.
         guidance: guidance_scale, classifier_scale and the others of a call. An image comes back only if both ways are
             guided alike, and the more exactly the weaker the guidance is.

@@ -73,7 +73,8 @@ class HFClassifierPipeline(CheckedOpening, DiffusionPipeline):
         """The probability of each class.
 
         Args:
-            images: x_t: PIL images, or a tensor (B, C, H, W), uint8, or floating on the scale where x_0 is in [-1, 1].
+            images: x_t: PIL images, tensors (B, C, H, W) or arrays (B, H, W, C), see `to_x_0`. The values of noisy
+                images may lie beyond [-1, 1].
             timestep: t in 0 .. T-1, one whole number for all images or (B,). 0, the least noise, suits clean images.
             return_dict: `HFClassifierOutput`, or a tuple of the probabilities and the names.
 

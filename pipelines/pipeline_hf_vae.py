@@ -30,7 +30,7 @@ OutputType = Literal["pil", "np", "pt"]
 class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     """Images x ~ p(x|z) of latents z ~ N(0, I), or of the z of real images (Kingma & Welling 2014, arXiv 1312.6114).
 
-    Images go in as PIL images or (B, C, H, W), uint8 or in [-1, 1]; latents are (B, J, h, w), 1x1 for MLPs. A method
+    Images go in as PIL images, tensors (B, C, H, W) or arrays (B, H, W, C), see `to_x_0`; latents are (B, J, h, w), 1x1 for MLPs. A method
     that draws takes one generator, or one for each image, which fixes image i whatever the batch around it.
 
     Args:

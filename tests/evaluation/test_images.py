@@ -44,7 +44,7 @@ def test_samples_are_functions_of_their_indices(make_pipeline):
 def test_weights_that_diverged_are_the_users_to_know(make_pipeline):
     pipeline = make_pipeline()
     torch.nn.init.constant_(pipeline.unet.conv_out.bias, torch.nan)
-    with pytest.raises(UserError, match="the images hold NaN: weights or latents have diverged"):
+    with pytest.raises(UserError, match="the images contain NaN: the weights or the latents have diverged"):
         all_of(Drawn(pipeline, sample_images, 0, 2, {"num_inference_steps": 2}), range(2))
 
 

@@ -160,7 +160,7 @@ def test_real_images_have_their_own_classes_unless_one_is_given(name, draw, clas
     batch, drawn = next(batches), []
     assert len(batch.labels.unique()) > 1
     for file, classes in ((f"{name}.png", batch.labels), ("threes.png", 3)):
-        figure = FIGURES[name](load_pipeline(class_checkpoint), batch.x_0, class_labels=classes)
+        figure = FIGURES[name](load_pipeline(class_checkpoint), batch.x_0 / 2 + 0.5, class_labels=classes)
         with Image.open(tmp_path / file) as picture:
             assert picture.tobytes() == figure.picture.tobytes()
         drawn.append(figure.picture.tobytes())

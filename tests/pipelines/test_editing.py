@@ -115,6 +115,33 @@ def test_pil_images_bytes_and_floats_are_the_same_images(make_pipeline):
     assert torch.allclose(pipeline.invert(pil[1], 3), expected[1:], atol=1e-5)
 
 
+def test_what_a_pipeline_returns_is_an_image_for_it(make_pipeline):
+    """One image, a list or a batch of each output type is read as the same x_0."""
+    pipeline = make_pipeline()
+    drawn = {
+        output_type: pipeline(2, 3, generator=generator(), output_type=output_type).images
+        for output_type in ("pil", "np", "pt")
+    }
+    expected = pipeline.invert(drawn["pt"] * 2 - 1, 3)
+    assert (drawn["pt"] * 2 - 1).min() < 0
+    for output_type, images in drawn.items():
+        for given in (images, list(images)):
+            assert torch.allclose(pipeline.invert(given, 3), expected, atol=1e-2 if output_type == "pil" else 1e-5)
+        assert torch.allclose(pipeline.invert(images[1], 3), expected[1:], atol=1e-2 if output_type == "pil" else 1e-5)
+    mixed = pipeline.interpolate(*drawn["pt"].split(1), [0.0, 1.0], 200, num_inference_steps=3, output_type="pt")
+    assert pipeline.invert(mixed, 3).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("darkest", [0.0, -1e-6])
+def test_an_image_without_a_negative_value_is_in_0_1(darkest, make_pipeline):
+    """So is one that resizing left a little below 0."""
+    pipeline, pixels = make_pipeline(), torch.randint(150, 256, (1, 1, 8, 8), generator=generator(), dtype=torch.uint8)
+    pixels[..., 0, 0] = 0
+    images = pixels.float() / 255
+    images[..., 0, 0] = darkest
+    assert torch.allclose(pipeline.invert(images, 3), pipeline.invert(pixels, 3), atol=1e-4)
+
+
 def test_colour_images_of_other_shapes(make_pipeline):
     pipeline = make_pipeline(in_channels=3, out_channels=3, sample_size=(8, 16))
     picture = Image.fromarray(np.arange(8 * 16 * 3, dtype=np.uint8).reshape(8, 16, 3))
@@ -127,22 +154,26 @@ def test_colour_images_of_other_shapes(make_pipeline):
         (torch.zeros(1, 1, 9, 8), r"shape \(1, 1, 9, 8\) must have shape \(B, 1, 8, 8\)"),
         (torch.zeros(0, 1, 8, 8), r"shape \(0, 1, 8, 8\)"),
         (torch.zeros(1, 3, 8, 8), r"\(B, 1, 8, 8\)"),
-        (torch.full((1, 1, 8, 8), 200.0), r"from 200 to 200 must lie in \[-1, 1\]: x / 127.5 - 1"),
-        (torch.full((1, 1, 8, 8), float("nan")), r"must lie in \[-1, 1\]"),
+        (torch.full((1, 1, 8, 8), 200.0), r"from 200 to 200 must lie in \[0, 1\] or in \[-1, 1\]: divide by 255"),
+        (torch.full((1, 1, 8, 8), float("nan")), r"from nan to nan must lie in \[0, 1\] or in \[-1, 1\]"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.int64), "dtype torch.int64 must be uint8"),
-        (np.zeros((1, 8, 8, 1)), "type ndarray are not known: give PIL images"),
-        ([np.zeros((8, 8))], "type ndarray are not known"),
-        ([], "type empty list are not known"),
-        (Image.new("I;16", (8, 8)), "mode I;16 does not fit a network of 1 channels: scale it to 8 bits"),
+        (np.zeros((1, 8, 9, 1)), r"shape \(1, 1, 8, 9\) must have shape \(B, 1, 8, 8\)"),
+        (np.full((1, 8, 8, 1), 255.0), r"from 255 to 255 must lie in \[0, 1\]"),
+        (np.full((1, 8, 8, 1), "a"), "a NumPy array of shape .* and type <U1 must have shape"),
+        ([torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)], "have different sizes, types or devices"),
+        ([torch.zeros(1, 8, 8), Image.new("L", (8, 8))], "type Tensor are not supported: pass only PIL images, only"),
+        ([np.zeros((8, 8))], r"a NumPy array of shape \(8, 8\) and type float64 must have shape \(B, H, W, C\)"),
+        ([], "type empty list are not supported"),
+        (Image.new("I;16", (8, 8)), "mode I;16 does not fit a network with 1 channels: scale it to 8 bits"),
         (Image.new("RGBA", (8, 8)), r"mode RGBA .*: paste it on a background, then image.convert\('L'\)"),
-        ("cat.png", "type str are not known"),
-        (Image.new("RGB", (8, 8)), r"mode RGB does not fit a network of 1 channels: image.convert\('L'\)"),
+        ("cat.png", "type str are not supported"),
+        (Image.new("RGB", (8, 8)), r"mode RGB does not fit a network with 1 channels: image.convert\('L'\)"),
         (Image.new("1", (8, 8), 1), "mode 1 does not fit"),
         (Image.new("P", (8, 8), 1), "mode P does not fit"),
         (Image.new("I;16", (8, 8), 500), "mode I;16 does not fit"),
         (Image.new("F", (8, 8), 0.5), "mode F does not fit"),
         (Image.new("L", (9, 9)), r"shape \(1, 1, 9, 9\)"),
-        ([Image.new("L", (8, 8)), Image.new("L", (4, 4))], "different sizes make no batch"),
+        ([Image.new("L", (8, 8)), Image.new("L", (4, 4))], "the images have different sizes: resize them"),
     ],
 )
 def test_images_that_do_not_fit(images, sentence, make_pipeline):
@@ -296,7 +327,7 @@ def test_repaint_path():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ({"mask": torch.full((8, 8), 0.5)}, "mask must hold 0 .* and 1"),
+        ({"mask": torch.full((8, 8), 0.5)}, "the values of the mask must be 0 .* or 1"),
         ({"mask": torch.ones(3, 3)}, r"mask of shape \(3, 3\) must broadcast to \(2, 1, 8, 8\)"),
         ({"jump_length": 0}, "jump_length=0 must be from 1 to 19"),
         ({"jump_length": 20}, "jump_length=20 must be from 1 to 19"),

@@ -68,9 +68,9 @@ def test_half_precision_gives_probabilities_in_float32(pipeline):
         (pixels(), torch.tensor([1, 2]), "timesteps of shape (2,) do not fit 3 images: give one, or one for each"),
         (pixels().repeat(1, 3, 1, 1), 0, "images of shape (3, 3, 8, 8) must have shape (B, 1, 8, 8)"),
         (torch.zeros(3, 1, 8, 9), 0, "images of shape (3, 1, 8, 9) must have shape (B, 1, 8, 8)"),
-        (torch.full((1, 1, 8, 8), torch.nan), 0, "images hold values that are not finite"),
-        (Image.new("RGB", (8, 8)), 0, "an image of mode RGB does not fit a network of 1 channels"),
-        ("cat.png", 0, "images of type str are not known"),
+        (torch.full((1, 1, 8, 8), torch.nan), 0, "the images have values that are not finite"),
+        (Image.new("RGB", (8, 8)), 0, "an image in mode RGB does not fit a network with 1 channels"),
+        ("cat.png", 0, "images of type str are not supported"),
     ],
 )
 def test_wrong_input_is_one_sentence(images, timestep, sentence, pipeline):

@@ -618,9 +618,9 @@ def test_a_grid_of_weights_that_diverged_is_a_sentence(tmp_path, capsys):
     with pytest.raises(UserError, match=r"the loss is nan at step 2: begin anew with a lower --lr, or with"):
         tiny(tmp_path, *words)
     said = capsys.readouterr().err
-    assert re.search(r"WARNING: a grid of samples failed at step 1 \(no grid at step 1: the images hold NaN", said), (
-        said
-    )
+    assert re.search(
+        r"WARNING: a grid of samples failed at step 1 \(no grid at step 1: the images contain NaN", said
+    ), said
 
 
 def test_data_that_cannot_be_read_leave_the_folder_free(tmp_path):

@@ -93,11 +93,11 @@ def run(options: argparse.Namespace) -> None:
         if options.classifier_scale is None:
             guidance.pop("classifier_scale", None)  # of a classifier that came with the checkpoint
     size = size_of_network(pipeline, options.checkpoint)
-    x_0 = torch.stack([_read(path, size, channels) for path in options.images])
+    images = torch.stack([_read(path, size, channels) for path in options.images])
     require_writable(Path(options.out))
     with as_user_error():
-        results = _edit(options, pipeline, x_0, guidance)
-    originals = pipeline.numpy_to_pil((x_0 / 2 + 0.5).permute(0, 2, 3, 1).numpy())
+        results = _edit(options, pipeline, images, guidance)
+    originals = pipeline.numpy_to_pil(images.permute(0, 2, 3, 1).numpy())
     rows = [results] if options.edit in MIXES else [originals, results]
     out = Path(options.out)
     with writing(out):
@@ -143,8 +143,8 @@ def _refuse_classes(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> 
         raise UserError(f"this {who} was trained with classes: give --class, the one of the images")
 
 
-def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor", guidance: dict[str, Any]) -> Any:
-    """What becomes of `x_0` (B, C, H, W), as PIL images."""
+def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", images: "Tensor", guidance: dict[str, Any]) -> Any:
+    """Return what becomes of images (B, C, H, W) in [0, 1], as PIL images."""
     import torch
 
     from hf_ddpm.pipelines import slerp
@@ -158,25 +158,25 @@ def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", x_0: "Tensor"
     weights = [i / (options.columns - 1) for i in range(options.columns)]
     match options.edit:
         case "reconstruct":
-            return pipeline.reconstruct(x_0, **walk).images  # type: ignore[union-attr]
+            return pipeline.reconstruct(images, **walk).images  # type: ignore[union-attr]
         case "vary":
-            return pipeline.vary(x_0, start, **drawn, **walk).images  # type: ignore[union-attr]
+            return pipeline.vary(images, start, **drawn, **walk).images  # type: ignore[union-attr]
         case "interpolate":
-            return [row[0] for row in pipeline.interpolate(x_0[:1], x_0[1:], weights, start, **drawn, **walk)]
+            return [row[0] for row in pipeline.interpolate(images[:1], images[1:], weights, start, **drawn, **walk)]
         case "slerp":
-            ends = pipeline.invert(x_0, **walk)
+            ends = pipeline.invert(images, **walk)
             x_T = [slerp(ends[:1], ends[1:], weight) for weight in weights]
             return [pipeline(1, latents=x, eta=0.0, **walk).images[0] for x in x_T]  # type: ignore[union-attr]
         case _:
-            grey = _read(options.mask, (x_0.shape[2], x_0.shape[3]), channels=1)
-            mask = (grey > 0).float()  # 1 where lighter than middle grey
+            grey = _read(options.mask, (images.shape[2], images.shape[3]), channels=1)
+            mask = (grey > 0.5).float()  # 1 where lighter than middle grey
             jumps = {} if options.jump_length is None else {"jump_length": options.jump_length}
             resampling = {"num_resamples": options.resamples, **jumps}
-            return pipeline.inpaint(x_0, mask, **resampling, **drawn, **walk).images  # type: ignore[union-attr]
+            return pipeline.inpaint(images, mask, **resampling, **drawn, **walk).images  # type: ignore[union-attr]
 
 
 def _read(path: str, size: tuple[int, int], channels: int) -> "Tensor":
-    """An image file, decoded as for training, as x_0 (C, H, W) in [-1, 1]; what had to be converted is told.
+    """An image file, decoded as for training, as a tensor (C, H, W) in [0, 1]; what had to be converted is told.
 
     Raises:
         UserError: it cannot be read, or has another size.
@@ -196,4 +196,4 @@ def _read(path: str, size: tuple[int, int], channels: int) -> "Tensor":
         raise UserError(f"{path} is {width}x{height} and the network takes {wanted}: resize it")
     for note in notes:
         print(f"{path}: {note}")
-    return to_float(torch.tensor(pixels))
+    return to_float(torch.tensor(pixels)) / 2 + 0.5

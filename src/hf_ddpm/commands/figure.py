@@ -199,7 +199,7 @@ def _files(
         data = _open(options, pipeline, labelled="class_labels" in parameters and options.class_label is None)
         if "images" in parameters:
             batch = _first_images(data, options.num_images or FIGURE_KINDS[options.name].images, options.seed)
-            found["images"] = batch.x_0
+            found["images"] = batch.x_0 / 2 + 0.5  # in [0, 1], like all images of users
             found["bit_depth"] = data.bit_depth  # known once the images are read
             found |= {} if batch.labels is None else {"class_labels": batch.labels}
         else:

@@ -132,7 +132,7 @@ def reconstruction(
     does not; as the checkpoint's scheduler is, it may clip.
 
     Args:
-        images: (B, C, H, W), uint8 or in [-1, 1].
+        images: (B, C, H, W), uint8, in [0, 1] or in [-1, 1].
         spacing: of the timesteps, the checkpoint's unless given.
         class_labels: of all images, or of each, for a network with classes.
 
@@ -150,7 +150,8 @@ def reconstruction(
         walk: dict[str, Any] = {"num_inference_steps": count, "timestep_spacing": spacing}
         encoded = []
         for part in parts(len(x_0)):
-            encoded.append(mirror.invert(x_0[part], class_labels=None if classes is None else classes[part], **walk))
+            labels = None if classes is None else classes[part]
+            encoded.append(mirror.invert(x_0[part] / 2 + 0.5, class_labels=labels, **walk))  # images, in [0, 1]
         x_T = torch.cat(encoded)
         walk |= {"eta": 0.0, "class_labels": classes}
         unclipped.append(decode(mirror, x_T, None, **walk))

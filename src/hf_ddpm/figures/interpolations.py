@@ -43,7 +43,7 @@ def interpolation(
     level, and a pair keeps its noise, of both directions, for all lambda.
 
     Args:
-        images: (2 B, C, H, W), uint8 or in [-1, 1]; the pairs are (0, 1), (2, 3), ...
+        images: (2 B, C, H, W), uint8, in [0, 1] or in [-1, 1]; the pairs are (0, 1), (2, 3), ...
         seed: of the noise of pair i.
         steps: network calls that a walk from T would take; half of them are walked.
         eta: as in a call of the pipeline.

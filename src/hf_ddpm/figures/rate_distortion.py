@@ -31,7 +31,7 @@ def rate_distortion(
     terms of the variational bound above t.
 
     Args:
-        images: (B, C, H, W), uint8 or in [-1, 1], at least 256: T network calls for each.
+        images: (B, C, H, W), uint8, in [0, 1] or in [-1, 1], at least 256: T network calls for each.
         likelihood: the JSON of `hf-ddpm likelihood` for this checkpoint, instead of images.
         seed: of the noise.
         class_labels: of all images, or of each, for a network with classes.

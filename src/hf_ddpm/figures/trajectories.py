@@ -39,7 +39,7 @@ def forward(pipeline: HFDDPMPipeline, images: Tensor, *, seed: int = 0, motion: 
 
     Args:
         pipeline: only its scheduler is used.
-        images: x_0, (B, C, H, W), uint8 or in [-1, 1].
+        images: x_0, (B, C, H, W), uint8, in [0, 1] or in [-1, 1].
         seed: of eps.
         motion: also draw the frames.
 
