@@ -46,7 +46,7 @@ def to_x_0(images: Images, channels: int, size: Sequence[int] | None, *, noisy: 
     if not x_0.is_floating_point():
         raise ValueError(f"images of dtype {x_0.dtype} must be uint8 in [0, 255], or floating point in [0, 1]")
     low, high = x_0.min().item(), x_0.max().item()
-    if -_TOLERANCE <= low and high <= 1 + _TOLERANCE:
+    if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         return x_0.float() * 2 - 1
     if noisy:
         if not bool(x_0.isfinite().all()):

@@ -65,8 +65,10 @@ class NetworkSignature:
             null_class, id2label: of the pipeline's configuration; `id2label` from `names_of_classes`.
 
         Raises:
-            ValueError: a `null_class` that is not the network's last class.
+            ValueError: a `null_class` that is not the network's last class, or a table of time embeddings that has
+                another length than the process.
         """
+        _check_table_of_times(unet, scheduler["num_train_timesteps"])
         return cls(
             channels=unet["in_channels"],
             out_channels=unet["out_channels"],
@@ -321,6 +323,16 @@ def names_of_classes(
             raise ValueError(f"id2label has a name for {reprlib.repr(key)}: allowed is one for each class from 0{last}")
         names[number] = name
     return dict(sorted(names.items()))
+
+
+def _check_table_of_times(unet: Mapping[str, Any], num_timesteps: int) -> None:
+    """Refuse a table of time embeddings without exactly one row for each timestep."""
+    rows = unet.get("num_train_timesteps")
+    if unet.get("time_embedding_type") == "learned" and rows != num_timesteps:
+        raise ValueError(
+            f"the network has a table of {rows} time embeddings (num_train_timesteps in its config) and the scheduler "
+            f"has {num_timesteps} timesteps: both must be equal"
+        )
 
 
 def _nearest(word: str, names: Collection[str]) -> str:

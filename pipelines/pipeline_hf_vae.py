@@ -30,8 +30,9 @@ OutputType = Literal["pil", "np", "pt"]
 class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     """Images x ~ p(x|z) of latents z ~ N(0, I), or of the z of real images (Kingma & Welling 2014, arXiv 1312.6114).
 
-    Images go in as PIL images, tensors (B, C, H, W) or arrays (B, H, W, C), see `to_x_0`; latents are (B, J, h, w), 1x1 for MLPs. A method
-    that draws takes one generator, or one for each image, which fixes image i whatever the batch around it.
+    Images are PIL images, tensors (B, C, H, W) or arrays (B, H, W, C), see `to_x_0`. Latents are (B, J, h, w), with
+    h = w = 1 for MLPs. Methods that draw accept one generator, or one for each image, so that image i does not depend
+    on the rest of the batch.
 
     Args:
         vae: an `HFVAE`.

@@ -15,6 +15,7 @@ from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.latent_data import LatentData
 from hf_ddpm.objectives import MODEL, make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
+from hf_ddpm.pipelines.network_signature import NetworkSignature
 from hf_ddpm.sampling import name_of_sampler, sample_images
 from hf_ddpm.training.latents import latent_facts, open_recipe_data, open_recipe_vae, x_0_shape
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
@@ -137,6 +138,8 @@ def check_model(recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
         single_player(model, recipe)
+    with as_user_error("model"):
+        NetworkSignature.of(model.config, scheduler.config)
     inputs, outputs = model.config["in_channels"], model.config["out_channels"]
     fit = scheduler.output_channels(channels)
     if (inputs, outputs) != (channels, fit):

@@ -138,6 +138,21 @@ def test_time_embedding_is_the_papers(name):
     torch.testing.assert_close(embedding, torch.cat(parts), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["ddpm-cifar10", "iddpm-cifar10"])
+def test_rescaled_timesteps_are_a_table_that_is_not_trained(name):
+    """Improved DDPM: with T = 4000 the network is told t / 4, here to a tenth of the error that whole numbers make."""
+    torch.manual_seed(0)
+    model = wake(unet_preset(name, **SHRUNK_DDPM, time_embedding_type="learned", num_train_timesteps=4000))
+    plain = unet_preset(name, **SHRUNK_DDPM).eval()
+    plain.load_state_dict({key: value for key, value in model.state_dict().items() if key != "time_proj.weight"})
+    x, t = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 402, 3999])
+    with torch.no_grad():
+        told, quarter, rounded = (net(x, s).sample for net, s in ((model, t), (plain, t / 4), (plain, t // 4)))
+    torch.testing.assert_close(told, quarter, atol=2e-5, rtol=0)
+    assert (told - rounded).abs().max() > 1e-3
+    assert [key for key, weight in model.named_parameters() if not weight.requires_grad] == ["time_proj.weight"]
+
+
 # Initial weights
 
 
@@ -327,6 +342,8 @@ def test_saved_and_loaded_bit_for_bit_by_plain_diffusers(tmp_path):
         ("adm-64", {"attn_norm_num_groups": 7}, "attn_norm_num_groups=7 does not divide the channels 768"),
         ("mnist", {"sample_size": 30}, "30x30 does not fit"),
         ("mnist", {"sample_size": "28"}, r"one whole number or \(height, width\), not '28'"),
+        ("mnist", {"time_embedding_type": "sinus"}, "'sinus' must be one of positional, fourier, learned"),
+        ("mnist", {"time_embedding_type": "learned"}, "num_train_timesteps=None must be the number of timesteps"),
         ("mnist", {"dropout": 1.5}, r"dropout=1.5 must be a probability in \[0, 1\)"),
     ],
 )

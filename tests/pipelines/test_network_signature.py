@@ -45,6 +45,15 @@ def test_a_network_without_a_size_has_no_shape_and_the_remedy_is_the_callers():
         signature(sample_size=None).shape("give latents")
 
 
+def test_a_table_of_time_embeddings_has_a_row_for_each_timestep(make_pipeline):
+    tabled = {"time_embedding_type": "learned", "num_train_timesteps": 20}
+    assert make_pipeline({"num_train_timesteps": 20}, **tabled).signature.num_timesteps == 20
+    with pytest.raises(
+        ValueError, match=r"a table of 20 time embeddings .* and the scheduler has 1000 timesteps: both"
+    ):
+        make_pipeline(**tabled)
+
+
 @pytest.mark.parametrize("steps", [0, 8, 3.0, "3", None])
 def test_steps_are_from_1_to_T_in_the_words_of_the_caller(steps):
     seven = signature({"num_train_timesteps": 7})

@@ -18,7 +18,7 @@ from typing import Any
 from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.errors import UserError, did_you_mean
-from hf_ddpm.models.unet_checks import check_divisors, check_sample_size, check_unet_levels
+from hf_ddpm.models.unet_checks import check_divisors, check_sample_size, check_time_embedding, check_unet_levels
 from hf_ddpm.models.unet_init import Init, init_unet
 
 
@@ -222,6 +222,7 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
     check_unet_levels(config)
     check_divisors(config)
     check_sample_size(config)
+    check_time_embedding(config)
     model = UNet2DModel(**config)
     init_unet(model, preset.init)
     return model

@@ -9,6 +9,7 @@ from hf_ddpm.errors import UserError, as_user_error, did_you_mean
 from hf_ddpm.models.image_size import side_unit, size_pair
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
+TIME_EMBEDDINGS = ("positional", "fourier", "learned")
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 
 
@@ -67,6 +68,23 @@ def check_unet_levels(config: Mapping[str, Any]) -> None:
                 raise UserError(f"{key} has {block!r}; use one of {', '.join(known)}{did_you_mean(block, known)}")
     if not all(isinstance(width, int) and width > 0 for width in channels):
         raise UserError(f"block_out_channels must be positive whole numbers, not {channels!r}")
+
+
+def check_time_embedding(config: Mapping[str, Any]) -> None:
+    """Refuse an unknown type of time embedding, and a table of them without a length.
+
+    Raises:
+        UserError: The allowed types, or what is missing.
+    """
+    kind, rows = config["time_embedding_type"], config["num_train_timesteps"]
+    if kind not in TIME_EMBEDDINGS:
+        allowed = f"{', '.join(TIME_EMBEDDINGS)}{did_you_mean(kind, TIME_EMBEDDINGS)}"
+        raise UserError(f"time_embedding_type={kind!r} must be one of {allowed}")
+    if kind == "learned" and not (isinstance(rows, int) and rows > 0):
+        raise UserError(
+            f"num_train_timesteps={rows!r} must be the number of timesteps of the scheduler, because "
+            "time_embedding_type='learned' is a table with one row for each"
+        )
 
 
 def check_divisors(config: Mapping[str, Any]) -> None:

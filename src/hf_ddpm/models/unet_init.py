@@ -4,9 +4,10 @@ Sources: DDPM's released code (`init_scale`), whose paper is arXiv 2006.11239; I
 arXiv 2105.05233, whose released code zeroes the closing layers.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
@@ -30,6 +31,10 @@ def init_unet(model: UNet2DModel, init: Init) -> None:
     - "pytorch" (Improved DDPM, ADM): PyTorch's own defaults, which the constructor drew, and exact zeros in the
       closing layers.
 
+    A table of time embeddings (`time_embedding_type="learned"` with T rows) is filled with the sinusoids of 1000 t / T
+    and stays as it is: its weights do not require a gradient. These are the rescaled timesteps of Improved DDPM, whose
+    networks with T = 4000 are told t / 4.
+
     Norms (1 and 0) and class embeddings (normal) keep PyTorch's defaults. Draws from torch's global generator;
     on the meta device there is nothing to draw.
 
@@ -40,11 +45,23 @@ def init_unet(model: UNet2DModel, init: Init) -> None:
         raise UserError(f"init must be 'fan_avg' or 'pytorch', not {init!r}")
     if init == "fan_avg":
         init_fan_avg(model)
+    if isinstance(model.time_proj, nn.Embedding):
+        _fill_with_sinusoids(model)
     for layer in _closing_layers(model):
         if init == "fan_avg":
             fan_avg(layer, scale=1e-10)
         else:
             start_at_zero(layer)
+
+
+def _fill_with_sinusoids(model: UNet2DModel) -> None:
+    """Embed t as the sinusoids of 1000 t / T, those of the same config with `time_embedding_type="positional"`."""
+    table: Any = model.time_proj.weight  # (T, D)
+    num_timesteps, width = table.shape
+    t = torch.arange(num_timesteps, device=table.device) * (1000 / num_timesteps)
+    flip, shift = model.config["flip_sin_to_cos"], model.config["freq_shift"]
+    table.copy_(get_timestep_embedding(t, width, flip_sin_to_cos=flip, downscale_freq_shift=shift))
+    table.requires_grad_(False)
 
 
 def _closing_layers(model: UNet2DModel) -> list[nn.Module]:
