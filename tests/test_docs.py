@@ -9,6 +9,9 @@ from hf_ddpm.figures import FIGURES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["docs/ddpm.md", "docs/ddim.md", "docs/vae.md", "docs/guidance.md", "docs/ddgan.md"]
+INDEX = "docs/README.md"
+BESIDE_DOCS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
+DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
 
 
 def text(page: str) -> str:
@@ -36,6 +39,12 @@ def quotes(page: str) -> list[tuple[str, list[str]]]:
         else:
             found[-1][1].append(line.split("  # ")[0].strip())
     return found
+
+
+def links(page: str) -> list[tuple[Path, str]]:
+    """(file, anchor) of each link to a file; without a file it is the page itself, without an anchor ""."""
+    found = re.findall(r"\]\((?![a-z]+:)([^)#]*)(?:#([^)]+))?\)", text(page))
+    return [((ROOT / page).parent / link if link else ROOT / page, anchor) for link, anchor in found]
 
 
 def anchors(page: Path) -> set[str]:
@@ -89,17 +98,39 @@ DRAWN_BY = {
 }
 
 
+@pytest.mark.parametrize("page", [*DOCS, *BESIDE_DOCS])
+def test_links_lead_somewhere(page):
+    for target, anchor in links(page):
+        assert target.exists(), target
+        assert not anchor or anchor in anchors(target), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_links_lead_somewhere_and_a_command_draws_every_picture(page):
-    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text(page)):
-        target = (ROOT / page).parent / link
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+def test_a_command_draws_every_picture(page):
+    for target, _ in links(page):
         if target.suffix == ".png":
-            assert target.stem in FIGURES or DRAWN_BY[target.stem] in text(page), link
+            assert target.stem in FIGURES or DRAWN_BY[target.stem] in text(page), target
 
 
-@pytest.mark.parametrize("page", PAGES)
+def test_the_index_links_every_page():
+    linked = {target.resolve() for target, _ in links(INDEX)}
+    assert {ROOT / page for page in [*DOCS, *BESIDE_DOCS] if page != INDEX} - linked == set()
+
+
+def test_the_figures_of_the_readme_stand_on_the_linked_pages():
+    linked = re.findall(r"\[([^\]]*\d[^\]]*)\]\((docs/[^)#]+\.md)[^)]*\)", text("README.md"))
+    assert len(linked) >= 8
+    for words, page in linked:
+        missing = [figure for figure in re.findall(r"[\d.]*\d", words) if figure not in text(page)]
+        assert not missing, f"{page} does not have {missing}"
+
+
+def test_every_recipe_has_a_row():
+    rows = re.findall(r"^\| `([\w-]+)` \|", text("docs/training.md"), re.M)
+    assert {recipe.stem for recipe in (ROOT / "training/recipes").glob("*.yaml")} - set(rows) == set()
+
+
+@pytest.mark.parametrize("page", [*PAGES, "README.md", INDEX])
 def test_tables_have_as_many_cells_in_every_row(page):
     """A | within a formula would cut it in two."""
     for table in re.findall(r"(?:^\|.*\n)+", text(page), re.M):
