@@ -1,12 +1,16 @@
-"""What a line of the log has to say to whoever watches, beside its numbers."""
+"""Advice that a run prints beside the numbers of its log."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hf_ddpm.objectives import DISCRIMINATOR
 
 SURE = 10.0  # logits, real minus fake, where the generator's gradient is gone: sigmoid(-5) on either side
 BLIND = 0.01  # the same where the discriminator guesses
 OF_GAPS = f"{DISCRIMINATOR}/gap_t"
+
+
+SLOWER = 3.0  # times the seconds per step at the start
+AT_THE_START = 3  # lines of the log
 
 
 def remark(logged: Mapping[str, float]) -> str | None:
@@ -29,3 +33,21 @@ def remark(logged: Mapping[str, float]) -> str | None:
             "begin anew with a smaller --r1_gamma or a larger --discriminator_optimization.lr"
         )
     return None
+
+
+def slow_remark(seconds_per_step: Sequence[float], threads: int) -> str | None:
+    """Return advice for a run on a CPU that has become several times slower than it was at its start, or None.
+
+    Args:
+        seconds_per_step: The means between lines of the log, since this process started.
+        threads: The number of threads of this process. With one thread there is nothing to advise.
+    """
+    if threads == 1 or len(seconds_per_step) <= AT_THE_START:
+        return None
+    now, then = seconds_per_step[-1], min(seconds_per_step[:AT_THE_START])
+    if now <= SLOWER * then:
+        return None
+    return (
+        f"a step takes {now:.2g} seconds now and took {then:.2g} at the start: if other programs use the cores of this "
+        "machine, stop the run with Ctrl-C and continue it with --resume latest --cpu_threads 1"
+    )

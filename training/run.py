@@ -57,8 +57,11 @@ class Run:
     step: int = 0  # optimizer steps done
     seconds: float = 0.0  # time spent on them, without sampling and saving
     seconds_logged: float = 0.0  # of them, until the last line of the log
+    seconds_per_step: list[float] = field(
+        default_factory=list
+    )  # between the lines of the log, since the run was opened
     said: list[dict[str, Tensor]] = field(default_factory=list)  # by each step since the last line of the log
-    remarks: set[str] = field(default_factory=set)  # that were made, each of them once
+    remarks: set[str] = field(default_factory=set)  # what was printed and is printed only once
 
     @property
     def objective(self) -> Objective:

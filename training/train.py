@@ -32,7 +32,7 @@ from hf_ddpm.sampling import mixed_seed
 from hf_ddpm.training.command_line import parse_command_line
 from hf_ddpm.training.players import alone
 from hf_ddpm.training.recipe import Recipe
-from hf_ddpm.training.remarks import remark
+from hf_ddpm.training.remarks import remark, slow_remark
 from hf_ddpm.training.run import Run, build_run, introduce, mean_said, not_essential, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, push_on_the_way, save_samples, select_best
 from hf_ddpm.training.states import choose_state, load_state, save_state, stop_if_asked
@@ -188,6 +188,7 @@ def log_losses(run: Run, progress: tqdm) -> None:
     steps, seconds = len(run.said), run.seconds - run.seconds_logged
     run.said.clear()
     run.seconds_logged = run.seconds
+    run.seconds_per_step.append(seconds / steps)
     speed = steps * run.training.batch_size / max(seconds, 1e-9)
     rates = {run.log_name(name, "lr"): p.optimizer.param_groups[-1]["lr"] for name, p in run.players.items()}
     scalars = {**means, **rates, "images_per_second": round(speed, 2)}
@@ -196,9 +197,12 @@ def log_losses(run: Run, progress: tqdm) -> None:
     if run.accelerator.is_main_process:
         shown = {name: f"{value:.4f}" for name, value in means.items() if name.endswith("loss")}
         progress.set_postfix({**shown, "images_per_s": f"{speed:.0f}"})
-        if (sentence := remark(means)) is not None and sentence not in run.remarks:
-            run.remarks.add(sentence)
-            progress.write(f"step {run.step}: {sentence}")
+        threads = torch.get_num_threads() if run.accelerator.device.type == "cpu" else 1
+        game, slow = remark(means), slow_remark(run.seconds_per_step, threads)
+        for once, sentence in ((game or "", game), ("speed", slow)):
+            if sentence is not None and once not in run.remarks:
+                run.remarks.add(once)
+                progress.write(f"step {run.step}: {sentence}")
         with not_essential(run, "the log"):
             run.folder.append_log({"step": run.step, **scalars, "seconds": round(run.seconds, 3)})
 

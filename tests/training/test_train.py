@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from hf_ddpm.objectives import MODEL
 from hf_ddpm.training.command_line import parse_command_line, read_recipe
 from hf_ddpm.training.diffusion import classes_of
 from hf_ddpm.training.family import check_recipe
+from hf_ddpm.training.remarks import slow_remark
 from hf_ddpm.training.train import main, optimizer_step, prepare, train
 
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
@@ -393,6 +395,39 @@ def mixed_folder(tmp_path):
     return folder
 
 
+def test_a_run_that_becomes_slow_says_once_what_helps(tmp_path, capsys, monkeypatch):
+    """The advice is followed: the run continues with one thread, where nothing more is advised."""
+    batches = ImageData.batches
+
+    def of_a_busy_machine(data, **options):
+        for step, batch in enumerate(batches(data, **options)):
+            time.sleep(0.0 if step < 4 else 0.4)
+            yield batch
+
+    monkeypatch.setattr(ImageData, "batches", of_a_busy_machine)
+    words = ("--log_every", "1", "--checkpoints.every", "6", "--sampling.every", "null")
+    tiny(tmp_path, "--cpu_threads", "2", "--total_steps", "7", *words)
+    said = "".join(capsys.readouterr())
+    assert len(re.findall(r"a step takes [\d.]+ seconds now and took [\d.]+ at the start: .*", said)) == 1
+    assert "continue it with --resume latest --cpu_threads 1" in said
+    tiny(tmp_path, "--total_steps", "14", *words, "--resume", "latest", "--cpu_threads", "1")
+    said = "".join(capsys.readouterr())
+    assert "changed: training.cpu_threads is 1, and was 2" in said and "a step takes" not in said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "threads", "advises"),
+    [
+        ([0.2, 0.1, 0.1, 0.31], 2, True),
+        ([0.2, 0.1, 0.1, 0.29], 2, False),
+        ([0.2, 0.1, 0.1, 0.31], 1, False),  # nothing would help
+        ([0.1, 0.9], 2, False),  # the first lines are still those of the start
+    ],
+)
+def test_slow_is_three_times_the_time_of_the_start(seconds, threads, advises):
+    assert (slow_remark(seconds, threads) is not None) == advises
+
+
 RECIPES = ["mnist", "mnist-hybrid", "cifar10", "cifar10-iddpm", "lsun-256", "celebahq-256", "celeba-64"]
 RECIPES += ["mnist-conditional-cfg", "cifar10-conditional"]
 SHRUNKEN = {
@@ -497,8 +532,8 @@ def test_classes_train_and_sample(tmp_path):
         (["--preset", "tinny"], "tiny"),
         (["--num_inference_steps", "2000"], "at most T=1000"),
         (["--batch_size", "9", "--gradient_accumulation_steps", "2"], "multiple of 2"),
-        (["--variance_type", "learned"], "objective: .*no gradient in L_simple: choose loss='hybrid' or 'vlb'"),
-        (["--loss", "hybrid"], "objective: .*'fixed_small' is fixed.*choose variance_type='learned_range'"),
+        (["--variance_type", "learned"], "objective: .*no gradient in L_simple: use loss='hybrid' or 'vlb'"),
+        (["--loss", "hybrid"], "objective: .*'fixed_small' is fixed.*use variance_type='learned_range'"),
         ([*IMPORTANCE, "--model.out_channels", "1"], "variance_type='learned_range': .* give --out_channels 2"),
         (["--eta", "2"], r"eta=2\.0 must lie in \[0, 1\]"),
         (["--training.seed", "-1"], "seed=-1 must not be negative"),
