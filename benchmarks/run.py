@@ -3,7 +3,7 @@
     make bench DATA=<folder with train.parquet and test.parquet of MNIST>
     python -m benchmarks.run --only scheduler_speed startup
 
-Results are JSON files under benchmarks/results; benchmarks/README.md is rendered from whichever are there.
+Results are JSON files in benchmarks/results; benchmarks/README.md is rendered from all files that exist there.
 """
 
 import json
@@ -14,6 +14,7 @@ from benchmarks import (
     architecture,
     before_after,
     bits_per_dim,
+    busy_machine,
     ddgan,
     ddgan_speed,
     gaussians,
@@ -25,6 +26,7 @@ from benchmarks import (
     metric_sensitivity,
     mode_coverage,
     objectives,
+    photo_memory,
     pipeline_overhead,
     sampling_speed,
     scheduler_speed,
@@ -41,6 +43,8 @@ from benchmarks.report import machine, section, write_json
 BENCHMARKS = {
     "scheduler_speed": scheduler_speed,
     "startup": startup,
+    "busy_machine": busy_machine,
+    "photo_memory": photo_memory,
     "throughput": throughput,
     "ddgan_speed": ddgan_speed,
     "sampling_speed": sampling_speed,
@@ -56,10 +60,10 @@ BENCHMARKS = {
     "guidance_cost": guidance_cost,
     "time_to_quality": time_to_quality,
 }
-OF_KEPT_CELLS = ("objectives", "bits_per_dim", "vae_nll")  # whose tables --kept makes of the cells on disk
+OF_KEPT_CELLS = ("objectives", "bits_per_dim", "vae_nll")  # --kept renders their tables from the cells on disk
 
 
-ALONE = {  # by command lines of theirs
+ALONE = {  # run by their own command lines
     "before_after": before_after,
     "architecture": architecture,
     "guidance": guidance,
@@ -86,9 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_page(options: Options) -> None:
-    """README.md of all results that are there."""
+    """Write README.md from all results that exist."""
     parts = ["# Benchmarks", "Rendered by `python -m benchmarks.run` from `results/*.json`; do not edit by hand.\n"]
-    parts += gpu_page.sections(options.out / "results")  # of `benchmarks.gpu`, for each device
+    parts += gpu_page.sections(options.out / "results")  # from `benchmarks.gpu`, for each device
     for name, benchmark in reversed(ON_THE_PAGE.items()):
         path = options.out / "results" / f"{name}.json"
         if path.exists():
