@@ -114,7 +114,7 @@ def _shuffled(
             buffer[drawn], buffer[-1] = buffer[-1], buffer[drawn]
             num_bytes -= stored_bytes(buffer[-1][image_column])
             yield buffer.pop()
-    generator.shuffle(buffer)  # type: ignore[arg-type]
+    generator.shuffle(buffer)
     yield from buffer
 
 
