@@ -1,12 +1,15 @@
 """Training on a data set of the Hub, `data.source` its name, and on a VAE of the Hub, `latents.vae` its name."""
 
+import ast
 import io
 import json
+import tarfile
+import textwrap
 
 import pytest
 import torch
 from datasets import Dataset, Image
-from image_files import random_image
+from image_files import png_bytes, random_image
 
 from hf_ddpm import HFVAE, HFVAEPipeline
 from hf_ddpm.checkpoint import save_checkpoint
@@ -62,3 +65,62 @@ def test_a_vae_of_the_hub_makes_the_latents(hub, digits, train, tmp_path):
     done = train(*latent, "--channels", "1")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())["latents"]["class"] == "HFVAE"
+
+
+# --- repositories whose page declares no data -----------------------------------------------------------------------
+
+
+def opened(run_python, source, **options):
+    """What a fresh process sees of a dataset: the number of its images, its classes, and what it left out."""
+    code = textwrap.dedent(f"""
+        from hf_ddpm.data import ImageData
+        data = ImageData({source!r}, image_size=8, channels=1, **{options!r})
+        labels = next(data.batches(batch_size=12, seed=0)).labels
+        print([data.num_images, data.facts.class_names and list(data.facts.class_names), dict(data.facts.left_out)])
+        print(labels if labels is None else sorted(labels.tolist()))
+    """)
+    done = run_python(code)
+    return [ast.literal_eval(line) for line in done.stdout.splitlines()[-2:]]
+
+
+@pytest.fixture
+def pictures():
+    """Twelve PNG files by names that `datasets` takes for splits and classes of its own."""
+    folders = ("cats", "test subjects", "dev dogs")
+    return {f"{folders[i % 3]}/{i:02d}.png": png_bytes(random_image(i, mode="L")) for i in range(12)}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("card", [None, "---\nlicense: mit\n---\n# Pictures\n"])
+def test_a_repository_is_opened_like_a_folder(streaming, card, hub, pictures, run_python):
+    files = pictures | {"notes.txt": b"about"} | ({} if card is None else {"README.md": card.encode()})
+    hub.add_repo("ada/pictures", files, repo_type="dataset")
+    (count, classes, left_out), labels = opened(run_python, "ada/pictures", label_column="auto", streaming=streaming)
+    assert (count, classes) == (None if streaming else 12, ["cats", "dev dogs", "test subjects"])
+    assert labels == sorted(i for i in (0, 1, 2) for _ in range(4))
+    assert left_out["of type .txt"] == 1
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_tables_and_shards_are_all_read_whatever_they_are_called(streaming, hub, run_python):
+    rows = {"image": [random_image(i, mode="L") for i in range(6)]}
+    table, shard = io.BytesIO(), io.BytesIO()
+    Dataset.from_dict(rows).cast_column("image", Image()).to_parquet(table)
+    with tarfile.open(fileobj=shard, mode="w") as tar:
+        for i in range(6):
+            content = png_bytes(random_image(i, mode="L"))
+            member = tarfile.TarInfo(f"{i}.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    hub.add_repo("ada/tables", {f"{name}.parquet": table.getvalue() for name in ("a", "dev-b")}, repo_type="dataset")
+    hub.add_repo("ada/shards", {f"{name}.tar": shard.getvalue() for name in ("a", "dev-b")}, repo_type="dataset")
+    for source in ("ada/tables", "ada/shards"):
+        (count, _, _), _ = opened(run_python, source, streaming=streaming, on_bad_image="skip")
+        assert count == (None if streaming else 12)
+
+
+def test_a_downloaded_repository_opens_without_the_hub(hub, pictures, run_python, monkeypatch):
+    hub.add_repo("ada/pictures", pictures, repo_type="dataset")
+    before = opened(run_python, "ada/pictures")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert opened(run_python, "ada/pictures") == before

@@ -4,12 +4,14 @@ What exists on disk is local; what only looks like a path is a missing path; eve
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from hf_ddpm.data import hub
 from hf_ddpm.data.listing import ARCHIVES, suffix_of
-from hf_ddpm.data.local import Images, image_rows, look, look_into_archive
+from hf_ddpm.data.local import Images, Tables, image_rows, look, look_into_archive
 from hf_ddpm.data.splits import check_slice, empty_error, parts_of, slices, split_error
 from hf_ddpm.data.stacked_digits import stack_digits
 from hf_ddpm.errors import UserError, did_you_mean
@@ -20,8 +22,20 @@ if TYPE_CHECKING:
 Origin = Literal["package", "local", "url", "hub"]  # what ships with hf_ddpm, on this machine, elsewhere, on the Hub
 DIGITS, STACKED_DIGITS = EMBEDDED = ("digits", "stacked-digits")
 DIGITS_FILE = Path(__file__).parent / "digits" / "digits.parquet"
-_BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}  # of `datasets`, for addresses
-_OF_PATHS = (*_BUILDERS, *ARCHIVES, ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+_OF_PATHS = (
+    *hub.BUILDERS,
+    *ARCHIVES,
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+)
 
 
 class Opened(NamedTuple):
@@ -72,20 +86,18 @@ def open_source(
     if "://" in source:
         _refuse_hub_options(source, config_name, revision)
         suffix = suffix_of(source.partition("?")[0])
-        if suffix in ARCHIVES and not (streaming and suffix in _BUILDERS):
+        if suffix in ARCHIVES and not (streaming and suffix in hub.BUILDERS):
             return _opened_images(look_into_archive(_download(source)), source, split, streaming)
-        files, builder = {"train": [source]}, _BUILDERS.get(suffix, "imagefolder")
+        files, builder = {"train": [source]}, hub.BUILDERS.get(suffix, "imagefolder")
         return Opened(_load(source, builder, data_files=files, split=split, streaming=streaming))
     path, files_of_pattern = _local_files(source)
-    if path is None or (not files_of_pattern and _is_declared(path)):
+    if path is None and config_name is None and hub.undeclared(source, revision):
+        return _open_undeclared(source, split, revision, streaming)
+    if path is None or (not files_of_pattern and hub.declares_its_data(path / "README.md")):
         rows = _load(source, source, name=config_name, split=split, revision=revision, streaming=streaming)
         return Opened(rows, of_folders=rows.info.builder_name == "imagefolder")
     _refuse_hub_options(source, config_name, revision)
-    found = look(source, path, files_of_pattern)
-    if isinstance(found, Images):
-        return _opened_images(found, source, split, streaming)
-    rows = _load(source, found.builder, data_files=found.files, split=split, streaming=streaming)
-    return Opened(rows, contents=found.contents)
+    return _open_found(look(source, path, files_of_pattern), source, split, streaming)
 
 
 def origin_of(source: str) -> Origin:
@@ -96,6 +108,24 @@ def origin_of(source: str) -> Origin:
         return "hub" if source.startswith("hf://") else "url"
     path = Path(source).expanduser()
     return "local" if path.exists() or _glob(path) else "hub"
+
+
+def _open_undeclared(source: str, split: str, revision: str | None, streaming: bool) -> Opened:
+    """Open a dataset on the Hub like a folder; as a stream without a download where its files allow it."""
+    with _opening(source):
+        where = hub.addresses(source, revision) if streaming else None
+    if where is not None:
+        return Opened(_load(source, where.builder, data_files=where.files, split=split, streaming=True))
+    with _opening(source):
+        folder = hub.download(source, revision)
+    return _open_found(look(source, folder, []), source, split, streaming)
+
+
+def _open_found(found: Tables | Images, source: str, split: str, streaming: bool) -> Opened:
+    if isinstance(found, Images):
+        return _opened_images(found, source, split, streaming)
+    rows = _load(source, found.builder, data_files=found.files, split=split, streaming=streaming)
+    return Opened(rows, contents=found.contents)
 
 
 def _opened_images(images: Images, source: str, split: str, streaming: bool) -> Opened:
@@ -119,17 +149,6 @@ def _local_files(source: str) -> tuple[Path | None, list[Path]]:
             f"Hub, or {DIGITS!r}{did_you_mean(path.name, neighbours)}"
         )
     return None, []
-
-
-def _is_declared(folder: Path) -> bool:
-    """Whether a folder's README.md says which files are its data, as those of data sets on the Hub do."""
-    from huggingface_hub.repocard import metadata_load
-
-    card = folder / "README.md"
-    try:
-        return card.is_file() and "configs" in (metadata_load(card) or {})
-    except (ValueError, OSError):  # a page of another kind
-        return False
 
 
 def _download(url: str) -> Path:
@@ -199,12 +218,25 @@ def _take_split(splits: "dict[str, Dataset]", split: str, source: str) -> "Datas
 def _load(source: str, path: str, *, split: str, **options: Any) -> Any:
     """`datasets.load_dataset`, with its many errors turned into one sentence."""
     import datasets
-    from huggingface_hub.errors import HTTPError  # of the client library that this version of the Hub package uses
 
     local = Path(path).expanduser()
-    try:
+    with _opening(source, split=split, is_folder=local.is_dir()):
         # absolute, or a folder called "parquet" would be taken for a builder
         loaded = datasets.load_dataset(str(local.resolve()) if local.is_dir() else path, split=split, **options)
+    if "[" in split:  # `datasets` reads train[3:2] to the end
+        lengths = {name: info.num_examples for name, info in loaded.info.splits.items()}
+        slices(split, datasets.ReadInstruction.from_spec(split).to_absolute(lengths), lengths)
+    return loaded
+
+
+@contextmanager
+def _opening(source: str, *, split: str = "train", is_folder: bool = False) -> Iterator[None]:
+    """Turn the errors of `datasets` and of the Hub into one sentence."""
+    import datasets
+    from huggingface_hub.errors import HTTPError  # of the client library that this version of the Hub package uses
+
+    try:
+        yield
     except (
         datasets.exceptions.DatasetsError,
         HTTPError,
@@ -219,11 +251,7 @@ def _load(source: str, path: str, *, split: str, **options: Any) -> Any:
             raise split_error(source, split, re.findall(r"'([^']+)'", available[1])) from error
         if "corresponds to no data" in str(error):
             raise empty_error(source, split) from error
-        raise UserError(_cannot_open(source, local.is_dir(), error)) from error
-    if "[" in split:  # `datasets` reads train[3:2] to the end
-        lengths = {name: info.num_examples for name, info in loaded.info.splits.items()}
-        slices(split, datasets.ReadInstruction.from_spec(split).to_absolute(lengths), lengths)
-    return loaded
+        raise UserError(_cannot_open(source, is_folder, error)) from error
 
 
 def _cannot_open(source: str, is_folder: bool, error: BaseException) -> str:
