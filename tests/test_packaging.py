@@ -99,9 +99,10 @@ def test_importing_it_costs_little_beyond_the_diffusers_classes(run_python):
     assert {name for name in beyond if name.split(".")[0] != "hf_ddpm"} == set()
 
     lines = re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", process.stderr)
-    own = {name: int(microseconds) for microseconds, name in lines if name in beyond}
+    taken = {name: int(microseconds) for microseconds, name in lines}
+    own = {name: microseconds for name, microseconds in taken.items() if name in beyond}
     assert len(own) > 10
-    assert sum(own.values()) < 300_000, own
+    assert sum(own.values()) < 0.1 * sum(taken.values()), own  # 0.3 of 5 seconds, on an idle machine
 
 
 def test_what_needs_no_torch_does_not_wait_for_it(run_python):
