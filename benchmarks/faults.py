@@ -1,9 +1,9 @@
-"""What becomes of a run that is killed, signalled, short of disk, damaged, diverged, or started twice.
+"""What happens to a run that is killed, signalled, out of disk space, damaged, diverged, or started twice.
 
     python -m benchmarks.faults
 
-Writes benchmarks/faults.md. Every fault meets a real run of a tiny network in a process of its own; afterwards the run
-goes on with `--resume auto` and must end in the weights of the run that nothing happened to, bit for bit.
+Writes benchmarks/faults.md. Every fault is applied to a real run of a tiny network in its own process; afterwards, the
+run continues with `--resume auto` and must end with the same weights as an undisturbed run, bit for bit.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import re
 import resource
 import shutil
 import signal
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,31 +23,35 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.ours import recipe_with, start
 from benchmarks.report import machine, table
+from benchmarks.timing import Rounds
 from hf_ddpm.training import train as training
-from hf_ddpm.training.states import damage_of, write_manifest
+from hf_ddpm.training.states import check_finite, damage_of, save_state, write_manifest
 
+ROOT = Path(__file__).resolve().parent.parent
 PAGE = Path(__file__).parent / "faults.md"
 STEPS, EVERY = 24, 3
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "0", "--log_every", "1"]
 TINY += ["--num_images", "2", "--num_inference_steps", "2", "--sampling.every", "null", "--tracker", "none"]
 TINY += ["--max_images", "64", "--cpu_threads", "1", "--samples", "0", "--total_steps", str(STEPS)]
 TINY += ["--checkpoints.every", str(EVERY), "--checkpoints.keep", "3"]
-SURVIVED, REFUSED, LOST = "survived", "refused in a sentence", "lost"
+SURVIVED, REFUSED, LOST = "survived", "rejected with an error", "lost"
 SENTENCE = re.compile(r"^(error: |stopped at step )[^\n]+$", re.M)
 
 
 class Trial:
-    """One run in a folder of its own, in processes that are forks of this one."""
+    """One run in its own folder, in processes that are forks of this one."""
 
     def __init__(self, folder: Path, words: Sequence[str] = TINY) -> None:
         self.run, self.said, self.words = folder / "run", folder / "said.txt", words
 
     def start(self, *words: str, before: Callable[[], None] | None = None) -> int:
-        """Start it, or go on; the number of its process."""
+        """Start or continue it; return its process ID."""
         child = os.fork()
         if child:
             return child
@@ -69,13 +73,18 @@ class Trial:
             os._exit(code)
 
     def finished(self, *words: str) -> int:
-        """Run it to its end; the exit code."""
+        """Run it to its end and return the exit code."""
         return os.waitstatus_to_exitcode(os.waitpid(self.start(*words), 0)[1])
 
     def reached(self, child: int, step: int) -> None:
-        """Wait until the log has a step, or the process has ended."""
+        """Wait until the log contains a step, or until the process has ended."""
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        self.logged(step, while_running=lambda: os.waitid(os.P_PID, child, ended) is None)
+
+    def logged(self, step: int, *, while_running: Callable[[], bool]) -> None:
+        """Wait until the log contains a step, or until the run has ended."""
         log = self.run / "log.jsonl"
-        while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        while while_running():
             if log.is_file() and log.read_text().count("\n") >= step:
                 return
             time.sleep(0.002)
@@ -85,7 +94,7 @@ class Trial:
 
 
 def outcome(trial: Trial, wanted: dict[str, torch.Tensor], *words: str) -> str:
-    """Go on, and compare what comes out."""
+    """Continue the run, and compare its weights."""
     trial.said.write_text("")
     code = trial.finished("--resume", "auto", *words)
     said = trial.said.read_text()
@@ -96,7 +105,7 @@ def outcome(trial: Trial, wanted: dict[str, torch.Tensor], *words: str) -> str:
 
 
 def killed(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str:
-    """SIGKILL before, in and after a save."""
+    """Send SIGKILL before, during or after a save."""
     child = trial.start()
     trial.reached(child, chance.randrange(STEPS))
     time.sleep(chance.random() * 0.05)
@@ -106,7 +115,7 @@ def killed(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str
 
 
 def signalled(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str:
-    """One of the four signals, twice, at any step."""
+    """Send one of the four signals, twice, at any step."""
     child = trial.start()
     trial.reached(child, chance.randrange(STEPS - 2))
     asked = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)[number % 4]
@@ -114,13 +123,13 @@ def signalled(trial: Trial, wanted: Any, chance: random.Random, number: int) -> 
         os.kill(child, asked)
         time.sleep(0.01)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code not in (75, 0):  # 0 of a run that was at its end
+    if code not in (75, 0):  # 0 if the run was finished already
         return LOST
     return outcome(trial, wanted)
 
 
 def full_disk(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str:
-    """No file may grow beyond a size, which the recipe, the log, the weights or the optimizer reach first."""
+    """Limit the size of files, so that the recipe, the log, the weights or the optimizer is the first to exceed it."""
     limit = (200, 900, 8_000, 30_000, 70_000, 105_000)[number % 6]
 
     def no_room() -> None:
@@ -136,7 +145,7 @@ def full_disk(trial: Trial, wanted: Any, chance: random.Random, number: int) -> 
 
 
 def not_finite(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str:
-    """A NaN in the weights, the average or the optimizer, in the step of a save or another one."""
+    """Write a NaN to the weights, the average or the optimizer, at the step of a save or at another one."""
     at = chance.randrange(EVERY, STEPS - 1)
 
     def spoil() -> None:
@@ -162,7 +171,7 @@ def not_finite(trial: Trial, wanted: Any, chance: random.Random, number: int) ->
 
 
 def started_twice(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str:
-    """A second start while the first one runs."""
+    """Start the run a second time while it is running."""
     child = trial.start()
     trial.reached(child, 2)
     second = Trial(trial.run.parent, trial.words)
@@ -173,17 +182,60 @@ def started_twice(trial: Trial, wanted: Any, chance: random.Random, number: int)
     return outcome(trial, wanted) if refused else LOST
 
 
+def launched(trial: Trial, *words: str) -> subprocess.Popen[bytes]:
+    """Start or continue the run in two processes by `accelerate launch`, on the CPU."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "-q", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += ["training/train.py", *trial.words, "--output_dir", str(trial.run), *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    with trial.said.open("w") as file:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+
+
+def killed_while_launched(trial: Trial, chance: random.Random, which: str) -> str:
+    """Send SIGKILL to the launcher or to one of its two processes; continue with one command, in two processes."""
+    reference = Trial(trial.run.parent.parent / "undisturbed")  # shared by all trials
+    if not reference.run.is_dir():
+        reference.run.parent.mkdir()
+        assert launched(reference).wait() == 0, reference.said.read_text()
+    launcher = launched(trial)
+    trial.logged(chance.randrange(1, STEPS - 2), while_running=lambda: launcher.poll() is None)
+    ranks = psutil.Process(launcher.pid).children()
+    os.kill(launcher.pid if which == "launcher" else ranks[chance.randrange(len(ranks))].pid, signal.SIGKILL)
+    launcher.wait()
+    psutil.wait_procs(ranks, timeout=60)
+    said = trial.said.read_text()
+    if any(rank.is_running() for rank in ranks) or (which == "launcher" and "its launcher has ended" not in said):
+        return LOST
+    if launched(trial, "--resume", "auto").wait() != 0:
+        return REFUSED if SENTENCE.search(trial.said.read_text()) else LOST
+    wanted, found = reference.weights(), trial.weights()
+    return SURVIVED if all(torch.equal(found[name], weight) for name, weight in wanted.items()) else LOST
+
+
+def rank_killed(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str:
+    """Send SIGKILL to one of two processes of a run."""
+    return killed_while_launched(trial, chance, "rank")
+
+
+def launcher_killed(trial: Trial, wanted: Any, chance: random.Random, number: int) -> str:
+    """Send SIGKILL to the launcher of two processes."""
+    return killed_while_launched(trial, chance, "launcher")
+
+
 FAULTS: dict[str, tuple[Callable[..., str], int]] = {
-    "kill -9 before, in and after saves": (killed, 30),
-    "signals, each twice": (signalled, 20),
-    "disk full": (full_disk, 6),
+    "kill -9 before, during and after saves": (killed, 30),
+    "signals, each sent twice": (signalled, 20),
+    "full disk": (full_disk, 6),
     "NaN in weights, average or optimizer": (not_finite, 6),
-    "two starts": (started_twice, 5),
+    "started twice": (started_twice, 5),
+    "kill -9 of one of two processes": (rank_killed, 5),
+    "kill -9 of the launcher of two processes": (launcher_killed, 5),
 }
 
 
 def flips(folder: Path, count: int, chance: random.Random) -> Iterator[str]:
-    """Bits flipped and files cut at places that follow the bytes of a state of the `mnist` network."""
+    """Flip bits and truncate files of a state of the `mnist` network, at random bytes."""
     trial = Trial(folder, ["--total_steps", "2", "--num_images", "1", "--sampling.every", "null", "--samples", "0"])
     trial.words += ["--num_inference_steps", "2", "--tracker", "none", "--cpu_threads", "1", "--max_images", "256"]
     assert trial.finished() == 0, trial.said.read_text()
@@ -201,24 +253,29 @@ def flips(folder: Path, count: int, chance: random.Random) -> Iterator[str]:
         file.write_bytes(whole)
 
 
-def cost(folder: Path) -> dict[str, float]:
-    """Seconds of the checksums of a state of the `mnist` network, and of a step of it."""
-    state = folder / "run" / "states" / "step_00000002"
-    seconds = [time_of(lambda: write_manifest(state, json.loads((state / "state.json").read_text()))) for _ in range(5)]
-    facts = json.loads((folder / "run" / "checkpoint" / "training.json").read_text())
-    return {"checksums": statistics.median(seconds), "step": facts["seconds"] / facts["steps"]}
-
-
-def time_of(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+def costs_of_a_save(folder: Path) -> dict[str, float]:
+    """Measure the median seconds of what a save of the `mnist` recipe does, and of a training step."""
+    run, step = start(recipe_with("mnist", {"training": {"cpu_threads": 1}}), folder / "run", total_steps=100_000)
+    step()
+    save_state(run)
+    state = run.folder.state_of(run.step)
+    manifest = json.loads((state / "state.json").read_text())
+    times = Rounds(
+        {
+            "checksums": lambda: write_manifest(state, manifest),
+            "finiteness": lambda: check_finite(run),
+            "step": step,
+        },
+        rounds=15,
+    )
+    found = {name: times.median(name) for name in times.seconds}
+    return found | {"steps": run.checkpoints.every or 0}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Try every fault and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, help="of the number of trials of each fault")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the trials of each fault (default: 1)")
     parser.add_argument("--out", type=Path, default=PAGE)
     options = parser.parse_args(argv)
     about, rows = machine(), []
@@ -238,29 +295,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(place) / "flips"
         folder.mkdir()
         found = Counter(flips(folder, max(1, round(options.share * 50)), random.Random(0)))
-        name = "a bit flipped or a file cut, of a state of the mnist network"
+        name = "a flipped bit or a truncated file in a state of the mnist network"
         rows.append([name, sum(found.values()), *(found[result] for result in (SURVIVED, REFUSED, LOST))])
-        costs = cost(folder)
+        costs = costs_of_a_save(folder / "cost")
     options.out.write_text(page(rows, costs, about))
     print(f"wrote {options.out}")
 
 
 def page(rows: Sequence[Sequence[object]], costs: dict[str, float], about: dict[str, Any]) -> str:
-    """The page in Markdown."""
-    share = costs["checksums"] / (1000 * costs["step"])
+    """Return the page in Markdown."""
+    interval = costs["steps"] * costs["step"]
+    checksums, finiteness = (
+        f"{1000 * costs[name]:.0f} ms, {100 * costs[name] / interval:.3f}%" for name in ("checksums", "finiteness")
+    )
     found = table(["fault", "trials", SURVIVED, REFUSED, LOST], rows)
-    return f"""# What becomes of a run
+    return f"""# What happens to an interrupted run
 
 `python -m benchmarks.faults`, {about["date"]}, {about["cpu"]}, {about["cores"]} cores, torch {about["torch"]}.
 
-A run of {STEPS} steps of a tiny network with a state every {EVERY} steps meets a fault, and goes on with
-`--resume auto`. It survives if it ends in the weights of the run that nothing happened to, bit for bit. A damaged
-state is refused by its checksum, and the one before it is taken.
+A run of {STEPS} steps of a tiny network, with a state every {EVERY} steps, has a fault, and continues with
+`--resume auto`. It survives if it ends with the same weights as an undisturbed run, bit for bit. A damaged state is
+detected by its checksum, and the previous one is used.
 
 {found}
 
-The checksums of a state of the `mnist` network take {1000 * costs["checksums"]:.0f} ms, {100 * share:.2f}% of the
-thousand steps between two states ({1000 * costs["step"]:.0f} ms each, one thread).
+Of the time between two saves of the `mnist` recipe ({costs["steps"]:,.0f} steps of {1000 * costs["step"]:.0f} ms
+each, one thread), the checksums of a state take {checksums}, and the check that all weights, averages and
+optimizer states are finite takes {finiteness}.
 """
 
 
