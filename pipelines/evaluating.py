@@ -1,4 +1,4 @@
-"""How a pipeline runs its networks: without gradients, without dropout."""
+"""Evaluation of a pipeline's networks, without gradients and without dropout."""
 
 import functools
 import threading
@@ -12,14 +12,14 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 _LOCK = threading.Lock()
-_USED: dict[int, list[Any]] = {}  # by the id of a network: how many blocks evaluate it, and its parts that were trained
+_USED: dict[int, list[Any]] = {}  # by the id of a network: how many blocks evaluate it, and its parts in train mode
 
 
 @contextmanager
 def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
-    """No dropout in the block; afterwards every part of the networks is in the mode it was in.
+    """Disable dropout in the block; afterwards every part of the networks is in its previous mode again.
 
-    Threads may be in such blocks at the same time: the last one that leaves puts the modes back.
+    Threads may be in such blocks at the same time: the last one that leaves restores the modes.
     """
     with _LOCK:
         for network in networks:
@@ -40,12 +40,21 @@ def evaluating(*networks: torch.nn.Module) -> Iterator[None]:
 
 
 def without_training(method: Method) -> Method:
-    """A pipeline's method without gradients, and without dropout in any of its components."""
+    """Run a pipeline's method without gradients, and without dropout in any of its components.
+
+    Raises:
+        ValueError: If a component is a module without a config, such as `DataParallel`.
+    """
 
     @functools.wraps(method)
     def run(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        networks = [part for part in self.components.values() if isinstance(part, torch.nn.Module)]
-        with torch.no_grad(), evaluating(*networks):
+        networks = {name: part for name, part in self.components.items() if isinstance(part, torch.nn.Module)}
+        for name, network in networks.items():
+            if getattr(network, "config", None) is None:
+                raise ValueError(
+                    f"{name} of type {type(network).__name__} has no config: pass the network itself, not a wrapper"
+                )
+        with torch.no_grad(), evaluating(*networks.values()):
             return method(self, *arguments, **keywords)
 
     return cast(Method, run)

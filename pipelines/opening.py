@@ -1,4 +1,4 @@
-"""Pipelines and the Hub: what `from_pretrained` and a push do more where hf_ddpm is installed."""
+"""Loading and pushing of pipelines: what `from_pretrained` and `push_to_hub` add to diffusers' own methods."""
 
 import inspect
 import os
@@ -6,49 +6,59 @@ from abc import ABC
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from hf_ddpm.models.pushing import of_package, pushing
+from hf_ddpm.models.savable import check_savable, with_dtypes
 from hf_ddpm.pipelines.doors import INDEX, known_modules
 
 
-class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
-    """The half of a pipeline that opens saved ones; beside `DiffusionPipeline`, before it."""
+class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline completes it
+    """The part of a pipeline that loads, saves and pushes it; it comes before `DiffusionPipeline` in the bases."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Any:
-        """Open a checkpoint from a folder or the Hub. None of its code runs, and no pickle is read.
+        """Load a checkpoint from a folder or the Hub. None of its code is run, and no pickle is read.
 
-        For code that came with a checkpoint (door 3), which runs already, this is diffusers' own opening.
+        In code that came with a checkpoint (door 3), and therefore runs already, this is diffusers' own method.
 
         Args:
-            pretrained_model_name_or_path: a folder, or `user/name`, kept in the cache for the next time.
-            **kwargs: those of diffusers: `revision`, `variant`, `dtype`, `cache_dir`, `local_files_only`, `token`,
-                `force_download`, components instead of the saved ones. Also `subfolder`, where in it the checkpoint
-                is. `variant="raw"` are the weights that training did not average.
-                `use_safetensors=False` opens pickles; give it only if you trust their author.
+            pretrained_model_name_or_path: A folder, or `user/name` on the Hub, which is cached.
+            **kwargs: The keywords of diffusers: `revision`, `variant`, `dtype`, `cache_dir`, `local_files_only`,
+                `token`, `force_download`, and components that replace the saved ones. In addition, `subfolder` is the
+                folder of the checkpoint in it. `variant="raw"` loads the weights that training did not average.
+                `use_safetensors=False` loads pickles; use it only if you trust their author.
 
         Raises:
-            OSError: nothing is there, or the Hub does not give it.
-            ValueError: a checkpoint of another kind, damaged, or one that would run code or fill the memory.
+            OSError: If the checkpoint does not exist, or cannot be downloaded from the Hub.
+            ValueError: If the checkpoint is of another kind, is corrupted, would run code or would not fit in memory.
         """
-        open_checked = of_package("open_pipeline")
+        open_checked, kwargs = of_package("open_pipeline"), with_dtypes(kwargs)
         if open_checked is None:
             return super().from_pretrained(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
         return open_checked(cls, pretrained_model_name_or_path, **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> Any:
-        """Another pipeline around the parts of one, as diffusers' own; all parts that this one takes come along.
+        """Create a pipeline from the components of another one, as in diffusers, with all that this class accepts.
 
         Args:
-            pipeline: whose parts they are, in their dtype.
-            **kwargs: parts instead of its own, and keywords of diffusers'.
+            pipeline: The pipeline whose components are used, in their dtype.
+            **kwargs: Components that replace its own, and keywords of diffusers.
         """
         taken = inspect.signature(cls).parameters.keys() - kwargs.keys()
         kept = {name: part for name, part in pipeline.components.items() if name in taken}
         return super().from_pipe(pipeline, **{"dtype": pipeline.dtype, **kept, **kwargs})  # type: ignore[misc]
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As diffusers' own; with `push_to_hub=True`, without the folder that the pipeline was opened from."""
+        """Save as diffusers does; with `push_to_hub=True`, without the path that the pipeline was loaded from.
+
+        Raises:
+            ValueError: If a network is not saved whole; nothing is written.
+        """
+        for name, part in self.components.items():  # type: ignore[attr-defined]
+            if isinstance(part, nn.Module):
+                check_savable(name, part)
         with pushing(*([self, *self.components.values()] if kwargs.get("push_to_hub") else [])):  # type: ignore[attr-defined]
             super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
 
@@ -63,27 +73,27 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
         variant: str | None = None,
         subfolder: str | None = None,
     ) -> str:
-        """Upload the pipeline in one commit, with a card of what is known of these weights.
+        """Push the pipeline in one commit, with a model card that contains what is known about these weights.
 
-        Opened from a checkpoint's folder and not changed, they take along what training left there: facts, recipe,
-        log, samples, the weights without the average. For code that came with a checkpoint (door 3), and for pickles, a
-        variant or a subfolder, this is diffusers' own push, whose card knows nothing.
+        If the pipeline was loaded from a checkpoint's folder and not changed, the files of its training are pushed
+        too: facts, recipe, log, samples and the weights without the average. In code that came with a checkpoint (door
+        3), and for pickles, a variant or a subfolder, this is diffusers' own push, with its default card.
 
         Args:
-            repo_id: `user/name` on the Hub, which is made if it is not there.
-            commit_message: of the commit.
-            private: only its owner sees a new repository.
-            token: instead of `HF_TOKEN` or the one of `hf auth login`.
-            create_pr: open a pull request.
-            safe_serialization: False writes pickles.
-            variant: of the weights' names.
-            subfolder: of the repository.
+            repo_id: `user/name` on the Hub, which is created if it does not exist.
+            commit_message: The commit message.
+            private: Whether a new repository is private.
+            token: The token, instead of `HF_TOKEN` or that of `hf auth login`.
+            create_pr: Whether to open a pull request.
+            safe_serialization: Whether to save safetensors; False saves pickles.
+            variant: The variant in the file names of the weights.
+            subfolder: The folder in the repository.
 
         Returns:
-            str: the address of what was pushed.
+            str: The URL of what was pushed.
 
         Raises:
-            ValueError: what the Hub refuses, in one sentence.
+            ValueError: If the Hub does not accept the push, with the reason in one sentence.
         """
         push_with_card = of_package("push_pipeline")
         if push_with_card is None or variant or subfolder or not safe_serialization:
@@ -96,38 +106,38 @@ class CheckedOpening(ABC):  # noqa: B024  # DiffusionPipeline makes it whole
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What opening takes of an index; a `ValueError` for a checkpoint of another class."""
+        """Return what diffusers uses of an index; raise a `ValueError` for a checkpoint of another class."""
         check_index(cls, config_dict)
         return super().extract_init_dict(known_modules(config_dict), **kwargs)  # type: ignore[misc]
 
 
 def class_of_ours(kind: type) -> type:
-    """The pipeline class of ours that a class is, or is derived from."""
+    """Return the one of our pipeline classes that a class is, or is derived from."""
     return next(parent for parent in kind.__mro__ if CheckedOpening in parent.__bases__)
 
 
 def components_of(kind: type) -> list[str]:
-    """What a pipeline of ours cannot do without: the arguments of its constructor that have no default."""
+    """Return the required components of one of our pipelines: the constructor arguments without a default."""
     parameters = inspect.signature(class_of_ours(kind)).parameters.values()
     return [parameter.name for parameter in parameters if parameter.default is parameter.empty]
 
 
 def check_index(kind: type, index: Mapping[str, Any]) -> None:
-    """Refuse an index that names no class, or has nothing of what a pipeline of `kind` is made of.
+    """Reject an index that has no class name, or none of the components of a pipeline of `kind`.
 
     Raises:
-        ValueError: what it lacks, or whose checkpoint it is and which of our classes opens it.
+        ValueError: If it does; the message says what is missing, or which of our classes loads the checkpoint.
     """
     owner = index.get("_class_name")
     if not owner:
-        raise ValueError(f"{INDEX} lacks '_class_name': restore it from another copy")
+        raise ValueError(f"{INDEX} does not contain '_class_name': restore it from another copy")
     ours, there = CheckedOpening.__subclasses__(), [component in index for component in components_of(kind)]
     of_another = owner in [one.__name__ for one in ours if one is not class_of_ours(kind)]
-    if all(there) or (any(there) and not of_another):  # one that is damaged lacks some
+    if all(there) or (any(there) and not of_another):  # a damaged one may lack some
         return
     opens = [one.__name__ for one in ours if all(component in index for component in components_of(one))]
     opens = [owner] if owner in opens else opens
     raise ValueError(
         f"this is a checkpoint of {owner} and has no {' or '.join(components_of(kind))} for "
-        f"{class_of_ours(kind).__name__}: open it with {(*opens, owner)[0]}.from_pretrained"
+        f"{class_of_ours(kind).__name__}: load it with {(*opens, owner)[0]}.from_pretrained"
     )

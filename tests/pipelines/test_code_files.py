@@ -79,10 +79,10 @@ def make(make_pipeline):
 @pytest.mark.parametrize(
     ("kind", "roots", "count"),
     [
-        ("pixels", (DDPM, SCHEDULER), 28),
-        (AutoencoderKL, (DDPM, SCHEDULER), 28),
-        (HFVAE, (DDPM, SCHEDULER, NETWORK), 33),
-        ("vae", (VAE, NETWORK), 15),
+        ("pixels", (DDPM, SCHEDULER), 29),
+        (AutoencoderKL, (DDPM, SCHEDULER), 29),
+        (HFVAE, (DDPM, SCHEDULER, NETWORK), 34),
+        ("vae", (VAE, NETWORK), 16),
     ],
     ids=str,
 )
