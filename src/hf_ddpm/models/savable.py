@@ -53,7 +53,7 @@ def check_savable(name: str, network: nn.Module) -> None:
         raise ValueError(f"{name} has weights that are not in memory, because it is offloaded: save it before that")
     kind: Any = type(network)
     with torch.device("meta"):
-        described = kind.from_config(dict(network.config)).state_dict()
+        described = kind.from_config({k: v for k, v in network.config.items() if k[0] != "_"}).state_dict()
     shapes, needed = (
         {key: getattr(weight, "shape", None) for key, weight in each.items()} for each in (weights, described)
     )
