@@ -30,7 +30,7 @@ def sample(checkpoint, out, *words):
 def test_a_grid(checkpoint, tmp_path, capsys):
     sample(checkpoint, tmp_path / "deep" / "grid.png", "-n", "6")
     assert Image.open(tmp_path / "deep" / "grid.png").size == (3 * 8, 2 * 8)
-    assert "6 images by UniPC, 3 network calls each: " in capsys.readouterr().out
+    assert "(images: 6, sampler: UniPC, network calls per image: 3)" in capsys.readouterr().out
 
 
 def test_the_default_sampler(checkpoint, make_pipeline, tmp_path, capsys):
@@ -40,7 +40,7 @@ def test_the_default_sampler(checkpoint, make_pipeline, tmp_path, capsys):
     """
     pipeline = load_pipeline(str(checkpoint))
     main(["sample", str(checkpoint), "-n", "4", "--device", "cpu", "--out", str(tmp_path / "default.png")])
-    assert "4 images by UniPC, 20 network calls each" in capsys.readouterr().out
+    assert "(images: 4, sampler: UniPC, network calls per image: 20)" in capsys.readouterr().out
     unipc = diffusers.UniPCMultistepScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     pipeline.scheduler = unipc
     images = sample_images(pipeline, range(4), seed=0, num_inference_steps=20)
@@ -48,7 +48,7 @@ def test_the_default_sampler(checkpoint, make_pipeline, tmp_path, capsys):
 
     make_pipeline({"prediction_type": "mean", "variance_type": "fixed_small"}).save_pretrained(tmp_path / "mean")
     sample(tmp_path / "mean", tmp_path / "mean.png", "-n", "1")
-    assert "1 images by DDIM, 3 network calls" in capsys.readouterr().out
+    assert "(images: 1, sampler: DDIM, network calls per image: 3)" in capsys.readouterr().out
     make_pipeline({"num_train_timesteps": 6}).save_pretrained(tmp_path / "short")
     main(["sample", str(tmp_path / "short"), "-n", "1", "--device", "cpu", "--out", str(tmp_path / "short.png")])
     assert "1 images by Algorithm 2 of DDPM, 6 network calls" in capsys.readouterr().out
@@ -68,7 +68,7 @@ def test_no_device_and_no_place_are_refused(words, checkpoint, tmp_path, monkeyp
 
 @pytest.mark.parametrize("error", [MemoryError("3 TiB"), RuntimeError("CUDA out of memory.\nTried to allocate 3 TiB")])
 def test_full_memory_is_one_sentence(error):
-    said = r"does not fit into memory, take a smaller batch: .*3 TiB"
+    said = r"there is not enough memory, use a smaller batch: .*3 TiB"
     with pytest.raises(SystemExit, match=said) as caught, exit_with_a_sentence():
         raise error
     assert "\n" not in str(caught.value)
@@ -87,6 +87,14 @@ def test_a_folder_of_images_does_not_depend_on_the_batch(checkpoint, tmp_path):
     for name in names:
         one, two = (np.asarray(Image.open(tmp_path / folder / name), dtype=int) for folder in ("one", "two"))
         assert np.abs(one - two).max() <= 1
+
+
+def test_a_path_may_begin_at_home_wherever_it_is_written(checkpoint, tmp_path, monkeypatch):
+    """The shell leaves `--out=~/x` and quoted words as they are."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sample("~/checkpoint", "~/one.png", "-n", "1")
+    main(["sample", "~/checkpoint", "--steps", "3", "--device", "cpu", "-n", "1", "--out=~/two.png"])
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
 def test_seed_and_eta_change_the_images(checkpoint, tmp_path):
@@ -156,7 +164,7 @@ def test_solvers_of_diffusers(name, solver, calls, ddim_checkpoint, tmp_path, ca
         pipeline.scheduler = solver.from_config(pipeline.scheduler.config, timestep_spacing=spacing, **changed)
         found = drawn(ddim_checkpoint, tmp_path, "--solver", name, "--batch-size", "3", *words)
         assert np.abs(found - expected(pipeline)).max() <= 1
-        assert f", {calls} network calls each: " in capsys.readouterr().out
+        assert f", network calls per image: {calls})" in capsys.readouterr().out
 
 
 def test_images_that_are_done_stay_when_a_run_is_stopped(checkpoint, tmp_path, monkeypatch):
@@ -176,7 +184,7 @@ def test_images_that_are_done_stay_when_a_run_is_stopped(checkpoint, tmp_path, m
 
 def test_a_folder_of_another_run_is_refused(checkpoint, tmp_path):
     sample(checkpoint, tmp_path / "one", "-n", "2")
-    with pytest.raises(SystemExit, match="one is not empty: name a new one"):
+    with pytest.raises(SystemExit, match="one is not empty: choose a new one"):
         sample(checkpoint, tmp_path / "one", "-n", "1")
 
 
@@ -207,7 +215,7 @@ def test_version(capsys):
 def test_corrector_steps_are_network_calls(checkpoint, tmp_path, capsys):
     found = drawn(checkpoint, tmp_path, "--corrector-steps", "2", "--batch-size", "3")
     assert (
-        "4 images by Algorithm 2 of DDPM, 7 network calls each: " in capsys.readouterr().out
+        "(images: 4, sampler: Algorithm 2 of DDPM, network calls per image: 7)" in capsys.readouterr().out
     )  # 3, and 2 at each of the 2 levels between
     generators = [image_generator(0, i) for i in range(4)]
     pipeline = load_pipeline(str(checkpoint))
@@ -237,15 +245,15 @@ def test_solvers_of_a_curve_that_ends_at_0(solver, make_pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("scheduler", "unet", "words", "sentence"),
     [
-        ({}, {"in_channels": 5, "out_channels": 5}, [], "the network has 5 channels, and a PNG 1 to 4"),
-        ({"prediction_type": "mean"}, {}, ["--solver", "euler"], "solver euler does not know .*'mean'"),
+        ({}, {"in_channels": 5, "out_channels": 5}, [], "the network has 5 channels, and a PNG has 1 to 4"),
+        ({"prediction_type": "mean"}, {}, ["--solver", "euler"], "solver euler does not support .*'mean'"),
         ({"beta_schedule": "cosine"}, {}, ["--solver", "heun"], "schedule starts at sigma = 20,29., and Heun's first"),
-        ({"prediction_type": "sample"}, {}, ["--solver", "heun"], "solver heun does not know .*'sample'"),
+        ({"prediction_type": "sample"}, {}, ["--solver", "heun"], "solver heun does not support .*'sample'"),
         (
             {"prediction_type": "v_prediction", "timestep_spacing": "trailing", "rescale_betas_zero_snr": True},
             {},
             ["--solver", "heun"],
-            "solver heun does not know curves that end at alpha_bar = 0 .* take another",
+            "solver heun does not support a noise schedule that ends at alpha_bar = 0 .* use another",
         ),
     ],
 )
@@ -276,11 +284,14 @@ def test_the_folder_one_stands_in(checkpoint, tmp_path, monkeypatch):
             ["sample", "{checkpoint}", "--eta", "x"],
             "argument --eta: 'x' must be a number from 0 to 1, sigma-hat or none",
         ),
-        (["sample", "{checkpoint}", "--eta", "1", "--solver", "heun"], "--eta 1.0 has no meaning for --solver heun"),
+        (
+            ["sample", "{checkpoint}", "--eta", "1", "--solver", "heun"],
+            "--eta 1.0 cannot be combined with --solver heun",
+        ),
         (["sample", "{checkpoint}", "--steps", "3", "--solver", "hein"], "unipc, heun, euler; did you mean heun?"),
         (
             ["sample", "{checkpoint}", "--steps", "3", "--solver", "heun", "--spacing", "quadratic"],
-            "'quadratic' is not known to the",
+            "'quadratic' must be one of",
         ),
         (["sample", "{checkpoint}", "--solver", "heun", "--corrector-steps", "1"], "leave one of them out"),
         (["sample", "{checkpoint}", "--corrector-steps", "-1"], "corrector_steps=-1 must be a whole number, 0 or more"),
@@ -289,7 +300,7 @@ def test_the_folder_one_stands_in(checkpoint, tmp_path, monkeypatch):
         (["sample", "{checkpoint}", "-n", "0"], "--num-images 0 must be at least 1"),
         (
             ["sample", "{checkpoint}", "--class", "1", "--steps", "2"],
-            "--class 1: this network was trained without classes",
+            "--class 1 must be omitted: this network was trained without classes",
         ),
         (["sample", "{checkpoint}", "--out", "grid.gif"], "must be a .png file or a folder"),
         (["sample", "{checkpoint}", "--stepps", "3"], "unrecognized arguments: --stepps"),
@@ -354,10 +365,10 @@ def test_a_class_by_name_or_number(named_checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ("word", "sentence"),
     [
-        ("dgo", "--class dgo is the name of no class; did you mean 'dog'?"),
+        ("dgo", "--class dgo is not the name of a class; did you mean 'dog'?"),
         ("3", '--class 3 must be from 0 to 2, the network\'s classes (3 stands for "no label" and is never drawn)'),
         ("-1", "--class -1 must be from 0 to 2"),
-        ("", "--class  is the name of no class; there are 'cat', 'dog', '0'"),
+        ("", "--class  is not the name of a class; the names are 'cat', 'dog', '0'"),
     ],
 )
 @pytest.mark.parametrize("command", ["sample", "edit", "figure"])

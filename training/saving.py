@@ -1,4 +1,4 @@
-"""What a run leaves on disk beside its states: sample grids, and the finished checkpoint with its card."""
+"""What a run saves in addition to its states: grids of samples, and the finished checkpoint with its card."""
 
 import contextlib
 import json
@@ -20,14 +20,12 @@ from torch.distributed.tensor import DTensor
 
 from hf_ddpm.checkpoint import (
     FACTS_FILE,
-    GO_ON,
     add_evaluation,
     load_checkpoint,
     read_object,
     save_checkpoint,
-    writing,
 )
-from hf_ddpm.errors import UserError
+from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.kinds import FAMILY, kind_of
 from hf_ddpm.model_card_metrics import entries_of
 from hf_ddpm.sampling import image_grid
@@ -36,27 +34,36 @@ from hf_ddpm.training.run import Run, not_essential
 from hf_ddpm.training.states import check_finite, save_state, stop_if_asked
 from hf_ddpm.training.stopping import Agreement
 
-_LOOKED_AT = 10  # last lines of the log, among which are those of evaluations
+_LOOKED_AT = 10  # the number of last lines of the log, which include evaluations
 
 
 def sample(run: Run) -> list[Image.Image]:
-    """The grid's images from the averaged weights, each process drawing its share; none of a family that draws none.
+    """Draw the grid's images with the averaged weights, a part in each process; none for a family that draws none.
 
     Raises:
-        UserError: the weights have diverged.
+        UserError: If the images cannot be drawn in one of the processes, in every process: none waits for another.
     """
     if run.family.sampling is None:
         return []
     pipeline = run.family.pipeline(run.networks)
     pipeline.set_progress_bar_config(disable=True)
     indices = list(range(run.family.sampling.num_images))
-    with run.accelerator.split_between_processes(indices) as mine, _drawn_at(run, "grid"):
-        images = run.family.sample(pipeline, mine, run.training.seed)
+    images: list[Image.Image] = []
+    failed: str | None = None
+    with run.accelerator.split_between_processes(indices) as mine:
+        try:
+            with _drawn_at(run, "grid"):
+                images = run.family.sample(pipeline, mine, run.training.seed)
+        except (ValueError, RuntimeError, OSError) as error:
+            failed = quoted(error)
+    failures = [one for one in gather_object([failed]) if one is not None]
+    if failures:
+        raise UserError(failures[0])
     return gather_object(images)
 
 
 def save_samples(run: Run, name: str) -> None:
-    """Write a grid into the run's folder."""
+    """Save a grid of samples in the run's folder."""
     with not_essential(run, "a grid of samples"):
         images = sample(run)
         if run.accelerator.is_main_process:
@@ -66,10 +73,10 @@ def save_samples(run: Run, name: str) -> None:
 
 
 def finish(run: Run, agreement: Agreement) -> Path:
-    """Save the last state, the last grid and the checkpoint with its card; say where they are and what to run next.
+    """Save the last state, the last grid and the checkpoint with its card; print where they are and what to run next.
 
     Raises:
-        RunStopped: a request to stop came between two of these, after the last state.
+        RunStopped: If a stop was requested between these steps, after the last state.
     """
     if run.folder.state_of(run.step) not in run.folder.saved_states():
         save_state(run)
@@ -81,15 +88,18 @@ def finish(run: Run, agreement: Agreement) -> Path:
     write_checkpoint(run, checkpoint, measured)
     stop_if_asked(run, agreement)
     measure_best(run)
-    if run.accelerator.is_main_process and pictured:
-        with writing(run.folder.samples, remedy=GO_ON):
+    drawn = (checkpoint / "samples.png").is_file()
+    if run.accelerator.is_main_process and drawn:
+        with not_essential(run, "the last grid"):
+            run.folder.samples.mkdir(exist_ok=True)
             shutil.copy2(checkpoint / "samples.png", run.folder.samples / "final.png")
     if run.data.skipped:
         run.accelerator.print(f"data: {run.data.description}")
     told: dict[str, Any] = {"checkpoint:": checkpoint}
     if pictured:
         sample_it = f"sample {shlex.quote(str(checkpoint))} -n 64 {run.family.sample_options}--out grid.png"
-        told = {"samples:": run.folder.samples / "final.png", **told, "next:": f"{_console_script()} {sample_it}"}
+        shown = {"samples:": run.folder.samples / "final.png"} if drawn else {}
+        told = {**shown, **told, "next:": f"{_console_script()} {sample_it}"}
     if measured is not None and run.evaluator is not None:
         told["measured:"] = said(measured, run.evaluator)
     told["or:"] = f"{type(run.family.pipeline(run.networks)).__name__}.from_pretrained({str(checkpoint)!r})"
@@ -103,17 +113,20 @@ def finish(run: Run, agreement: Agreement) -> Path:
 
 
 def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = None, **more: Any) -> None:
-    """What the run has learned, as a pipeline that anybody can open; every process takes part, the main one writes.
+    """Save what the run has learned as a pipeline that anybody can open; every process must call this, one writes.
 
     Args:
-        run: Whose networks are saved, after `Family.measure`.
-        folder: A new one, or one that is replaced.
+        run: The run, whose networks are saved, after `Family.measure`.
+        folder: A new folder, or a checkpoint that is replaced.
         measured: The record of an evaluation, for the card.
         more: Further facts.
     """
     check_finite(run)
     averaged = run.players[run.family.artefact].ema is not None
-    images, raw = sample(run), raw_weights(run) if averaged else None
+    images: list[Image.Image] = []
+    with not_essential(run, "the grid of a checkpoint"):
+        images = sample(run)
+    raw = raw_weights(run) if averaged else None
     if run.accelerator.is_main_process:
         pipeline, logs = run.family.pipeline(run.networks), (run.folder.recipe, run.folder.log)
         grid = image_grid(images, pipeline.num_classes) if images else None
@@ -122,7 +135,7 @@ def write_checkpoint(run: Run, folder: Path, measured: dict[str, Any] | None = N
 
 
 def measure(run: Run, networks: Networks) -> dict[str, Any] | None:
-    """The record of the finished model's samples, by all processes; None of a run that measures none."""
+    """Return the record of the finished model's evaluation, by all processes; None if the run measures nothing."""
     if run.evaluator is None:
         return None
     with _drawn_at(run, "evaluation"):
@@ -130,7 +143,7 @@ def measure(run: Run, networks: Networks) -> dict[str, Any] | None:
 
 
 def select_best(run: Run, evaluator: Evaluator) -> None:
-    """Measure the samples of this step, write the figures into the log, and keep the checkpoint if it is the best."""
+    """Evaluate the model at this step, log the figures, and save the checkpoint if it is the best so far."""
     run.family.measure(run.networks, run.data, run.training.seed)
     with _drawn_at(run, "evaluation"):
         numbers = evaluator.select(run.networks)
@@ -138,17 +151,19 @@ def select_best(run: Run, evaluator: Evaluator) -> None:
     with not_essential(run, "the tracker"):
         run.accelerator.log(figures, step=run.step)
     if run.accelerator.is_main_process:
-        run.folder.append_log({"step": run.step, **figures, "seconds": round(run.seconds, 3)})
+        with not_essential(run, "the log"):
+            run.folder.append_log({"step": run.step, **figures, "seconds": round(run.seconds, 3)})
     first, best = numbers[0], run.folder.best / FACTS_FILE
     is_best = not best.is_file() or first["value"] < read_object(best, "delete the folder")["selection"]["value"]
     if broadcast_object_list([is_best])[0]:
         chosen = {"step": run.step, "name": first["name"], "value": first["value"]}
-        write_checkpoint(run, run.folder.best, selection=chosen)
+        with not_essential(run, "saving the best checkpoint"):
+            write_checkpoint(run, run.folder.best, selection=chosen)
     run.accelerator.wait_for_everyone()
 
 
 def measure_best(run: Run) -> None:
-    """Measure the best checkpoint as the last one was, and write it into its card."""
+    """Evaluate the best checkpoint like the last one, and add the figures to its card."""
     best = run.folder.best
     if not best.is_dir() or run.evaluator is None:
         return
@@ -163,21 +178,21 @@ def measure_best(run: Run) -> None:
 
 @contextlib.contextmanager
 def _drawn_at(run: Run, what: str) -> Iterator[None]:
-    """Images of weights that have diverged, said with the step and what was to be made of them."""
+    """Turn the error for images of diverged weights into one with the step and the use of the images."""
     try:
         yield
     except ValueError as error:
-        raise UserError(f"no {what} at step {run.step}: {error}: {run.how_to_mend()}") from error
+        raise UserError(f"the {what} at step {run.step} failed ({error}): {run.how_to_mend()}") from error
 
 
 def said(measured: dict[str, Any], evaluator: Evaluator) -> str:
-    """The figures of a record on one line, and what they were measured on."""
+    """Return the figures of a record on one line, and what they were measured on."""
     shown = ", ".join(f"{number['name']} {number['value']:.4g}" for number in measured["numbers"])
     return f"{shown} ({evaluator.plan})"
 
 
 def raw_weights(run: Run) -> dict[str, Tensor]:
-    """The weights that were not averaged, whole on every process; what is measured and not trained is the average's."""
+    """Return the complete weights that were not averaged, on every process; untrained values are the average's."""
     player = run.players[run.family.artefact]
     trained = run.accelerator.unwrap_model(player.model).named_parameters()
     weights = player.network(run.accelerator).state_dict() | {
@@ -187,22 +202,23 @@ def raw_weights(run: Run) -> dict[str, Tensor]:
 
 
 def push_on_the_way(run: Run) -> None:
-    """Write a checkpoint and hand it to the upload's thread, or say that the one before is still on its way."""
+    """Save a checkpoint and start its upload, or print that the previous upload is still in progress."""
     (busy,) = broadcast_object_list([run.pusher is not None and run.pusher.busy])
     if busy:
-        run.accelerator.print(f"not pushed: step {run.step}, the push before is still under way")
+        run.accelerator.print(f"not pushed: step {run.step}, because the previous push is still in progress")
         return
-    run.family.measure(run.networks, run.data, run.training.seed)
-    write_checkpoint(run, run.folder.pushed)
-    if run.pusher is not None:
-        run.pusher.start(run.folder.pushed, tag=f"step-{run.step}")
+    with not_essential(run, "a push"):
+        run.family.measure(run.networks, run.data, run.training.seed)
+        write_checkpoint(run, run.folder.pushed)
+        if run.pusher is not None:
+            run.pusher.start(run.folder.pushed, tag=f"step-{run.step}")
 
 
 def _end(run: Run) -> None:
-    """Leave the other processes, every network out of its wrapper first.
+    """Leave the other processes, after taking every network out of its wrapper.
 
-    The wrapper's C++ side would be the last owner of the process group and, destroyed with Python's lock in hand, wait
-    for a gloo thread that may be waiting for this lock: the process would never end (PyTorch 2.13).
+    Otherwise the C++ side of the wrapper would be the last owner of the process group. If it is destroyed while the GIL
+    is held, it waits for a gloo thread that may be waiting for the GIL, and the process never ends (PyTorch 2.13).
     """
     for player in run.players.values():
         player.model = run.accelerator.unwrap_model(player.model)
@@ -211,7 +227,7 @@ def _end(run: Run) -> None:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """What the model card may say: only what this run knows of itself."""
+    """Return what the model card may state: only what this run knows about itself."""
     lines = run.folder.log.read_text().splitlines() if run.folder.log.is_file() else []
     logged: dict[str, float] = {}
     for line in lines[-_LOOKED_AT:]:
@@ -246,5 +262,5 @@ def _device_name(device: torch.device) -> str:
 
 
 def _console_script() -> str:
-    """How to call `hf-ddpm` from here: by its name, or by its path in an environment that is not active."""
+    """Return how to call `hf-ddpm`: by its name, or by its path if its environment is not active."""
     return "hf-ddpm" if shutil.which("hf-ddpm") else shlex.quote(str(Path(sys.executable).with_name("hf-ddpm")))

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hf_ddpm.commands import demo, edit, evaluate, figure, likelihood, push, sample, space, sweep
-from hf_ddpm.commands.options import spelled
+from hf_ddpm.commands.options import at_home, spelled
 from hf_ddpm.errors import UserError, exit_with_a_sentence
 from hf_ddpm.version import __version__
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; {self.prog} --help lists what there is")
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `hf-ddpm COMMAND ...`; a user's mistake is one sentence on stderr and exit code 1."""
+    """Run `hf-ddpm COMMAND ...`; a `UserError` is printed as one sentence on stderr, with exit code 1."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         with exit_with_a_sentence():
@@ -30,19 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
                     train_main(words[1:], requests)
                 return
-            options = _parser().parse_args([spelled(word, "-") for word in words])
+            options = _parser().parse_args([at_home(spelled(word, "-")) for word in words])
             options.run(options)
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has left; the interpreter's own last flush must not meet that
+    except BrokenPipeError:  # the reader of the output has ended; the interpreter's last flush must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="hf-ddpm", description="The DDPM family in Hugging Face format.")
+    parser = _Parser(prog="hf-ddpm", description="The DDPM family in the Hugging Face format.")
     parser.add_argument("--version", action="version", version=f"hf_ddpm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
-    commands.add_parser("train", help="train from a recipe, as training/train.py does", add_help=False)
+    commands.add_parser("train", help="train a model from a recipe", add_help=False)
     for command in (sample, edit, evaluate, sweep, likelihood, figure, push, space, demo):
         name = command.__name__.rpartition(".")[2]
         summary = (command.__doc__ or "").split(": ", 1)[1].rstrip(".\n")

@@ -77,7 +77,7 @@ def test_a_slow_upload_holds_up_nothing(hub, tmp_path, capfd):
     started = time.perf_counter()
     tiny(tmp_path / "moons", "--push_to_hub", "--hub_every", "1")
     said = "".join(capfd.readouterr())
-    assert "not pushed: step 2, the push before is still under way" in said
+    assert "not pushed: step 2, because the previous push is still in progress" in said
     assert time.perf_counter() - started > 3  # the end waits for what is under way
     assert json.loads(hub.files("ada/moons")["training.json"])["steps"] == 4
 
@@ -85,12 +85,27 @@ def test_a_slow_upload_holds_up_nothing(hub, tmp_path, capfd):
 def test_a_hub_that_refuses_is_a_line_and_the_run_goes_on(hub, tmp_path, capfd):
     checkpoint = tiny(tmp_path / "moons", "--push_to_hub", "--hub_model_id", "bob/moons", "--hub_every", "2")
     said = "".join(capfd.readouterr())
-    assert said.count("not pushed: bob/moons: this token may not write there") == 2
-    assert "the run goes on, step-2 is left out" in said
-    assert f"the checkpoint is kept, `hf-ddpm push {checkpoint} bob/moons` does it later" in said
+    assert said.count("not pushed: bob/moons: this token has no write access there") == 2
+    assert "the run continues without step-2" in said
+    assert f"the checkpoint is kept, push it later with `hf-ddpm push {checkpoint} bob/moons`" in said
     assert "Traceback" not in said
     assert (checkpoint / WEIGHTS).is_file()
     assert hub.repos() == []
+
+
+def test_a_disk_that_refuses_what_is_pushed_is_a_line_too(hub, tmp_path, capfd, monkeypatch):
+    from hf_ddpm.training import saving
+
+    def write(pipeline, folder, *args, save=saving.save_checkpoint, **kwargs):
+        if folder.name == "pushed":
+            raise OSError(28, "No space left on device")
+        save(pipeline, folder, *args, **kwargs)
+
+    monkeypatch.setattr(saving, "save_checkpoint", write)
+    checkpoint = tiny(tmp_path / "moons", "--push_to_hub", "--hub_every", "2")
+    said = "".join(capfd.readouterr())
+    assert re.search(r"WARNING: a push failed at step 2 \(.*No space left on device\); the run continues", said), said
+    assert hub.files("ada/moons")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
 
 
 def test_what_nobody_foresaw_is_a_line_too(hub, tmp_path, capfd):
@@ -102,7 +117,7 @@ def test_what_nobody_foresaw_is_a_line_too(hub, tmp_path, capfd):
         (checkpoint / WEIGHTS).unlink()
     pusher.wait()
     said = "".join(capfd.readouterr())
-    assert re.search(r"not pushed: \w+Error: .*; the checkpoint is kept, `hf-ddpm push ", said), said
+    assert re.search(r"not pushed: \w+Error: .*; the checkpoint is kept, push it later with `hf-ddpm push ", said), said
     assert WEIGHTS not in hub.files("ada/moons")
 
 
@@ -120,7 +135,7 @@ def test_of_two_processes_one_pushes(hub, on_two_processes, tmp_path):
     ("words", "sentence"),
     [
         (["--hub_model_id", "ada/moons"], "nothing is pushed without --push_to_hub"),
-        (["--push_to_hub", "--hub_model_id", "a b"], "'a b' cannot be the name of a repository: give user/name of"),
+        (["--push_to_hub", "--hub_model_id", "a b"], "'a b' cannot be the name of a repository: use user/name with"),
         (["--push_to_hub", "--hub_model_id", "ada/x..y"], r"'ada/x\.\.y' cannot be the name of a repository"),
         (["--push_to_hub", "--hub_every", "0"], "hub_every=0 must be at least 1"),
         (["--push_to_hub", "maybe"], r"hub\.push_to_hub='maybe' must be"),
@@ -134,15 +149,15 @@ def test_mistakes_are_one_sentence(words, sentence, tmp_path):
 
 
 def test_a_push_that_can_never_arrive_is_said_at_the_start(hub, on_two_processes, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"--push_to_hub: 'two words' cannot be .*; --hub_model_id names it$"):
+    with pytest.raises(UserError, match=r"--push_to_hub: 'two words' cannot be .*; set the name with --hub_model_id$"):
         tiny(tmp_path / "two words", "--push_to_hub")
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="--push_to_hub finds no token: `hf auth login`, or set HF_TOKEN"):
+    with pytest.raises(UserError, match="--push_to_hub needs a token: run `hf auth login` or set HF_TOKEN"):
         tiny(tmp_path / "moons", "--push_to_hub")
     words = [*TINY, "--output_dir", str(tmp_path / "moons"), "--push_to_hub"]
     done = on_two_processes(SCRIPT, *words)
     assert done.returncode == 1
-    assert done.stderr.count("--push_to_hub finds no token") == 1 and "in build_run" not in done.stderr
+    assert done.stderr.count("--push_to_hub needs a token") == 1 and "in build_run" not in done.stderr
     assert hub.log == [] and [*tmp_path.iterdir()] == []
 
 

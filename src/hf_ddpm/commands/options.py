@@ -1,4 +1,4 @@
-"""What several commands take."""
+"""Options and checks that several commands share."""
 
 import argparse
 import os
@@ -22,49 +22,58 @@ P = TypeVar("P", bound="DiffusionPipeline")
 
 
 def spelled(word: str, sign: str) -> str:
-    """A word of the command line; an option with its parts joined by `sign`, a dash or an underscore.
+    """Return a word of the command line, with the parts of an option joined by `sign`, a dash or an underscore.
 
-    Commands spell --num-images and recipes --num_images, and each of them understands both.
+    Commands use --num-images and recipes --num_images, and each of them accepts both.
     """
     name, equals, value = word.partition("=")
     return "--" + re.sub("[-_]", sign, name[2:]) + equals + value if name.startswith("--") else word
 
 
+def at_home(word: str) -> str:
+    """Return a word of the command line with the home directory in place of `~`, as in `~/x` and `--out=~/x`.
+
+    The shell replaces only the first of these, and none in quotes.
+    """
+    name, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return name + equals + os.path.expanduser(value)
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """The checkpoint, first on the command line."""
-    parser.add_argument("checkpoint", help="a folder that training saved, or a Hub name")
+    """Add the checkpoint, the first argument on the command line."""
+    parser.add_argument("checkpoint", help="a folder saved by training, or a Hub name")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """`--device`."""
-    parser.add_argument("--device", help="cpu, cuda, mps (default: the best there is)")
+    """Add `--device`."""
+    parser.add_argument("--device", help="cpu, cuda or mps (default: the best available)")
 
 
 def require_positive(options: argparse.Namespace, *names: str) -> None:
-    """Refuse options below 1."""
+    """Reject options below 1."""
     for name in names:
         if getattr(options, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)} must be at least 1")
 
 
 def require_seed(options: argparse.Namespace) -> None:
-    """Refuse a `--seed` outside 0 .. 2^63 - 1, which a torch generator does not take."""
+    """Reject a `--seed` outside 0 .. 2^63 - 1, which a torch generator does not accept."""
     if not 0 <= options.seed < 2**63:
         raise UserError(f"--seed {options.seed} must be from 0 to {2**63 - 1}")
 
 
 def require_all_processes(accelerator: "Accelerator") -> None:
-    """Refuse processes that do not find each other: each would see all images and write the same file."""
+    """Reject processes that Accelerate did not join: each would process all images and write the same file."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started != accelerator.num_processes:
         raise UserError(
-            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: launch with "
-            "--cpu, or with as many GPUs as processes"
+            f"the launcher set WORLD_SIZE={started}, but Accelerate has num_processes={accelerator.num_processes}: "
+            "launch with --cpu, or with as many GPUs as processes"
         )
 
 
 def require_writable(*files: Path) -> None:
-    """Refuse what cannot be written before the work, which may take long; a file that is there stays as it is."""
+    """Reject files that cannot be written, before work that may take long; existing files are not changed."""
     from hf_ddpm.checkpoint import writing
 
     for file in files:
@@ -77,13 +86,13 @@ def require_writable(*files: Path) -> None:
 
 
 def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline | HFDDGANPipeline") -> int | None:
-    """Refuse `--steps` and `--class` that the checkpoint cannot have.
+    """Reject values of `--steps` and `--class` that the checkpoint does not support.
 
     Returns:
-        int | None: the number of the class that `--class` names, if it is given.
+        int | None: The number of the class that `--class` names, if it is given.
 
     Raises:
-        UserError: more steps than it was trained with, a class that it does not know, or one for a network without.
+        UserError: If there are more steps than in training, or the network does not have the class, or any classes.
     """
     signature, label = pipeline.class_signature, options.class_label
     with as_user_error():
@@ -93,7 +102,7 @@ def require_walk(options: argparse.Namespace, pipeline: "HFDDPMPipeline | HFDDGA
 
 
 def number_in_unit_interval(word: str) -> float:
-    """A type for argparse: from 0 to 1."""
+    """Parse a number from 0 to 1, for argparse."""
     try:
         number = float(word)
     except ValueError:
@@ -104,48 +113,49 @@ def number_in_unit_interval(word: str) -> float:
 
 
 def require_packages(what: str, *packages: str) -> None:
-    """Refuse what needs packages of the extra `measure` that are not installed."""
+    """Raise an error if packages of the extra `measure` that `what` needs are not installed."""
     for package in packages:
         if find_spec(package) is None:
-            raise UserError(f"{what} needs {package}: pip install 'hf_ddpm[measure]'")
+            raise UserError(f"{what} needs {package}: install it with pip install 'hf_ddpm[measure]'")
 
 
 def require_pixels(pipeline: Any, command: str) -> None:
-    """Refuse a pipeline whose walk is in the latents of a VAE."""
+    """Reject a diffusion model that works in the latents of a VAE."""
     if kind_of(pipeline).walks and pipeline.vae is not None:
         raise UserError(
-            f"{command} looks at pixels, and this model works in the latents of a VAE: sample and edit take it"
+            f"{command} is not supported for a model that works in the latents of a VAE, such as this one: use hf-ddpm "
+            "sample or hf-ddpm edit"
         )
 
 
 def on_device(pipeline: P, name: str | None) -> P:
-    """The pipeline on the device `name`, or on the best there is.
+    """Move the pipeline to the device `name`, or to the best available device.
 
     Raises:
-        UserError: torch does not know the device, or does not have it.
+        UserError: If the device is unknown or not available.
     """
     from hf_ddpm.sampling import best_device
 
     device = name or best_device()
     if device.startswith("meta"):
-        raise UserError(f"--device {device} computes nothing; the best there is: {best_device()}")
+        raise UserError(f"--device {device} does not compute anything; the best available device is {best_device()}")
     try:
         return pipeline.to(device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it does not know or have
+    except (RuntimeError, AssertionError) as error:  # raised by torch for an unknown or unavailable device
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device}: {reason}; the best there is: {best_device()}") from error
+        raise UserError(f"--device {device}: {reason}; the best available device is {best_device()}") from error
 
 
 def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: str, **more: Any) -> "ImageData":
-    """Images in the network's size and channels, cut and resized as in training where the checkpoint still tells.
+    """Open images with the network's size and channels, cropped and resized as in training if that is recorded.
 
     Args:
-        source, split: see `ImageData`.
-        checkpoint: where the pipeline came from.
-        more: of `ImageData`, such as label_column.
+        source, split: As in `ImageData`.
+        checkpoint: The folder or Hub name that the pipeline was loaded from.
+        more: Further arguments of `ImageData`, such as label_column.
 
     Raises:
-        UserError: what cannot be opened, or a network that names no size.
+        UserError: If the data cannot be opened, or the network's config has no size.
     """
     from hf_ddpm.data import ImageData
 
@@ -156,10 +166,11 @@ def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: s
 def open_labelled_data(
     source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: str, *, remedy: str, **more: Any
 ) -> "ImageData":
-    """`open_data` with the labels that a network with classes needs, in `more`'s label_column or the one that is there.
+    """Open data with the labels that a network with classes needs, from label_column in `more` or a detected column.
 
     Raises:
-        UserError: what cannot be opened, or labels that are missing or none of the network's; it ends with the remedy.
+        UserError: If the data cannot be opened, or the labels are missing or do not fit the network; the message ends
+            with the remedy.
     """
     num_classes = pipeline.num_classes
     try:
@@ -167,55 +178,55 @@ def open_labelled_data(
         data = open_data(source, split, pipeline, checkpoint, **{**labels, **more})
     except UserError as error:
         more.pop("label_column", None)
-        open_data(source, split, pipeline, checkpoint, **more)  # what is wrong without labels too is said here
-        reason = str(error).split(";")[0]  # what comes then is the remedy in a recipe
+        open_data(source, split, pipeline, checkpoint, **more)  # raises errors that have nothing to do with labels
+        reason = str(error).split(";")[0]  # the rest is the remedy for a recipe
         raise UserError(f"{reason}, and this network has {num_classes} classes: {remedy}") from error
     _check_same_classes(pipeline, data.facts)
     return data
 
 
 def _check_same_classes(pipeline: "HFDDPMPipeline", data: "DataFacts") -> None:
-    """Refuse data whose class names are those of the network under other numbers.
+    """Reject data whose class names have other numbers in the network.
 
     Raises:
-        UserError: which class; or names in natural order for a network that was saved without names, when folders were
-            numbered as words.
+        UserError: If a class has another number; or if the network was saved without names, when folders were numbered
+            in alphabetical order, and the natural order of the names is another one.
     """
     known, names = pipeline.class_signature.id2label, data.class_names or ()
     if known is None and data.in_natural_order and [*names] != sorted(names):
         raise UserError(
-            f"the checkpoint does not name its classes, so it is not known whether it counted those of the data as "
-            f"words or as numbers ({names[0]!r}, {names[1]!r}, ...): rename them so that both orders are one, 01 for 1"
+            f"the checkpoint has no class names, so it is unknown whether its classes were sorted as words or as "
+            f"numbers ({names[0]!r}, {names[1]!r}, ...): rename those of the data so that both orders agree, 01 for 1"
         )
     numbers = {name: label for label, name in (known or {}).items()}
     for label, name in enumerate(names):
         if numbers.get(name, label) != label:
             raise UserError(
-                f"class {label} of the data is {name!r}, which is class {numbers[name]} of the network: give data with "
-                "the classes of training in their order"
+                f"class {label} of the data is {name!r}, which is class {numbers[name]} of the network: use data with "
+                "the same classes in the same order as in training"
             )
 
 
 def size_of_network(pipeline: "HFDDPMPipeline", checkpoint: str) -> tuple[int, int]:
-    """(H, W) of the images that a checkpoint's network was made for.
+    """Return (H, W) of the images of a checkpoint's network.
 
     Raises:
-        UserError: its config names no size.
+        UserError: If its config has no size.
     """
     size = pipeline.image_size
     if size is None:
         raise UserError(
             f"the network of {checkpoint!r} has no sample_size, so the size of images is unknown: "
-            "write it into unet/config.json"
+            "add sample_size to unet/config.json"
         )
     return size
 
 
 def cut_of_training(checkpoint: str) -> dict[str, Any]:
-    """`crop_box` and `resize` of the recipe, where the folder of a checkpoint still tells; random crops are centred.
+    """Return `crop_box` and `resize` of the recipe, if they are recorded; random crops become central crops.
 
     Raises:
-        UserError: a damaged training.json.
+        UserError: If training.json is damaged.
     """
     from hf_ddpm.checkpoint import FACTS_FILE, read_object
 
