@@ -124,7 +124,7 @@ def test_a_stopped_command_goes_on(checkpoint, tmp_path, monkeypatch):
     again = evaluated(*words, out=tmp_path / "one.json")
     assert sum(drawn) == 44
     assert by_name(again) == pytest.approx(by_name(whole))
-    with pytest.raises(SystemExit, match="were made with seed=0, and 1 is asked for"):
+    with pytest.raises(SystemExit, match="were made with seed=0, but 1 is requested"):
         evaluated(*words, "--seed", "1", out=tmp_path / "one.json")
 
 
@@ -158,7 +158,7 @@ def test_a_vae_and_its_reconstructions(digits, tmp_path):
 
 
 def test_two_records(checkpoint, tmp_path, capsys):
-    """What differs is said, and whether the numbers compare."""
+    """The comparison reports what differs, and whether the numbers can be compared."""
     one, two, three = (tmp_path / f"{i}.json" for i in range(3))
     evaluated(checkpoint, *AGAINST, *FEW, out=one)
     evaluated(checkpoint, *AGAINST, *FEW, "--solver", "ddim", out=two)
@@ -166,51 +166,58 @@ def test_two_records(checkpoint, tmp_path, capsys):
     capsys.readouterr()
     main(["evaluate", "--compare", str(one), str(two)])
     shown = capsys.readouterr().out
-    assert "These numbers compare; what was measured differs in:" in shown
+    assert "These numbers can be compared; their conditions differ in:" in shown
     assert "| samples.scheduler.class | UniPCMultistepScheduler | HFDDPMScheduler |" in shown
     assert "| samples.call.eta | not recorded | 0.0 |" in shown
     main(["evaluate", "--compare", str(one), str(three)])
-    assert "These numbers do not compare: they were measured with another num_images." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "These numbers cannot be compared, because they were measured with a different num_images." in shown
     main(["evaluate", "--compare", str(one), str(one)])
     assert "The conditions are the same." in capsys.readouterr().out
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(SystemExit, match=r"other\.json is no record of an evaluation"):
+    with pytest.raises(SystemExit, match=r"other\.json is not a record of an evaluation"):
         main(["evaluate", "--compare", str(one), str(tmp_path / "other.json")])
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "there is nothing to evaluate: name a checkpoint"),
-        (["{checkpoint}"], "what to measure against: give --data .* or --reference"),
-        (["{checkpoint}", "--data", "digits", "--reference", "mnist-test"], "what to measure against"),
+        ([], "there is nothing to evaluate: pass a checkpoint"),
+        (["{checkpoint}"], "exactly one of .* is needed: pass --data .* or --reference"),
+        (
+            ["{checkpoint}", "--data", "digits", "--reference", "mnist-test"],
+            "exactly one of --data and --reference is needed",
+        ),
         (["{checkpoint}", "--data", "digits"], "there is no split 'test' in 'digits'; available: train"),
         (["{checkpoint}", *AGAINST, "-n", "12"], "12 images are fewer than the network's 64 features.*--allow-few"),
-        (["{checkpoint}", *AGAINST, "-n", "2"], "2 images are fewer than the network's 3 classes"),
+        (
+            ["{checkpoint}", *AGAINST, "-n", "2"],
+            "the number of images, 2, is less than the number of the network's classes, 3",
+        ),
         (["{checkpoint}", *AGAINST, "-n", "1", "--class", "1"], "num_images=1 must be at least 2"),
-        (["{checkpoint}", *AGAINST, *FEW, "--class", "1", "--labels", "balanced"], "--class 1 is one class for all"),
+        (["{checkpoint}", *AGAINST, *FEW, "--class", "1", "--labels", "balanced"], "--class 1 sets the class of all"),
         (["{checkpoint}", *AGAINST, *FEW, "--labels", "data"], "--labels data: the data has no labels"),
         (["{checkpoint}", *AGAINST, *FEW, "--metrics", "kid"], "--metrics kid needs real images"),
-        (["{checkpoint}", *AGAINST, *FEW, "--metrics", " ,"], "--metrics ' ,' names none"),
-        (["{checkpoint}", *AGAINST, *FEW, "--metrics", "fid"], "this name belongs to the Inception network of 2015"),
+        (["{checkpoint}", *AGAINST, *FEW, "--metrics", " ,"], "--metrics ' ,' has no metric"),
+        (["{checkpoint}", *AGAINST, *FEW, "--metrics", "fid"], "is defined only for the Inception network of 2015"),
         (["{checkpoint}", *AGAINST, *FEW, "--extractor", "nowhere.pth"], "nowhere.pth"),
-        (["{checkpoint}", *AGAINST, *FEW, "--preprocessing", "pytorch-fid"], "only Inception has several"),
-        (["{checkpoint}", "--reference", "nowhere.npz", *FEW], "nor how many they were: give --reference-by"),
-        (["{checkpoint}", "--reference", "nowhere.safetensors", *FEW], "does not hold the statistics of a data set"),
-        (["{checkpoint}", *AGAINST, *FEW, "--samples-format", "npz"], "--samples-format npz is of --samples"),
+        (["{checkpoint}", *AGAINST, *FEW, "--preprocessing", "pytorch-fid"], "is only for Inception"),
+        (["{checkpoint}", "--reference", "nowhere.npz", *FEW], "or their number: pass --reference-by"),
+        (["{checkpoint}", "--reference", "nowhere.safetensors", *FEW], "does not contain the statistics of a dataset"),
+        (["{checkpoint}", *AGAINST, *FEW, "--samples-format", "npz"], "--samples-format npz needs --samples"),
         (["{checkpoint}", *AGAINST, *FEW, "--draws", "0"], "--draws 0 must be at least 1"),
         (["{checkpoint}", *AGAINST, *FEW, "--out", "one.txt"], "--out one.txt must be a .json file"),
         (["{checkpoint}/..", *AGAINST], "is not a checkpoint: did you mean .*checkpoint"),
-        (["{digits}", *AGAINST, "--steps", "3"], "--steps: .* holds images, which are there already"),
-        (["{digits}", *AGAINST, "--samples", "kept"], "--samples: .* holds images"),
-        (["{digits}", *AGAINST, "-n", "101"], "101 images are asked for and there are 100"),
+        (["{digits}", *AGAINST, "--steps", "3"], "--steps needs a checkpoint, and .* contains images"),
+        (["{digits}", *AGAINST, "--samples", "kept"], "--samples needs a checkpoint, and .* contains images"),
+        (["{digits}", *AGAINST, "-n", "101"], "101 images are requested, but the source has only 100"),
         (
             ["{digits}", "--data", "{digits}", "--split", "train", "-n", "4", "--metrics", "prdc"],
             "4 images are too few",
         ),
-        (["{empty}", *AGAINST], "no images are found in"),
-        (["nowhere.npz", *AGAINST], "nowhere.npz holds no images"),
-        (["{colour}", *AGAINST], "images of 3 channels and 40x40 are no digits.*name one with --extractor"),
+        (["{empty}", *AGAINST], "no images were found in"),
+        (["nowhere.npz", *AGAINST], "nowhere.npz does not contain images"),
+        (["{colour}", *AGAINST], "images with channels=3 and size 40x40, only for digits: choose one with --extractor"),
     ],
 )
 def test_mistakes_are_one_sentence(words, sentence, checkpoint, digits, tmp_path, monkeypatch):
@@ -231,7 +238,7 @@ def test_a_reference_of_another_size_or_network_is_refused(digits, tmp_path):
 
     small = reference_of(ImageData(str(digits), image_size=30, resize="stretch"), digit_extractor())
     save_reference(small, tmp_path / "small.safetensors")
-    with pytest.raises(SystemExit, match=r"made with image_size=\[30, 30\] and the samples .*\[28, 28\]"):
+    with pytest.raises(SystemExit, match=r"made with image_size=\[30, 30\] but the samples .*\[28, 28\]"):
         evaluated(digits, "--reference", tmp_path / "small.safetensors", "--device", "cpu", out=tmp_path / "o.json")
     other = small._replace(conditions=small.conditions | {"weights_sha256": "0" * 64, "image_size": [28, 28]})
     save_reference(other, tmp_path / "other.safetensors")
@@ -260,21 +267,21 @@ def test_a_sweep(checkpoint, tmp_path, capsys, monkeypatch):
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("cell ")] == [
         "cell steps=3,solver=ddim"
     ]
-    with pytest.raises(SystemExit, match="was measured with seed=0, and 1 is asked for: name a new --out"):
+    with pytest.raises(SystemExit, match="was measured with seed=0, not with seed=1: choose a new --out"):
         main([*words, "--seed", "1"])
 
 
 @pytest.mark.parametrize(
     ("over", "sentence"),
     [
-        ([], "there is nothing to sweep over: give --over"),
+        ([], "there is nothing to sweep over: pass --over"),
         (["steps"], "--over steps must be an option and its values"),
         (["steps=2,,3"], "must be an option and its values"),
         (["stepps=2,3"], "there is no option --stepps to vary; did you mean --steps?"),
         (["out=a,b"], "there is no option --out to vary"),
-        (["steps=2,2"], "names an option or a value twice"),
+        (["steps=2,2"], "repeats an option or a value"),
         (["steps=two"], "invalid int value: 'two'"),
-        (["solver=ddim,unipc", "eta=0"], "--eta 0.0 has no meaning for --solver ddim"),
+        (["solver=ddim,unipc", "eta=0"], "--eta 0.0 cannot be combined with --solver ddim"),
     ],
 )
 def test_sweeps_that_cannot_be(over, sentence, checkpoint, tmp_path, monkeypatch):

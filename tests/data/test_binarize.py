@@ -232,8 +232,8 @@ def test_a_black_and_white_image_stays_itself(kind: str, deep: bool, tmp_path: P
 
 
 def test_description_says_how_images_were_binarised() -> None:
-    told = "an element is white with its intensity as probability, drawn"
-    assert f"Binarised (dynamic): {told} anew each time it is seen." in ImageData(binarize="dynamic").description
+    told = "an element is white with its intensity as the probability, drawn"
+    assert f"Binarised (dynamic): {told} again each time it is used." in ImageData(binarize="dynamic").description
     static = ImageData(binarize="static", binarize_seed=4).description
     assert f"Binarised (static): {told} once for each image, seed 4." in static
     assert "Binarised" not in ImageData().description
@@ -242,17 +242,17 @@ def test_description_says_how_images_were_binarised() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"binarize": "statc"}, "binarize is 'statc'; allowed are static, dynamic; did you mean static?"),
-        ({"binarize": "static", "binarize_seed": -1}, "binarize_seed is -1; it must be an integer of 0 or more"),
+        ({"binarize": "statc"}, "binarize is 'statc'; it must be one of static, dynamic; did you mean static?"),
+        ({"binarize": "static", "binarize_seed": -1}, "binarize_seed is -1; it must be an integer of at least 0"),
         ({"binarize": "static", "binarize_seed": 2**63}, f"binarize_seed is {2**63}; it must be below 2**63"),
-        ({"binarize_seed": 0.5}, "binarize_seed is 0.5; it must be an integer of 0 or more"),
+        ({"binarize_seed": 0.5}, "binarize_seed is 0.5; it must be an integer of at least 0"),
         (
             {"binarize": "static", "streaming": True, "shuffle_buffer": 0},
             "a stream does not number its images; set streaming to false, or use 'dynamic'",
         ),
         (
             {"binarize": "static", "resize": "random_crop"},
-            "resize 'random_crop' cuts them anew each time; take another resize, or use 'dynamic'",
+            "resize 'random_crop' changes them each time; set another resize, or use 'dynamic'",
         ),
     ],
 )

@@ -41,7 +41,7 @@ def test_what_was_converted_and_skipped_is_counted_and_named(tmp_path: Path) -> 
     next(data.batches(batch_size=2, seed=0))
     facts = data.facts
     assert (facts.origin, facts.skipped) == ("local", 1)
-    assert facts.converted == {"colours turned into luminance": 11}
+    assert facts.converted == {"colours converted to luminance": 11}
     (image,) = facts.skipped_images
     assert (image.row, image.file) == (5, str(folder / "cat" / "005.png"))
     assert image.reason == "it is not an image that Pillow recognises"
@@ -56,7 +56,7 @@ def test_streams_and_arrays(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"a": [[[1] * 4] * 4] * 3}, features=features).save_to_disk(tmp_path / "arrays")
     arrays = ImageData(str(tmp_path / "arrays"), image_size=4)
     assert (arrays.facts.array_dtype, arrays.facts.first) == ("uint8", None)
-    assert "Column 'a' holds arrays of uint8." in arrays.description
+    assert "Column 'a' contains arrays of uint8." in arrays.description
 
 
 def labelled(folder: Path, feature: object, labels: list[object], **options: object) -> ImageData:
@@ -66,20 +66,25 @@ def labelled(folder: Path, feature: object, labels: list[object], **options: obj
     return ImageData(str(folder), image_size=4, channels=3, label_column="label", **options)
 
 
-LEARNS_NOTHING = "A model learns nothing of them."
+LEARNS_NOTHING = "A model learns nothing about them."
 
 
 @pytest.mark.parametrize(
     ("feature", "labels", "empty", "said"),
     [
-        (datasets.Value("int64"), [0, 3, 1, 1], (2,), "Of the 4 classes 1 has no image: 2."),
+        (datasets.Value("int64"), [0, 3, 1, 1], (2,), "Of the 4 classes, 1 has no image: 2."),
         (
             datasets.Value("int64"),
             [k for k in (10, 20, 30) for _ in range(11)],
             tuple(k for k in range(30) if k not in (10, 20, 30))[:20],
-            "Of the 31 classes 28 have no image: 0, 1, 2 and 25 more.",
+            "Of the 31 classes, 28 have no image: 0, 1, 2 and 25 more.",
         ),
-        (datasets.ClassLabel(names=["ant", "bee", "cat"]), [0, 2], (1,), "Of the 3 classes 1 has no image: 1 ('bee')."),
+        (
+            datasets.ClassLabel(names=["ant", "bee", "cat"]),
+            [0, 2],
+            (1,),
+            "Of the 3 classes, 1 has no image: 1 ('bee').",
+        ),
     ],
 )
 def test_a_class_without_an_image_is_counted_and_said(
@@ -136,7 +141,7 @@ def test_batches_know_their_bit_depth(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_not_used_are_mentioned(tmp_path: Path) -> None:
-    assert "No labels are used (--label_column auto takes those of column 'label')." in ImageData().description
+    assert "No labels are used (--label_column auto uses those of column 'label')." in ImageData().description
     assert "No labels are used" not in ImageData(label_column="auto").description
     random_image(0).save(tmp_path / "0.png")
     assert "No labels are used." in ImageData(str(tmp_path), image_size=8, channels=3).description

@@ -193,8 +193,8 @@ def test_what_is_not_used_is_said(tmp_path: Path) -> None:
     assert data.facts.left_out == {
         "of type .txt": 6,
         "hidden": 2,
-        "links to nothing": 1,
-        "links to a folder that is listed already": 1,
+        "broken links": 1,
+        "links to a folder that is already listed": 1,
         "without a suffix": 1,
     }
     assert str(tmp_path) not in json.dumps(dict(data.facts.left_out))
@@ -241,7 +241,7 @@ def test_metadata_that_cannot_be_read_or_are_something_else(tmp_path: Path) -> N
     (folder / "metadata.jsonl").write_text(
         '{"file_name": "cat/000.png", "size": 1}\n{"file_name": "dog/001.png", "size": "big"}'
     )
-    assert "values of several types in 'size'" in refused(folder)
+    assert "the metadata column 'size' has values of different types" in refused(folder)
 
 
 def test_images_in_two_ways_are_refused_and_the_remedy_works(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_images_in_two_ways_are_refused_and_the_remedy_works(tmp_path: Path) -> 
     rows = {"image": [random_image(n) for n in range(3)]}
     datasets.Dataset.from_dict(rows).to_parquet(folder / "data" / "all.parquet")
     message = refused(folder)
-    assert message.startswith(f"{str(folder)!r} holds 4 image file(s) and 1 parquet file(s), and a data set is made")
+    assert message.startswith(f"{str(folder)!r} contains 4 image file(s) and 1 parquet file(s), but a dataset has")
     assert opened(message.split("such as ")[1].split("'")[1]).num_images == 3
     assert opened(folder / "preview").num_images == 4
     assert opened(folder / "**" / "*.png").num_images == 4
@@ -265,7 +265,7 @@ def test_damaged_archives(tmp_path: Path) -> None:
         assert f"the archive {str(file)!r} cannot be read (" in refused(file)
     with zipfile.ZipFile(tmp_path / "empty.zip", "w") as archive:
         archive.writestr("notes.txt", "none")
-    assert "(it holds files 1 of type .txt)" in refused(tmp_path / "empty.zip")
+    assert "(it contains only other files: 1 of type .txt)" in refused(tmp_path / "empty.zip")
 
 
 def test_an_archive_that_changes_is_read_anew(tmp_path: Path) -> None:
@@ -339,4 +339,4 @@ def test_what_is_left_out_of_folders_that_a_pattern_names_is_said_too(tmp_path: 
     for name in ("one", "two"):
         write_folder(tmp_path / name, 2)
         (tmp_path / name / "gone.png").symlink_to("nowhere.png")
-    assert opened(tmp_path / "*").facts.left_out == {"links to nothing": 2}
+    assert opened(tmp_path / "*").facts.left_out == {"broken links": 2}

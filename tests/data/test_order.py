@@ -43,7 +43,7 @@ def test_ranks_tile_the_global_batch() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"batch_size": 9, "world_size": 2}, "global batch size 9 cannot be shared equally by 2"),
+        ({"batch_size": 9, "world_size": 2}, "global batch size 9 cannot be divided equally by 2"),
         ({"batch_size": 0}, "global batch size 0"),
         ({"batch_size": 4, "rank": 2, "world_size": 2}, "rank 2 is outside 0..1"),
         ({"batch_size": 4, "seed": -1}, "seed and start_step must be 0 or more, got -1"),

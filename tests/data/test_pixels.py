@@ -31,5 +31,5 @@ def test_to_uint8_undoes_to_float_and_clamps() -> None:
 
 
 def test_other_integer_types_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"torch\.int64; allowed are torch\.uint8 and torch\.uint16"):
+    with pytest.raises(ValueError, match=r"torch\.int64; it must be torch\.uint8 or torch\.uint16"):
         to_float(torch.zeros(1, dtype=torch.int64))

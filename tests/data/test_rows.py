@@ -21,13 +21,13 @@ def test_rows_are_the_images_of_the_batches():
 def test_rows_that_cannot_be_had(tmp_path):
     folder = write_folder(tmp_path / "images")
     stream = ImageData(str(folder), image_size=8, channels=3, streaming=True)
-    with pytest.raises(UserError, match="is a stream, whose images have no numbers: set streaming to false"):
+    with pytest.raises(UserError, match="is a stream, whose images are not numbered: set streaming to false"):
         stream.pixels(torch.tensor([0]))
     (folder / "dog" / "zz.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"image 12 .* cannot be used: .*zz.png"):
         ImageData(str(folder), image_size=8, channels=3).pixels(torch.tensor([0, 12]))
     Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(folder / "dog" / "zz.png")
-    with pytest.raises(UserError, match=r"image 12 .* has 16 bits, and 8 are asked for"):
+    with pytest.raises(UserError, match=r"image 12 .* has 16 bits, but must have 8"):
         ImageData(str(folder), image_size=8, channels=3).pixels(torch.tensor([12]))
 
 
@@ -36,7 +36,7 @@ def test_a_size_that_must_fit(tmp_path):
     data = ImageData(str(folder), image_size=8, channels=3, resize="none")
     assert data.pixels(torch.arange(12)).shape == (12, 3, 8, 8)
     random_image(0, (8, 9)).save(folder / "dog" / "zz.png")
-    with pytest.raises(UserError, match="it has 9x8 pixels where 8x8 are asked for"):
+    with pytest.raises(UserError, match="it has 9x8 pixels, but must have 8x8"):
         next(ImageData(str(folder), image_size=8, channels=3, resize="none").batches(batch_size=13, seed=0))
 
 
@@ -57,11 +57,17 @@ def test_images_that_are_held_back_are_the_others():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"held_back": -1}, "held_back is -1; it must be an integer of 0 or more"),
-        ({"held_back": 200}, "held_back is 200, and the data set 'digits', split 'train', has 200 images"),
-        ({"part": "held_back"}, "part is 'held_back', and held_back is 0: say how many images are held back"),
-        ({"held_back": 5, "part": "test"}, "part is 'test'; allowed are rest, held_back"),
-        ({"held_back": 5, "streaming": True}, "of the stream 'digits' no fixed images can be kept apart"),
+        ({"held_back": -1}, "held_back is -1; it must be an integer of at least 0"),
+        (
+            {"held_back": 200},
+            "held_back is 200; it must be less than 200, the number of images of the dataset 'digits'",
+        ),
+        ({"part": "held_back"}, "part is 'held_back', but held_back is 0: set held_back to the number of images"),
+        ({"held_back": 5, "part": "test"}, "part is 'test'; it must be one of rest, held_back"),
+        (
+            {"held_back": 5, "streaming": True},
+            "held_back is 5, but 'digits' is a stream, whose images are not numbered",
+        ),
     ],
 )
 def test_what_cannot_be_held_back(options, sentence):

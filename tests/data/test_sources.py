@@ -202,9 +202,9 @@ def test_the_image_column_is_guessed_and_said(tmp_path: Path) -> None:
 def test_description_tells_what_happens(tmp_path: Path) -> None:
     data = ImageData(str(write_folder(tmp_path)), image_size=4, channels=1)
     assert "12 images" in data.description and "as 1x4x4, 8 bits" in data.description
-    assert "The first is a 8x8 image of mode RGB (colours turned into luminance)." in data.description
+    assert "The first image has 8x8 pixels in mode RGB (colours converted to luminance)." in data.description
     next(data.batches(batch_size=2, seed=0))
-    assert "Colours turned into luminance (images so far: 12)." in data.description
+    assert "Colours converted to luminance (images so far: 12)." in data.description
 
 
 TWELVE = tuple(str(k) for k in range(1, 13))
@@ -226,7 +226,7 @@ def test_folders_are_classes_in_natural_order(glob: bool, streaming: bool, tmp_p
 
 def test_folders_beyond_num_classes_are_named_by_their_class(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "numbers", 24, TWELVE)
-    with pytest.raises(UserError, match=r"has label 9 in column 'label', but the 9 classes are 0\.\.8"):
+    with pytest.raises(UserError, match=r"has label 9 in column 'label', but labels must be in 0\.\.8"):
         ImageData(str(folder), image_size=8, channels=3, label_column="auto", num_classes=9)
 
 

@@ -110,7 +110,7 @@ def test_runs_of_every_family_with_their_figures(hub, root):
         pushed = json.loads(files["training.json"])
         assert (pushed["data"]["source"], pushed["data"]["origin"]) == ("moons", "local")
         assert [image["file"] for image in pushed["data"]["skipped_images"]] == ["000.png", "001.png", "002.png"]
-        assert "left out: 3." in files["README.md"].decode()
+        assert "skipped: 3." in files["README.md"].decode()
         assert [entry["data"]["source"] for entry in pushed["metrics"]] == ["test moons"] * len(pushed["metrics"])
         assert bool(pushed["metrics"]) == bool(metrics)
 

@@ -1,9 +1,9 @@
-"""One stored image, of any mode and size, becomes an integer array (C, H, W) of the wanted channel count and size.
+"""Decode one stored image, of any mode and size, to an integer array (C, H, W) with the required channels and size.
 
-Rules: the EXIF orientation is applied; palettes are looked up; colours become luminance (ITU-R 601-2) in 1 and 2
-channels; grey is repeated in 3 and 4; transparency is composited over white where the result has no alpha channel,
-and a missing alpha channel is opaque; 16-bit grey keeps its 16 bits. What happened to an image is told in its
-`notes`.
+Rules: the EXIF orientation is applied; palettes are looked up; colours become luminance (ITU-R 601-2) with 1 and 2
+channels; grey is repeated with 3 and 4 channels; transparency is composited over white if the result has no alpha
+channel, and a missing alpha channel is opaque; 16-bit grey keeps its 16 bits. The `notes` of an image report the
+conversions.
 """
 
 import io
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 CHANNEL_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 REPEATED = "grey repeated in every colour channel"
-LUMINANCE = "colours turned into luminance"
+LUMINANCE = "colours converted to luminance"
 COMPOSITED = "transparency composited over white"
 UPPER_BYTE = "16 bits per colour channel, of which Pillow reads the upper 8"
-FIRST_PAGE = "several pages or frames, of which the first is used; write each into a file of its own to use them all"
-NOT_TURNED = "EXIF data that cannot be read, so that the image is used as it lies"
-MAX_PIXELS = 178_956_970  # beyond which Pillow by itself refuses an image, which may be a bomb
+FIRST_PAGE = "several pages or frames, of which the first is used; save each in a separate file to use them all"
+NOT_TURNED = "EXIF data that cannot be read, so that the image is not rotated"
+MAX_PIXELS = 178_956_970  # Pillow's own limit, against decompression bombs
 _BROKEN_FILE = (
     OSError,
     SyntaxError,
@@ -37,20 +37,20 @@ _BROKEN_FILE = (
     IndexError,
     struct.error,
     zlib.error,
-)  # what Pillow raises on one
+)  # what Pillow raises for a broken file
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_OF_ONE_PICTURE = {"MPO", "PSD"}  # whose further frames are a preview or layers
+_OF_ONE_PICTURE = {"MPO", "PSD"}  # formats whose further frames are a preview or layers
 _OPENING = threading.Lock()
 
 
 class UndecodableError(Exception):
-    """A stored image cannot become pixels; the message is the reason, without the image's name and any folder."""
+    """A stored image cannot be decoded; the message is the reason, without the image's name and any folder."""
 
 
 @dataclass(frozen=True)
 class Undecodable:
-    """Why a stored image cannot become pixels, and where its file is, if that is known."""
+    """The reason why a stored image cannot be decoded, and the path of its file, if that is known."""
 
     file: str | None
     reason: str
@@ -60,7 +60,7 @@ class Undecodable:
 
 
 class Decoded(NamedTuple):
-    """Pixels (C, H, W), uint8 or uint16, and a short sentence for each conversion that changed the image's meaning."""
+    """Pixels (C, H, W), uint8 or uint16, and a short note for each conversion that changed the image's meaning."""
 
     pixels: np.ndarray
     notes: tuple[str, ...]
@@ -68,13 +68,13 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageDecoder:
-    """Turns stored images into arrays (channels, *image_size).
+    """Decodes stored images to arrays (channels, *image_size).
 
-    `crop_box` (left, top, right, bottom), in pixels of the upright image, is cut out first. `crop_scale` bounds the
-    size of a random crop, which no cache keeps, so that it is no part of a fingerprint. Images of more than
-    `max_pixels` are refused. `array_dtype` is the integer
-    type of sources whose column holds arrays instead of image files; arrays are (H, W), (C, H, W) or (H, W, C) and
-    must have exactly `channels` channels, any number of them.
+    `crop_box` (left, top, right, bottom), in pixels of the upright image, is cropped first. `crop_scale` limits the
+    size of a random crop; random crops are never cached, so it is not part of a fingerprint. Images with more than
+    `max_pixels` pixels are rejected. `array_dtype` is the integer type of sources whose column contains arrays instead
+    of image files; arrays are (H, W), (C, H, W) or (H, W, C) and must have exactly `channels` channels, which may be
+    any number.
     """
 
     image_size: tuple[int, int]
@@ -88,7 +88,7 @@ class ImageDecoder:
     def __call__(self, stored: Any, crop: Crop | None = None) -> Decoded:
         """Decode one value of the image column: {"bytes", "path"}, bytes, a path, or an array.
 
-        `crop` places the window of "random_crop"; None is the largest, at the centre. Raises `UndecodableError`.
+        `crop` places the window of "random_crop"; None is the largest window, at the centre. Raises `UndecodableError`.
         """
         from PIL import UnidentifiedImageError
         from PIL.Image import DecompressionBombError
@@ -132,15 +132,15 @@ class ImageDecoder:
         elif array.ndim == 3 and array.shape[-1] == self.channels:
             array = np.moveaxis(array, -1, 0)
         if array.ndim != 3 or array.shape[0] != self.channels:
-            raise ValueError(f"an array of shape {array.shape} does not have {self.channels} channel(s)")
+            raise ValueError(f"an array with shape {array.shape} does not have {self.channels} channel(s)")
         return array
 
 
 def open_image(stored: Any, max_pixels: int = MAX_PIXELS) -> "tuple[Image.Image, tuple[str, ...]]":
     """Load a stored image, upright: {"bytes", "path"}, bytes, or a path (local, or a URL that `datasets` can open).
 
-    Of several pages or frames it is the first. What stands beside the pixels, such as EXIF data or a colour profile,
-    may be damaged.
+    Only the first of several pages or frames is loaded. Data other than the pixels, such as EXIF data or a colour
+    profile, may be damaged.
     """
     source = _source(stored)
     try:
@@ -153,10 +153,10 @@ def open_image(stored: Any, max_pixels: int = MAX_PIXELS) -> "tuple[Image.Image,
 
 
 def _loaded(source: str | io.BytesIO, max_pixels: int) -> "tuple[Image.Image, tuple[str, ...]]":
-    """The image with what is to be said of it."""
+    """Return the image, with its notes."""
     from PIL import Image, ImageOps
 
-    with _OPENING:  # Pillow's own bound is one for the whole process
+    with _OPENING:  # Pillow has one limit for the whole process
         bound, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             image = Image.open(source)
@@ -165,7 +165,7 @@ def _loaded(source: str | io.BytesIO, max_pixels: int) -> "tuple[Image.Image, tu
     with image:
         if image.width * image.height > max_pixels:
             raise ValueError(
-                f"it has {image.width}x{image.height} pixels, more than max_pixels={max_pixels:,}: give a larger "
+                f"it has {image.width}x{image.height} pixels, more than max_pixels={max_pixels:,}: set a larger "
                 "--max_pixels if you trust it"
             )
         notes = []
@@ -182,7 +182,7 @@ def _loaded(source: str | io.BytesIO, max_pixels: int) -> "tuple[Image.Image, tu
 
 
 def without_metadata(content: bytes) -> bytes | None:
-    """A PNG or a JPEG file with nothing but what its pixels need; None for other files."""
+    """Return a PNG or JPEG file with only what its pixels need; None for other files."""
     if content.startswith(_PNG):
         kept, start = [_PNG], len(_PNG)
         while start + 8 <= len(content):
@@ -195,7 +195,7 @@ def without_metadata(content: bytes) -> bytes | None:
         kept, start = [content[:2]], 2
         while content[start : start + 1] == b"\xff" and content[start + 1] != 0xDA and start + 4 <= len(content):
             marker, (size,) = content[start + 1], struct.unpack(">H", content[start + 2 : start + 4])
-            if not (0xE0 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:  # APP14 says what the colours are
+            if not (0xE0 <= marker <= 0xEF and marker != 0xEE) and marker != 0xFE:  # APP14 defines the colours
                 kept.append(content[start : start + size + 2])
             start += size + 2
         return b"".join([*kept, content[start:]])
@@ -203,7 +203,7 @@ def without_metadata(content: bytes) -> bytes | None:
 
 
 def _source(stored: Any) -> str | io.BytesIO:
-    """What Pillow can open: a local path or the bytes."""
+    """Return what Pillow can open: a local path or the bytes."""
     content = stored.get("bytes") if isinstance(stored, dict) else stored
     if isinstance(content, bytes):
         return io.BytesIO(content)
@@ -214,13 +214,13 @@ def _source(stored: Any) -> str | io.BytesIO:
 
 
 def stored_name(stored: Any) -> str | None:
-    """The file name that came with a stored image, if any."""
+    """Return the file name of a stored image, if it has one."""
     path = stored.get("path") if isinstance(stored, dict) else stored
     return path if isinstance(path, str) else None
 
 
 def stored_bytes(stored: Any) -> int:
-    """The approximate memory that a stored image takes up; 0 for one that is only a path."""
+    """Return the approximate memory that a stored image uses; 0 if it is only a path."""
     content = stored.get("bytes") if isinstance(stored, dict) else stored
     if isinstance(content, list):  # an array as nested lists
         return len(content) * max(stored_bytes(content[0]), 8) if content else 0
@@ -238,12 +238,12 @@ def _download(path: str) -> bytes:
 
 
 def _convert(image: "Image.Image", mode: str) -> "tuple[Image.Image, tuple[str, ...]]":
-    """An 8-bit image in one of the modes of `CHANNEL_MODES`."""
+    """Convert an 8-bit image to one of the modes of `CHANNEL_MODES`."""
     from PIL import Image
 
     if image.mode == "F":
         raise ValueError(
-            "it holds floating-point values (mode F), which have no defined white; store 8 or 16-bit integers"
+            "it contains floating-point values (mode F), which have no defined white; store 8 or 16-bit integers"
         )
     notes = []
     grey = image.mode in ("1", "L", "LA", "La")
@@ -253,7 +253,7 @@ def _convert(image: "Image.Image", mode: str) -> "tuple[Image.Image, tuple[str, 
             notes.append(COMPOSITED)
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     elif not grey:
-        image = image.convert("RGB")  # palettes, CMYK and other colour spaces become plain colours first
+        image = image.convert("RGB")  # palettes, CMYK and other colour spaces are converted to RGB first
     if grey and mode.startswith("RGB"):
         notes.append(REPEATED)
     if not grey and mode.startswith("L"):
@@ -262,7 +262,7 @@ def _convert(image: "Image.Image", mode: str) -> "tuple[Image.Image, tuple[str, 
 
 
 def _sixteen_bits(image: "Image.Image", channels: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A mode I or I;16 image as uint16 planes (channels, h, w); Pillow's own conversion would clip at 255."""
+    """Convert a mode I or I;16 image to uint16 planes (channels, h, w); Pillow's own conversion would clip at 255."""
     grey = np.asarray(image)
     if image.mode == "I" and (grey.min() < 0 or grey.max() > 65535):
         raise ValueError(f"its values {grey.min()}..{grey.max()} are outside 0..65535")
@@ -273,7 +273,7 @@ def _sixteen_bits(image: "Image.Image", channels: int) -> tuple[np.ndarray, tupl
 
 
 def _without_places(error: BaseException) -> str:
-    """What went wrong, in one line without the name of any place: a library's text may hold the file's."""
+    """Return the reason of an error on one line, without any path: the message of a library may contain one."""
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if "/" in said or "\\" in said:
         return f"it cannot be read ({type(error).__name__})"

@@ -1,4 +1,4 @@
-"""What a data set is, as fields for JSON, and the sentences that the log makes of them."""
+"""The facts about a dataset, as fields for JSON and as sentences for the log."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,8 +10,8 @@ from hf_ddpm.data.decode import Undecodable
 from hf_ddpm.data.sources import Origin
 
 Kept = Literal["streamed", "decoded each time", "in memory", "on the device"]
-_DARK = 8  # a set of images none of which reaches this part of the range was probably scaled otherwise
-RECORDED, NAMED = 20, 3  # skipped images and classes without images: in the facts, and in the log
+_DARK = 8  # images of which none reaches 1 / 8 of the range were probably scaled differently
+RECORDED, NAMED = 20, 3  # the number of skipped images and empty classes in the facts, and in the log
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class FirstImage:
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that could not be decoded: its row, the file's place where it is known, and the reason without it."""
+    """An image that could not be decoded: its row, the path of its file if known, and the reason without the path."""
 
     row: int
     file: str | None
@@ -35,7 +35,7 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class LatentFacts:
-    """How images are seen as latents. `source` is the VAE's folder or its name on the Hub; `shape` is (J, h, w)."""
+    """How images become latents. `source` is the VAE's folder or its name on the Hub; `shape` is (J, h, w)."""
 
     source: str | None
     origin: Origin | None
@@ -49,14 +49,15 @@ class LatentFacts:
 class DataFacts:
     """What was opened and guessed, how images were changed, and what was skipped so far.
 
-    source, config_name, split, revision: as they were given. origin: where the source was found, which decides whether
-    its name may leave this machine. num_images: None for a stream. left_out: how many files of each description lie
-    there and are not used. num_bytes: of all pixels. array_dtype: of a column that holds arrays; `first` is then None.
-    unused_labels: a column of labels, where none was asked for. empty: how many classes no image has, of which
-    `empty_classes` are the first few; None without labels, and for a stream, which is not read before.
-    in_natural_order: the classes are folders or strings, numbered so that 2 comes before 10; else the data set says
-    their order. brightest: the largest value of all images, if all were seen. converted: how many images each note was
-    made of. skipped: how many images could not be decoded, of which `skipped_images` are the first few.
+    source, config_name, split, revision: As given by the user. origin: Where the source was found, which decides
+    whether its name may leave this machine. num_images: None for a stream. left_out: The number of files of each
+    description that were found but are not used. num_bytes: The size of all pixels. array_dtype: The type of a column
+    of arrays; `first` is then None. unused_labels: A column of labels, if labels were not requested. empty: The number
+    of classes without images, of which `empty_classes` are the first few; None without labels, and for a stream, whose
+    labels are not known in advance. in_natural_order: Whether the classes are folders or strings, numbered so that 2
+    comes before 10; otherwise the dataset defines their order. brightest: The largest value of all images, if all were
+    decoded. converted: The number of images of each note. skipped: The number of images that could not be decoded, of
+    which `skipped_images` are the first few.
     """
 
     source: str
@@ -90,12 +91,12 @@ class DataFacts:
     latents: LatentFacts | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields for `json.dumps`, nested ones too."""
+        """Return the fields, also those of nested facts, for `json.dumps`."""
         return asdict(self)
 
 
 def describe(facts: DataFacts) -> str:
-    """Sentences for the log."""
+    """Return the facts as sentences, for the log."""
     said = [_opened(facts), _image_column(facts.image_column), _label_column(facts)]
     if facts.left_out:
         said.insert(1, _left_out(facts))
@@ -129,12 +130,12 @@ def _kept(facts: DataFacts) -> str:
     if facts.kept == "streamed":
         return "streamed"
     if facts.kept == "decoded each time":
-        return f"decoded in each epoch by {facts.num_workers or 'no'} workers"
+        return f"decoded in each epoch with num_workers={facts.num_workers}"
     return f"decoded once and kept {facts.kept} ({facts.num_bytes / 2**20:.1f} MiB)"
 
 
 def _image_column(column: Column) -> str:
-    how = " (the only one that holds images)" if column.found == "only" else _guessed(column)
+    how = " (the only one with images)" if column.found == "only" else _guessed(column)
     return f"Image column {column.name!r}{how}."
 
 
@@ -142,7 +143,7 @@ def _label_column(facts: DataFacts) -> str:
     column, names = facts.label_column, facts.class_names or ()
     if column is None:
         there = facts.unused_labels
-        return f"No labels are used{f' (--label_column auto takes those of column {there!r})' if there else ''}."
+        return f"No labels are used{f' (--label_column auto uses those of column {there!r})' if there else ''}."
     order = ""
     if facts.in_natural_order and names:
         order = f", {len(names):,} classes in natural order: 0 is {names[0]!r}, {len(names) - 1} is {names[-1]!r}"
@@ -150,13 +151,13 @@ def _label_column(facts: DataFacts) -> str:
 
 
 def _without_images(facts: DataFacts) -> str:
-    """Of labels that are plain numbers a gap may be a mistake; classes that have names are there."""
+    """Name the classes without images. If labels are plain numbers, gaps may be a mistake; classes with names exist."""
     names, count = facts.class_names or (), facts.empty or 0
     first = [f"{k} ({names[k]!r})" if k < len(names) else str(k) for k in facts.empty_classes[:NAMED]]
     listed = ", ".join(first) + (f" and {count - len(first):,} more" if count > len(first) else "")
     what = "1 has" if count == 1 else f"{count:,} have"
-    gaps = "" if names else " If there are no such classes, number the labels without gaps."
-    return f"Of the {facts.num_classes:,} classes {what} no image: {listed}. A model learns nothing of them.{gaps}"
+    gaps = "" if names else " If these classes do not exist, number the labels without gaps."
+    return f"Of the {facts.num_classes:,} classes, {what} no image: {listed}. A model learns nothing about them.{gaps}"
 
 
 def _guessed(column: Column) -> str:
@@ -166,31 +167,31 @@ def _guessed(column: Column) -> str:
 def _first(facts: DataFacts) -> str:
     first = facts.first
     if first is None:
-        return f"Column {facts.image_column.name!r} holds arrays of {facts.array_dtype}."
+        return f"Column {facts.image_column.name!r} contains arrays of {facts.array_dtype}."
     changes = f" ({'; '.join(first.notes)})" if first.notes else ""
-    return f"The first is a {first.width}x{first.height} image of mode {first.mode}{changes}."
+    return f"The first image has {first.width}x{first.height} pixels in mode {first.mode}{changes}."
 
 
 def _dark(brightest: int, full: int) -> str:
     return (
-        f"No value is above {brightest:,} of {full:,}, so all images are nearly black: if they are not meant to be, "
+        f"No value is above {brightest:,} of {full:,}, so all images are nearly black: if this is not intended, "
         "scale their values to the whole range."
     )
 
 
 def _binarized(binarization: Binarization) -> str:
     kind, seed = binarization.kind, binarization.seed
-    when = f"once for each image, seed {seed}" if kind == "static" else "anew each time it is seen"
-    return f"Binarised ({kind}): an element is white with its intensity as probability, drawn {when}."
+    when = f"once for each image, seed {seed}" if kind == "static" else "again each time it is used"
+    return f"Binarised ({kind}): an element is white with its intensity as the probability, drawn {when}."
 
 
 def _skipped(facts: DataFacts) -> str:
     first = facts.skipped_images[:NAMED]
     named = "; ".join(f"image {image.row} ({Undecodable(image.file, image.reason)})" for image in first)
-    return f"Undecodable: {facts.skipped:,}, the next readable image stands in for each: {named}."
+    return f"Could not be decoded and are replaced by the next readable image: {facts.skipped:,}, such as {named}."
 
 
 def _latents(latents: LatentFacts) -> str:
     shape = "x".join(map(str, latents.shape))
-    kept = "encoded once into the cache of datasets" if latents.cached else "encoded each time they are seen"
-    return f"Seen as latents of {latents.vae}, {shape}, times {latents.scaling_factor:.5f}, {kept}."
+    kept = "encoded once into the cache of datasets" if latents.cached else "encoded each time they are used"
+    return f"Used as latents of {latents.vae}, {shape}, times {latents.scaling_factor:.5f}, {kept}."

@@ -1,4 +1,4 @@
-"""`ImageData`: images of any source as an endless, exactly resumable stream of float batches."""
+"""`ImageData`: images from any source as an endless, exactly resumable stream of float batches."""
 
 import itertools
 from collections.abc import Generator, Sequence
@@ -40,16 +40,15 @@ if TYPE_CHECKING:
 
 _AUTO_CACHE_BYTES = 2**30
 Part = Literal["rest", "held_back"]
-_PROBED = 10  # images looked at when the source is opened
+_PROBED = 10  # the number of images that are tried when the source is opened
 
 
 class Batch(NamedTuple):
     """One process's part of a training step.
 
-    x_0: float32 (b, C, H, W) in [-1, 1], exactly on the grid of its bit depth. labels: int64 (b,), None without
-    labels.
-    indices: int64 (b,), on the CPU: the row each image came from (in a stream: its position there).
-    bit_depth: of the images, 8 or 16: how many levels there are in [-1, 1].
+    x_0: float32 (b, C, H, W) in [-1, 1], exactly on the grid of its bit depth. labels: int64 (b,); None without labels.
+    indices: int64 (b,), on the CPU: the row that each image came from (in a stream, its position). bit_depth: The bit
+    depth of the images, 8 or 16, which defines the number of levels in [-1, 1].
     """
 
     x_0: Tensor
@@ -58,52 +57,58 @@ class Batch(NamedTuple):
     bit_depth: int = 8
 
     def part(self, cut: slice) -> "Batch":
-        """Some of the images."""
+        """Return some of the images."""
         labels = None if self.labels is None else self.labels[cut]
         return self._replace(x_0=self.x_0[cut], labels=labels, indices=self.indices[cut])
 
 
 class ImageData:
-    """Images from anywhere as batches of x_0 in [-1, 1]; the keywords are the `data:` block of a recipe.
+    """Images from any source as batches of x_0 in [-1, 1]; the arguments are the `data:` block of a recipe.
 
-    Constructing it checks every option, opens the source, reads its columns and all labels, and decodes one image.
-    Sources are listed in `open_source`, the rules for modes and channels in `ImageDecoder`, those for sizes in `fit`.
+    The constructor checks every option, opens the source, reads its columns and all labels, and decodes one image. See
+    `open_source` for the sources, `ImageDecoder` for the rules for modes and channels, and `fit` for those for sizes.
 
     Args:
-        source, config_name, split, revision, streaming: see `open_source`.
-        image_size: the model's (H, W), or one number for both.
-        channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; any number for columns that hold arrays.
-        resize: "crop", "pad", "stretch", "random_crop" or "none"; see `fit`.
-        crop_box: (left, top, right, bottom) in pixels, cut out before resizing.
-        crop_scale: (low, high), of "random_crop": how long the sides of a crop are, at least and at most, of those of
-            the largest that fits. (0.8, 1.0) is that of ADM's classifiers; with it an image of the model's size is cut
-            too, and scaled up.
-        horizontal_flip: mirror every second image at random.
-        binarize: "static" or "dynamic" make each element white at random, with its intensity as probability; see
-            `binarized`. Static draws once for each image, by binarize_seed and the row number in `split` (so not for
-            streams and random crops), dynamic each time an image is seen, by the run's seed. Flips mirror the binary
-            image. `bit_depth` stays that of the source, yet an element holds one bit: Bernoulli nats are those of
-            binary images, not to be compared with those of grey ones, and a discretised likelihood would count 256
-            levels of which two occur.
-        binarize_seed: of the static draw, without meaning otherwise.
-        image_column: guessed when None, and said in `facts` and `description`.
-        label_column: a name, "auto" to guess, None for no labels. ClassLabel, integers or strings. Classes that are
-            folders or strings are numbered in natural order, 2 before 10.
-        num_classes: when None, read from the labels.
-        on_bad_image: an image that cannot be decoded is an "error", or "skip": the next readable one stands in, and
-            it is counted.
-        cache: "memory" or "device" decode once and keep the integers there; "none" decodes each time, in workers;
-            "auto" is "memory" up to 1 GiB. Random crops are never cached, streams neither.
-        num_workers: processes (threads when streaming) that decode what is not cached; 0 decodes in the training
-            process.
+        source: The name of the dataset, such as a folder, a pattern of files, a URL or a Hub name; see `open_source`.
+        config_name: The configuration of a dataset on the Hub.
+        split: The split, which may be a slice such as train[:4500].
+        revision: The revision of a dataset on the Hub.
+        streaming: Whether to read the data in order, without storing them on this disk; see docs/data.md.
+        image_size: The model's (H, W), or one number for both.
+        channels: The number of channels, 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGBA; any number for
+            columns of arrays.
+        resize: How images are resized; see `fit`.
+        crop_box: The box (left, top, right, bottom) in pixels that is cropped before resizing.
+        crop_scale: The smallest and largest side of a crop of "random_crop", as fractions of the largest crop that
+            fits. (0.8, 1.0) is that of ADM's classifiers; with it, an image with the model's size is cropped and scaled
+            up too.
+        horizontal_flip: Whether to mirror half of the images, chosen at random.
+        binarize: Whether each element becomes white at random, with its intensity as the probability; see `binarized`.
+            "static" draws once for each image, from binarize_seed and the row number in `split` (so it does not support
+            streams and random crops), "dynamic" each time an image is used, from the run's seed. Flips mirror the
+            binary image. `bit_depth` remains that of the source, but an element has one bit: Bernoulli nats are those
+            of binary images and cannot be compared with those of grey images, and a discretised likelihood would count
+            256 levels, of which two occur.
+        binarize_seed: The seed of the static draw; unused otherwise.
+        image_column: The column with the images; null guesses it, and `facts` and `description` report it.
+        label_column: The column with the labels, of type ClassLabel, integer or string; auto guesses it, and null uses
+            no labels. Classes that are folders or strings are numbered in natural order, 2 before 10.
+        num_classes: The number of classes; null reads it from the labels.
+        on_bad_image: How to treat an image that cannot be decoded; "error" raises an error, "skip" counts the image and
+            uses the next readable one instead.
+        cache: Where decoded images are kept, as integers; "none" decodes them each time, in workers, and "auto" is
+            "memory" up to 1 GiB. Random crops and streams are never cached.
+        num_workers: The number of processes (threads when streaming) that decode what is not cached; 0 decodes in the
+            training process.
         shuffle_buffer: The number of stored images of a stream that are shuffled at a time, fewer if they would take up
             more than 256 MiB; 0 keeps the order of the stream.
-        max_pixels: an image of more is refused, since it may be made to fill the memory.
-        max_images: use only the first so many.
-        held_back: leave so many images out, drawn at random but always the same ones, to test on. `part` is what this
-            data set is: "rest", the others, or "held_back", these.
+        max_pixels: The largest number of pixels of an image; larger images are rejected, because they may be made to
+            fill the memory.
+        max_images: The number of images to use, from the start; null uses all.
+        held_back: The number of images to leave out for testing, drawn at random but always the same ones.
+        part: The part of a dataset with `held_back` that this is, where "rest" are the images that are not held back.
 
-    Raises `UserError`, one sentence, for everything the user can mend.
+    Raises `UserError`, with a message of one sentence, for everything that the user can fix.
     """
 
     def __init__(
@@ -170,63 +175,63 @@ class ImageData:
         world_size: int = 1,
         device: torch.device | str = "cpu",
     ) -> Generator[Batch, None, None]:
-        """Batches of step `start_step`, `start_step` + 1, ... without end, on `device`.
+        """Return the batches of the steps `start_step`, `start_step` + 1, ... without end, on `device`.
 
-        `batch_size` is the global one; this process gets the `rank`-th of `world_size` equal parts. Images, order,
-        flips, crops and dynamic binarisation of a step depend on (seed, step) only: not on the process count, on
-        caching, on workers, nor on where the run began. In a stream this holds as long as the source and the version
-        of `datasets` stay the same, and resuming reads up to the step again. Raises `UserError` for options that do
-        not fit, and at any step for images that cannot be decoded.
+        `batch_size` is the global batch size; this process gets the `rank`-th of `world_size` equal parts. The images,
+        order, flips, crops and dynamic binarisation of a step depend only on (seed, step): not on the number of
+        processes, caching, workers or the first step of the run. In a stream this is true as long as the source and the
+        version of `datasets` stay the same, and resuming reads up to the step again. Raises `UserError` for options
+        that do not fit, and at any step for images that cannot be decoded.
         """
         plan = BatchPlan(seed, batch_size, start_step, rank, world_size)
         store = self._store(torch.device(device))
         return self._finished(store.raw_batches(plan), plan, torch.device(device))
 
     def pixels(self, rows: Tensor) -> Tensor:
-        """The images of some rows, uint8 (b, C, H, W), as they are stored: not binarised and never mirrored.
+        """Return the images of some rows, uint8 (b, C, H, W), as they are stored: not binarised and not mirrored.
 
-        Raises `UserError` for a stream, a 16-bit image, and one that cannot be decoded.
+        Raises `UserError` for a stream, a 16-bit image, and an image that cannot be decoded.
         """
         if self._rows is None:
-            raise UserError(f"{self.source!r} is a stream, whose images have no numbers: set streaming to false")
+            raise UserError(f"{self.source!r} is a stream, whose images are not numbered: set streaming to false")
         found = []
         for row, stored in zip(rows.tolist(), self._rows[rows.tolist()][self.image_column], strict=True):
             decoded = try_decode(self._decoder, stored)
             if isinstance(decoded, Undecodable):
                 raise UserError(f"image {row} of {self.source!r} cannot be used: {decoded}")
             if decoded.pixels.dtype != np.uint8:
-                raise UserError(f"image {row} of {self.source!r} has 16 bits, and 8 are asked for: convert it first")
+                raise UserError(f"image {row} of {self.source!r} has 16 bits, but must have 8: convert it first")
             found.append(torch.tensor(decoded.pixels))
         return torch.stack(found)
 
     def labels(self, rows: Tensor) -> Tensor | None:
-        """The classes of some rows, int64 (b,); None without labels, and for a stream."""
+        """Return the classes of some rows, int64 (b,); None without labels, and for a stream."""
         return None if self._labels is None else self._labels[rows]
 
     @property
     def num_images(self) -> int | None:
-        """Rows in the data set, undecodable ones included; None for a stream."""
+        """The number of rows in the dataset, including images that cannot be decoded; None for a stream."""
         return None if self._rows is None else len(self._rows)
 
     @property
     def fingerprint(self) -> str:
-        """Which rows of which data, and how they become images and classes: alike for the same images in any order."""
+        """Identifies the rows of the data and how they become images and classes, for any order of the batches."""
         parts = [self._dataset._fingerprint, self._decoder, self._binarization, *([self._coder] if self._coder else [])]
         return " ".join(map(str, parts))
 
     @property
     def bit_depth(self) -> int:
-        """16 as soon as one 16-bit image was seen, else 8. Final once the images are cached."""
+        """16 as soon as one 16-bit image was decoded, else 8. Final once the images are cached."""
         return self._report.bit_depth
 
     @property
     def skipped(self) -> int:
-        """How many undecodable images were met so far."""
+        """The number of undecodable images so far."""
         return len(self._report.bad)
 
     @property
     def facts(self) -> DataFacts:
-        """What was opened and guessed, how images were changed, what was skipped so far."""
+        """What was opened and guessed, how images were changed, and what was skipped so far."""
         return DataFacts(
             source=self.source,
             origin=self._origin,
@@ -260,16 +265,16 @@ class ImageData:
 
     @property
     def description(self) -> str:
-        """The facts in sentences, for the log."""
+        """The facts as sentences, for the log."""
         return describe(self.facts)
 
     def _take(self, max_images: int | None) -> None:
-        """Keep the first `max_images`, and refuse a data set without rows or known columns."""
+        """Keep the first `max_images`, and reject a dataset without rows or known columns."""
         if max_images is not None:
             self._dataset = self._dataset.take(at_least("max_images", max_images, 1))
         self._rows: Dataset | None = None if self.streaming else self._dataset
         if self._rows is not None and len(self._rows) == 0:
-            raise UserError(f"the data set {self.source!r}, split {self.split!r}, is empty")
+            raise UserError(f"the dataset {self.source!r}, split {self.split!r}, is empty")
         if self._dataset.features is None:
             raise UserError(
                 f"the columns of the stream {self.source!r} are unknown until it is read; set streaming to false"
@@ -280,16 +285,17 @@ class ImageData:
         """Keep the images that are held back, or the others."""
         if not count:
             if part == "held_back":
-                raise UserError("part is 'held_back', and held_back is 0: say how many images are held back")
+                raise UserError("part is 'held_back', but held_back is 0: set held_back to the number of images")
             return
         if self._rows is None:
             raise UserError(
-                f"held_back is {count}, and of the stream {self.source!r} no fixed images can be kept apart"
+                f"held_back is {count}, but {self.source!r} is a stream, whose images are not numbered: set streaming "
+                "to false"
             )
         if count >= len(self._rows):
             raise UserError(
-                f"held_back is {count:,}, and the data set {self.source!r}, split {self.split!r}, has "
-                f"{len(self._rows):,} images: hold fewer back"
+                f"held_back is {count:,}; it must be less than {len(self._rows):,}, the number of images of the "
+                f"dataset {self.source!r}, split {self.split!r}"
             )
         order = np.random.default_rng(0).permutation(len(self._rows))
         chosen = order[:count] if part == "held_back" else order[count:]
@@ -308,9 +314,7 @@ class ImageData:
             at_least("num_classes", num_classes, 1)
         if self.label_column is None:
             if num_classes is not None:
-                raise UserError(
-                    f"num_classes is {num_classes}, but there are no labels; name the column with label_column"
-                )
+                raise UserError(f"num_classes is {num_classes}, but there are no labels; set label_column")
             return
         with reading(self.source):
             stored = None if self._rows is None else read_column(self._rows, self.label_column)
@@ -323,12 +327,10 @@ class ImageData:
             self._empty, self._empty_classes = classes_without_images(labels, self.num_classes, RECORDED)
 
     def _array_dtype(self) -> Literal["uint8", "uint16"] | None:
-        """Choose how images are read: arrays as they are, files undecoded. Returns the type of the arrays."""
+        """Choose how images are read: arrays as they are, files undecoded. Return the type of the arrays."""
         dtype = array_dtype(self._features[self.image_column], self.image_column)
         if dtype is None and self.channels not in CHANNEL_MODES:
-            raise UserError(
-                f"channels is {self.channels}, but image files become 1, 2, 3 or 4 channels (L, LA, RGB, RGBA)"
-            )
+            raise UserError(f"channels is {self.channels}; it must be 1, 2, 3 or 4 for image files (L, LA, RGB, RGBA)")
         if type(self._features[self.image_column]).__name__ == "Image":
             from datasets import Image
 
@@ -337,7 +339,7 @@ class ImageData:
         return dtype
 
     def _probe(self) -> FirstImage | None:
-        """Decode the first readable image; None for arrays. `UserError` if there is none among the first ten."""
+        """Decode the first readable image; None for arrays. Raises `UserError` if none of the first ten is readable."""
         bad: dict[int, Undecodable] = {}
         with reading(self.source):
             first = list(self._dataset.take(_PROBED))
@@ -351,7 +353,7 @@ class ImageData:
             self._report.add_bad({row: decoded} if self._rows is not None else {})
         if not bad:
             raise UserError(f"the stream {self.source!r}, split {self.split!r}, is empty")
-        raise UserError(f"none of the first {len(bad)} images of {self.source!r} can be decoded; the first: {bad[0]}")
+        raise UserError(f"the first images of {self.source!r} ({len(bad)}) cannot be decoded; the first: {bad[0]}")
 
     def _about(self, stored: Any, decoded: Decoded) -> FirstImage | None:
         if self._decoder.array_dtype is not None:
@@ -360,7 +362,7 @@ class ImageData:
         return FirstImage(image.width, image.height, image.mode, decoded.notes)
 
     def _store(self, device: torch.device) -> MemoryStore | WorkerStore | StreamStore:
-        """Where this run's pixels come from; the cache is filled here, once."""
+        """Return the store of this run's pixels; the cache is filled here, once."""
         column, decoder = self.image_column, self._decoder
         if self._rows is None:
             return StreamStore(self._dataset, column, decoder, self._coder, self._shuffle_buffer, self._num_workers)
@@ -378,13 +380,13 @@ class ImageData:
         return self._memory
 
     def _finished(self, raw_batches: RawBatches, plan: BatchPlan, device: torch.device) -> Generator[Batch, None, None]:
-        with closing(raw_batches):  # or workers would linger after an error
+        with closing(raw_batches):  # otherwise workers would remain after an error
             for step in itertools.count(plan.start_step):
                 with reading(self.source):
                     raw = next(raw_batches)
                 self._report.add(raw)
                 x_0 = to_float(to_device(raw.pixels, device))  # (b, C, H, W)
-                if self._binarization is not None:  # before the flip: what is mirrored is the binary image
+                if self._binarization is not None:  # before the flip, which mirrors the binary image
                     x_0 = self._binarization(x_0, raw.rows, plan, step)
                 if self.horizontal_flip:
                     chance = position_uniforms(plan.seed, plan.first_position(step), plan.local_size)[:, 0]

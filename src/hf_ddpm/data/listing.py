@@ -1,7 +1,7 @@
-"""What lies in a folder or in archives: image files by their content, their classes and splits, and what is left out.
+"""The contents of folders and archives: images, found by their content, their classes and splits, and other files.
 
-A name says nothing but what stands here. Classes are folders. Splits are folders, tables or archives that are all
-called as a split is, with `train` among them. Everything else in a name is a word like any other.
+Classes are folders. Splits are folders, tables or archives that all have the name of a split, with `train` among them.
+No other part of a name has a special meaning.
 """
 
 import functools
@@ -38,12 +38,12 @@ SPLITS = {
     "eval": "test",
 }
 LABEL = ".cls"  # of webdataset: the class of the image whose name is the same up to the first dot
-_NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow knows these files and cannot read their pixels
-_HEAD = 64  # bytes by which Pillow knows a format
+_NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # formats whose pixels Pillow cannot read
+_HEAD = 64  # the bytes by which Pillow recognises a format
 
 
 class File(NamedTuple):
-    """A file in a folder or in an archive: its name from there, with slashes, and a way to read its first bytes."""
+    """A file in a folder or an archive: its relative name, with slashes, and a function that reads its first bytes."""
 
     name: str
     read: Callable[[int], bytes]
@@ -58,14 +58,14 @@ class Entry(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What was found.
+    """The files that were found.
 
     Attributes:
-        images: by their archives and names.
-        tables: the names of parquet and arrow files.
-        archives: the names of archives.
-        columns: what metadata files say of an image, by its archive and name.
-        left_out: how many files of each description are not used.
+        images: The images, sorted by archive and name.
+        tables: The names of parquet and arrow files.
+        archives: The names of archives.
+        columns: The values of metadata files for an image, by its archive and name.
+        left_out: The number of unused files, by the reason.
     """
 
     images: list[Entry]
@@ -76,7 +76,7 @@ class Listing(NamedTuple):
 
 
 def list_files(places: Sequence[Iterable[File]]) -> Listing:
-    """Sort out the files of a folder, or of several archives."""
+    """Classify the files of a folder, or of several archives."""
     found = Listing([], [], [], {}, Counter())
     for number, files in enumerate(places):
         images: list[str] = []
@@ -106,12 +106,12 @@ def list_files(places: Sequence[Iterable[File]]) -> Listing:
 
 
 def files_of_folder(folder: Path, left_out: Counter[str]) -> Iterator[File]:
-    """Every file under a folder, links followed; what cannot be followed is counted in `left_out`."""
+    """Yield every file under a folder; links are followed, and those that cannot be are counted in `left_out`."""
     seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
-            left_out["links to a folder that is listed already"] += 1
+            left_out["links to a folder that is already listed"] += 1
             continue
         seen.add(real)
         folders.sort()
@@ -120,16 +120,16 @@ def files_of_folder(folder: Path, left_out: Counter[str]) -> Iterator[File]:
             try:
                 regular = stat.S_ISREG(path.stat().st_mode)
             except OSError:
-                left_out["links to nothing"] += 1
+                left_out["broken links"] += 1
                 continue
             if regular:
                 yield File(path.relative_to(folder).as_posix(), functools.partial(_head_of, path))
             else:
-                left_out["that are no plain files"] += 1
+                left_out["that are not regular files"] += 1
 
 
 def named_files(root: Path, paths: Iterable[Path], left_out: Counter[str]) -> Iterator[File]:
-    """Files that were named one by one, and those of the folders among them; `left_out` as in `files_of_folder`."""
+    """Yield files that were named one by one, and those of folders among them; `left_out` as in `files_of_folder`."""
     for path in paths:
         if path.is_dir():
             for file in files_of_folder(path, left_out):
@@ -139,10 +139,10 @@ def named_files(root: Path, paths: Iterable[Path], left_out: Counter[str]) -> It
 
 
 def files_of_archive(archive: Path) -> Iterator[File]:
-    """Every file in a zip or tar archive.
+    """Yield every file in a zip or tar archive.
 
     Raises:
-        UserError: an archive that cannot be read.
+        UserError: If the archive cannot be read.
     """
     with reading_archive(archive):
         if zipfile.is_zipfile(archive):
@@ -158,7 +158,7 @@ def files_of_archive(archive: Path) -> Iterator[File]:
 
 
 def read_archive(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-    """Some of the files in an archive with their contents, in the order in which they lie there."""
+    """Yield some of the files in an archive with their contents, in the order of the archive."""
     wanted = {*names}
     for file in files_of_archive(archive):
         if file.name in wanted:
@@ -167,18 +167,18 @@ def read_archive(archive: Path, names: Iterable[str]) -> Iterator[tuple[str, byt
 
 @contextmanager
 def reading_archive(archive: Path) -> Iterator[None]:
-    """Turn the ways in which an archive can be damaged into one sentence."""
+    """Turn the errors of a damaged archive into one sentence."""
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
         raise UserError(
-            f"the archive {str(archive)!r} cannot be read ({quoted(error)}): get a whole copy of it, or unpack it and "
-            "give the folder"
+            f"the archive {str(archive)!r} cannot be read ({quoted(error)}): download it again, or unpack it and "
+            "pass the folder"
         ) from error
 
 
 def suffix_of(name: str) -> str:
-    """The suffix in lower case; `.tar.gz` and the like are one."""
+    """Return the suffix in lower case; `.tar.gz` and the like are one suffix."""
     base = name.rpartition("/")[2].lower()
     double = re.search(r"\.tar\.(gz|bz2|xz)$", base)
     return double[0] if double else Path(base).suffix
@@ -186,7 +186,7 @@ def suffix_of(name: str) -> str:
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """The suffixes of the image files that the installed Pillow reads."""
+    """Return the suffixes of the image files that the installed version of Pillow reads."""
     from PIL import Image
 
     known = Image.registered_extensions()
@@ -194,13 +194,13 @@ def image_suffixes() -> frozenset[str]:
 
 
 def classes_of(names: Sequence[str], *, below_split: bool = False) -> list[str] | None:
-    """The class of each image, its folder; None where not every image lies in one, or all lie in the same.
+    """Return the class of each image, which is its folder; None if an image has no folder, or all have the same one.
 
-    In folders of equal depth the innermost is the class, of different depths the outermost.
+    If all folders have the same depth, the innermost one is the class, otherwise the outermost one.
 
     Args:
-        names: of the images.
-        below_split: the outermost folder is a split and no class.
+        names: The names of the images.
+        below_split: Whether the outermost folder is a split and not a class.
     """
     names = _below_common_folder(names)
     if below_split:
@@ -213,12 +213,12 @@ def classes_of(names: Sequence[str], *, below_split: bool = False) -> list[str] 
 
 
 def by_split(names: Sequence[str], *, folders: bool) -> list[str]:
-    """The split of each name: what all of them are called after, if it is a split for each and `train` is one.
+    """Return the split of each name, if every name begins with one and `train` is among them; otherwise `train`.
 
     Args:
-        names: of images, tables or archives.
-        folders: look at the outermost folder alone, which images must have; else also at the name of a file that is in
-            none.
+        names: The names of images, tables or archives.
+        folders: Whether only the outermost folder counts, which images must have; otherwise the name of a file without
+            a folder counts too.
     """
     parts = [name.split("/") for name in _below_common_folder(names)]
     words = ["" if folders and len(part) == 1 else re.sub(r"(-\d+-of-\d+)?(\..*)?$", "", part[0]) for part in parts]
@@ -228,15 +228,15 @@ def by_split(names: Sequence[str], *, folders: bool) -> list[str]:
 
 
 def _below_common_folder(names: Sequence[str]) -> list[str]:
-    """The names from the innermost folder on in which all of them lie."""
+    """Return the names relative to the innermost folder that contains all of them."""
     folders = [name.split("/")[:-1] for name in names]
-    first, last = min(folders, default=[]), max(folders, default=[])  # what these two share is shared by all between
+    first, last = min(folders, default=[]), max(folders, default=[])  # what these two have in common, all have
     common = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))))
     return [name.split("/", common)[-1] for name in names]
 
 
 def _key(name: str) -> str:
-    """The name up to the first dot of its last part, which a webdataset's files of one sample share."""
+    """Return the name up to the first dot of its last part, which is the key of a sample in a webdataset."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.split(".")[0]
 
@@ -246,7 +246,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_image(file: File) -> bool:
-    """Whether Pillow knows a file of another suffix by its first bytes."""
+    """Return whether Pillow recognises a file with another suffix by its first bytes."""
     from PIL import Image
 
     head = file.read(_HEAD)
@@ -263,7 +263,7 @@ def _is_image(file: File) -> bool:
 def _accepts(accept: Callable[[bytes], Any] | None, head: bytes) -> bool:
     try:
         return accept is not None and accept(head) is True
-    except (IndexError, struct.error):  # too short for this format
+    except (IndexError, struct.error):  # the file is too short for this format
         return False
 
 
@@ -273,11 +273,11 @@ def _head_of(path: Path, size: int) -> bytes:
             return file.read(size)
     except OSError as error:
         said = f"the file {str(path)!r} cannot be read ({error.strerror})"
-        raise UserError(f"{said}: allow it, or move it elsewhere") from error
+        raise UserError(f"{said}: make it readable, or move it elsewhere") from error
 
 
 def _extract(archive: Path, open_member: Callable[[Any], Any], member: Any, size: int) -> bytes:
-    """The first bytes of a file in an archive that is open."""
+    """Return the first bytes of a file in an open archive."""
     with reading_archive(archive), open_member(member) as file:
         content: bytes = file.read(size)
     return content
@@ -288,4 +288,6 @@ def _clean(name: str) -> str:
 
 
 def _refuse(error: OSError) -> None:
-    raise UserError(f"the folder {error.filename!r} cannot be read ({error.strerror}): allow it, or move it elsewhere")
+    raise UserError(
+        f"the folder {error.filename!r} cannot be read ({error.strerror}): make it readable, or move it elsewhere"
+    )

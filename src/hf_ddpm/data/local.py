@@ -1,6 +1,6 @@
-"""Image files of this disk, loose or in archives, as a data set of `datasets` whose rows are the files that were found.
+"""Image files on this disk, in folders or archives, as a dataset of `datasets` with one row for each file.
 
-`datasets` is given the files one by one with their classes: it guesses nothing from their names.
+`datasets` receives the files one by one with their classes, and does not guess anything from their names.
 """
 
 import glob
@@ -29,11 +29,11 @@ from hf_ddpm.errors import UserError
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
-KnownFile = tuple[str, int, int]  # its path, size and time of change, by which a cache knows it
+KnownFile = tuple[str, int, int]  # its path, size and modification time, which identify it in a cache
 
 
 class Tables(NamedTuple):
-    """Parquet or arrow files: their format as `datasets` calls it, those of each split, and what they are known by."""
+    """Parquet or arrow files: the name of their format in `datasets`, the files of each split, and a hash of them."""
 
     builder: str
     files: dict[str, list[str]]
@@ -44,12 +44,12 @@ class Images(NamedTuple):
     """Image files.
 
     Attributes:
-        entries: by split.
-        classes: of the entries, their folders, if they lie in some.
-        columns: what metadata files say of them.
-        root: of loose files; None for those in archives.
-        archives: that hold the entries.
-        left_out: how many files of each description are not used.
+        entries: The images, by split.
+        classes: The class of each image, which is its folder; None without folders.
+        columns: The values of metadata files.
+        root: The folder of the files; None for archives.
+        archives: The archives that contain the images.
+        left_out: The number of unused files, by the reason.
     """
 
     entries: dict[str, list[Entry]]
@@ -61,15 +61,15 @@ class Images(NamedTuple):
 
 
 def look(source: str, path: Path, files: Sequence[Path]) -> Tables | Images:
-    """What a folder, or some files, hold.
+    """Return the images or tables in a folder, or among some files.
 
     Args:
-        source: as the user named it.
-        path: a folder; or where the names of the files begin.
-        files: empty for a folder.
+        source: The name that the user gave.
+        path: The folder; or the folder to which the names of the files are relative.
+        files: The files; empty for a folder.
 
     Raises:
-        UserError: no images, or images in more than one way.
+        UserError: If there are no images, or images in more than one form.
     """
     left_out: Counter[str] = Counter()
     listing = list_files([named_files(path, files, left_out) if files else files_of_folder(path, left_out)])
@@ -97,17 +97,17 @@ def look(source: str, path: Path, files: Sequence[Path]) -> Tables | Images:
 
 
 def look_into_archive(archive: Path) -> Images:
-    """The images in one archive, whatever its name."""
+    """Return the images in one archive, whatever its name is."""
     return _of_archives([archive], Counter())
 
 
 def image_rows(images: Images, source: str, split: str, *, streaming: bool) -> tuple[Any, str]:
-    """The data set of a split, `Dataset` or `IterableDataset`, and what its files are known by, wherever they lie.
+    """Return the dataset of a split, a `Dataset` or an `IterableDataset`, and a hash of its files without their folder.
 
-    It has a column `image`, and `label`, `cls` or those of metadata files.
+    It has a column `image`, and may have `label`, `cls` and the columns of metadata files.
 
     Raises:
-        UserError: there is no such split, or an archive cannot be read.
+        UserError: If the split does not exist, or an archive cannot be read.
     """
     parts = parts_of(split, {name: len(entries) for name, entries in images.entries.items()}, source)
     chosen = [images.entries[name][row] for name, rows in parts for row in rows]
@@ -132,13 +132,13 @@ def image_rows(images: Images, source: str, split: str, *, streaming: bool) -> t
 
 
 def known(path: Path) -> KnownFile:
-    """A file as it is now."""
+    """Return the path, size and modification time of a file."""
     state = path.stat()
     return str(path), state.st_size, state.st_mtime_ns
 
 
 def contents_of(files: Sequence[KnownFile], names: Sequence[Any] = ()) -> str:
-    """A hash of the names and sizes of files, the same wherever they lie."""
+    """Return a hash of the names and sizes of files, which does not depend on their folder."""
     from datasets.fingerprint import Hasher
 
     told: str = Hasher.hash((list(names), [(Path(path).name, size) for path, size, _ in files]))
@@ -146,7 +146,7 @@ def contents_of(files: Sequence[KnownFile], names: Sequence[Any] = ()) -> str:
 
 
 def _images(listing: Listing, root: Path | None, archives: list[Path], splits: Sequence[str] = ()) -> Images:
-    """Listed images by split, with their classes."""
+    """Return the listed images by split, with their classes."""
     names = [entry.name for entry in listing.images]
     in_folders = not splits
     splits = splits or by_split(names, folders=True)
@@ -159,7 +159,7 @@ def _images(listing: Listing, root: Path | None, archives: list[Path], splits: S
 
 
 def _of_archives(archives: list[Path], left_out: Counter[str]) -> Images:
-    """The images in archives, which a split may have for itself."""
+    """Return the images in archives; each archive may be a split."""
     listing = list_files([files_of_archive(archive) for archive in archives])
     listing.left_out.update(left_out)
     if inner := len(listing.tables) + len(listing.archives):
@@ -172,7 +172,7 @@ def _of_archives(archives: list[Path], left_out: Counter[str]) -> Images:
 
 
 def _columns(images: Images, chosen: Sequence[Entry]) -> "tuple[dict[str, list[Any]], Features]":
-    """What files beside the images say of each, and the types of all columns."""
+    """Return the values of `.cls` and metadata files for each image, and the types of all columns."""
     import datasets
     import pyarrow as pa
 
@@ -187,12 +187,12 @@ def _columns(images: Images, chosen: Sequence[Entry]) -> "tuple[dict[str, list[A
         try:
             features |= datasets.Dataset.from_dict({name: values}).features
         except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
-            raise UserError(f"the metadata have values of several types in {name!r}: write them all alike") from error
+            raise UserError(f"the metadata column {name!r} has values of different types: use one type") from error
     return found, datasets.Features(features)
 
 
 def _numbers(labels: list[str | None]) -> list[Any]:
-    """Whole numbers, if all of the labels are."""
+    """Return the labels as integers if all of them are, otherwise as strings."""
     try:
         return [None if label is None else int(label) for label in labels]
     except ValueError:
@@ -200,12 +200,12 @@ def _numbers(labels: list[str | None]) -> list[Any]:
 
 
 def _loose_rows(files: Sequence[KnownFile], columns: dict[str, list[Any]], features: "Features") -> "Dataset":
-    """Rows that hold the paths of files."""
+    """Return a dataset that contains the paths of files."""
     import datasets
     from datasets.fingerprint import Hasher
 
     rows = datasets.Dataset.from_dict({"image": [path for path, _, _ in files], **columns}, features=features)
-    rows._fingerprint = Hasher.hash((list(files), columns))  # of the files as they are now
+    rows._fingerprint = Hasher.hash((list(files), columns))  # which changes with the files
     return rows
 
 
@@ -217,7 +217,7 @@ def _archived_rows(
     *,
     streaming: bool,
 ) -> Any:
-    """Rows that hold the contents of files; those of a `Dataset` are copied into the cache of `datasets` once."""
+    """Return a dataset that contains the contents of files; a `Dataset` copies them to the cache of `datasets` once."""
     import datasets
     import numpy as np
 
@@ -237,12 +237,12 @@ def _archived(
     columns: Mapping[str, Sequence[Any]],
     numbered: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of images in archives, in the order in which they lie there."""
+    """Yield the rows of images in archives, in the order of the archives."""
     rows = {(entry.archive, entry.name): row for row, entry in enumerate(chosen)}
     for number, (path, _, _) in enumerate(archives):
         names = [entry.name for entry in chosen if entry.archive == number]
         for name, content in read_archive(Path(path), names):
-            if (row := rows.pop((number, name), None)) is not None:  # of two files of one name the first
+            if (row := rows.pop((number, name), None)) is not None:  # the first of two files with the same name
                 yield {
                     "image": {"bytes": content, "path": name},
                     **{column: values[row] for column, values in columns.items()},
@@ -252,10 +252,10 @@ def _archived(
 
 def _nothing(source: str, listing: Listing) -> UserError:
     other = ", ".join(f"{count:,} {what}" for what, count in sorted(listing.left_out.items()))
-    holds = f"it holds files {other}" if other else "it is empty"
+    holds = f"it contains only other files: {other}" if other else "it is empty"
     return UserError(
-        f"no images are found in {source!r} ({holds}): give a folder, a file or an archive of images, or parquet or "
-        "arrow files that hold them"
+        f"no images were found in {source!r} ({holds}): pass a folder, a file or an archive of images, or parquet or "
+        "arrow files that contain them"
     )
 
 
@@ -263,6 +263,6 @@ def _several(source: str, kinds: Mapping[str, Sequence[str]]) -> UserError:
     found = " and ".join(f"{len(names):,} {kind} file(s)" for kind, names in kinds.items())
     pattern = f"{source.rstrip('/')}/**/*{suffix_of([*kinds.values()][-1][0])}"
     return UserError(
-        f"{source!r} holds {found}, and a data set is made of one of these: name the files by a pattern, such as "
-        f"{pattern!r}, or give a folder with these alone"
+        f"{source!r} contains {found}, but a dataset has only one kind of files: select them by a pattern, such as "
+        f"{pattern!r}, or pass a folder that contains only one kind"
     )

@@ -1,4 +1,4 @@
-"""Images decoded once and kept in memory or on the device: for data sets of up to about a gigabyte."""
+"""Images that are decoded once and kept in memory or on the device, for datasets of up to about a gigabyte."""
 
 import itertools
 import os
@@ -18,12 +18,12 @@ from hf_ddpm.data.raw import SEARCH, RawBatch, RawBatches, to_device, try_decode
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_CHUNK, _CHUNK_BYTES = 512, 2**26  # stored images read at a time, at most
-_SMALL = 8192  # bytes of an image file, below which threads wait for each other longer than Pillow works without them
+_CHUNK, _CHUNK_BYTES = 512, 2**26  # the most stored images, and bytes of them, that are read at a time
+_SMALL = 8192  # bytes of an image file; below, threads wait for each other longer than Pillow decodes without the GIL
 
 
 class MemoryStore:
-    """All images decoded once, by threads where they are large, and kept as uint8 or uint16 (N, C, H, W)."""
+    """All images, decoded once, by threads if they are large, and kept as uint8 or uint16 (N, C, H, W)."""
 
     def __init__(self, dataset: "Dataset", image_column: str, decoder: ImageDecoder, labels: Tensor | None) -> None:
         images = dataset.select_columns([image_column])
@@ -35,7 +35,7 @@ class MemoryStore:
 
     @property
     def pixels(self) -> Tensor:
-        """Every image, (N, C, H, W); an undecodable row is zero and never shown."""
+        """All images, (N, C, H, W); a row that could not be decoded is zero and is never used."""
         return self._pixels
 
     def to(self, device: torch.device) -> None:
@@ -43,7 +43,7 @@ class MemoryStore:
         self._pixels = self._pixels.to(device)
 
     def raw_batches(self, plan: BatchPlan) -> RawBatches:
-        """Gather each step's rows."""
+        """Gather the rows of each step."""
         order = SampleOrder(len(self._row_of), plan.seed)
         for step in itertools.count(plan.start_step):
             rows = self._row_of[torch.from_numpy(order.rows(plan.first_position(step), plan.local_size))]
@@ -67,7 +67,7 @@ class MemoryStore:
 
 
 def _in_chunks(images: "Dataset", column: str) -> Iterator[tuple[int, list[Any]]]:
-    """Stored images and the row of the first, as many at a time as their bytes allow."""
+    """Yield stored images and the row of the first one, as many at a time as their bytes allow."""
     start, size = 0, 8
     while start < len(images):
         stored = images[start : start + size][column]
@@ -78,19 +78,19 @@ def _in_chunks(images: "Dataset", column: str) -> Iterator[tuple[int, list[Any]]
 
 
 def _files(stored: list[Any]) -> list[bytes]:
-    """The image files among stored images that are in memory."""
+    """Return the image files among stored images that are in memory."""
     contents = [one.get("bytes") if isinstance(one, dict) else one for one in stored]
     return [content for content in contents if isinstance(content, bytes)]
 
 
 def _are_small(stored: list[Any]) -> bool:
-    """Whether these are image files in memory, of a few kilobytes each."""
+    """Return whether all of these are image files in memory with a few kilobytes each."""
     files = _files(stored)
     return len(files) == len(stored) and sum(map(len, files)) < _SMALL * len(files)
 
 
 def _next_good_row(num_images: int, bad: dict[int, Undecodable]) -> np.ndarray:
-    """For every row the row to show: itself, or the next one that is not bad (cyclic); -1 where there is none near."""
+    """Return the row to use for every row: itself, or the next one that is not bad (cyclic); -1 if none is near."""
     rows = np.arange(num_images)
     for row in bad:
         near = ((row + k) % num_images for k in range(min(SEARCH, num_images)))
@@ -99,7 +99,7 @@ def _next_good_row(num_images: int, bad: dict[int, Undecodable]) -> np.ndarray:
 
 
 def _gather(pixels: Tensor, rows: Tensor) -> Tensor:
-    """pixels[rows]; uint16 travels as int16, because torch cannot index it."""
+    """Return pixels[rows]; uint16 is viewed as int16, because torch cannot index it."""
     rows = to_device(rows, pixels.device)
     if pixels.dtype == torch.uint16:
         return pixels.view(torch.int16).index_select(0, rows).view(torch.uint16)

@@ -1,4 +1,4 @@
-"""The files metadata.csv, metadata.jsonl and metadata.parquet beside images: a row for each, by its `file_name`."""
+"""Read metadata.csv, metadata.jsonl and metadata.parquet next to images: a row for each image, by its `file_name`."""
 
 import csv
 import io
@@ -12,15 +12,17 @@ FILE_NAME = "file_name"
 
 
 def metadata_rows(name: str, content: bytes) -> dict[str, dict[str, Any]] | None:
-    """What such a file says of each image, by the name from where `name` counts; None without a column `file_name`.
+    """Return the other columns of such a file by the path of the image; None without a column `file_name`.
+
+    The paths of images begin where the path `name` of the file begins.
 
     Raises:
-        UserError: a file that cannot be read.
+        UserError: If the file cannot be read.
     """
     try:
         rows = _rows(name, content)
     except (ValueError, csv.Error, OSError) as error:
-        raise UserError(f"{name} cannot be read ({quoted(error)}): mend it, or take it out of the folder") from error
+        raise UserError(f"{name} cannot be read ({quoted(error)}): fix it, or remove it from the folder") from error
     if not rows or FILE_NAME not in rows[0]:
         return None
     folder = name.rpartition("/")[0]

@@ -1,7 +1,8 @@
-"""What every way of reading images hands on: integer pixels of one step, and how a bad image is stood in for.
+"""The output of every way of reading images: the integer pixels of one step, and the replacement of bad images.
 
-An image that cannot be decoded is replaced by the next row that can (cyclic, within `SEARCH` rows; in a stream:
-within the global batch), so that a bad file moves no other sample and every process agrees without talking.
+An image that cannot be decoded is replaced by the next row that can be decoded (cyclic, within `SEARCH` rows; in a
+stream, within the global batch), so that a bad file moves no other sample, and all processes agree without
+communication.
 """
 
 from collections import Counter
@@ -16,11 +17,11 @@ from hf_ddpm.data.decode import Decoded, ImageDecoder, Undecodable, UndecodableE
 from hf_ddpm.data.order import position_uniforms
 from hf_ddpm.data.resize import Crop
 
-SEARCH = 100  # how many rows from a bad image on are tried before giving up
+SEARCH = 100  # the number of rows that are tried from a bad image on
 
 
 class RawBatch(NamedTuple):
-    """This process's part of a step: integer pixels (b, C, H, W), labels and rows int64 (b,), and what happened."""
+    """This process's part of a step: integer pixels (b, C, H, W), labels and rows int64 (b,), bad images and notes."""
 
     pixels: Tensor
     labels: Tensor | None
@@ -33,7 +34,7 @@ RawBatches = Generator[RawBatch, None, None]
 
 
 class Shown(NamedTuple):
-    """The image that stands for a position: its row, its pixels, and the bad rows that were passed over."""
+    """The image at a position: its row, its pixels, and the bad rows that were skipped."""
 
     row: int
     decoded: Decoded
@@ -41,7 +42,7 @@ class Shown(NamedTuple):
 
 
 def try_decode(decoder: ImageDecoder, stored: Any, crop: Crop | None = None) -> Decoded | Undecodable:
-    """The decoded image, or why not."""
+    """Return the decoded image, or the reason why it cannot be decoded."""
     try:
         return decoder(stored, crop)
     except UndecodableError as error:
@@ -49,7 +50,7 @@ def try_decode(decoder: ImageDecoder, stored: Any, crop: Crop | None = None) -> 
 
 
 def first_good(rows: Iterable[int], read: Callable[[int], Any], decoder: ImageDecoder, crop: Crop | None) -> Shown:
-    """The first of `rows` that can be decoded; row -1 and zeros when none can. `read` fetches a stored image."""
+    """Return the first of `rows` that can be decoded, or row -1 and zeros. `read` returns a stored image."""
     bad: dict[int, Undecodable] = {}
     for row in rows:
         decoded = try_decode(decoder, read(row), crop)
@@ -60,28 +61,28 @@ def first_good(rows: Iterable[int], read: Callable[[int], Any], decoder: ImageDe
 
 
 def collate(shown: list[Shown]) -> RawBatch:
-    """Stack; a single 16-bit image makes the batch 16-bit."""
+    """Stack images; a single 16-bit image makes the batch 16-bit."""
     arrays = [one.decoded.pixels for one in shown]
     if any(array.dtype == np.uint16 for array in arrays):
         arrays = [array if array.dtype == np.uint16 else widen(array) for array in arrays]
     bad = {row: reason for one in shown for row, reason in one.bad.items()}
-    notes = dict(Counter(note for one in shown for note in one.decoded.notes))  # a Counter would add up when pinned
+    notes = dict(Counter(note for one in shown for note in one.decoded.notes))  # pinning would double a Counter
     rows = torch.tensor([one.row for one in shown], dtype=torch.int64)
     return RawBatch(torch.from_numpy(np.stack(arrays)), None, rows, bad, notes)
 
 
 def crops(seed: int, first: int, count: int) -> list[Crop]:
-    """The draws of the random crop at each position."""
+    """Return the random numbers of the crop at each position."""
     return [(across, down, size) for across, down, size in position_uniforms(seed, first, count)[:, 1:].tolist()]
 
 
 def widen(pixels: np.ndarray) -> np.ndarray:
-    """8-bit values on the 16-bit scale: k * 257, which is the same x in [-1, 1]."""
+    """Convert 8-bit values to the 16-bit scale: k * 257, which is the same x in [-1, 1]."""
     return pixels.astype(np.uint16) * np.uint16(257)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on `device`, through pinned memory and without waiting on CUDA."""
+    """Copy a tensor to `device`, through pinned memory and without waiting for CUDA."""
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""Errors of libraries while rows are read, as one sentence."""
+"""Turn errors of libraries while rows are read into one sentence."""
 
 import struct
 import zlib
@@ -10,10 +10,10 @@ from hf_ddpm.errors import FULL_MEMORY, UserError, quoted
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Around whatever reads rows of a data set: what a damaged file makes a library say becomes the user's mistake.
+    """Turn the errors that libraries raise for a damaged file, while rows of a dataset are read, into a `UserError`.
 
     Raises:
-        UserError: the rows cannot be read.
+        UserError: If the rows cannot be read.
     """
     import pyarrow as pa
     from datasets.exceptions import DatasetsError
@@ -39,5 +39,5 @@ def reading(source: str) -> Iterator[None]:
             raise
         reason = quoted(cause) or type(cause).__name__
         raise UserError(
-            f"the data set {source!r} cannot be read further ({reason}): one of its files is damaged, get a whole copy"
+            f"the dataset {source!r} cannot be read further ({reason}): one of its files is damaged, download it again"
         ) from error

@@ -1,4 +1,4 @@
-"""Fit an image into the model's size: where the window lies, and antialiased resampling by Pillow."""
+"""Fit an image to the model's size: the position of the window, and antialiased resampling by Pillow."""
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -6,13 +6,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Resize = Literal["crop", "pad", "stretch", "random_crop", "none"]
-Crop = tuple[float, float, float]  # the draws of a random crop, each in [0, 1): its place across and down, its size
-CropScale = tuple[float, float]  # the least and the largest side of a random crop, of the largest that fits
+Crop = tuple[float, float, float]  # of a random crop, each in [0, 1): its position across and down, its size
+CropScale = tuple[float, float]  # the smallest and largest side of a random crop, as fractions of the largest
 LARGEST: CropScale = (1.0, 1.0)
 
 
 class Window(NamedTuple):
-    """The part of the source (left, top, right, bottom), the (width, height) it becomes, and where that is put."""
+    """The part of the source (left, top, right, bottom), its final (width, height), and its position in the result."""
 
     box: tuple[float, float, float, float]
     size: tuple[int, int]
@@ -27,13 +27,13 @@ def fit(
     crop_box: tuple[int, int, int, int] | None = None,
     crop_scale: CropScale = LARGEST,
 ) -> "Image.Image":
-    """The image in `image_size` = (H, W), same mode; untouched where its size already fits.
+    """Return the image in the size `image_size` = (H, W) and in the same mode, unchanged if its size already fits.
 
-    "crop": scaled to cover the target, centre cut out. "random_crop": the same, cut at `crop`, or the centre when None;
-    a `crop_scale` below 1 first scales it up further, even an image whose size fits. "stretch": both sides scaled.
-    "pad": scaled down where too large, never up, and centred on zeros (black, transparent). "none": an image of another
-    size is an error. Pillow's bicubic filter is antialiased when it scales down. Raises `ValueError` for a `crop_box`
-    outside the image, and for "none".
+    "crop": Scale it to cover the target, and crop the centre. "random_crop": The same, but crop at `crop`, or the
+    centre if it is None; a `crop_scale` below 1 first scales the image up further, even if its size fits. "stretch":
+    Scale both sides. "pad": Scale it down if it is too large, never up, and centre it on zeros (black, transparent).
+    "none": An image of another size is an error. Pillow's bicubic filter is antialiased when it scales down. Raises
+    `ValueError` for a `crop_box` outside the image, and for "none" if the size does not fit.
     """
     from PIL import Image
 
@@ -44,7 +44,7 @@ def fit(
     if image.size == (width, height) and zoom == 1:
         return image
     if resize == "none":
-        raise ValueError(f"it has {image.height}x{image.width} pixels where {height}x{width} are asked for")
+        raise ValueError(f"it has {image.height}x{image.width} pixels, but must have {height}x{width}")
     window = _window(image.size, (width, height), resize, crop, zoom)
     fitted = image.resize(window.size, Image.Resampling.BICUBIC, box=window.box)
     if window.size == (width, height):
@@ -55,10 +55,10 @@ def fit(
 
 
 def _zoom(crop_scale: CropScale, u: float) -> float:
-    """How much larger than the target the scaled image is: uniform in [1 / high, 1 / low] for u uniform in [0, 1).
+    """Return the scaled image's size relative to the target: uniform in [1 / high, 1 / low] for uniform u in [0, 1).
 
-    As the classifiers of ADM are trained (Dhariwal & Nichol 2021, arXiv 2105.05233, sec. 4), but that their code rounds
-    sizes and places to whole pixels of the scaled image.
+    ADM's classifiers are trained like this (Dhariwal & Nichol 2021, arXiv 2105.05233, sec. 4), except that their code
+    rounds sizes and positions to whole pixels of the scaled image.
     """
     least, most = 1 / crop_scale[1], 1 / crop_scale[0]
     return least + (most - least) * u
@@ -78,7 +78,7 @@ def _window(source: tuple[int, int], target: tuple[int, int], resize: Resize, cr
         left, top = (width - across) * crop[0], (height - down) * crop[1]
     elif resize == "crop" or crop is None:
         left, top = int((width - across) / 2), int((height - down) / 2)
-    else:  # by whole pixels: an image that is not scaled keeps its own
+    else:  # whole pixels, so that an image that is not scaled keeps its own
         left, top = int((int(width - across) + 1) * crop[0]), int((int(height - down) + 1) * crop[1])
     return Window((left, top, left + across, top + down), target, (0, 0))
 
@@ -86,5 +86,5 @@ def _window(source: tuple[int, int], target: tuple[int, int], resize: Resize, cr
 def _cut(image: "Image.Image", box: tuple[int, int, int, int]) -> "Image.Image":
     left, top, right, bottom = box
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-        raise ValueError(f"crop_box {box} does not lie inside its {image.width}x{image.height} pixels")
+        raise ValueError(f"crop_box {box} is not inside its {image.width}x{image.height} pixels")
     return image.crop(box)

@@ -1,6 +1,6 @@
-"""Open a data set by its name: the embedded digits, something on this disk, or a data set of the Hugging Face Hub.
+"""Open a dataset by its name: the embedded digits, files on this disk, or a dataset on the Hugging Face Hub.
 
-What exists on disk is local; what only looks like a path is a missing path; everything else is a name on the Hub.
+What exists on this disk is local, what only looks like a path is a missing path, and every other name is on the Hub.
 """
 
 import re
@@ -19,7 +19,7 @@ from hf_ddpm.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Origin = Literal["package", "local", "url", "hub"]  # what ships with hf_ddpm, on this machine, elsewhere, on the Hub
+Origin = Literal["package", "local", "url", "hub"]  # the dataset is in this package, on this disk, at a URL, on the Hub
 DIGITS, STACKED_DIGITS = EMBEDDED = ("digits", "stacked-digits")
 DIGITS_FILE = Path(__file__).parent / "digits" / "digits.parquet"
 _OF_PATHS = (
@@ -39,13 +39,13 @@ _OF_PATHS = (
 
 
 class Opened(NamedTuple):
-    """An opened data set.
+    """An opened dataset.
 
     Attributes:
-        rows: a `Dataset`, or an `IterableDataset` of a stream.
-        of_folders: whether the classes are folders that were found, and not declared by the data.
-        left_out: how many files of each description lie there and are not used.
-        contents: what the data are known by, on any machine; None if that cannot be told without reading them.
+        rows: A `Dataset`, or an `IterableDataset` for a stream.
+        of_folders: Whether the classes are folders that were found, and not declared by the data.
+        left_out: The number of unused files, by the reason.
+        contents: A hash of the data, the same on every machine; None if it requires reading them.
     """
 
     rows: Any
@@ -62,20 +62,24 @@ def open_source(
     revision: str | None = None,
     streaming: bool = False,
 ) -> Opened:
-    """Open `source`, which is one of
+    """Open a dataset.
 
-    - "digits": 5,000 MNIST digits that ship with hf_ddpm (see digits/README.md), no network;
-    - "stacked-digits": the same, three of them in the channels of each image;
-    - a folder of images, of parquet or arrow files, or of zip or tar archives of images, webdataset shards among them;
-    - such files themselves, one or a pattern ("shards/*.tar");
-    - a folder written by `save_to_disk`, or one whose README.md declares the files of a data set;
+    `source` is one of:
+
+    - "digits": 5,000 MNIST digits that are part of hf_ddpm (see digits/README.md); no network is needed;
+    - "stacked-digits": images with three of these digits, one in each channel;
+    - a folder of images, of parquet or arrow files, or of zip or tar archives of images, including webdataset shards;
+    - such files, one or a pattern ("shards/*.tar");
+    - a folder saved by `save_to_disk`, or one whose README.md declares the files of a dataset;
     - a URL of such files (https://, hf://, s3://...);
-    - the name of a data set on the Hub, with its `config_name` and `revision`.
+    - the name of a dataset on the Hub, with its `config_name` and `revision`.
 
-    Images are found by their content, in folders and archives alike. Their folders are classes. Folders, tables or
-    archives that are called train, validation and test, and nothing else beside them, are splits; all else is "train".
+    Images are found by their content, in folders and in archives. Their folders are classes. Folders, tables or
+    archives called train, validation and test are splits if there is nothing else beside them; otherwise, everything
+    is "train". `split` may be a slice, such as "train[:4500]", except for streams.
 
-    `split` may be a slice, as in "train[:4500]", except when streaming. Raises `UserError` for what cannot be opened.
+    Raises:
+        UserError: If the dataset cannot be opened.
     """
     check_slice(split)
     if source in EMBEDDED or _is_saved_to_disk(source):
@@ -101,7 +105,7 @@ def open_source(
 
 
 def origin_of(source: str) -> Origin:
-    """Where a source lies that `open_source` has opened; addresses that begin with hf:// are on the Hub."""
+    """Return where a source is that `open_source` has opened; addresses that begin with hf:// are on the Hub."""
     if source in EMBEDDED:
         return "package"
     if "://" in source:
@@ -134,7 +138,7 @@ def _opened_images(images: Images, source: str, split: str, streaming: bool) -> 
 
 
 def _local_files(source: str) -> tuple[Path | None, list[Path]]:
-    """A folder; or a file or the files of a pattern, and the folder where their names begin; None is on the Hub."""
+    """Return a folder; or files and the folder to which their names are relative; or None for a name on the Hub."""
     path = Path(source).expanduser()
     if path.is_dir():
         return path, []
@@ -145,14 +149,14 @@ def _local_files(source: str) -> tuple[Path | None, list[Path]]:
     if _looks_like_a_path(source):
         neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
-            f"the data path {source!r} does not exist: give an existing folder or file, the name of a data set on the "
+            f"the data path {source!r} does not exist: pass an existing folder or file, the name of a dataset on the "
             f"Hub, or {DIGITS!r}{did_you_mean(path.name, neighbours)}"
         )
     return None, []
 
 
 def _download(url: str) -> Path:
-    """The file of an address, kept in the cache of `datasets`."""
+    """Download a file to the cache of `datasets`, and return its path."""
     import datasets
 
     try:
@@ -178,7 +182,7 @@ def _looks_like_a_path(source: str) -> bool:
 
 
 def _embedded(source: str) -> "Dataset":
-    """What ships with hf_ddpm."""
+    """Return a dataset that is part of hf_ddpm."""
     import datasets
     import numpy as np
     import pyarrow.parquet as pq
@@ -196,15 +200,15 @@ def _is_saved_to_disk(source: str) -> bool:
 
 
 def _saved_splits(source: str, split: str) -> "dict[str, Dataset]":
-    """The splits of a `save_to_disk` folder; a data set saved without splits answers to any plain split name."""
+    """Return the splits of a `save_to_disk` folder; a dataset saved without splits has every split name."""
     import datasets
 
     try:
         saved = datasets.load_from_disk(str(Path(source).expanduser()))
-    except IndexError as error:  # how `datasets` reads a folder saved without rows
+    except IndexError as error:  # raised by `datasets` for a folder saved without rows
         raise empty_error(source, split) from error
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the saved data set {source!r} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"the saved dataset {source!r} cannot be read: {_first_line(error)}") from error
     return dict(saved) if isinstance(saved, datasets.DatasetDict) else {re.split(r"\W", split)[0] or "train": saved}
 
 
@@ -216,12 +220,12 @@ def _take_split(splits: "dict[str, Dataset]", split: str, source: str) -> "Datas
 
 
 def _load(source: str, path: str, *, split: str, **options: Any) -> Any:
-    """`datasets.load_dataset`, with its many errors turned into one sentence."""
+    """Call `datasets.load_dataset`, and turn its errors into one sentence."""
     import datasets
 
     local = Path(path).expanduser()
     with _opening(source, split=split, is_folder=local.is_dir()):
-        # absolute, or a folder called "parquet" would be taken for a builder
+        # absolute, because `datasets` would take a folder called "parquet" for a builder
         loaded = datasets.load_dataset(str(local.resolve()) if local.is_dir() else path, split=split, **options)
     if "[" in split:  # `datasets` reads train[3:2] to the end
         lengths = {name: info.num_examples for name, info in loaded.info.splits.items()}
@@ -259,19 +263,17 @@ def _cannot_open(source: str, is_folder: bool, error: BaseException) -> str:
         error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     )
     if isinstance(error, ImportError) and "://" in source:
-        return f"the address {source!r} cannot be opened ({reason}): pip install aiohttp, or download the file"
+        return f"the address {source!r} cannot be opened ({reason}): run pip install aiohttp, or download the file"
     if is_folder:
-        return f"no data set can be read from the folder {source!r}: {reason}; put images, parquet or tar files there"
+        return f"no dataset can be read from the folder {source!r}: {reason}; put images, parquet or tar files into it"
     if isinstance(error, ConnectionError) or "Couldn't reach" in reason:
-        return f"the data set {source!r} is not on this disk and the Hub cannot be reached ({reason}); use a local path"
-    return f"the data set {source!r} cannot be opened: {reason}"
+        return f"the dataset {source!r} is not on this disk and the Hub cannot be reached ({reason}); pass a local path"
+    return f"the dataset {source!r} cannot be opened: {reason}"
 
 
 def _refuse_hub_options(source: str, config_name: str | None, revision: str | None) -> None:
     if config_name is not None or revision is not None:
-        raise UserError(
-            f"config_name and revision choose among data sets on the Hub, but {source!r} is local; leave them out"
-        )
+        raise UserError(f"config_name and revision are for datasets on the Hub, but {source!r} is not one; remove them")
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Parts of a data set by their names: `train`, `train[:4500]`, `train+test`, as `datasets` writes them."""
+"""Parts of a dataset by their names, in the notation of `datasets`: `train`, `train[:4500]`, `train+test`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from hf_ddpm.errors import UserError, did_you_mean
 
 
 def check_slice(split: str) -> None:
-    """Refuse what looks like a slice and is none, before anything is opened."""
+    """Reject an invalid slice before anything is opened."""
     if not re.search(r"[\[\]]", split):
         return
     import datasets
@@ -17,20 +17,21 @@ def check_slice(split: str) -> None:
         datasets.ReadInstruction.from_spec(split)
     except (ValueError, AssertionError) as error:
         raise UserError(
-            f"split {split!r} is no slice; write 'train[:5000]', 'train[5000:]', 'train[-5000:]' or 'train[:90%]'"
+            f"split {split!r} is not a valid slice; use 'train[:5000]', 'train[5000:]', 'train[-5000:]' or "
+            "'train[:90%]'"
         ) from error
 
 
 def parts_of(split: str, lengths: Mapping[str, int], source: str) -> list[tuple[str, range]]:
-    """The name and the rows of each part of `split`.
+    """Return the name and the rows of each part of `split`.
 
     Args:
-        split: what is asked for.
-        lengths: of the splits that there are.
-        source: as the user named it.
+        split: The requested split.
+        lengths: The number of rows of each existing split.
+        source: The name of the dataset in messages.
 
     Raises:
-        UserError: there is no such split, or it is empty.
+        UserError: If there is no such split, or it is empty.
     """
     import datasets
 
@@ -46,26 +47,26 @@ def parts_of(split: str, lengths: Mapping[str, int], source: str) -> list[tuple[
 
 
 def slices(split: str, parts: Sequence[Any], lengths: Mapping[str, int]) -> list[tuple[str, range]]:
-    """Split and rows of each absolute instruction of `split`; `UserError` for one that ends before it begins."""
+    """Return the name and rows of each part of `split`; raise a `UserError` for one that ends before it begins."""
     found = []
     for part in parts:
         start, stop = part.from_ or 0, lengths[part.splitname] if part.to is None else part.to
         if stop < start:
             raise UserError(
                 f"split {split!r} begins at row {start} and ends before row {stop} of {lengths[part.splitname]}; "
-                "write 'train[first:last]' with first below last"
+                "use 'train[first:last]' with first below last"
             )
         found.append((part.splitname, range(start, stop)))
     return found
 
 
 def empty_error(source: str, split: str) -> UserError:
-    """What to say of a split without images."""
-    return UserError(f"the data set {source!r}, split {split!r}, is empty")
+    """Return the error for a split without images."""
+    return UserError(f"the dataset {source!r}, split {split!r}, is empty")
 
 
 def split_error(source: str, split: str, available: Sequence[str]) -> UserError:
-    """What to say of a split that is not there."""
+    """Return the error for a split that does not exist."""
     return UserError(
         f"there is no split {split!r} in {source!r}; available: {', '.join(sorted(available))}"
         f"{did_you_mean(split, available)}"

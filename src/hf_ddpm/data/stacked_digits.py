@@ -1,4 +1,4 @@
-"""Stacked digits: three random digits in the channels of an image, so that there are 1,000 modes to be found.
+"""Stacked digits: three random digits in the channels of an image, which have 1,000 modes.
 
 Known as Stacked MNIST (Metz et al. 2017, arXiv 1611.02163; Lin et al. 2018, arXiv 1712.04086).
 """
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def stack_digits(digits: Tensor, seed: int) -> "Dataset":
-    """As many images as there are digits, each digit once in each channel.
+    """Create as many images as there are digits, with each digit once in each channel.
 
     Args:
-        digits: (N, 1, H, W) uint8.
-        seed: which digits meet.
+        digits: The digits, (N, 1, H, W) uint8.
+        seed: The seed that decides which digits are combined.
 
     Returns:
-        Dataset: a column `image` of N colour pictures, in memory.
+        Dataset: A column `image` of N colour images, in memory.
     """
     from datasets import Dataset, Features, Image
 

@@ -1,4 +1,4 @@
-"""Images read in order from a stream, for data sets larger than the disk."""
+"""Images that are read in order from a stream, for datasets larger than the disk."""
 
 import itertools
 from collections import deque
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from datasets import IterableDataset
 
 
-BUFFER_BYTES = 2**28  # of the stored images in a shuffle buffer, at most
+BUFFER_BYTES = 2**28  # the largest size of the stored images in a shuffle buffer
 
 
 class StreamStore:
-    """Images read in order from a `datasets.IterableDataset` through a shuffle buffer, once per epoch.
+    """Images that are read in order from a `datasets.IterableDataset` through a shuffle buffer, once per epoch.
 
-    Epoch e is shuffled with the seed (seed, e). Every process reads the whole stream and decodes its own part.
-    Resuming reads the stream up to the position where it was: at most one epoch to learn its length, then the part of
-    the epoch that was seen. `rows` are positions in the endless stream. With `num_workers` above 0, that many threads
-    decode the images, two steps ahead.
+    Epoch e is shuffled with the seed (seed, e). Every process reads the whole stream and decodes its own part. Resuming
+    reads the stream up to the position where it was: at most one epoch to find its length, then the part of the epoch
+    that was used. `rows` are positions in the endless stream. With `num_workers` above 0, that many threads decode the
+    images, two steps ahead.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class StreamStore:
         self._num_workers = num_workers
 
     def raw_batches(self, plan: BatchPlan) -> RawBatches:
-        """Read, shuffle and decode step after step."""
+        """Read, shuffle and decode one step after another."""
         if self._num_workers == 0:
             return self._read(plan, map)
         return _two_ahead(self._read_with_threads(plan))
@@ -76,7 +76,7 @@ class StreamStore:
         return torch.from_numpy(self._labels.encode([window[row - start][self._labels.column] for row in rows], rows))
 
     def _records(self, seed: int, start: int) -> Iterator[dict[str, Any]]:
-        """Records from position `start` of the endless stream on."""
+        """Yield records of the endless stream from position `start` on."""
         epoch, skip = 0, start
         while True:
             length = 0
@@ -94,8 +94,8 @@ class StreamStore:
         generator = np.random.default_rng([seed, epoch])
         interleaved = self._dataset.shuffle(
             generator=generator,
-            buffer_size=1,  # the order of the shards alone: a buffer of `datasets` has no bound in bytes
-            max_buffer_input_shards=min(10, self._dataset.num_shards),  # 1: no interleaving, which costs 5 s an epoch
+            buffer_size=1,  # only the order of the shards: the buffer of `datasets` has no limit in bytes
+            max_buffer_input_shards=min(10, self._dataset.num_shards),  # 1: no interleaving, which takes 5 s per epoch
         )
         return _shuffled(interleaved, self._image_column, generator, self._shuffle_buffer)
 
@@ -103,7 +103,7 @@ class StreamStore:
 def _shuffled(
     records: Iterable[dict[str, Any]], image_column: str, generator: np.random.Generator, size: int
 ) -> Iterator[dict[str, Any]]:
-    """Records in random order, drawn from a buffer of at most `size` of them and of `BUFFER_BYTES`."""
+    """Yield records in random order, drawn from a buffer of at most `size` of them and `BUFFER_BYTES`."""
     buffer: list[dict[str, Any]] = []
     num_bytes = 0
     for record in records:
@@ -119,19 +119,19 @@ def _shuffled(
 
 
 class _Images:
-    """A window of stored images, rows first .. first + len - 1."""
+    """A window of stored images, with the rows first .. first + len - 1."""
 
     def __init__(self, first: int, stored: Sequence[Any], decoder: ImageDecoder) -> None:
         self._first, self._stored, self._decoder = first, stored, decoder
 
     def show(self, row: int, crop: Crop) -> Shown:
-        """The image of `row`, or the next in this window that can be decoded."""
+        """Return the image of `row`, or the next one in this window that can be decoded."""
         candidates = [self._first + (row - self._first + k) % len(self._stored) for k in range(len(self._stored))]
         return first_good(candidates, lambda one: self._stored[one - self._first], self._decoder, crop)
 
 
 def _two_ahead(batches: RawBatches) -> RawBatches:
-    """The same batches, read by one thread two steps ahead of their use."""
+    """Yield the same batches, read by one thread two steps ahead of their use."""
     reader = ThreadPoolExecutor(1)
     try:
         pending = deque(reader.submit(next, batches) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Images decoded when they are needed, by the workers of a torch DataLoader: for data sets larger than memory."""
+"""Images that are decoded when they are needed, by workers of a torch DataLoader, for datasets larger than memory."""
 
 import itertools
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ PlannedRow = tuple[int, Crop]
 
 
 class WorkerStore:
-    """Images decoded when they are needed, by `num_workers` processes of a torch DataLoader (0: by this process).
+    """Images that are decoded when needed, by `num_workers` processes of a torch DataLoader (0: by this process).
 
-    `pin` leaves the batches in pinned memory, for CUDA.
+    `pin` puts the batches in pinned memory, for CUDA.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class WorkerStore:
         self._pin = pin
 
     def raw_batches(self, plan: BatchPlan) -> RawBatches:
-        """Decode each step's rows; a few steps ahead when there are workers."""
+        """Decode the rows of each step, a few steps ahead if there are workers."""
         loader = torch.utils.data.DataLoader(
             self._reader,
             batch_sampler=_PlannedRows(plan, len(self._reader)),
             collate_fn=_as_it_is,
             num_workers=self._num_workers,
             pin_memory=self._pin,
-            generator=torch.Generator(),  # its own, or it would draw from the global one at every start
+            generator=torch.Generator(),  # its own, since it would otherwise draw from the global one at every start
         )
         for batch in loader:
             labels = None if self._labels is None else self._labels[batch.rows]
@@ -54,7 +54,7 @@ class WorkerStore:
 
 
 class _RowReader(torch.utils.data.Dataset[Shown]):
-    """Random access to decoded rows; picklable, for DataLoader workers."""
+    """Random access to decoded rows; can be pickled for DataLoader workers."""
 
     def __init__(self, images: "Dataset", column: str, decoder: ImageDecoder) -> None:
         self._images, self._column, self._decoder = images, column, decoder
@@ -74,7 +74,7 @@ class _RowReader(torch.utils.data.Dataset[Shown]):
 
 
 class _PlannedRows(torch.utils.data.Sampler[list[PlannedRow]]):
-    """A batch sampler: the rows and random crops of this process, step after step, without end."""
+    """A batch sampler: the rows and random crops of this process, one step after another, without end."""
 
     def __init__(self, plan: BatchPlan, num_images: int) -> None:
         self._plan, self._num_images = plan, num_images
@@ -88,5 +88,5 @@ class _PlannedRows(torch.utils.data.Sampler[list[PlannedRow]]):
 
 
 def _as_it_is(batch: Any) -> Any:
-    """`__getitems__` has collated already."""
+    """Return a batch that `__getitems__` has collated already."""
     return batch
