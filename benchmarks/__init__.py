@@ -1,1 +1,1 @@
-"""hf_ddpm beside what people use today: `python -m benchmarks.run`, from the root of the checkout."""
+"""Comparisons of hf_ddpm with other libraries: `python -m benchmarks.run`, from the root of the checkout."""

@@ -2,9 +2,9 @@
 
     python -m benchmarks.architecture --data <folder with train.parquet and test.parquet of MNIST>
 
-Trains eight variants of `mnist-conditional` with one thread each, so that two of these commands, with other `--seeds`
-or `--only`, take two cores. A variant takes eight minutes, the one with attention at all levels fifteen.
-What is there already is kept.
+Trains eight variants of `mnist-conditional` with one thread each, so that two of these commands, with different
+`--seeds` or `--only`, use two cores. A variant takes eight minutes, the one with attention at all levels fifteen.
+Existing results are kept.
 """
 
 import json
@@ -15,25 +15,26 @@ from benchmarks.by_command import Place, evaluated, figures_of, measure_arms, tr
 from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
-TITLE = "What ADM says of the network, on digits"
-ABOUT = """`mnist-conditional` on the 60,000 training digits, with one thing changed at a time and the same 1,400 steps.
-1,000 samples, a tenth of each class, by 50 trailing steps of Algorithm 2, seed 0, against the 10,000 test digits.
-Medians of three training seeds, with the smallest and the largest. The last column is the change of FID on ImageNet
-128x128 in the paper's Tables 1 to 3, quoted from memory: other data, other size, a thousand times the weights."""
-STEPS = 1400  # half of the recipe's, of 24 trainings
+TITLE = "ADM's changes to the network, on digits"
+ABOUT = """`mnist-conditional` was trained on the 60,000 training digits, with one change at a time and the same 1,400
+steps. Each row was measured with 1,000 samples, a tenth of each class, by 50 trailing steps of Algorithm 2, seed 0,
+against the 10,000 test digits. The values are medians of three training seeds, with the smallest and the largest. The
+last column is the change of FID on ImageNet 128x128 in the paper's Tables 1 to 3, quoted from memory; there, the data
+and the size are different, and the network has a thousand times as many weights."""
+STEPS = 1400  # half of the recipe's, because there are 24 trainings
 FIGURES = ("digit distance", "class accuracy", "precision", "recall")
 ATTENTION = ("AttnDownBlock2D", "AttnUpBlock2D")
 
 
 class Variant(NamedTuple):
-    """A network that differs from the recipe's in one thing: its keywords, and what the paper found."""
+    """A network with one change to that of the recipe: its keyword arguments, and the result in the paper."""
 
     model: dict[str, Any]
     paper: str
 
 
 def _attended(*levels: int, others: tuple[str, str] = ("DownBlock2D", "UpBlock2D"), **more: Any) -> dict[str, Any]:
-    """Attention at some of the levels, 0 at 28x28 to 2 at 7x7."""
+    """Return keyword arguments for attention at some of the levels, from 0 (28x28) to 2 (7x7)."""
     kinds = [ATTENTION if level in levels else others for level in range(3)]
     down, up = [kind[0] for kind in kinds], [kind[1] for kind in reversed(kinds)]
     return {"down_block_types": down, "up_block_types": up, **more}
@@ -59,12 +60,12 @@ VARIANTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, measure what is missing, and write the medians."""
+    """Train and measure what is missing, and write the medians."""
     print(render(measure_arms("architecture", str(__doc__), argv, list(VARIANTS), measure)))
 
 
 def measure(place: Place, name: str, seed: int) -> Result:
-    """The figures of one variant, trained with one seed."""
+    """Train one variant with one seed, and return its figures."""
     checkpoint = trained(name, seed, place, *words_of(name))
     walk = ["--eta", "none", "--steps", "50", "--spacing", "trailing"]
     found = evaluated(name, seed, place, checkpoint, "--metrics", "fd,prdc,classes", *walk)
@@ -74,7 +75,7 @@ def measure(place: Place, name: str, seed: int) -> Result:
 
 
 def words_of(name: str) -> list[str]:
-    """What `train.py` is told of a variant."""
+    """Return the options of `train.py` for a variant."""
     words = ["--recipe", "mnist-conditional", "--samples", "0", "--total_steps", str(STEPS), "--cpu_threads", "1"]
     words += [word for key, value in VARIANTS[name].model.items() for word in (f"--model.{key}", json.dumps(value))]
     if "resnet_time_scale_shift" in VARIANTS[name].model:
@@ -83,7 +84,7 @@ def words_of(name: str) -> list[str]:
 
 
 def render(result: Result) -> str:
-    """A row for each variant."""
+    """Return a table with a row for each variant."""
     rows = [
         [name, f"{row['weights'][0]:,}", *(spread(row[figure]) for figure in FIGURES), VARIANTS[name].paper]
         for name, row in result["arms"].items()

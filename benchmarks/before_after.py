@@ -1,8 +1,8 @@
-"""Two checkouts of this project, before and after a change: are the results the same bits, and are they as fast?
+"""Compare two checkouts of this project, before and after a change: are the results identical, and as fast?
 
     python -m benchmarks.before_after --before <another checkout> --before-python <the Python it is installed for>
 
-Both sides are used as a user uses them, by command lines and public classes, and compared by the files they write.
+Both sides are used like a user would use them, with command lines and public classes, and their files are compared.
 """
 
 import argparse
@@ -30,18 +30,18 @@ from benchmarks.report import Result, machine, table, verdict, write_json
 from hf_ddpm import UNET_PRESETS
 
 TITLE = "Before and after a change"
-ABOUT = """A shrunken copy of every shipped recipe that draws (a tiny network, small images, 3 steps of 4 images) is
-trained in two checkouts by the same command line, each in its own process and one thread, then sampled and its
-likelihood measured. The losses, averaged and raw weights, images and likelihoods are compared bit by bit. A training
-and a sampling step of the `mnist` recipe itself are timed in turns; the ratio is the median of the rounds' ratios,
-after over before."""
+ABOUT = """A small copy of every shipped recipe that draws images (a tiny network, small images, 3 steps of 4 images) is
+trained in two checkouts with the same command line, each in its own process and on one thread. Then it is sampled and
+its likelihood is measured. The losses, averaged and raw weights, images and likelihoods are compared bit by bit. A
+training step and a sampling step of the `mnist` recipe itself are timed in turns; the ratio (after / before) is the
+median of the ratios of the rounds."""
 ROOT = Path(__file__).resolve().parent.parent
 ALONE = Path(__file__).with_name("before_after_side.py").read_text()  # it runs with the packages of either checkout
-EMBEDDED = {"digits", "ylecun/mnist"}  # sources for which the embedded digits stand
-IMAGES = 256  # the fewest that `hf-ddpm likelihood` takes
+EMBEDDED = {"digits", "ylecun/mnist"}  # sources that are replaced by the embedded digits
+IMAGES = 256  # the smallest number of images that `hf-ddpm likelihood` accepts
 SHORT = ["--total_steps", "3", "--batch_size", "4", "--warmup_steps", "1", "--log_every", "1", "--num_images", "4"]
 CALM = ["--tracker", "none", "--cpu_threads", "1"]
-OF_NO_RESULT = {"data", "date", "seconds", "command", "checkpoint", "versions", "path"}  # keys of a likelihood's JSON
+OF_NO_RESULT = {"data", "date", "seconds", "command", "checkpoint", "versions", "path"}  # not compared in JSON files
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Side:
     """One of the two checkouts.
 
     Args:
-        folder: the checkout.
-        python: for which it is installed.
-        work: a folder for what it writes.
+        folder: The folder of the checkout.
+        python: The Python for which it is installed.
+        work: The folder for its output.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Side:
     work: Path
 
     def start(self, words: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """Begin a Python process in the checkout, with one thread, caches of its own and no network."""
+        """Start a Python process in the checkout, with one thread, its own caches and no network."""
         own = {
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
@@ -71,10 +71,10 @@ class Side:
         return subprocess.Popen([self.python, *words], cwd=self.folder, env=environment, **pipes)
 
     def run(self, *words: str) -> str:
-        """What a Python process in the checkout prints.
+        """Run a Python process in the checkout and return its output.
 
         Raises:
-            SystemExit: it failed; the end of what it said.
+            SystemExit: If it failed, with the end of its error output.
         """
         process = self.start(words)
         said, complained = process.communicate()
@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--before", type=Path, required=True, help="the other checkout")
     parser.add_argument("--before-python", required=True, help="the Python for which the other checkout is installed")
     parser.add_argument("--only", nargs="+", choices=shipped(ROOT), metavar="RECIPE", help="compare these recipes")
-    parser.add_argument("--rounds", type=int, default=3, help="of the times (default: 3); 0 takes none")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of results/")
+    parser.add_argument("--rounds", type=int, default=3, help="number of timing rounds (default: 3); 0 skips timing")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder that contains results/")
     options = parser.parse_args(argv)
     if not (options.before / "training" / "recipes").is_dir():
-        parser.error(f"--before {options.before} is no checkout of this project: it has no training/recipes")
+        parser.error(f"--before {options.before} is not a checkout of this project: it has no training/recipes")
     both = [name for name in shipped(ROOT) if name in shipped(options.before)]
     names = [name for name in both if options.only is None or name in options.only]
     about = {"machine": machine(), "command": command_of(options), "quick": False}
@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def command_of(options: argparse.Namespace) -> str:
-    """The command line as the results tell it, without paths of this machine."""
+    """Return the command line for the results, without paths of this machine."""
     only = ["--only", *options.only] if options.only else []
     words = ["--before <checkout>", "--before-python <python>", *only, "--rounds", str(options.rounds)]
     return " ".join(["python -m benchmarks.before_after", *words])
@@ -120,19 +120,19 @@ WITHOUT_LIKELIHOOD = ("classifier", "ddgan")  # families
 
 
 def shipped(checkout: Path) -> list[str]:
-    """The recipes of models that have a likelihood, which is compared too."""
+    """Return the recipes of models with a likelihood, which is also compared."""
     paths = sorted((checkout / "training" / "recipes").glob("*.yaml"))
     return [path.stem for path in paths if yaml.safe_load(path.read_text()).get("family") not in WITHOUT_LIKELIHOOD]
 
 
 def measure(sides: Mapping[str, Side], names: Sequence[str], rounds: int) -> Result:
-    """Train, sample and measure each recipe on both sides, compare, then take the times."""
+    """Train, sample and measure each recipe on both sides, compare the results, then measure times."""
     for side in sides.values():
         side.work.mkdir(parents=True)
         check_import(side)
     images = sides["before"].work.parent / "images"
     draw_pictures(images)
-    names = sorted(names, key=lambda name: "latents" in blocks_of(name))  # a VAE comes before what works in its latents
+    names = sorted(names, key=lambda name: "latents" in blocks_of(name))  # a VAE comes before models of its latents
     with ThreadPoolExecutor(len(sides)) as pool:
         list(pool.map(lambda side: use(side, names, images), sides.values()))
     rows = [compare(name, *(side.work for side in sides.values())) for name in names]
@@ -140,15 +140,15 @@ def measure(sides: Mapping[str, Side], names: Sequence[str], rounds: int) -> Res
 
 
 def check_import(side: Side) -> None:
-    """Refuse a Python that takes hf_ddpm from elsewhere."""
+    """Check that a Python imports hf_ddpm from its checkout."""
     look = "import importlib.util; print(importlib.util.find_spec('hf_ddpm').origin)"
     place = Path(side.run("-c", look).strip()).resolve()
     if side.folder not in place.parents:
-        sys.exit(f"{side.python} takes hf_ddpm from {place.parent}: install {side.folder} for it with pip install -e")
+        sys.exit(f"{side.python} imports hf_ddpm from {place.parent}: install {side.folder} for it with pip install -e")
 
 
 def draw_pictures(folder: Path) -> None:
-    """Colour images of waves, 48 x 40, the same at every call."""
+    """Write colour images of waves, 48 x 40, the same at every call."""
     folder.mkdir()
     y, x = np.mgrid[0:48, 0:40]
     for i, (a, b) in enumerate(np.random.default_rng(0).uniform(0.05, 0.5, (IMAGES, 2))):
@@ -159,7 +159,7 @@ def draw_pictures(folder: Path) -> None:
 
 
 def use(side: Side, names: Sequence[str], images: Path) -> None:
-    """All that one side does: it trains each recipe, samples what that left, and measures it."""
+    """Run everything on one side: train each recipe, sample from it, and measure it."""
     calls = [
         {
             "train": ["--recipe", name, *shrunken(name, images, side.work), "--output_dir", str(side.work / name)],
@@ -176,7 +176,7 @@ def blocks_of(name: str) -> dict[str, Any]:
 
 
 def shrunken(name: str, images: Path, work: Path) -> list[str]:
-    """The options of train.py that make a recipe small: its network, images, T, steps and batch."""
+    """Return the options of train.py that make a recipe small: its network, images, T, steps and batch."""
     blocks = blocks_of(name)
     data, latents = blocks["data"], blocks.get("latents", {})
     keys: dict[str, Any] = {"data.source": source_of(name, images)}
@@ -211,7 +211,7 @@ def source_of(name: str, images: Path) -> str:
 
 
 def likelihood_options(name: str, images: Path) -> list[str] | None:
-    """The options of `hf-ddpm likelihood` for a shrunken recipe; None for latents, which it does not take."""
+    """Return the options of `hf-ddpm likelihood` for a reduced recipe; None for latents, which are not supported."""
     blocks = blocks_of(name)
     words = ["--data", source_of(name, images), "-n", str(IMAGES), "--device", "cpu"]
     if "vae" in blocks:
@@ -220,7 +220,7 @@ def likelihood_options(name: str, images: Path) -> list[str] | None:
 
 
 def compare(name: str, before: Path, after: Path) -> dict[str, Any]:
-    """Which results of a recipe are the same bits on both sides."""
+    """Compare which results of a recipe are identical on both sides."""
     folders = before / name, after / name
 
     def same(found: Callable[[Path], Any]) -> bool:
@@ -239,7 +239,7 @@ def compare(name: str, before: Path, after: Path) -> dict[str, Any]:
 
 
 def equal(one: Any, two: Any) -> bool:
-    """Whether two results, dictionaries and lists of arrays and plain values, are the same bits."""
+    """Return whether two results, dictionaries and lists of arrays and plain values, are identical bit by bit."""
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         same_kind = one.dtype == two.dtype and one.shape == two.shape
         return same_kind and one.contiguous().numpy().tobytes() == two.contiguous().numpy().tobytes()  # NaN included
@@ -255,14 +255,14 @@ def losses(run: Path) -> list[float]:
 
 
 def weights(run: Path, raw: bool) -> dict[str, Tensor]:
-    """All weights of a checkpoint, the averaged or the raw ones; of a latent model its VAE's too.
+    """Return all weights of a checkpoint, the averaged or the raw ones; for a latent model, also those of its VAE.
 
     Raises:
-        FileNotFoundError: the checkpoint has none.
+        FileNotFoundError: If the checkpoint has none.
     """
     files = [f for f in sorted((run / "checkpoint").glob("*/*.safetensors")) if raw == (".raw." in f.name)]
     if not files:
-        raise FileNotFoundError(f"{run / 'checkpoint'} holds no {'raw' if raw else 'averaged'} weights")
+        raise FileNotFoundError(f"{run / 'checkpoint'} contains no {'raw' if raw else 'averaged'} weights")
     return {f"{file.parent.name}.{key}": w for file in files for key, w in load_file(file).items()}
 
 
@@ -271,14 +271,14 @@ def number_of_weights(run: Path) -> int:
 
 
 def pictures(run: Path) -> dict[str, Any]:
-    """The grid of training, the one of `hf-ddpm sample`, and the pipeline's images before they are rounded."""
+    """Return the grid of training, that of `hf-ddpm sample`, and the pipeline's images before they are rounded."""
     checkpoint = run / "checkpoint"
     grids = {f.name: torch.from_numpy(np.array(Image.open(f))) for f in (checkpoint / "samples.png", run / "grid.png")}
     return {**grids, **load_file(run / "images.safetensors")}
 
 
 def likelihood(run: Path) -> Any:
-    """What `hf-ddpm likelihood` found, without when, where and how long; None if it was not asked."""
+    """Return the output of `hf-ddpm likelihood` without times and places; None if it was not measured."""
     file = run / "likelihood.json"
     return without(json.loads(file.read_text()), OF_NO_RESULT) if file.is_file() else None
 
@@ -290,7 +290,7 @@ def without(value: Any, keys: set[str]) -> Any:
 
 
 def times(sides: Mapping[str, Side], rounds: int) -> dict[str, Any]:
-    """Seconds of a training step and of a sampling step of the recipe `mnist` on each side, a list of rounds."""
+    """Measure the seconds of a training step and of a sampling step of the recipe `mnist` on each side, by round."""
     training: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(rounds):
         for name in in_turn(sides, turn):
@@ -308,12 +308,12 @@ def times(sides: Mapping[str, Side], rounds: int) -> dict[str, Any]:
 
 
 def in_turn(sides: Mapping[str, Side], turn: int) -> list[str]:
-    """Each side is the first in every other round."""
+    """Return the sides in their order, which alternates between rounds."""
     return list(sides)[:: 1 if turn % 2 else -1]
 
 
 def training_step(side: Side, turn: int) -> float:
-    """Seconds of a step, the median of a short run's, without its first ones."""
+    """Return the median seconds of a step in a short run, without its first steps."""
     run = side.work / f"timed-{turn}"
     words = ["--total_steps", "20", "--log_every", "1", "--num_images", "1", "--num_inference_steps", "1", *CALM]
     side.run("training/train.py", "--recipe", "mnist", *words, "--output_dir", str(run))
@@ -322,13 +322,13 @@ def training_step(side: Side, turn: int) -> float:
 
 
 def sampler(side: Side) -> subprocess.Popen[str]:
-    """A process that draws a batch each time it is told to."""
+    """Start a process that draws a batch for each line of input."""
     words = ["-c", ALONE, "sample", str(side.work / "timed-0" / "checkpoint")]
     return side.start(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
 def call(worker: subprocess.Popen[str]) -> float:
-    """Seconds of a sampling step in a process of `sampler`."""
+    """Return the seconds of a sampling step in a process of `sampler`."""
     assert worker.stdin is not None and worker.stdout is not None
     print("draw", file=worker.stdin, flush=True)
     return float(worker.stdout.readline())
@@ -339,7 +339,7 @@ def render(result: Result) -> str:
         return "-" if value is None else "equal" if value else "DIFFERENT"
 
     checks = ("losses", "averaged", "raw", "images", "likelihood")
-    header = ["recipe, shrunken", "parameters", "losses", "averaged weights", "raw weights", "images", "likelihood"]
+    header = ["recipe, reduced", "parameters", "losses", "averaged weights", "raw weights", "images", "likelihood"]
     rows = []
     for row in result["recipes"]:
         one, two = row["parameters"]

@@ -1,6 +1,6 @@
-"""What benchmarks.before_after runs with the packages of each checkout: nothing here is imported from the other one.
+"""The program that benchmarks.before_after runs with the packages of each checkout, without imports from the other one.
 
-It is handed to `python -c`, so that no module beside it is found by mistake.
+It is passed to `python -c`, so that no module beside it is imported by mistake.
 """
 
 import json
@@ -18,13 +18,13 @@ from safetensors.torch import save_file
 
 from hf_ddpm import HFDDPMPipeline, HFVAEPipeline
 from hf_ddpm.cli import main as hf_ddpm
-from hf_ddpm.training import train as _train  # noqa: F401  # so that every training finds it in memory
+from hf_ddpm.training import train as _train  # noqa: F401  # imported here, so that every training has it in memory
 
-STEPS, BATCH = 10, 16  # of a timed call
+STEPS, BATCH = 10, 16  # for a timed call
 
 
 def opened(checkpoint: Path) -> tuple[DiffusionPipeline, dict[str, Any]]:
-    """A checkpoint's pipeline, and what a call takes that draws in several steps."""
+    """Open a checkpoint's pipeline, with the keyword arguments of a call if it draws in several steps."""
     name = json.loads((checkpoint / "model_index.json").read_text())["_class_name"]
     of_vae = name == "HFVAEPipeline"
     pipeline = (HFVAEPipeline if of_vae else HFDDPMPipeline).from_pretrained(checkpoint)
@@ -33,7 +33,7 @@ def opened(checkpoint: Path) -> tuple[DiffusionPipeline, dict[str, Any]]:
 
 
 def measure(checkpoint: Path, likelihood: list[str] | None) -> None:
-    """Sample by the command and by the pipeline, and measure, into the run's folder."""
+    """Sample with the command and with the pipeline, and measure the likelihood, into the run's folder."""
     run = checkpoint.parent
     pipeline, steps = opened(checkpoint)
     words = ["--steps", "3"] if steps else []
@@ -49,7 +49,7 @@ def measure(checkpoint: Path, likelihood: list[str] | None) -> None:
 
 
 def sample(checkpoint: Path) -> None:
-    """Print the seconds of a step of a call for each line that comes in."""
+    """Print the seconds per step of a call for each line of input."""
     pipeline, _ = opened(checkpoint)
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -58,13 +58,13 @@ def sample(checkpoint: Path) -> None:
 
 
 def train(words: list[str]) -> None:
-    """`python training/train.py` with these words."""
+    """Run `python training/train.py` with these arguments."""
     sys.argv = ["training/train.py", *words]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def apart(task: Callable[..., None], *arguments: Any) -> None:
-    """Run a task in a process that has imported everything and done nothing yet."""
+    """Run a task in a new process, which has imported everything already."""
     process = multiprocessing.get_context("fork").Process(target=task, args=arguments)
     process.start()
     process.join()

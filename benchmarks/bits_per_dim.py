@@ -1,4 +1,4 @@
-"""L_simple, L_hybrid and L_vlb at equal training, judged by bits/dim (Improved DDPM, Table 1 in small)."""
+"""L_simple, L_hybrid and L_vlb with equal training, compared by bits/dim (Improved DDPM, Table 1, at a small scale)."""
 
 import statistics
 from typing import Any
@@ -14,11 +14,12 @@ from benchmarks.trained_cells import Trained, bits, complete, test_images, train
 from hf_ddpm import HFDDPMScheduler
 
 TITLE = "Bits/dim of L_simple, L_hybrid and L_vlb"
-ABOUT = """The `mnist` recipe (cosine schedule, T = 1000) with v-prediction and t drawn uniformly, trained for the same
-number of steps by each objective, three seeds. The bound on the same 256 test digits, every t, x_0 clipped, with its
-standard error over the images. Every arm has the variance `learned_range`. L_simple does not train it: there the output
-stays at its start, 0, which is the geometric mean of beta and beta-tilde. The paper's order after 500,000 steps on
-CIFAR-10 is L_vlb (2.94, with importance-sampled t) < L_hybrid (3.17) < L_simple (3.26)."""
+ABOUT = """The `mnist` recipe (cosine schedule, T = 1000), with v-prediction and uniform t, was trained for the same
+number of steps with each objective and three seeds. The bound is measured on the same 256 test digits, with every t and
+clipped x_0, and is given with its standard error over the images. Every arm has the variance `learned_range`. L_simple
+does not train the variance: its output remains at the initial value, 0, which is the geometric mean of beta and
+beta-tilde. The ranking in the paper after 500,000 steps on CIFAR-10 is L_vlb (2.94, with importance-sampled t) <
+L_hybrid (3.17) < L_simple (3.26)."""
 ARMS: dict[str, dict[str, Any]] = {
     "L_simple": {"loss": "simple", "timestep_sampling": "uniform"},
     "L_hybrid": {"loss": "hybrid", "timestep_sampling": "uniform"},
@@ -29,7 +30,7 @@ STEPS, IMAGES = 800, 256
 
 
 class WithVariance(nn.Module):
-    """A network of C channels as one of 2C, whose variance output is 0."""
+    """A network with C output channels, extended to 2C with a variance output of 0."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ def measure(options: Options) -> Result:
     steps = 2 if options.quick else STEPS
     source = digit_source(options.data, "train")
     images = test_images(options.data, IMAGES)
-    # as few network calls as possible where the figures mean nothing
+    # as few network calls as possible, because the figures of a quick run are meaningless
     short = {"scheduler": {"num_train_timesteps": 4}, "sampling": {"num_inference_steps": 1}} if options.quick else {}
     cells = []
     for seed in options.seeds[:1] if options.quick else options.seeds:
@@ -65,7 +66,7 @@ def measure(options: Options) -> Result:
 
 
 def train_arm(objective: dict[str, Any], overrides: dict[str, dict[str, Any]], steps: int) -> Trained:
-    """A trained network of 2C channels and a scheduler that reads them."""
+    """Train a network with 2C output channels, and a scheduler that reads them."""
     learns = objective["loss"] != "simple"
     scheduler = {"prediction_type": "v_prediction"} | dict(overrides.get("scheduler", {}))
     scheduler |= {"variance_type": "learned_range"} if learns else {}

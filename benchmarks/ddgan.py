@@ -1,8 +1,8 @@
-"""The denoising GAN on digits: what it is worth beside other models of equal training time, and what each part does.
+"""The denoising GAN on digits, compared with other models of equal training time, and the effect of each of its parts.
 
     python -m benchmarks.ddgan --data <folder with train.parquet and test.parquet of MNIST>
 
-Trains each arm for three seeds on one thread, five minutes each. What is there already is kept.
+Trains each arm with three seeds on one thread, five minutes each. Existing results are kept.
 """
 
 import json
@@ -15,11 +15,12 @@ from benchmarks.guidance import spread
 from benchmarks.report import Result, table
 
 TITLE = "The denoising GAN on digits"
-ABOUT = """`mnist-ddgan` on the 60,000 training digits with one thing changed at a time, and of about the same training
-time a class-conditional DDPM (`mnist-conditional`), drawn by several samplers, and the VAE of MLPs (`mnist-vae`). Equal
-steps for all GANs, one thread of two busy ones. 1,000 samples, a tenth of each class where there are classes, the last
-checkpoint with averaged weights, seed 0, against the 10,000 test digits. The last column is what z changes, the
-standard deviation over z of a pixel of x_0 in [-1, 1], by t from the step next to the image. Medians of three
+ABOUT = """`mnist-ddgan` is trained on the 60,000 training digits with one change at a time, and compared with a
+class-conditional DDPM (`mnist-conditional`) that is trained for about the same time and sampled with several samplers,
+and with the VAE of MLPs (`mnist-vae`). All GANs are trained for the same number of steps, on one of two busy threads.
+Each row was measured with 1,000 samples of the last checkpoint with averaged weights, a tenth of each class where there
+are classes, seed 0, against the 10,000 test digits. The last column shows the effect of z: the standard deviation over
+z of a pixel of x_0 in [-1, 1], for each t, beginning with the step next to the image. The values are medians of three
 training seeds, with the smallest and the largest."""
 FIGURES = ("digit distance", "share of sure digits", "class accuracy", "precision", "recall", "coverage")
 GAN = ("--recipe", "mnist-ddgan")
@@ -28,7 +29,7 @@ WITHOUT_CLASSES = {"mnist-ddgan-unconditional", "mnist-vae"}
 
 
 class Arm(NamedTuple):
-    """A training, and how its samples are drawn."""
+    """The options of a training, and those of its samples."""
 
     train: tuple[str, ...]
     draw: tuple[str, ...] = ()
@@ -55,12 +56,12 @@ ARMS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, measure what is missing, and write the medians."""
+    """Train and measure what is missing, and write the medians."""
     print(render(measure_arms("ddgan", str(__doc__), argv, list(ARMS), measure)))
 
 
 def measure(place: Place, name: str, seed: int) -> Result:
-    """The figures of one arm, trained with one seed."""
+    """Train one arm with one seed, and return its figures."""
     arm = ARMS[name]
     of, words = arm.of or name, ARMS[arm.of].train if arm.of else arm.train
     checkpoint = trained(of, seed, place, *UNSEEN, *words)
@@ -72,14 +73,14 @@ def measure(place: Place, name: str, seed: int) -> Result:
 
 
 def of_z(facts: dict[str, Any]) -> dict[str, float]:
-    """By t the standard deviation over z at the end of a training, and the gap of the logits."""
+    """Return the standard deviation over z at the end of a training, and the gap of the logits, for each t."""
     logged = facts.get("last_logged") or {}
     found = {f"z_sd{name[-3:]}": value**0.5 for name, value in logged.items() if "z_variance" in name}
     return found | {name.partition("/")[2]: value for name, value in logged.items() if "/gap_t" in name}
 
 
 def render(result: Result) -> str:
-    """A row for each arm."""
+    """Return a table with a row for each arm."""
     rows = []
     for name, row in result["arms"].items():
         figures = [spread(row[figure]) if figure in row else "" for figure in FIGURES]
@@ -87,7 +88,7 @@ def render(result: Result) -> str:
         spreads = sorted(figure for figure in row if figure.startswith("z_sd"))
         over_z = [f"{statistics.median(row[figure]):.3f}" for figure in spreads]
         rows.append([name, *figures, seconds, " ".join(over_z)])
-    head = ["model", *FIGURES, "training, s", "sd over z, t = 0 and on"]
+    head = ["model", *FIGURES, "training, s", "sd over z, from t = 0"]
     return table(head, rows)
 
 

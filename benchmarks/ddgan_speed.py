@@ -1,4 +1,4 @@
-"""A training step of the denoising GAN: the trainer's own against the same in plain PyTorch, without Accelerate."""
+"""A training step of the denoising GAN: that of the trainer, compared with plain PyTorch without Accelerate."""
 
 import copy
 import tempfile
@@ -17,11 +17,11 @@ from hf_ddpm.objectives import GENERATOR
 from hf_ddpm.training.run import Run
 
 TITLE = "A training step of the denoising GAN"
-ABOUT = """`mnist-ddgan` on the embedded digits: `optimizer_step` of training/train.py, with Accelerate, the log's
-gradient norms and draws that follow from the step alone, against a loop of the same networks, losses, Adam, learning
-rates and average in plain PyTorch, which draws from one generator. Blocks take turns in one process; times are medians,
-the ratio is the median of the blocks' ratios."""
-STEPS = 100_000  # of a schedule whose end nobody sees
+ABOUT = """`mnist-ddgan` is trained on the embedded digits by `optimizer_step` of training/train.py, with Accelerate,
+the gradient norms of the log, and random numbers that depend only on the step. It is compared with a loop in plain
+PyTorch with the same networks, losses, Adam, learning rates and averaging, which draws from one generator. Blocks take
+turns in one process; times are medians, and the ratio is the median of the ratios of the blocks."""
+STEPS = 100_000  # of the schedule, whose end is not reached
 TINY = {
     "data": {"image_size": 8},
     "generator": {"preset": "tiny"},
@@ -31,10 +31,10 @@ TINY = {
 
 
 class PlainLoop:
-    """The same game as a run's, as one would write it down without this project's loop.
+    """The training loop of a run, written in plain PyTorch.
 
     Args:
-        run: whose networks are copied, and whose settings are taken.
+        run: The run whose networks are copied, and whose settings are used.
     """
 
     def __init__(self, run: Run) -> None:
@@ -51,7 +51,7 @@ class PlainLoop:
         self.batches: Iterator[Batch] = run.data.batches(batch_size=run.training.batch_size, seed=seed, device=device)
 
     def step(self) -> None:
-        """One update of both players."""
+        """Update both players once."""
         batch = next(self.batches)
         draws = self.objective.draw(tuple(batch.x_0.shape), self.generator, self.step_number)
         for turn in self.objective.turns:
@@ -82,4 +82,4 @@ def measure(options: Options) -> Result:
 def render(result: Result) -> str:
     found = result["steps_per_second"]
     row = [found["ours"], found["plain"], result["ratio"], verdict(result["ratio"], result["target"])]
-    return table(["hf_ddpm, steps/s", "plain PyTorch, steps/s", "ours over it", "target"], [row])
+    return table(["hf_ddpm, steps/s", "plain PyTorch, steps/s", "ratio", "target"], [row])

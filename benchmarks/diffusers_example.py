@@ -1,9 +1,9 @@
-"""Training as diffusers' example does it (examples/unconditional_image_generation/train_unconditional.py).
+"""The training loop of diffusers' example (examples/unconditional_image_generation/train_unconditional.py).
 
-The same parts in the same order: images of a `datasets` data set decoded and transformed at each access, a shuffling
-DataLoader in the training process, DDPMScheduler.add_noise, F.mse_loss, clipping at 1, AdamW, a cosine schedule,
-EMAModel, and the loss read at every step for the progress bar. Left out, in its favour: trackers and checkpoints. The
-transforms are written with PIL and numpy, because torchvision is not needed for them.
+It has the same parts in the same order: images of a `datasets` dataset that are decoded and transformed at each access,
+a shuffling DataLoader in the training process, DDPMScheduler.add_noise, F.mse_loss, clipping at 1, AdamW, a cosine
+schedule, EMAModel, and the loss, which is read at every step for the progress bar. Trackers and checkpoints are left
+out, which favours the example. The transforms are written with PIL and numpy, because they do not need torchvision.
 """
 
 import math
@@ -26,7 +26,7 @@ LR, WARMUP_STEPS, BATCH_SIZE = 1e-4, 500, 16
 
 
 def to_tensor(image: Image.Image, channels: int, size: int, pad: bool) -> Tensor:
-    """Resize, or pad, to (channels, size, size) in [-1, 1]: Resize, ToTensor and Normalize([0.5], [0.5])."""
+    """Resize or pad an image to (channels, size, size) in [-1, 1]: Resize, ToTensor and Normalize([0.5], [0.5])."""
     image = image.convert("L" if channels == 1 else "RGB")
     if pad:
         image = ImageOps.expand(image, (size - image.width) // 2)
@@ -37,25 +37,26 @@ def to_tensor(image: Image.Image, channels: int, size: int, pad: bool) -> Tensor
 
 
 def learning_rate(step: int, total_steps: int) -> float:
-    """diffusers' `get_cosine_schedule_with_warmup`, whose end cannot be moved on the way, as a share of the peak."""
+    """Return the learning rate relative to its peak, like diffusers' `get_cosine_schedule_with_warmup` (fixed end)."""
     if step < WARMUP_STEPS:
         return step / WARMUP_STEPS
     return max(0.0, 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(1, total_steps - WARMUP_STEPS))))
 
 
 class DiffusersExample:
-    """The example's training loop, a step at a time.
+    """The example's training loop, one step at a time.
 
     Args:
-        model: a UNet2DModel that predicts the noise.
-        dataset: with a column `image`.
-        total_steps: where the learning rate reaches 0; the attribute may be changed on the way.
-        lr: of AdamW; the other settings are the example's defaults.
-        batch_size: of one step.
-        pad: bring small images to the model's size with a border instead of resizing them.
-        mixed_precision: no, fp16 or bf16, as `accelerate launch --mixed_precision` says it.
-        compile: compile the model, as `accelerate launch --dynamo_backend inductor` does.
-        num_workers: processes that decode images, its --dataloader_num_workers; 0 decodes in the training process.
+        model: A UNet2DModel that predicts the noise.
+        dataset: A dataset with a column `image`.
+        total_steps: The step at which the learning rate reaches 0; this attribute may be changed during training.
+        lr: The learning rate of AdamW; the other settings are the example's defaults.
+        batch_size: The batch size of one step.
+        pad: Whether to add a border to small images instead of resizing them to the model's size.
+        mixed_precision: no, fp16 or bf16, like `accelerate launch --mixed_precision`.
+        compile: Whether to compile the model, like `accelerate launch --dynamo_backend inductor`.
+        num_workers: The number of processes that decode images, the example's --dataloader_num_workers; 0 decodes in
+            the training process.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class DiffusersExample:
         self._batches = self._endless()
 
     def step(self) -> float:
-        """One optimizer step; its loss."""
+        """Do one optimizer step and return its loss."""
         x_0 = next(self._batches)["input"]
         noise = torch.randn(x_0.shape, device=x_0.device)
         num_steps = self.scheduler.config["num_train_timesteps"]
@@ -118,7 +119,7 @@ class DiffusersExample:
         return loss.detach().item()
 
     def averaged_model(self) -> UNet2DModel:
-        """The model with the averaged weights, which is what the example samples from and saves."""
+        """Return the model with the averaged weights, from which the example samples and which it saves."""
         model = self.accelerator.unwrap_model(self.model)
         self.ema.copy_to(model.parameters())
         return model.eval()

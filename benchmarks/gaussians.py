@@ -2,7 +2,7 @@
 
     python -m benchmarks.gaussians
 
-Small networks, the objective and the steps of hf_ddpm, on one core. What is there already is kept.
+Uses small networks with the objective and the steps of hf_ddpm, on one core. Existing results are kept.
 """
 
 import argparse
@@ -27,31 +27,32 @@ from hf_ddpm.metrics.modes import Modes
 from hf_ddpm.models.ddgan_blocks import minibatch_std
 from hf_ddpm.objectives import DISCRIMINATOR, GENERATOR, AdversarialObjective
 
-TITLE = "25 Gaussians: the modes that a denoising GAN finds"
-ABOUT = """25 Gaussians on a grid, spacing 2, standard deviation .05, as in arXiv 2112.07804. A mode counts if at least
-1% of 10,000 samples lie within three standard deviations of it; such samples are good ones. The KL is that of the
-shares of samples by their nearest mode from 25 equal ones, in nats. Generator and discriminator are MLPs of three
-layers of 128, which see sinusoids of the coordinates beside them; equal steps, one thread. The variance of the noise is
-that of `geometric` from .01 to .995: .02, .09, .31, .99. The paper's schedule has a row of its own: its last step
-begins at .48, where the modes lie on each other. Medians of three seeds, the smallest and the largest."""
+TITLE = "25 Gaussians: the modes found by a denoising GAN"
+ABOUT = """The data are 25 Gaussians on a grid with a spacing of 2 and a standard deviation of .05, as in arXiv
+2112.07804. A mode counts as found if at least 1% of 10,000 samples lie within three standard deviations of it; such
+samples are called good. The KL is that between the shares of samples by their nearest mode and 25 equal shares, in
+nats. Generator and discriminator are MLPs with three layers of 128, whose inputs include sinusoids of the coordinates;
+all variants are trained for the same number of steps on one thread. The variance of the noise is that of `geometric`
+from .01 to .995: .02, .09, .31, .99. The paper's schedule has a separate row: its last step begins at .48, where the
+modes overlap. The values are medians of three seeds, with the smallest and the largest."""
 RESULTS = Path("benchmarks/results/gaussians")
 SPACING, SD = 2.0, 0.05
-SCALE = 2**0.5 * SPACING  # the standard deviation of the data, by which they are divided
+SCALE = 2**0.5 * SPACING  # the standard deviation of the data, which are divided by it
 NUM_SAMPLES, WIDTH, LATENT = 10_000, 128, 16
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting of the game."""
+    """The settings of one training."""
 
     num_steps: int = 4
     schedule: str = "geometric"
     r1_gamma: float = 0.02
     r1_every: int = 4
     with_z: bool = True
-    sinusoids: int = 2  # of each coordinate, that both networks see beside it
-    group_size: int = 16  # pairs of one t whose spread the discriminator sees
-    more: dict[str, Any] = field(default_factory=dict)  # of the objective
+    sinusoids: int = 2  # sinusoids of each coordinate that both networks also see
+    group_size: int = 16  # pairs with one t whose spread the discriminator sees
+    more: dict[str, Any] = field(default_factory=dict)  # further arguments of the objective
     total_steps: int = 5000
     batch_size: int = 256
     lr: float = 2e-3
@@ -73,7 +74,7 @@ ARMS = {
 
 
 class PlaneGenerator(nn.Module):
-    """x_0 (B, 2, 1, 1) of x_t, t and z."""
+    """A network from x_t, t and z to x_0 (B, 2, 1, 1)."""
 
     def __init__(self, num_steps: int, sinusoids: int, with_z: bool) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class PlaneGenerator(nn.Module):
 
 
 class PlaneDiscriminator(nn.Module):
-    """Logits (B,) of pairs (x_{t-1}, x_t) at t, which see how much a group of pairs differs."""
+    """A network from pairs (x_{t-1}, x_t) at t to logits (B,), which also sees how much the pairs of a group differ."""
 
     def __init__(self, num_steps: int, sinusoids: int, group_size: int) -> None:
         super().__init__()
@@ -115,10 +116,10 @@ def _mlp(inputs: int, outputs: int, layers: int = 3) -> nn.Sequential:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, and write the medians."""
+    """Train what is missing, and write the medians of all results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gaussians", description=__doc__)
     parser.add_argument(
-        "--only", nargs="+", default=[*ARMS], choices=[*ARMS], metavar="GAME", help="of: " + "; ".join(ARMS)
+        "--only", nargs="+", default=[*ARMS], choices=[*ARMS], metavar="ARM", help="run only: " + "; ".join(ARMS)
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     given = parser.parse_args(argv)
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure(name: str, seed: int) -> Result:
-    """The figures of one arm, trained with one seed."""
+    """Train one arm with one seed, and return its figures."""
     began = time.perf_counter()
     samples = played(ARMS[name], seed)
     found = {**counted(samples), "seconds": round(time.perf_counter() - began, 1)}
@@ -141,7 +142,7 @@ def measure(name: str, seed: int) -> Result:
 
 
 def played(arm: Arm, seed: int) -> Tensor:
-    """Samples (B, 2) of a generator that has played the game, with averaged weights."""
+    """Train a generator and return samples (B, 2) with its averaged weights."""
     torch.manual_seed(seed)
     process: dict[str, Any] = {"beta_schedule": arm.schedule, **BETAS[arm.schedule]}
     scheduler = HFDDPMScheduler(arm.num_steps, **process, prediction_type="sample", clip_sample=False)
@@ -175,14 +176,14 @@ def _ema(averages: Any, weights: Any, _count: Any) -> None:
 
 
 def grid(count: int, generator: torch.Generator) -> Tensor:
-    """Draws of the 25 Gaussians, divided by their standard deviation, (count, 2, 1, 1)."""
+    """Draw from the 25 Gaussians, divided by their standard deviation, (count, 2, 1, 1)."""
     centres = SPACING * (torch.randint(5, (count, 2), generator=generator) - 2)
     return ((centres + SD * torch.randn(count, 2, generator=generator)) / SCALE).view(count, 2, 1, 1)
 
 
 @torch.no_grad()
 def drawn(network: nn.Module, scheduler: HFDDPMScheduler, seed: int) -> Tensor:
-    """Samples (B, 2) on the scale of the grid, by the steps that `HFDDGANPipeline` takes."""
+    """Draw samples (B, 2) on the scale of the grid, with the same steps as `HFDDGANPipeline`."""
     generator = torch.Generator().manual_seed(1000 + seed)
     scheduler.set_timesteps(len(scheduler), timestep_spacing="trailing")
     x = torch.randn(NUM_SAMPLES, 2, 1, 1, generator=generator)
@@ -194,7 +195,7 @@ def drawn(network: nn.Module, scheduler: HFDDPMScheduler, seed: int) -> Tensor:
 
 
 def counted(samples: Tensor) -> dict[str, float]:
-    """How many modes have their share, how many samples are near one, and the divergence of the nearest ones."""
+    """Count the modes that are found and the share of good samples, and compute the divergence from equal shares."""
     nearest = (samples / SPACING).round().clamp(-2, 2)
     good = ((samples - SPACING * nearest).norm(dim=1) < 3 * SD).double()
     place = (5 * (nearest[:, 0] + 2) + nearest[:, 1] + 2).long()
@@ -204,7 +205,7 @@ def counted(samples: Tensor) -> dict[str, float]:
 
 
 def picture(samples: Tensor, file: Path) -> None:
-    """A dot for each sample."""
+    """Plot a dot for each sample."""
     figure = Figure(figsize=(2, 2), layout="constrained")
     axes = figure.subplots()
     axes.scatter(*samples.T.numpy(), s=0.5, linewidths=0)
@@ -214,7 +215,7 @@ def picture(samples: Tensor, file: Path) -> None:
 
 
 def render(result: Result) -> str:
-    """A row for each arm."""
+    """Return a table with a row for each arm."""
     rows = []
     for name, row in result["arms"].items():
         modes, good, divergence = row["modes"], row["good"], row["KL"]
@@ -227,7 +228,7 @@ def render(result: Result) -> str:
                 f"{statistics.median(row['seconds']):.0f}",
             ]
         )
-    return table(["game", "modes of 25", "good samples", "KL to uniform", "seconds"], rows)
+    return table(["training", "modes of 25", "good samples", "KL to uniform", "seconds"], rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One script for a machine with one GPU, which ends within ten minutes: how fast we train and sample, and how well.
+"""Measure the speed and quality of training and sampling on a machine with one GPU, within ten minutes.
 
     make bench-gpu DATA=<folder with train.parquet and test.parquet of CIFAR-10>
     make bench-gpu ARGS=--rehearse
 
-Each part is a process of its own, which is ended at its limit, and writes every figure as soon as it is measured. A
-rehearsal runs the same code in two minutes on the CPU, with a tiny network: that everything works, and nothing more.
+Each part runs in its own process, which is killed at its time limit, and writes every figure as soon as it is measured.
+A rehearsal runs the same code in two minutes on the CPU with a tiny network, only to check that everything works.
 """
 
 import argparse
@@ -32,18 +32,18 @@ from hf_ddpm.errors import quoted
 ROOT = Path(__file__).resolve().parent.parent
 WITHOUT_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 CALM = {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-TO_DIE = 5.0  # seconds that a killed process may take
+TO_DIE = 5.0  # seconds to wait for the end of a killed process
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds of wall clock.
+    """Limits in seconds of wall-clock time.
 
     Args:
-        total: of everything, from the start of the first process.
-        training, sampling: the most that these parts may take; `quality` has what they leave.
-        notice: how long before its limit a part is asked to end by itself.
-        closing: kept for writing the page.
+        total: The limit of everything, from the start of the first process.
+        training, sampling: The limits of these parts; `quality` has the remaining time.
+        notice: The time before its limit at which a part should end by itself.
+        closing: The time that is reserved for writing the page.
     """
 
     total: float
@@ -53,7 +53,7 @@ class Budget:
     closing: float
 
     def limit(self, part: str, spent: float) -> float:
-        """Seconds after which `part` is ended, if it begins when `spent` have passed."""
+        """Return the time limit of `part` in seconds, if it starts after `spent` seconds."""
         left = max(0.0, self.total - self.closing - spent)
         own = {"training": self.training, "sampling": self.sampling}
         return min(left, own.get(part, left))
@@ -65,14 +65,14 @@ REHEARSAL_BUDGET = Budget(total=110, training=35, sampling=25, notice=8, closing
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked for.
+    """The settings of a run of the benchmark.
 
     Args:
-        data: folder with train.parquet and test.parquet of CIFAR-10; None is the embedded digits, for a rehearsal.
-        out: where README.md and results/ are written.
-        seed: of weights, order, noise and samples.
-        rehearsal: run a tiny network on the CPU.
-        recipe: a key of `SUBJECTS`.
+        data: The folder with train.parquet and test.parquet of CIFAR-10; None uses the embedded digits (rehearsal).
+        out: The folder for README.md and results/.
+        seed: The seed of weights, order, noise and samples.
+        rehearsal: Whether to run a tiny network on the CPU.
+        recipe: The recipe, a key of `SUBJECTS`.
     """
 
     data: Path | None
@@ -83,21 +83,21 @@ class Order:
 
     @property
     def command(self) -> str:
-        """The command line as the results tell it, without paths of this machine."""
+        """The command line for the results, without paths of this machine."""
         data = ["--data <folder>"] if self.data else []
         data += [] if self.recipe == RECIPE else [f"--recipe {self.recipe}"]
         return " ".join(["python -m benchmarks.gpu", *data, f"--seed {self.seed}", *["--rehearse"] * self.rehearsal])
 
     @property
     def budget(self) -> Budget:
-        """How long everything may take."""
+        """The time limits."""
         return REHEARSAL_BUDGET if self.rehearsal else FULL_BUDGET
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     order = parse(sys.argv[1:] if argv is None else argv, torch.cuda.is_available())
     if order.rehearsal:
-        print("This is a rehearsal on the CPU with a tiny network. None of its figures is one of a GPU.", flush=True)
+        print("This is a rehearsal on the CPU with a tiny network. Its figures are not those of a GPU.", flush=True)
     result = begin(order)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as work:
         for part in SUBJECTS[order.recipe].parts:
@@ -107,17 +107,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str], on_gpu: bool) -> Order:
-    """What a command line asks for; a rehearsal, where there is no GPU."""
+    """Parse the command line; without a GPU, it is always a rehearsal."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with train.parquet and test.parquet of CIFAR-10")
-    parser.add_argument("--recipe", choices=SUBJECTS, default=RECIPE, help=f"what to measure (default: {RECIPE})")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of README.md and results/")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order, noise and samples (default: 0)")
+    parser.add_argument("--recipe", choices=SUBJECTS, default=RECIPE, help=f"recipe to measure (default: {RECIPE})")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder for README.md and results/")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, noise and samples (default: 0)")
     parser.add_argument("--rehearse", action="store_true", help="run the same code on the CPU, with a tiny network")
     given = parser.parse_args(argv)
     data, rehearsal = given.data, given.rehearse or not on_gpu
     if data is None and not rehearsal:
-        parser.error("what to train on: give --data, a folder with train.parquet and test.parquet of CIFAR-10")
+        parser.error("training data is missing: set --data to a folder with train.parquet and test.parquet of CIFAR-10")
     if data is not None and not holds_splits(data):
         parser.error(f"--data {data} must be a folder with train.parquet and test.parquet of CIFAR-10")
     if given.seed < 0:
@@ -126,10 +126,10 @@ def parse(argv: Sequence[str], on_gpu: bool) -> Order:
 
 
 def begin(order: Order) -> Path:
-    """Write a result without figures; its file, which is named after the device."""
+    """Write a result without figures, and return its file, which is named after the device."""
     where = machine()
     if order.rehearsal:
-        where["gpu"] = None  # whether there is one or not
+        where["gpu"] = None  # even if there is one
     about: Result = {"machine": where, "command": order.command, "quick": False, "rehearsal": order.rehearsal}
     about |= {"device": where["gpu"], "cuda": None if order.rehearsal else torch.version.cuda, "seed": order.seed}
     data = "the embedded digits" if order.data is None else "train.parquet and test.parquet of --data"
@@ -140,13 +140,13 @@ def begin(order: Order) -> Path:
 
 
 def file_name(device: str | None, recipe: str = RECIPE) -> str:
-    """The name of a device, and of a recipe, as that of a file; None is the rehearsal's."""
+    """Return a file name for a device and a recipe; the device is None for a rehearsal."""
     name = REHEARSAL if device is None else re.sub(r"[^A-Za-z0-9.]+", "-", device).strip("-")
     return name if recipe == RECIPE else f"{name}-{recipe}"
 
 
 def run_part(part: str, order: Order, result: Path, work: Path) -> None:
-    """Run a part in a process of its own and write how it ended, whatever it did."""
+    """Run a part in its own process, and always write how it ended."""
     began, limit = spent(), order.budget.limit(part, spent())
     words = ["--result", str(result), "--work", str(work), "--seconds", f"{max(0.0, limit - order.budget.notice):.1f}"]
     words += ["--seed", str(order.seed), *(["--data", str(order.data)] if order.data else [])]
@@ -162,7 +162,7 @@ def run_part(part: str, order: Order, result: Path, work: Path) -> None:
 
 
 def run_until(command: Sequence[str], seconds: float, complaints: Path, without_gpu: bool) -> int | None:
-    """The exit code of a command, whose stderr goes into a file; None of one that was killed after `seconds`."""
+    """Run a command with its stderr in a file; return its exit code, or None if it was killed after `seconds`."""
     environment = os.environ | CALM | (WITHOUT_GPU if without_gpu else {})
     with complaints.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file, start_new_session=True)
@@ -175,17 +175,17 @@ def run_until(command: Sequence[str], seconds: float, complaints: Path, without_
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and those that it has started, if any of them is left."""
+    """Kill a process and its child processes, if any of them is still running."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait(TO_DIE)
     except (ProcessLookupError, subprocess.TimeoutExpired):
-        pass  # it has ended, or hangs in a driver, where nothing can reach it
+        pass  # it has ended, or it hangs in a driver and cannot be killed
 
 
 def last_line(complaints: Path, order: Order, work: Path) -> str:
-    """The last thing that a process said before it failed, without paths of this machine."""
-    lines = complaints.read_text().strip().splitlines() or ["it said nothing"]
+    """Return the last line of the error output of a process, without paths of this machine."""
+    lines = complaints.read_text().strip().splitlines() or ["it printed nothing"]
     places = {str(work): "<work>", str(ROOT): "<checkout>", str(Path.home()): "<home>"}
     if order.data is not None:
         places = {str(order.data): "<data>", **places}
@@ -195,7 +195,7 @@ def last_line(complaints: Path, order: Order, work: Path) -> str:
 
 
 def spent() -> float:
-    """Seconds since this process was started."""
+    """Return the seconds since this process was started."""
     return time.time() - STARTED
 
 

@@ -1,4 +1,4 @@
-"""What the parts of the GPU benchmark are told: where they write, how long they have, and how large everything is."""
+"""The settings of the parts of the GPU benchmark: their output, time limits, and sizes."""
 
 import json
 import time
@@ -14,8 +14,8 @@ from benchmarks.ours import recipe_with
 from benchmarks.report import write_json
 from hf_ddpm.training.recipe import Recipe
 
-RECIPE = "cifar10"  # unless another is named
-STARTED = psutil.Process().create_time()  # of this process, before it imported anything
+RECIPE = "cifar10"  # the default
+STARTED = psutil.Process().create_time()  # when this process started, before it imported anything
 Blocks = Mapping[str, Mapping[str, Any]]
 
 
@@ -24,9 +24,9 @@ class Subject:
     """A recipe that is measured.
 
     Args:
-        parts: in their order.
-        tiny: what makes its networks those of a rehearsal.
-        walks: whether it is sampled in as many steps as one likes, and begins with a long warm-up.
+        parts: The parts of the benchmark, in order.
+        tiny: The keys that replace its networks by those of a rehearsal.
+        walks: Whether its number of sampling steps can be chosen, and whether it has a long warm-up.
     """
 
     parts: tuple[str, ...]
@@ -37,7 +37,7 @@ class Subject:
 SUBJECTS: Mapping[str, Subject] = {
     RECIPE: Subject(("training", "sampling", "quality"), tiny={"model": {"preset": "tiny"}}, walks=True),
     "cifar10-ddgan": Subject(
-        ("quality",),  # diffusers has no example of it
+        ("quality",),  # diffusers has no example for it
         tiny={"generator": {"preset": "tiny"}, "discriminator": {"preset": "tiny"}, "data": {"image_size": 8}},
         walks=False,
     ),
@@ -46,24 +46,24 @@ SUBJECTS: Mapping[str, Subject] = {
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is.
+    """The sizes of everything.
 
     Args:
-        tiny: whether the networks are those of a rehearsal.
-        batch_size: of a training step; None is the recipe's.
-        mixed_precision: of training, and of sampling.
-        compile: whether the networks are also compiled, and trained compiled.
-        calls: steps of a turn.
-        stage_seconds: how long contestants take turns.
-        sampling_batch: images of one call of a pipeline.
-        num_inference_steps: network calls of a walk.
-        train_split, test_split: of the data.
-        samples: that the Fréchet distance is measured of.
-        log_every: steps between two lines of the log.
-        warmup_steps: the most steps of linear growth of the learning rate.
-        seconds_between: evaluations, about.
-        num_workers: processes that decode images for diffusers' example.
-        cpu_threads: of ours; None is the recipe's.
+        tiny: Whether the networks are those of a rehearsal.
+        batch_size: The batch size of a training step; None uses that of the recipe.
+        mixed_precision: The precision of training and sampling.
+        compile: Whether the networks are also measured compiled, and trained compiled.
+        calls: The number of training steps in one turn.
+        stage_seconds: The time for which contestants take turns.
+        sampling_batch: The number of images in one call of a pipeline.
+        num_inference_steps: The number of network calls for sampling.
+        train_split, test_split: The splits of the data.
+        samples: The number of samples for the Fréchet distance.
+        log_every: The number of steps between two lines of the log.
+        warmup_steps: The number of warm-up steps of the learning rate.
+        seconds_between: The approximate time between evaluations.
+        num_workers: The number of processes that decode images for diffusers' example.
+        cpu_threads: The number of threads of hf_ddpm; None uses that of the recipe.
     """
 
     tiny: bool
@@ -124,16 +124,16 @@ TINY = Scale(
 
 @dataclass(frozen=True)
 class Job:
-    """What one part is told.
+    """The settings of one part.
 
     Args:
-        result: the file of results, into which each figure is written as soon as it is known.
-        work: a folder for what is thrown away afterwards.
-        seconds: after which the part shall end by itself, counted from the start of its process.
-        data: folder with train.parquet and test.parquet of CIFAR-10; None is the embedded digits, for a rehearsal.
-        seed: of weights, order, noise and samples.
-        scale: how large everything is.
-        name: of the recipe, a key of `SUBJECTS`.
+        result: The file of results, to which each figure is written as soon as it is known.
+        work: A folder for temporary files.
+        seconds: The time after which the part should end by itself, from the start of its process.
+        data: The folder with train.parquet and test.parquet of CIFAR-10; None uses the embedded digits (rehearsal).
+        seed: The seed of weights, order, noise and samples.
+        scale: The sizes of everything.
+        name: The name of the recipe, a key of `SUBJECTS`.
     """
 
     result: Path
@@ -146,30 +146,30 @@ class Job:
 
     @property
     def subject(self) -> Subject:
-        """What is measured."""
+        """The recipe that is measured."""
         return SUBJECTS[self.name]
 
     def left(self) -> float:
-        """Seconds until this process shall end."""
+        """Return the seconds until this process should end."""
         return STARTED + self.seconds - time.time()
 
     def note(self, part: str, **figures: Any) -> None:
-        """Write figures of a part into the file of results. One process writes at a time."""
+        """Write figures of a part to the file of results. Only one process writes at a time."""
         note(self.result, part, figures)
 
     def noted(self, part: str) -> dict[str, Any]:
-        """What is written of a part so far."""
+        """Return the figures of a part that are written so far."""
         found: dict[str, Any] = json.loads(self.result.read_text())["parts"].get(part, {})
         return found
 
     def source(self) -> tuple[str, str, str]:
-        """The data, with the splits to train and to test on."""
+        """Return the data, with the splits for training and for testing."""
         if self.data is None:
             return "digits", "train[:96]", "train[4500:4564]"
         return str(self.data), self.scale.train_split, self.scale.test_split
 
     def recipe(self, changed: Blocks) -> Recipe:
-        """The recipe on these data and at this scale, with further keys replaced."""
+        """Return the recipe for these data and this scale, with further keys replaced."""
         source, split, _ = self.source()
         blocks: dict[str, dict[str, Any]] = {
             "data": {"source": source, "split": split},
@@ -194,5 +194,5 @@ def note(result: Path, part: str, figures: Mapping[str, Any]) -> None:
 
 
 def device() -> torch.device:
-    """Where everything computes."""
+    """Return the device of all computations."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

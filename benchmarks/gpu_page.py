@@ -1,4 +1,4 @@
-"""What the GPU benchmark found, as sections of the page."""
+"""The results of the GPU benchmark, as sections of the page."""
 
 import json
 from collections.abc import Mapping
@@ -9,48 +9,50 @@ from benchmarks.gpu_job import RECIPE
 from benchmarks.report import Result, section, table
 
 TITLE = "One GPU, ten minutes"
-ABOUT = """`make bench-gpu`, the `cifar10` recipe's network. Training: a step of training/train.py as the recipe has it,
-with bf16, against the loop of diffusers' example (benchmarks/diffusers_example.py) with bf16 by Accelerate, without
-and with `torch.compile` on both sides, each fed by its own data path, the example's with and without workers that
-decode its images. Sampling: HFDDPMPipeline with its default sampler (UniPC) against DDIMPipeline and against the same
-solver in a plain loop of diffusers' parts, with as many network calls, under bf16 autocast, to PIL images. Contestants
-take turns in one process; figures are medians of the rounds, "times faster" is the median of the rounds' ratios. Then
-the recipe is trained by the clock in what is left of ten minutes, with a shorter warm-up than its own. Its Fréchet
-distance (EfficientNet-Lite0, no FID) on the way is against the training images, the last one against test images."""
-ABOUT_THE_CLOCK = """`make bench-gpu ARGS="--recipe <name>"`: the recipe as it ships, with bf16, trained by the clock
-for ten minutes, so that its learning rate stays at its peak. Its Fréchet distance (EfficientNet-Lite0, no FID) on the
-way is against the training images, the last one against test images."""
+ABOUT = """This section compares hf_ddpm with diffusers on the network of the `cifar10` recipe; it is written by `make
+bench-gpu`. Training: a step of training/train.py with the settings of the recipe and bf16, against the loop of
+diffusers' example (benchmarks/diffusers_example.py) with bf16 by Accelerate, with and without `torch.compile` on both
+sides. Each side is fed by its own data path, the example's with and without workers that decode its images. Sampling:
+HFDDPMPipeline with its default sampler (UniPC) against DDIMPipeline and against the same solver in a plain loop of
+diffusers' components, with the same number of network calls, under bf16 autocast, to PIL images. The contestants take
+turns in one process; times are medians of the rounds, and "times faster" is the median of the ratios of the rounds. The
+recipe is then trained for the rest of the ten minutes, with a shorter warm-up than its own. During training, its
+Fréchet distance (EfficientNet-Lite0, not an FID) is measured against the training images, and the last one against test
+images."""
+ABOUT_THE_CLOCK = """`make bench-gpu ARGS="--recipe <name>"`: the recipe as it ships, with bf16, trained for ten
+minutes, so that its learning rate stays at its peak. Its Fréchet distance (EfficientNet-Lite0, not FID) during training
+is against the training images, the last one against test images."""
 FOLDER, REHEARSAL = "gpu", "rehearsal"
-NO_GPU = """**A rehearsal on a CPU, with a tiny network, few images and fp32: it shows that the script runs. No figure
-below was taken on a GPU, and none means anything.**"""
+NO_GPU = """**This is a rehearsal on a CPU, with a tiny network, few images and fp32, which shows that the script runs.
+None of the numbers below was measured on a GPU, and none of them is meaningful.**"""
 HOW_ENDED = {
-    "at its limit": "This part was ended at its limit of {limit_seconds:g} s; what it had measured stands here.",
+    "at its limit": "This part was stopped at its limit of {limit_seconds:g} s; figures up to then are shown.",
     "with an error": "This part failed after {took_seconds:g} s: {error}",
 }
 
 
 def sections(results: Path) -> list[str]:
-    """A section for each device that was measured; the rehearsal's, as long as there is none."""
+    """Return a section for each measured device, or those of rehearsals if there is none."""
     files = sorted((results / FOLDER).glob("*.json"))
     measured = [file for file in files if not file.stem.startswith(REHEARSAL)] or files
     return [page_of(file) for file in measured]
 
 
 def page_of(file: Path) -> str:
-    """The section of one file of results."""
+    """Return the section of one file of results."""
     result = json.loads(file.read_text())
     about = ABOUT if result["recipe"] == RECIPE else ABOUT_THE_CLOCK
     return section(title(result), about, result, render(result))
 
 
 def title(result: Result) -> str:
-    """What was measured; a rehearsal says that it is one."""
+    """Return the title of a section, which names the device or says that it is a rehearsal."""
     of = "" if result["recipe"] == RECIPE else f", {result['recipe']}"
     return f"{TITLE}{of}: {'a rehearsal without a GPU' if result['rehearsal'] else result['device']}"
 
 
 def render(result: Result) -> str:
-    """The parts that have begun, in their order."""
+    """Render the parts that have started, in order."""
     parts = result["parts"]
     shown = [" ".join(NO_GPU.split())] if result["rehearsal"] else []
     shown.append(f"Recipe `{result['recipe']}`, data: {result['data']}, seed {result['seed']}.")
@@ -61,7 +63,7 @@ def render(result: Result) -> str:
 
 
 def speed(name: str, part: Mapping[str, Any]) -> list[str]:
-    """Images a second of the latest stage that has been measured."""
+    """Render the images per second of the last measured stage."""
     if not part.get("stages"):
         return []
     stage, first = part["stages"][-1], part.get("first_call_seconds", {})
@@ -70,7 +72,7 @@ def speed(name: str, part: Mapping[str, Any]) -> list[str]:
         for who, images in stage["images_per_second"].items()
     ]
     one = "step" if name == "training" else "call"
-    header = ["", "images/s", f"ms a {one}", "s of the first call"]
+    header = ["", "images/s", f"ms per {one}", "first call, s"]
     ratios = [[row["of"], row["over"], row["ratio"]] for row in stage["times_faster"]]
     more = f"{part['workers']} workers" if name == "training" else f"{part['network_calls']} network calls"
     about = f"Batches of {part['batch_size']}, {more}, mixed precision: {part['mixed_precision']}."
@@ -79,15 +81,15 @@ def speed(name: str, part: Mapping[str, Any]) -> list[str]:
 
 
 def quality(name: str, part: Mapping[str, Any]) -> list[str]:
-    """The Fréchet distance on the way and at the end."""
+    """Render the Fréchet distance during training and at the end."""
     points = part.get("points", [])
     if not points:
         return []
     rows = [[point["step"], f"{point['images']:,}", point["seconds"], point["value"]] for point in points]
-    header = ["steps", "images seen", "s of training", f"{points[0]['name']}, against training images"]
+    header = ["steps", "images seen", "training, s", f"{points[0]['name']}, against training images"]
     compiled = "compiled" if part["compiled"] else "not compiled"
     about = f"Batches of {part['batch_size']}, {compiled}, {part['warmup_steps']} steps of warm-up, "
-    about += f"{part['samples']:,} samples an evaluation."
+    about += f"{part['samples']:,} samples per evaluation."
     if "first_step_seconds" in part:
         about += f" The first step took {part['first_step_seconds']:.1f} s."
     shown = [about, table(header, rows)]
@@ -104,6 +106,6 @@ def quality(name: str, part: Mapping[str, Any]) -> list[str]:
 
 
 def how_ended(part: Mapping[str, Any]) -> list[str]:
-    """A sentence on a part that did not end in time."""
+    """Return a sentence about a part that did not end in time."""
     sentence = HOW_ENDED.get(part.get("ended", ""))
     return [] if sentence is None else [sentence.format_map(part)]

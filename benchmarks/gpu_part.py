@@ -1,4 +1,4 @@
-"""One part of the GPU benchmark in a process of its own, which `benchmarks.gpu` starts, and ends at its limit."""
+"""One part of the GPU benchmark in its own process, which `benchmarks.gpu` starts, and stops at its time limit."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> tuple[str, Job]:
-    """The part and what it is told."""
+    """Parse the part and its settings."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_part", description=__doc__)
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--result", type=Path, required=True)

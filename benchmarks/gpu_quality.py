@@ -1,4 +1,4 @@
-"""The recipe trained by the clock, its Fréchet distance on the way, and a grid of samples at the end."""
+"""Train the recipe for a given time, and measure its Fréchet distance during training, with a grid of samples."""
 
 import json
 import shutil
@@ -19,19 +19,19 @@ from hf_ddpm.training.saving import measure, save_samples, select_best
 from hf_ddpm.training.train import log_losses, optimizer_step, prepare
 
 PART = "quality"
-STEPS = 10_000_000  # more than fit: the clock ends the training, and the recipe's learning rate is constant
-UNKNOWN_SPEED = 1_000  # images a second, where the part before measured none
+STEPS = 10_000_000  # more than fit: time ends the training, and the recipe's learning rate is constant
+UNKNOWN_SPEED = 1_000  # images per second, if the part `training` measured none
 SPARE = 5.0  # seconds for the last grid and the end of the process
 
 
 def measure_quality(job: Job) -> None:
-    """Train until the time is over; every figure is written when it is measured."""
+    """Train until the time is over; every figure is written as soon as it is measured."""
     run = prepare(our_recipe(job), resume=None)
     run.folder.create(run.recipe)
     device, training = run.accelerator.device, run.training
     batches = run.data.batches(batch_size=training.batch_size, seed=training.seed, device=device)
     evaluator = run.evaluator
-    assert evaluator is not None  # the recipe asks for samples
+    assert evaluator is not None  # the recipe requests samples
     every, extractor = evaluator.every, run.recipe["evaluation"]["extractor"]
     about = {"batch_size": training.batch_size, "samples": job.scale.samples, "compiled": training.compile}
     job.note(PART, **about, every=every, extractor=extractor, warmup_steps=warmup(run))
@@ -49,7 +49,7 @@ def measure_quality(job: Job) -> None:
 
 
 def our_recipe(job: Job) -> Recipe:
-    """The recipe as it ships but for its precision, its evaluation and, of `cifar10`, its sampler and its warm-up."""
+    """Return the shipped recipe with another precision, evaluation and, for `cifar10`, sampler and warm-up."""
     speed, compiled = known_speed(job)
     batch_size = job.recipe({})["training"]["batch_size"]
     _, _, test_split = job.source()
@@ -62,14 +62,14 @@ def our_recipe(job: Job) -> Recipe:
         "checkpoints": {"every": None},
         "training": training | {"compile": compiled},
     }
-    if job.subject.walks:  # its sampler, and a warm-up that would take half of the time
+    if job.subject.walks:  # another sampler, and a shorter warm-up, which would take half of the time
         changed["sampling"] |= {"num_inference_steps": job.scale.num_inference_steps, "eta": None}
         changed["optimization"] = {"warmup_steps": job.scale.warmup_steps}
     return job.recipe(changed)
 
 
 def known_speed(job: Job) -> tuple[float, bool]:
-    """Images a second that the part `training` measured of ours, and whether they were those of a compiled network."""
+    """Return the images per second of hf_ddpm in the part `training`, and whether the network was compiled."""
     stages = job.noted("training").get("stages", [])
     found = stages[-1]["images_per_second"] if stages else {}
     if COMPILED in found:
@@ -78,12 +78,12 @@ def known_speed(job: Job) -> tuple[float, bool]:
 
 
 def steps_between(steps_per_second: float, seconds: float, log_every: int) -> int:
-    """Steps that take about so many seconds, a multiple of those between two lines of the log."""
+    """Return the number of steps that take about `seconds`, as a multiple of `log_every`."""
     return log_every * max(1, round(steps_per_second * seconds / log_every))
 
 
 def advance(run: Run, batches: Generator[Batch, None, None], progress: tqdm) -> None:
-    """One step as `hf_ddpm.training.train.train` does it, its seconds without what a GPU still has to do."""
+    """Do one step like `hf_ddpm.training.train.train`; its seconds do not include pending work of a GPU."""
     started = time.perf_counter()
     run.said.append(optimizer_step(run, next(batches)))
     run.step += 1
@@ -96,7 +96,7 @@ def advance(run: Run, batches: Generator[Batch, None, None], progress: tqdm) -> 
 
 
 def look(job: Job, run: Run, evaluator: Evaluator, points: list[dict[str, Any]]) -> float:
-    """Select as training does, which writes a line of the log, note its figure and draw a grid; the seconds taken."""
+    """Evaluate like training, which writes a line of the log, note the figure and draw a grid; return the seconds."""
     started = time.perf_counter()
     select_best(run, evaluator)
     line = json.loads(run.folder.log.read_text().splitlines()[-1])
@@ -111,7 +111,7 @@ def look(job: Job, run: Run, evaluator: Evaluator, points: list[dict[str, Any]])
 
 
 def draw_grid(job: Job, run: Run) -> None:
-    """Samples of now, in place of those before."""
+    """Draw a grid of samples, which replaces the previous one."""
     save_samples(run, "grid.png")
     picture = job.result.with_suffix(".png")
     shutil.copy2(run.folder.samples / "grid.png", picture)
@@ -119,9 +119,9 @@ def draw_grid(job: Job, run: Run) -> None:
 
 
 def final_figures(run: Run) -> dict[str, Any]:
-    """What a card would say: measured on images that the network was not trained on."""
+    """Return the figures of a model card, measured on images that the network was not trained on."""
     measured = measure(run, run.networks)
-    assert measured is not None  # samples are asked for
+    assert measured is not None  # the recipe requests samples
     first = measured["numbers"][0]
     drawing = measured["seconds"]["images"] * 100 / measured["conditions"]["num_images"]
     about = {"measured_on": measured["measured_on"], "step": run.step, "seconds_for_100": drawing}
@@ -129,5 +129,5 @@ def final_figures(run: Run) -> dict[str, Any]:
 
 
 def warmup(run: Run) -> int:
-    """Steps of the learning rate's growth."""
+    """Return the number of warm-up steps of the learning rate."""
     return max(player.optimization.warmup_steps for player in run.players.values())

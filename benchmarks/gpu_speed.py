@@ -1,4 +1,4 @@
-"""Images a second of training and of sampling: ours and diffusers' take turns in one process, on one network."""
+"""Images per second of training and sampling: hf_ddpm and diffusers take turns in one process, with one network."""
 
 import copy
 import os
@@ -23,7 +23,7 @@ from hf_ddpm.sampling import use_default_sampler
 from hf_ddpm.training.diffusion import build_model
 
 Call = Callable[[], object]
-Seconds = dict[str, list[float]]  # of a call in each round, by contestant
+Seconds = dict[str, list[float]]  # the seconds of a call in each round, by contestant
 
 OURS, COMPILED = "hf_ddpm", "hf_ddpm, compiled"
 EXAMPLE, EXAMPLE_COMPILED = "diffusers' example", "diffusers' example, compiled"
@@ -31,14 +31,14 @@ EXAMPLE_ALONE = "diffusers' example, no workers"
 DDIM, SOLVER, SOLVER_COMPILED = "diffusers' DDIMPipeline", "diffusers' UniPC loop", "diffusers' UniPC loop, compiled"
 TRAINING_PAIRS = ((OURS, EXAMPLE), (OURS, EXAMPLE_ALONE), (COMPILED, EXAMPLE_COMPILED), (COMPILED, EXAMPLE))
 SAMPLING_PAIRS = ((OURS, SOLVER), (OURS, DDIM), (COMPILED, SOLVER_COMPILED), (COMPILED, DDIM))
-STEPS = 100_000  # of a schedule whose end nobody sees
-IMAGES = 12_800  # of the training set, kept in memory for ours: what a step costs does not depend on how many
+STEPS = 100_000  # of the schedule, whose end is not reached
+IMAGES = 12_800  # training images that are kept in memory for hf_ddpm: the cost of a step does not depend on the number
 
 
 def measure_training(job: Job) -> None:
-    """A training step of the recipe beside one of diffusers' example, first as they are, then compiled too.
+    """Compare a training step of the recipe with one of diffusers' example, first uncompiled, then also compiled.
 
-    Compiled ones join one after another: a part that is ended on the way has measured those before.
+    Compiled contestants are added one after another: if the part is stopped, the previous ones have been measured.
     """
     torch.manual_seed(job.seed)
     step, network, batch_size = our_step(job, compile=False)
@@ -58,7 +58,7 @@ def measure_training(job: Job) -> None:
 
 
 def our_step(job: Job, *, compile: bool) -> tuple[Call, UNet2DModel, int]:
-    """The trainer's own step, a copy of the network as it begins, and the batch size."""
+    """Return the trainer's own step, a copy of the initial network, and the batch size."""
     AcceleratorState._reset_state()  # one process, several trainers
     blocks = {"training": {"compile": compile}, "data": {"max_images": IMAGES}, "evaluation": {"samples": 0}}
     recipe = job.recipe(blocks)
@@ -68,7 +68,7 @@ def our_step(job: Job, *, compile: bool) -> tuple[Call, UNet2DModel, int]:
 
 
 def example_step(job: Job, network: UNet2DModel, batch_size: int, workers: int, *, compile: bool = False) -> Call:
-    """A step of diffusers' example on a copy of our network, in the same precision."""
+    """Return a step of diffusers' example with a copy of our network, in the same precision."""
     AcceleratorState._reset_state()
     source, split, _ = job.source()
     model = copy.deepcopy(network).train().requires_grad_(True)
@@ -79,7 +79,7 @@ def example_step(job: Job, network: UNet2DModel, batch_size: int, workers: int, 
 
 
 def measure_sampling(job: Job) -> None:
-    """Our pipeline with its default sampler beside diffusers' own loops, with as many network calls."""
+    """Compare our pipeline and its default sampler with diffusers' own loops, with equally many network calls."""
     torch.manual_seed(job.seed)
     recipe, steps, batch_size = job.recipe({}), job.scale.num_inference_steps, job.scale.sampling_batch
     scheduler = HFDDPMScheduler(**recipe["scheduler"])
@@ -88,7 +88,7 @@ def measure_sampling(job: Job) -> None:
     job.note("sampling", batch_size=batch_size, network_calls=steps, mixed_precision=job.scale.mixed_precision)
 
     def mixed(draw: Call) -> Call:
-        """As `with torch.autocast(...)` around a call; diffusers' pipelines make no pictures of bf16 tensors."""
+        """Wrap a call in `torch.autocast`; diffusers' pipelines cannot convert bf16 tensors to images."""
         enabled = job.scale.mixed_precision == "bf16"
         return torch.autocast(device().type, dtype=torch.bfloat16, enabled=enabled)(draw)
 
@@ -106,7 +106,7 @@ def measure_sampling(job: Job) -> None:
 
 
 def our_sampler(network: nn.Module, scheduler: HFDDPMScheduler, batch_size: int, steps: int, *, compile: bool) -> Call:
-    """A call of our pipeline as `hf-ddpm sample` makes it; channels_last, as the recipe has it."""
+    """Return a call of our pipeline like that of `hf-ddpm sample`, with channels_last, as in the recipe."""
     own: Any = copy.deepcopy(network).to(memory_format=torch.channels_last)
     if compile:
         own.compile()
@@ -117,7 +117,7 @@ def our_sampler(network: nn.Module, scheduler: HFDDPMScheduler, batch_size: int,
 
 
 def solver_loop(network: nn.Module, scheduler: HFDDPMScheduler, batch_size: int, steps: int, *, compile: bool) -> Call:
-    """The same solver in the loop that diffusers' tutorial writes of a network and a scheduler; no pipeline has it."""
+    """Return the same solver in the loop of diffusers' tutorial, with a network and a scheduler but no pipeline."""
     own: Any = copy.deepcopy(network)
     pipeline = HFDDPMPipeline(own, copy.deepcopy(scheduler))
     use_default_sampler(pipeline, steps)
@@ -139,7 +139,7 @@ def solver_loop(network: nn.Module, scheduler: HFDDPMScheduler, batch_size: int,
 
 
 def ddim_pipeline(network: nn.Module, batch_size: int, steps: int) -> Call:
-    """diffusers' own pipeline with its own scheduler."""
+    """Return a call of diffusers' own pipeline with its own scheduler."""
     pipeline = DDIMPipeline(copy.deepcopy(network), DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
     return lambda: pipeline(batch_size, num_inference_steps=steps)
@@ -154,7 +154,7 @@ def race(
     calls: int,
     pairs: Sequence[tuple[str, str]],
 ) -> None:
-    """Let contestants take turns and write what is known after each round; the new ones are warmed up first."""
+    """Let contestants take turns and write the results after each round; new contestants are warmed up first."""
     first = dict(job.noted(part).get("first_call_seconds", {}))
     for name, call in new.items():
         first[name] = seconds_per_call(call)
@@ -170,7 +170,7 @@ def race(
 
 
 def take_turns(contestants: Mapping[str, Call], calls: int, seconds: float) -> Iterator[Seconds]:
-    """Seconds of a call of each contestant in all rounds so far, after every round; at least one round."""
+    """Yield the seconds of a call of each contestant in all rounds so far, after every round; at least one round."""
     found: Seconds = {name: [] for name in contestants}
     started = time.perf_counter()
     while not next(iter(found.values())) or time.perf_counter() - started < seconds:
@@ -180,7 +180,7 @@ def take_turns(contestants: Mapping[str, Call], calls: int, seconds: float) -> I
 
 
 def speeds(seconds: Seconds, batch_size: int, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Medians over the rounds, and how many times faster the first of each pair is: the median of the ratios."""
+    """Return medians over the rounds, and how many times faster the first of each pair is: the median of ratios."""
     present = [(one, other) for one, other in pairs if one in seconds and other in seconds]
     ratios = {pair: [b / a for a, b in zip(*(seconds[name] for name in pair), strict=True)] for pair in present}
     return {

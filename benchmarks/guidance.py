@@ -1,9 +1,9 @@
-"""Guidance on digits: accuracy on the asked class and diversity over the scale, for a classifier and without one.
+"""Guidance on digits: class accuracy and diversity against the scale, with a classifier and classifier-free.
 
     python -m benchmarks.guidance --data <folder with train.parquet and test.parquet of MNIST>
 
-Trains three seeds of four recipes on two cores for about an hour and a half, and sweeps for about another one. What is
-there already, in the folder of runs and in that of results, is kept.
+Trains four recipes with three seeds on two cores for about an hour and a half, and runs sweeps for about another hour.
+Existing runs and results are kept.
 """
 
 import json
@@ -17,11 +17,12 @@ from benchmarks.by_command import Place, commanded, parse_place, publish, traine
 from benchmarks.report import Result, table, write_json
 
 TITLE = "Guidance: fidelity against diversity"
-ABOUT = """Four recipes, each trained for the steps that it names on the 60,000 training digits of MNIST: `mnist`,
-`mnist-conditional`, `mnist-conditional-cfg` and `mnist-classifier`. Each row are 1,000 samples, a tenth of them of each
-class, by 50 trailing steps of Algorithm 2 with `fixed_small`, sampling seed 0, against the 10,000 test digits. The
-digit network, which judges, never guides. Medians of the training seeds, and the smallest and the largest. The plots
-are those of `hf-ddpm sweep` for seed 0: `results/guidance/<sweep>-seed0.png`."""
+ABOUT = """The recipes `mnist`, `mnist-conditional`, `mnist-conditional-cfg` and `mnist-classifier` were trained on the
+60,000 training digits of MNIST, each for its own number of steps. Each row was measured with 1,000 samples, a tenth of
+them of each class, by 50 trailing steps of Algorithm 2 with `fixed_small`, sampling seed 0, against the 10,000 test
+digits. The digit network that evaluates the samples is never used for guidance. The values are medians of the training
+seeds, with the smallest and the largest. The plots are those of `hf-ddpm sweep` for seed 0:
+`results/guidance/<sweep>-seed0.png`."""
 RECIPES = {
     "unconditional": ("--recipe", "mnist", "--samples", "0"),
     "conditional": ("--recipe", "mnist-conditional", "--samples", "0"),
@@ -42,13 +43,13 @@ FIGURES = ("digit distance", "class accuracy", "precision", "recall")
 
 @dataclass(frozen=True)
 class Sweep:
-    """One axis of guidance over one of the models.
+    """One axis of guidance for one of the models.
 
     Args:
-        model: a key of RECIPES.
-        axis: option=values, for `hf-ddpm sweep --over`.
-        by_classifier: whether the classifier of the same seed guides.
-        more: further options.
+        model: The model, a key of RECIPES.
+        axis: The axis as option=values, for `hf-ddpm sweep --over`.
+        by_classifier: Whether the classifier with the same seed is used for guidance.
+        more: Further options.
     """
 
     model: str
@@ -67,7 +68,7 @@ SWEEPS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, sweep what is missing, and write the medians."""
+    """Train what is missing, run missing sweeps, and write the medians."""
     place, names = parse_place("guidance", str(__doc__), argv, list(SWEEPS))
     for seed in place.seeds:
         for name in names:
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def sweep(name: str, seed: int, place: Place) -> None:
-    """The cells of a sweep; its record and its plot are copied to the results."""
+    """Run a sweep, and copy its record and its plot to the results."""
     kept = RESULTS / f"{name}-seed{seed}.json"
     if kept.is_file():
         return
@@ -93,7 +94,7 @@ def sweep(name: str, seed: int, place: Place) -> None:
 
 
 def keep_accuracy(seed: int, place: Place) -> None:
-    """Copy what training measured of a classifier, on the test split, to the results."""
+    """Copy the figures of a classifier that training measured on the test split to the results."""
     found = place.runs / f"classifier-seed{seed}" / "checkpoint" / "evaluation.json"
     if found.is_file():
         record = json.loads(found.read_text())
@@ -105,7 +106,7 @@ def keep_accuracy(seed: int, place: Place) -> None:
 
 
 def shortened(found: dict[str, Any]) -> Result:
-    """A sweep without what is the same in every cell, and without paths of this machine."""
+    """Return a sweep without entries that are the same in every cell, and without paths of this machine."""
     cells = [
         {"cell": cell["cell"], "numbers": cell["numbers"], "seconds": cell["seconds"], "calls": cell["network_calls"]}
         for cell in found["cells"]
@@ -115,7 +116,7 @@ def shortened(found: dict[str, Any]) -> Result:
 
 
 def measured() -> Result:
-    """By sweep and value the figures of every seed that is on disk, and the classifiers' accuracies."""
+    """Return the figures of every seed on disk by sweep and value, and the accuracies of the classifiers."""
     rows: dict[str, dict[str, dict[str, list[float]]]] = {}
     for name in SWEEPS:
         for file in sorted(RESULTS.glob(f"{name}-seed*.json")):
@@ -134,18 +135,18 @@ def measured() -> Result:
 
 
 def render(result: Result) -> str:
-    """A table for each sweep: medians, and the smallest and the largest of the seeds."""
+    """Return a table for each sweep, with medians and the smallest and the largest value of the seeds."""
     parts = []
     for name, values in result["sweeps"].items():
         (axis, _) = SWEEPS[name].axis.split("=")
         rows = [[value, *(spread(figures[figure]) for figure in FIGURES)] for value, figures in values.items()]
-        parts.append(f"{name}, the {SWEEPS[name].model} model\n\n" + table([axis, *FIGURES], rows))
+        parts.append(f"{name}, with the {SWEEPS[name].model} model\n\n" + table([axis, *FIGURES], rows))
     rows = [[name, spread(values)] for name, values in result["classifier"].items()]
-    return "\n\n".join([*parts, "the classifier\n\n" + table(["of noisy test digits", "accuracy"], rows)])
+    return "\n\n".join([*parts, "the classifier\n\n" + table(["on noisy test digits", "accuracy"], rows)])
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median, and the smallest and the largest."""
+    """Format the median, with the smallest and the largest value."""
     digits = 1 if min(values) > 1 else 3
     middle, low, high = (f"{v:.{digits}f}" for v in (statistics.median(values), min(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({low} to {high})"

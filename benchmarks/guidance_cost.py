@@ -1,4 +1,4 @@
-"""What guidance costs: time an image and memory, over the same walk without it."""
+"""The cost of guidance: time per image and memory, compared with the same sampling without it."""
 
 import json
 import statistics
@@ -8,11 +8,11 @@ import sys
 from benchmarks.options import Options
 from benchmarks.report import Result, table
 
-TITLE = "What guidance costs"
-ABOUT = """64 digits by 20 DDIM steps of the network of `mnist-conditional-cfg`, with random weights, in a process of
-its own for each row and on one thread; the classifier is that of `mnist-classifier`, the image classifier a ViT of
-`transformers` with about as many weights, which sees the predicted x_0. Median of the rounds, which take turns. Memory
-is the largest that the process ever had, less that of the same process before it drew."""
+TITLE = "Time and memory of guidance"
+ABOUT = """64 digits are drawn with 20 DDIM steps by the network of `mnist-conditional-cfg`, with random weights, in a
+separate process for each row and on one thread. The classifier is that of `mnist-classifier`; the image classifier is a
+ViT from `transformers` with about as many weights, which sees the predicted x_0. The times are medians of the rounds,
+which take turns. The memory is the peak memory of the process, minus that of the same process before sampling."""
 CALLS = {
     "unguided": {},
     "classifier-free, scale 2": {"guidance_scale": 2.0},
@@ -71,4 +71,4 @@ def render(result: Result) -> str:
         [name, f"{1000 * seconds:.1f}", f"{seconds / first:.2f}", f"{mib:.0f}"]
         for name, (seconds, mib) in medians.items()
     ]
-    return table(["guidance", "ms an image", "over unguided", "MiB more"], rows)
+    return table(["guidance", "ms per image", "ratio to unguided", "additional MiB"], rows)

@@ -1,4 +1,4 @@
-"""Classifier guidance where everything is known: a mixture of Gaussians, its exact score and its exact classifier."""
+"""Classifier guidance with known distributions: a mixture of Gaussians, its exact score and its exact classifier."""
 
 import math
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from hf_ddpm.pipelines.guidance import Guidance
 from hf_ddpm.pipelines.walk import Guided, Predict, walk_down
 
 TITLE = "Classifier guidance of a mixture of Gaussians"
-ABOUT = """Half of x is drawn from N(-1, 0.5^2), half from N(1, 0.5^2), and y says from which. With the exact score of
-p(x_t) and the exact p(y | x_t), `classifier_scale` 0 must reach p(x) and 1 must reach p(x | y = 1). For s = 4 one might
-expect p(x) p(y | x)^4, the target of the table, but no walk reaches it: its noised score is not grad log p(x_t) + 4
-grad log p(y | x_t), since adding noise and raising to a power do not commute. The ODE that DDIM takes steps of is
+ABOUT = """Half of x is drawn from N(-1, 0.5^2), half from N(1, 0.5^2), and y is the component. With the exact score of
+p(x_t) and the exact p(y | x_t), `classifier_scale` 0 must result in p(x) and 1 in p(x | y = 1). For s = 4 one might
+expect p(x) p(y | x)^4, the target of the table, but no sampler reaches it: its noised score is not grad log p(x_t) + 4
+grad log p(y | x_t), because adding noise and raising to a power do not commute. The ODE that DDIM discretises is
 integrated independently (scipy, DOP853, tolerance 1e-9, from 20,000 quantiles of the normal distribution) and agrees
-with DDIM. Algorithm 2, whose noise pulls x_t back to the unguided marginals again and again, ends elsewhere. Linear
-schedule, T = 1,000, nothing clipped, leading steps, seed 0."""
+with DDIM. Algorithm 2 ends elsewhere, because its noise pulls x_t back to the unguided marginals in every step. Linear
+schedule, T = 1,000, no clipping, leading steps, seed 0."""
 MEANS, STD, ASKED = (-1.0, 1.0), 0.5, 1
 SCALES, STEPS, SAMPLES = (0.0, 1.0, 4.0), (250, 1000), 100_000
 
@@ -50,13 +50,13 @@ def render(result: Result) -> str:
 
 
 def log_joint(x: Any, abar: Any, log: Callable[..., Any]) -> list[Any]:
-    """log p(x_t, y) of both classes but for a constant, of arrays or tensors."""
+    """Return log p(x_t, y) of both classes up to a constant, for arrays or tensors."""
     variance = abar * STD**2 + 1 - abar
     return [-((x - math.sqrt(abar) * mean) ** 2) / (2 * variance) - log(variance) / 2 for mean in MEANS]
 
 
 def network(scheduler: HFDDPMScheduler) -> Callable[..., Any]:
-    """eps of p(x_t), exact."""
+    """Return a network that predicts the exact eps of p(x_t)."""
 
     def predict(x_t: Tensor, t: int | Tensor) -> Any:
         abar = float(scheduler.alphas_cumprod[int(t)])
@@ -69,7 +69,7 @@ def network(scheduler: HFDDPMScheduler) -> Callable[..., Any]:
 
 
 def sample(scheduler: HFDDPMScheduler, scale: float, steps: int, eta: float | None, count: int) -> np.ndarray:
-    """Samples by the walk of a pipeline, (count,)."""
+    """Draw samples like a pipeline, (count,)."""
     generator = torch.Generator().manual_seed(0)
     x_T = torch.randn((count, 1, 1, 1), generator=generator, dtype=torch.float64)
 
@@ -86,9 +86,9 @@ def sample(scheduler: HFDDPMScheduler, scale: float, steps: int, eta: float | No
 
 
 def flow(scheduler: HFDDPMScheduler, scale: float, count: int) -> np.ndarray:
-    """Quantiles of the normal distribution along dx/dlambda of the guided probability flow, by an independent solver.
+    """Move quantiles of the normal distribution along the guided probability flow, with an independent solver.
 
-    In x / sqrt(alpha_bar) = y and sigma = sqrt(1 / alpha_bar - 1) it is dy/dsigma = eps (Song et al. 2021, eq. 14).
+    In y = x / sqrt(alpha_bar) and sigma = sqrt(1 / alpha_bar - 1), it is dy/dsigma = eps (Song et al. 2021, eq. 14).
     """
     abars = scheduler.alphas_cumprod.numpy()
     sigmas = np.sqrt(1 / abars - 1)
@@ -112,7 +112,7 @@ def flow(scheduler: HFDDPMScheduler, scale: float, count: int) -> np.ndarray:
 
 
 def target(scale: float) -> dict[str, float]:
-    """The moments of p(x) p(y | x)^s, by a fine grid."""
+    """Compute the moments of p(x) p(y | x)^s on a fine grid."""
     x = np.linspace(-8, 8, 400_001)
     joint = log_joint(x, 1.0, math.log)
     log_p = np.logaddexp(*joint)
@@ -127,5 +127,5 @@ def target(scale: float) -> dict[str, float]:
 
 
 def moments(x: np.ndarray) -> dict[str, float]:
-    """What is compared of samples."""
+    """Return the moments of samples that are compared."""
     return {"mean": float(x.mean()), "standard deviation": float(x.std()), "share above 0": float((x > 0).mean())}

@@ -1,6 +1,6 @@
-"""A checkpoint to a Hub on this machine and back: seconds, bytes and requests, beside plain diffusers.
+"""Push a checkpoint to a Hub on this machine and pull it: seconds, bytes and requests, compared with plain diffusers.
 
-The server is the one of the tests; every call is made by a fresh process, which times it without its imports.
+The server is that of the tests; every call is made in a fresh process, which times it without its imports.
 """
 
 import os
@@ -18,13 +18,13 @@ from benchmarks.report import Result, table
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests" / "hub"))  # where the server is
+sys.path.append(str(ROOT / "tests" / "hub"))  # the folder of the server
 
 TITLE = "The Hub: push and pull"
-ABOUT = """The checkpoint of the `mnist` recipe to the local Hub server of the tests and back, medians over rounds in
-which the ways take turns; no network in between, so these are the costs of the programs. diffusers' own push sends no
-card that was measured, no weights without the average, no samples and no log.
-"""
+ABOUT = """The checkpoint of the `mnist` recipe is pushed to the local Hub server of the tests and pulled from it. The
+values are medians over rounds in which the programs take turns; there is no network in between, so only the time of the
+programs is measured. diffusers' own push does not include a card with measured results, raw weights (without
+averaging), samples or a log."""
 ROUNDS = 3
 OPEN = "from {library} import {name}; import time; a = time.perf_counter(); p = {name}"
 TIMED = "; print(time.perf_counter() - a)"
@@ -68,7 +68,7 @@ def measure(options: Options) -> Result:
 
 
 def untrained_checkpoint(out: Path) -> Path:
-    """A network that saw nothing."""
+    """Save a checkpoint of an untrained network and return its folder."""
     folder = out / "untrained"
     torch.manual_seed(0)
     HFDDPMPipeline(unet_preset("mnist"), HFDDPMScheduler()).save_pretrained(folder)
@@ -76,7 +76,7 @@ def untrained_checkpoint(out: Path) -> Path:
 
 
 def timed(hub: Any, home: Path, code: str) -> dict[str, float]:
-    """One call in a fresh process: seconds, bytes of bodies in both directions, requests."""
+    """Run one call in a fresh process; return its seconds, its bytes in both directions, and its requests."""
     before = len(hub.log)
     environment = {**os.environ, **hub.environment(home, "hf_ada")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

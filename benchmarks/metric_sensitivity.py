@@ -1,4 +1,4 @@
-"""What each metric sees and what it misses: real images, damaged in one way at a time, against other real images.
+"""The sensitivity of each metric: real images, degraded in one way at a time, against other real images.
 
 See docs/evaluation.md.
 """
@@ -26,21 +26,21 @@ from hf_ddpm.metrics import feature_statistics
 from hf_ddpm.metrics.extractors import Extractor, open_extractor
 from hf_ddpm.metrics.reference import RealFeatures, Reference
 
-TITLE = "What the metrics see"
-ABOUT = """Real training images, as they are and damaged in one way at a time, against the test images, in the features
-of the named network, by what `hf-ddpm evaluate` measures; each set has as many images. "Memorised" is the share of
-samples that are nearer to one of as many other training images than that one is to the rest. KID stands with its
-standard deviation over its subsets."""
+TITLE = "What the metrics detect"
+ABOUT = """Real training images, unchanged and degraded in one way at a time, are compared with the test images in the
+features of the named network, with the metrics of `hf-ddpm evaluate`; all sets have the same number of images.
+"Memorised" is the share of samples that are nearer to one of the same number of other training images than that image
+is to the rest. KID is given with its standard deviation over its subsets."""
 SAMPLES = {"digits": 2000, "cifar10": 1200}
 EXTRACTORS = {"digits": "digits", "cifar10": "efficientnet-lite0"}
 METRICS = ("fd", "kid", "is", "prdc", "memorisation")
 SHARES = ("precision", "recall", "density", "coverage", "memorised")
-COPIED = 5  # one sample in so many
+COPIED = 5  # one sample in five is a copy
 AT_ONCE = 50
 
 
 class Images(NamedTuple):
-    """pixels: uint8 (N, C, H, W). labels: (N,). training: pixels of as many other images of the training split."""
+    """pixels: uint8 (N, C, H, W). labels: (N,). training: pixels of N other images of the training split."""
 
     pixels: Tensor
     labels: Tensor
@@ -48,29 +48,29 @@ class Images(NamedTuple):
 
 
 def blurred(images: Images) -> Tensor:
-    """Means over 3x3 pixels."""
+    """Average over 3x3 pixels."""
     return avg_pool2d(images.pixels.float(), 3, stride=1, padding=1, count_include_pad=False).round().to(torch.uint8)
 
 
 def noisy(images: Images) -> Tensor:
-    """Gaussian noise of 16 grey levels."""
+    """Add Gaussian noise with a standard deviation of 16 grey levels."""
     noise = 16 * torch.randn(images.pixels.shape, generator=torch.Generator().manual_seed(0))
     return (images.pixels + noise).round().clamp(0, 255).to(torch.uint8)
 
 
 def compressed(images: Images) -> Tensor:
-    """JPEG of quality 25, and back."""
+    """Compress as JPEG with quality 25 and decompress."""
     return torch.stack([_as_jpeg(image) for image in images.pixels])
 
 
 def half_the_classes(images: Images) -> Tensor:
-    """Those of classes 0 to 4, each twice where that is needed to have as many."""
+    """Keep only classes 0 to 4, with repetitions to have equally many images."""
     kept = images.pixels[images.labels < 5]
     return kept.repeat(-(-len(images.pixels) // len(kept)), 1, 1, 1)[: len(images.pixels)]
 
 
 def copied(images: Images) -> Tensor:
-    """One in five is a training image."""
+    """Replace one image in five by a training image."""
     pixels = images.pixels.clone()
     pixels[::COPIED] = images.training[::COPIED]
     return pixels
@@ -93,12 +93,12 @@ def measure(options: Options) -> Result:
 
 
 def folder_of(name: str, data: Path) -> Path:
-    """Where the images are: `--data` has digits, and a folder cifar10 may stand beside it."""
+    """Return the folder of the images: `--data` contains digits, and there may be a folder cifar10 next to it."""
     return data if name == "digits" else data.parent / name
 
 
 def measured(name: str, data: Path | None, count: int) -> dict[str, Any]:
-    """Every metric of every way to damage `count` images."""
+    """Measure every metric for every way to degrade `count` images."""
     extractor = open_extractor(EXTRACTORS[name])
     images, test = load(name, data, count)
     real, training = (seen(extractor, pixels) for pixels in (test, images.training))
@@ -111,7 +111,7 @@ def measured(name: str, data: Path | None, count: int) -> dict[str, Any]:
 
 
 class Shown:
-    """Images in memory, as what is measured: uint8 (N, C, H, W)."""
+    """An image source for images in memory, uint8 (N, C, H, W)."""
 
     def __init__(self, pixels: Tensor) -> None:
         self._pixels = pixels
@@ -124,13 +124,13 @@ class Shown:
 
 
 def seen(extractor: Extractor, pixels: Tensor) -> RealFeatures:
-    """Features of images in memory."""
+    """Extract the features of images in memory."""
     pool = torch.cat([extractor(part).pool for part in pixels.split(AT_ONCE)])
     return RealFeatures(pool, torch.arange(len(pool)), None)
 
 
 def load(name: str, data: Path | None, count: int) -> tuple[Images, Tensor]:
-    """Samples with other training images, and test images, `count` of each."""
+    """Load samples with other training images, and test images, `count` of each."""
     keywords: dict[str, Any] = {"label_column": "auto"}
     keywords |= {"image_size": 32, "channels": 3} if name == "cifar10" else {}
     folder = None if data is None else folder_of(name, data)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.mode_coverage --data <folder with train.parquet and test.parquet of MNIST>
 
-Each length is a training of its own, whose learning rates fall to their floor. What is there already is kept.
+Each length is a separate training, whose learning rates decay to their minimum. Existing results are kept.
 """
 
 import json
@@ -16,22 +16,22 @@ from benchmarks.report import Result, table
 from benchmarks.stacked_mnist import stack
 
 TITLE = "Stacked MNIST: modes over training time"
-ABOUT = """`stacked-mnist-ddgan`, trained for so many steps, each training of its own, on one thread of two busy ones.
-Three of the 60,000 training digits are in the channels of an image; the shipped digit network reads them in 25,600
-samples (seed 0). The paper finds 1,000 modes and a KL of 0.071 (arXiv 2112.07804), by a network of its own. Medians of
-the training seeds, with the smallest and the largest."""
+ABOUT = """`stacked-mnist-ddgan` was trained separately for each number of steps, on one of two busy threads. Each image
+has three of the 60,000 training digits in its channels; the digit network of the package classifies them in 25,600
+samples (seed 0). The paper finds 1,000 modes and a KL of 0.071 (arXiv 2112.07804) with its own network. The values are
+medians of the training seeds, with the smallest and the largest."""
 NUM_IMAGES = 25_600  # the paper's
 ARMS = {f"{steps} steps": steps for steps in (500, 1000, 2000, 4000)}
 FIGURES = ("modes found", "KL of the classes to uniform", "stacked digit distance")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is missing, measure what is missing, and write the medians."""
+    """Train and measure what is missing, and write the medians."""
     print(render(measure_arms("mode_coverage", str(__doc__), argv, list(ARMS), measure, NUM_IMAGES)))
 
 
 def measure(place: Place, name: str, seed: int) -> Result:
-    """The figures of one length of training, with one seed."""
+    """Train for one number of steps with one seed, and return the figures."""
     place = stacked(place)
     words = ("--recipe", "stacked-mnist-ddgan", "--total_steps", str(ARMS[name]))
     checkpoint = trained(name, seed, place, *UNSEEN, *words)
@@ -42,7 +42,7 @@ def measure(place: Place, name: str, seed: int) -> Result:
 
 
 def stacked(place: Place) -> Place:
-    """The same place with the stacked digits, which are made if they are not there yet."""
+    """Return `place` with the stacked digits, which are created if they do not exist yet."""
     folder = place.runs / "stacked-mnist"
     if not folder.is_dir():
         stack(str(place.data), folder, seed=0)
@@ -50,7 +50,7 @@ def stacked(place: Place) -> Place:
 
 
 def render(result: Result) -> str:
-    """A row for each length of training."""
+    """Return a table with a row for each length of training."""
     rows = [
         [name, f"{statistics.median(row['training seconds']):.0f}", *(spread(row[figure]) for figure in FIGURES)]
         for name, row in result["arms"].items()

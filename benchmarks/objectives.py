@@ -1,4 +1,4 @@
-"""What is predicted, what is minimised, which variance: DDPM's Table 2 in small, failures included."""
+"""Predictions, objectives and variances: DDPM's Table 2 at a small scale, including failures."""
 
 import itertools
 import math
@@ -10,12 +10,12 @@ from benchmarks.report import Result, table
 from benchmarks.scores import digit_source, reference
 from benchmarks.trained_cells import Overrides, bits, complete, distance, test_images, train
 
-TITLE = "Predictions, objectives and variances (DDPM, Table 2 in small)"
-ABOUT = """The `mnist` network and optimizer, but with DDPM's linear schedule cut to T = 100 (betas times 10), t
-uniform, the same number of steps for every cell, one seed. Distance: digit distance of 500 samples by Algorithm 2 with
-all 100 steps (500 samples have a larger distance than 1,000: figures compare within this table only). Bits/dim: the
-bound on 256 test digits, every t, x_0 clipped. L_simple has no gradient for a learned variance: there it stands for
-L_hybrid. `failed`: the loss or the samples were not finite."""
+TITLE = "Predictions, objectives and variances (DDPM's Table 2 on a small scale)"
+ABOUT = """The `mnist` network and optimizer are used with DDPM's linear schedule shortened to T = 100 (betas times 10),
+uniform t, the same number of steps for every cell, and one seed. Distance: the digit distance of 500 samples by
+Algorithm 2 with all 100 steps (500 samples have a larger distance than 1,000, so the values are only comparable within
+this table). Bits/dim: the bound on 256 test digits, with every t and clipped x_0. L_simple has no gradient for a
+learned variance; in these cells, L_hybrid is used instead. `failed`: the loss or the samples were not finite."""
 PREDICTIONS = ("mean", "sample", "epsilon", "v_prediction")
 VARIANCES = ("fixed_large", "learned", "learned_range")
 LOSSES = ("vlb", "simple")
@@ -49,7 +49,7 @@ def measure(options: Options) -> Result:
 
 
 def recipe_keys(prediction: str, loss: str, variance: str, num_train_timesteps: int) -> dict[str, dict[str, Any]]:
-    """What a cell changes in the recipe."""
+    """Return the keys of the recipe that a cell changes."""
     learned = variance != "fixed_large"
     objective = {"loss": "hybrid" if learned and loss == "simple" else loss, "timestep_sampling": "uniform"}
     return {
@@ -75,5 +75,5 @@ def render(result: Result) -> str:
         for cell in result["cells"]
     ]
     missing = len(PREDICTIONS) * len(LOSSES) * len(VARIANCES) - len(rows)
-    note = f" {missing} cells are not measured yet." if missing else ""
-    return f"{result['steps']:,} steps a cell, {result['data']}.{note}\n\n" + table(header, rows)
+    note = f" Cells not measured yet: {missing}." if missing else ""
+    return f"{result['steps']:,} steps per cell, {result['data']}.{note}\n\n" + table(header, rows)

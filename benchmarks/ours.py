@@ -1,4 +1,4 @@
-"""The shipped recipes as benchmarks use them: other data, steps and folder, the real training step."""
+"""The shipped recipes for benchmarks: with other data, steps and folders, and the real training step."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,16 +14,16 @@ from hf_ddpm.training.train import Run, optimizer_step, prepare
 
 
 def recipe_with(name: str, overrides: Mapping[str, Mapping[str, Any]]) -> Recipe:
-    """A shipped recipe with some keys replaced, checked as a command line's are."""
+    """Return a shipped recipe with some keys replaced, checked like those of the command line."""
     recipe = read_recipe(name)
     blocks = {block: {**keys, **overrides.get(block, {})} for block, keys in blocks_of(recipe).items()}
     return check_recipe({FAMILY: recipe[FAMILY], **blocks})
 
 
 def start(recipe: Recipe, folder: Path, total_steps: int) -> tuple[Run, Callable[[], Tensor]]:
-    """A run of `total_steps` in a new folder, and the call that does its next step as `training/train.py` does.
+    """Prepare a run of `total_steps` in a new folder; return it with a function that does its next training step.
 
-    The call returns the loss of the player whose turn is the last.
+    The function does the step like `training/train.py`, and returns the loss of the player whose turn is last.
     """
     training = recipe["training"] | {"total_steps": total_steps, "output_dir": str(folder), "tracker": "none"}
     run = prepare({**recipe, "training": training}, resume=None)

@@ -1,4 +1,4 @@
-"""What the pipeline and the scheduler add to the network: a sampling step against the network call alone."""
+"""The overhead of the pipeline and the scheduler: a sampling step against the network call alone."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +10,15 @@ from benchmarks.report import Result, table, verdict
 from benchmarks.timing import Rounds
 from hf_ddpm import HFDDPMPipeline, HFDDPMScheduler, unet_preset
 
-TITLE = "What a sampling step costs beside its network call"
-ABOUT = """HFDDPMPipeline from x_T to a tensor of images against a loop of the bare network over the same timesteps, the
-same batch. Both take turns in one process; the overhead is the median over the rounds of pipeline / network - 1."""
+TITLE = "Overhead of a sampling step"
+ABOUT = """HFDDPMPipeline, from x_T to a tensor of images, is compared with a loop of only the network over the same
+timesteps, with the same batch. Both take turns in one process; the overhead is the median over the rounds of pipeline /
+network - 1."""
 NETWORKS: dict[str, dict[str, Any]] = {
     "mnist": {},
     "small ddpm-cifar10, 3x32x32": {"preset": "ddpm-cifar10", "block_out_channels": (64, 128, 128, 128)},
 }
-ROUNDS = {"mnist": 61}  # the others take 9: a round of theirs is twenty times as long, and so twenty times as calm
+ROUNDS = {"mnist": 61}  # others have 9: their rounds take twenty times as long, and so vary less
 STEPS, BATCH, TARGET = 20, 16, 0.03
 
 

@@ -1,9 +1,9 @@
-"""One cell of time_to_quality: train one arm with one seed for a fixed wall clock, sample it, score it.
+"""One cell of time_to_quality: train one arm with one seed for a fixed wall-clock time, sample from it and score it.
 
     python -m benchmarks.quality_cell --arm ours --seed 0 --seconds 300 --out benchmarks
 
-A cell runs in a process of its own, so that no arm inherits another's process-wide settings. It writes <name>.json and
-<name>.png (64 samples) into results/time_to_quality; `benchmarks.run` runs no cell again whose settings are the same.
+A cell runs in its own process, so that no arm inherits another's process-wide settings. It writes <name>.json and
+<name>.png (64 samples) to results/time_to_quality; `benchmarks.run` does not repeat cells with unchanged settings.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from hf_ddpm.training.diffusion import build_model
 from hf_ddpm.training.recipe import Recipe, blocks_of
 
 ARMS = ("ours", "diffusers", "diffusers-tuned", "diffusers-default-unet")
-DEFAULT_UNET = {  # of diffusers' example when it is given no config: 113,668,609 weights with one channel
+DEFAULT_UNET = {  # that of diffusers' example without a config: 113,668,609 weights with one channel
     "sample_size": 32,
     "in_channels": 1,
     "out_channels": 1,
@@ -47,16 +47,16 @@ DEFAULT_UNET = {  # of diffusers' example when it is given no config: 113,668,60
 
 @dataclass(frozen=True)
 class Cell:
-    """What is trained and how it is judged. Two cells with the same settings are the same cell.
+    """The training of a cell, and its evaluation. Two cells with the same settings are the same cell.
 
     Args:
-        arm: one of `ARMS`.
-        seed: of weights, data order, noise.
-        seconds: wall clock of the training.
-        lr: of the arm diffusers-tuned.
-        num_samples: of the score, 1,000 to compare with anything.
-        sampling_steps: of DDIM, eta 0.
-        folder: with train.parquet and test.parquet; None is the embedded digits, 4,500 and 500.
+        arm: The arm, one of `ARMS`.
+        seed: The seed of weights, data order and noise.
+        seconds: The wall-clock time of the training.
+        lr: The learning rate of the arm diffusers-tuned.
+        num_samples: The number of samples of the score, 1,000 for figures that can be compared with others.
+        sampling_steps: The number of steps of DDIM, eta 0.
+        folder: The folder with train.parquet and test.parquet; None uses the embedded digits, 4,500 and 500.
     """
 
     arm: str
@@ -74,7 +74,7 @@ class Cell:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything the figures depend on but the machine and the code, as JSON gives it back."""
+        """Everything that the figures depend on, except the machine and the code, as read back from JSON."""
         recipe = shipped_recipe(self)
         told = {"folder": None, "data": about_data(self.folder), "spacing": recipe["scheduler"]["timestep_spacing"]}
         if self.arm == "ours":
@@ -88,7 +88,7 @@ class Cell:
         return out / "results" / "time_to_quality" / f"{self.name}.json"
 
     def done(self, out: Path) -> Result | None:
-        """The result on disk, if it was made with these settings."""
+        """Return the result on disk if it was measured with these settings, otherwise None."""
         if not self.path(out).exists():
             return None
         result = json.loads(self.path(out).read_text())
@@ -97,7 +97,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Trained:
-    """An averaged network after its budget."""
+    """A trained network with averaged weights."""
 
     model: UNet2DModel
     scheduler: HFDDPMScheduler
@@ -108,13 +108,13 @@ class Trained:
 
 
 def run_cell(cell: Cell, out: Path) -> Result:
-    """Train, sample, score and write one cell."""
+    """Train, sample and score one cell, and write the result."""
     where = machine()
     torch.manual_seed(cell.seed)
     trained = train_ours(cell) if cell.arm == "ours" else train_example(cell)
     against = reference(cell.folder, trained.model.config["sample_size"])
     started = time.perf_counter()
-    ddim = {"num_inference_steps": cell.sampling_steps, "eta": 0.0}  # how every arm is sampled
+    ddim = {"num_inference_steps": cell.sampling_steps, "eta": 0.0}  # the same for every arm
     score, _ = digit_scores(pipeline_of(trained), cell.num_samples, against, **ddim)
     taken, pipeline = time.perf_counter() - started, pipeline_of(trained)
     walk = use_default_sampler(pipeline, min(cell.sampling_steps, DEFAULT_STEPS))
@@ -139,12 +139,12 @@ def run_cell(cell: Cell, out: Path) -> Result:
 
 
 def train_ours(cell: Cell) -> Trained:
-    """The shipped recipe through the real training step, as long as the budget allows."""
+    """Train the shipped recipe with the real training step, as long as the budget allows."""
     recipe = shipped_recipe(cell)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         run, step = start(recipe, Path(folder) / "run", total_steps=100_000)
-        decoded = time.perf_counter() - started  # ours decodes all images first, the example on the way: both count
+        decoded = time.perf_counter() - started  # hf_ddpm decodes all images first, the example later: both count
 
         def replan(total_steps: int) -> None:
             run.training = replace(run.training, total_steps=total_steps)
@@ -161,7 +161,7 @@ def train_ours(cell: Cell) -> Trained:
 
 
 def train_example(cell: Cell) -> Trained:
-    """diffusers' settings and loop, on our network or on its own."""
+    """Train with diffusers' settings and loop, on our network or on its own."""
     dataset, lr = open_source(**digit_source(cell.folder, "train")).rows, cell.lr or diffusers_example.LR
 
     own = cell.arm == "diffusers-default-unet"
@@ -173,7 +173,7 @@ def train_example(cell: Cell) -> Trained:
 
     losses, seconds = train_for(example.step, replan, cell.seconds)
     spacing = shipped_recipe(cell)["scheduler"]["timestep_spacing"]
-    scheduler = HFDDPMScheduler(timestep_spacing=spacing)  # the example's process, sampled as ours is
+    scheduler = HFDDPMScheduler(timestep_spacing=spacing)  # the example's noise process, with our sampling
     return Trained(
         example.averaged_model(),
         scheduler,
@@ -185,10 +185,10 @@ def train_example(cell: Cell) -> Trained:
 
 
 def train_for(step: Callable[[], Any], replan: Callable[[int], None], seconds: float) -> tuple[list[Any], float]:
-    """Step until the clock ends; the losses and the seconds taken.
+    """Do steps until the time is over; return the losses and the seconds taken.
 
-    After each step `replan` is told how many steps fit in all, so that the learning rate follows the clock down to 0 on
-    a machine whose speed changes on the way.
+    After each step, `replan` is called with the total number of steps that fit, so that the learning rate reaches 0 at
+    the end even if the speed of the machine changes during training.
     """
     losses: list[Any] = []
     started, elapsed = time.perf_counter(), 0.0
@@ -200,14 +200,14 @@ def train_for(step: Callable[[], Any], replan: Callable[[int], None], seconds: f
 
 
 def shipped_recipe(cell: Cell) -> Recipe:
-    """The `mnist` recipe on the cell's training digits."""
+    """Return the `mnist` recipe with the cell's training digits."""
     return recipe_with("mnist", {"data": digit_source(cell.folder, "train"), "training": {"seed": cell.seed}})
 
 
 def our_network(cell: Cell) -> UNet2DModel:
-    """The recipe's network with its initial weights."""
+    """Return the recipe's network with its initial weights."""
     recipe = shipped_recipe(cell)
-    with torch.device("cpu"):  # also where `settings` builds the network without memory
+    with torch.device("cpu"):  # also when `settings` builds the network on the meta device
         scheduler = HFDDPMScheduler(**recipe["scheduler"])
     model = build_model(recipe["model"], scheduler, recipe["data"]["image_size"], recipe["data"]["channels"])
     assert isinstance(model, UNet2DModel)
@@ -215,7 +215,7 @@ def our_network(cell: Cell) -> UNet2DModel:
 
 
 def about_data(folder: Path | None) -> str:
-    """How many digits there are for training and for the test."""
+    """Describe the number of digits for training and for the test."""
     if folder is None:
         return "4,500 embedded digits for training, 500 for the test"
     train, test = (read_metadata(folder / f"{split}.parquet").num_rows for split in ("train", "test"))
@@ -227,7 +227,7 @@ def pipeline_of(trained: Trained) -> HFDDPMPipeline:
 
 
 def _portable(recipe: Recipe) -> Recipe:
-    """The recipe without where the data lies."""
+    """Return the recipe without the path of the data."""
     return {**blocks_of(recipe), "data": {**recipe["data"], "source": "the training digits"}}
 
 

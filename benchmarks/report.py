@@ -1,4 +1,4 @@
-"""Results on disk: one JSON file a benchmark, beside it the page that is rendered from all of them."""
+"""Results on disk: one JSON file per benchmark, and the page that is rendered from all of them."""
 
 import json
 import os
@@ -15,7 +15,7 @@ Result = dict[str, Any]
 
 
 def machine() -> dict[str, Any]:
-    """Where and when figures were taken."""
+    """Return where and when figures were measured."""
     return {
         "date": date.today().isoformat(),
         "cpu": _cpu_name(),
@@ -30,7 +30,7 @@ def machine() -> dict[str, Any]:
 
 
 def write_json(path: Path, result: Result) -> None:
-    """Write whole or not at all, so that a cut run leaves no half result."""
+    """Write a file completely or not at all, so that an interrupted run leaves no incomplete result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".unfinished")
     temporary.write_text(json.dumps(result, indent=2) + "\n")
@@ -38,7 +38,7 @@ def write_json(path: Path, result: Result) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table, numbers to the right."""
+    """Return a Markdown table with numbers aligned to the right."""
     body = [[_cell(value) for value in row] for row in rows]
     numeric = [all(row[i].lstrip("-")[:1].isdigit() or row[i] in ("", "-") for row in body) for i in range(len(header))]
     rule = ["---:" if is_number else "---" for is_number in numeric]
@@ -46,20 +46,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def verdict(value: float, target: float, at_most: bool = False) -> str:
-    """A target and whether the value reaches it."""
+    """Return a target, and whether the value reaches it, as text."""
     reached = value <= target if at_most else value >= target
     return f"{'at most' if at_most else 'at least'} {target:g}: {'reached' if reached else 'missed'}"
 
 
 def section(title: str, about: str, result: Result, body: str) -> str:
-    """One benchmark on the page: what, where and when, then its tables."""
+    """Return the section of one benchmark: a description, where and when it was measured, then its tables."""
     m = result["machine"]
     where = f"{m['cores']} cores of {m['cpu']}" + (f", {m['gpu']}" if m["gpu"] else "")
     taken = (
         f"{m['date']}, {where}, {m['threads']} threads, load {m['load_before']} before, Python {m['python']}, "
         f"torch {m['torch']}, diffusers {m['diffusers']}; `{result['command']}`"
     )
-    warning = "**Taken with --quick: these figures mean nothing.**\n\n" if result["quick"] else ""
+    warning = "**Measured with --quick: these figures mean nothing.**\n\n" if result["quick"] else ""
     return f"## {title}\n\n{' '.join(about.split())}\n\n{taken}\n\n{warning}{body}\n"
 
 

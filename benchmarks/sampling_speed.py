@@ -1,4 +1,4 @@
-"""How long each of the five systems draws a hundred digits."""
+"""The time that each kind of model takes to draw a hundred digits."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from benchmarks.timing import Rounds
 from hf_ddpm import HFDDGANPipeline, HFDDPMPipeline, HFDDPMScheduler, HFVAEPipeline, unet_preset
 from hf_ddpm.models import HFVAE, generator_preset
 
-TITLE = "A hundred digits"
-ABOUT = """Seconds of 100 images in one call on one thread, by the networks of `mnist-ddgan`, `mnist-conditional` and
-`mnist-vae` with random weights. Pipelines take turns in one process, medians of five rounds, but for the thousand
-steps, which have one; the last column is the median of the rounds' ratios. In the paper DDGAN takes 0.21 s and DDPM
-80.5 s (arXiv 2112.07804)."""
+TITLE = "Time to draw 100 digits"
+ABOUT = """The table shows the seconds for 100 images in one call on one thread, with the networks of `mnist-ddgan`,
+`mnist-conditional` and `mnist-vae` and random weights. The pipelines take turns in one process, and the times are
+medians of five rounds, except for the thousand steps, which have one round; the last column is the median of the ratios
+of the rounds. In the paper, DDGAN takes 0.21 s and DDPM 80.5 s (arXiv 2112.07804)."""
 ROUNDS = 5
 FIRST = "DDGAN, T = 4"
 Draw = Callable[[int], object]
@@ -31,7 +31,7 @@ def measure(options: Options) -> Result:
 
 
 def rows_of(draws: dict[str, Draw], count: int, rounds: int) -> list[list[str | float]]:
-    """Name, seconds, and how many times those of the first, of each."""
+    """Return the name, the seconds, and the ratio to the seconds of the first, for each contestant."""
     times = Rounds(
         {name: lambda draw=draw: draw(count) for name, draw in draws.items()}, rounds=rounds, warm_up=rounds > 1
     )
@@ -39,7 +39,7 @@ def rows_of(draws: dict[str, Draw], count: int, rounds: int) -> list[list[str | 
 
 
 def contestants() -> dict[str, Draw]:
-    """Draws as many images as it is told, of each name."""
+    """Return for each name a function that draws a given number of images."""
     vae = HFVAE(latent_channels=10, hidden_sizes=(500, 500), activation="silu").eval()
     pipeline = HFVAEPipeline(vae)
     return {
@@ -51,7 +51,7 @@ def contestants() -> dict[str, Draw]:
 
 
 def adversarial(steps: int) -> Draw:
-    """The pipeline of `mnist-ddgan` in this many steps."""
+    """Return the pipeline of `mnist-ddgan` with the given number of steps."""
     scheduler = HFDDPMScheduler(steps, beta_schedule="vp", beta_end=0.01, prediction_type="sample", clip_sample=False)
     pipeline = HFDDGANPipeline(generator_preset("mnist", num_classes=10).eval(), scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -59,7 +59,7 @@ def adversarial(steps: int) -> Draw:
 
 
 def diffusion(steps: int, eta: float) -> Draw:
-    """The pipeline of `mnist-conditional` in this many steps."""
+    """Return the pipeline of `mnist-conditional` with the given number of steps."""
     scheduler = HFDDPMScheduler(beta_schedule="cosine", prediction_type="sample", timestep_spacing="trailing")
     pipeline = HFDDPMPipeline(unet_preset("mnist", num_class_embeds=10).eval(), scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -68,7 +68,7 @@ def diffusion(steps: int, eta: float) -> Draw:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Within the block torch computes on one thread."""
+    """Use only one thread of torch within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -78,4 +78,4 @@ def one_thread() -> Iterator[None]:
 
 
 def render(result: Result) -> str:
-    return table(["model", f"{result['images']} images, s", f"times that of {FIRST}"], result["rows"])
+    return table(["model", f"{result['images']} images, s", f"ratio to {FIRST}"], result["rows"])

@@ -1,4 +1,4 @@
-"""HFDDPMScheduler against DDPMScheduler and DDIMScheduler: microseconds a call, without any network."""
+"""HFDDPMScheduler against DDPMScheduler and DDIMScheduler: microseconds per call, without a network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,11 @@ from benchmarks.timing import Rounds
 from hf_ddpm import HFDDPMScheduler
 
 TITLE = "Scheduler: one call, 3x32x32"
-ABOUT = """Default settings (epsilon prediction, linear betas, clipped), `step` averaged over the 50 timesteps of a
-sampling run, both sides drawing the same noise from a generator; "new run" also counts the set_timesteps before it.
-The contestants take turns; times are medians in microseconds, the speed-up is the median of the rounds' ratios. The
-noise is part of `step` with eta=1 on both sides; what drawing it costs stands beside."""
+ABOUT = """`step` is averaged over the 50 timesteps of a sampling run with default settings (epsilon prediction, linear
+betas, clipped), and both sides draw the same noise from a generator; "new run" also includes the call of set_timesteps
+before it. The contestants take turns; times are medians in microseconds, and the speed-up is the median of the ratios
+of the rounds. With eta=1, the time of `step` includes drawing the noise on both sides; the time for the noise alone has
+its own column."""
 BATCH_SIZES = (1, 16, 64)
 SAMPLING_STEPS = 50
 TARGETS = {"step, eta=1": (5.0, 1.8, 1.7), "step, eta=0": (3.0, 3.0, 3.0), "add_noise": (2.5, 1.7, 1.2)}
@@ -38,7 +39,7 @@ def measure(options: Options) -> Result:
 
 
 def compare(batch_size: int, device: str, rounds: int) -> list[dict[str, Any]]:
-    """One row for each call: our time, stock's, their ratio and what drawing the noise costs."""
+    """Return a row for each call: the times of hf_ddpm and diffusers, their ratio, and the time to draw the noise."""
     sample, output = torch.randn(2, batch_size, 3, 32, 32, device=device)
     generator = torch.Generator(device).manual_seed(0)
     t = torch.randint(1000, (batch_size,), device=device)
@@ -51,7 +52,7 @@ def compare(batch_size: int, device: str, rounds: int) -> list[dict[str, Any]]:
         def all_steps() -> None:
             if new_run:
                 scheduler.set_timesteps(SAMPLING_STEPS)
-            for timestep in scheduler.timesteps:  # as pipelines walk: a 0-dim tensor at a time
+            for timestep in scheduler.timesteps:  # like pipelines, with one 0-dim tensor at a time
                 scheduler.step(output, timestep, sample, generator=generator, **keywords)
 
         return all_steps
@@ -84,7 +85,7 @@ def row(call: str, batch_size: int, times: Rounds, noise: float) -> dict[str, An
 
 
 def render(result: Result) -> str:
-    header = ["call", "against", "batch", "hf_ddpm, us", "stock, us", "of it noise, us", "times faster", "target"]
+    header = ["call", "against", "batch", "hf_ddpm, us", "diffusers, us", "noise, us", "times faster", "target"]
     rows = [
         [
             row["call"],

@@ -1,9 +1,9 @@
-"""Stacked MNIST: three random digits in the channels of an image, whose 1,000 combinations are modes to be found.
+"""Create Stacked MNIST: three random digits in the channels of an image, whose 1,000 combinations are the modes.
 
     python -m benchmarks.stacked_mnist --data <folder with train.parquet and test.parquet of MNIST> --out <folder>
 
-Writes train.parquet and test.parquet, each with as many images as there are digits; which digits meet follows from the
-seed.
+Writes train.parquet and test.parquet, each with as many images as there are digits; the seed determines which digits
+are combined.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from hf_ddpm.data import ImageData
 from hf_ddpm.data.stacked_digits import stack_digits
 from hf_ddpm.errors import exit_with_a_sentence
 
-CHUNK = 1000  # images decoded at a time
+CHUNK = 1000  # the number of images decoded at a time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -28,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(argv)
     if given.out.exists():
-        parser.error(f"{given.out} is there already: name a new folder")
+        parser.error(f"--out {given.out} already exists: use a new folder")
     with exit_with_a_sentence():
         stack(given.data, given.out, given.seed)
 
 
 def stack(data: str, out: Path, seed: int) -> None:
-    """Write both splits into a folder, which is there only when it is whole."""
+    """Write both splits to a folder, which exists only if it is complete."""
     unfinished = out.with_name(f"{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

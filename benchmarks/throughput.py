@@ -1,4 +1,4 @@
-"""Training steps and sampling of the same network: ours against the diffusers example and the diffusers pipelines."""
+"""Training steps and sampling of the same network: hf_ddpm against diffusers' example and diffusers' pipelines."""
 
 import copy
 import tempfile
@@ -20,11 +20,11 @@ from hf_ddpm.data.sources import open_source
 from hf_ddpm.objectives import MODEL
 
 TITLE = "Throughput of the same network"
-ABOUT = """Training: `optimizer_step` of training/train.py with AdamW against the loop of
-diffusers' example (benchmarks/diffusers_example.py), both fed by their own data path from the embedded digits, with
-the same network and batch. Sampling: HFDDPMPipeline against DDPMPipeline and DDIMPipeline, 10 steps, PIL images.
-Blocks take turns in one process; times are medians, the speed-up is the median of the blocks' ratios. On a GPU ours
-also runs with bf16, channels_last and torch.compile, against the example as it comes (fp32)."""
+ABOUT = """Training: `optimizer_step` of training/train.py with AdamW against the loop of diffusers' example
+(benchmarks/diffusers_example.py), both fed by their own data path from the embedded digits, with the same network and
+batch. Sampling: HFDDPMPipeline against DDPMPipeline and DDIMPipeline, 10 steps, PIL images. Blocks take turns in one
+process; times are medians, and the speed-up is the median of the ratios of the blocks. On a GPU, hf_ddpm also runs with
+bf16, channels_last and torch.compile, against the unchanged example (fp32)."""
 NETWORKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "mnist": {},
     "small ddpm-cifar10, 3x32x32": {
@@ -34,7 +34,7 @@ NETWORKS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
 }
 FAST_ON_GPU = {"training": {"mixed_precision": "bf16", "channels_last": True, "compile": True}}
-ADAMW = {"optimizer": "adamw"}  # as the example; the recipe's own optimizer is another algorithm
+ADAMW = {"optimizer": "adamw"}  # that of the example; the recipe's own optimizer is another algorithm
 TINY = {"model": {"preset": "tiny"}, "training": {"batch_size": 2}}
 SAMPLING_STEPS = 10
 
@@ -54,13 +54,13 @@ def measure(options: Options) -> Result:
 
 
 def compare(name: str, variant: str, overrides: Mapping[str, Any], quick: bool) -> list[dict[str, Any]]:
-    """The rows of one network: a training step, and a sampling step with and without noise."""
+    """Measure the rows of one network: a training step, and a sampling step with and without noise."""
     recipe = recipe_with("mnist", {**overrides, "optimization": ADAMW})
     rounds, calls = (1, 1) if quick else (8, 6)
     batch_size = recipe["training"]["batch_size"]
     with tempfile.TemporaryDirectory() as folder:
         if variant != "as it comes":
-            AcceleratorState._reset_state()  # one process, two precisions
+            AcceleratorState._reset_state()  # two precisions in one process
         run, our_step = start(recipe, Path(folder) / "run", total_steps=100_000)
         network: UNet2DModel = copy.deepcopy(run.networks[MODEL])
         if variant != "as it comes":
@@ -79,7 +79,7 @@ def compare(name: str, variant: str, overrides: Mapping[str, Any], quick: bool) 
 def samplers(
     network: UNet2DModel, training: Mapping[str, Any], batch_size: int
 ) -> dict[str, dict[str, Callable[[], Any]]]:
-    """Calls that sample a batch: ours and stock's, by kind of sampling."""
+    """Return functions that sample a batch with hf_ddpm and with diffusers, by kind of sampling."""
     ours = copy.deepcopy(network)
     if training.get("mixed_precision") == "bf16":
         ours = ours.to(torch.bfloat16)

@@ -1,7 +1,7 @@
-"""What five minutes of training on two cores are worth: our recipe against diffusers' settings at equal wall clock.
+"""The quality after five minutes of training on two cores: our recipe against diffusers' settings in equal time.
 
-Cells (arm, learning rate, seed) are trained one after another, each in a fresh process, and kept: a run that was cut
-goes on where it stopped, and a cell whose settings changed (the recipe, for one) is trained again.
+Cells (arm, learning rate, seed) are trained one after another, each in a fresh process, and kept: an interrupted run
+continues where it stopped, and a cell whose settings have changed (such as the recipe) is trained again.
 """
 
 import statistics
@@ -17,16 +17,17 @@ from benchmarks.scores import digits, reference
 from hf_ddpm.metrics import digit_score
 
 TITLE = "Time to quality on 28x28 digits"
-ABOUT = """Every arm trains for the same wall clock and is sampled the same way (DDIM, eta 0). The learning
-rate follows the clock and reaches 0 at the end of the budget. The score is the digit distance of 1,000 samples (see
-src/hf_ddpm/metrics/digit_features.md; smaller is better, and it is no FID) and the share of samples with a sure
-class. `ours` is the `mnist` recipe as shipped; `diffusers` is the loop, settings and data path of diffusers'
-example on our network with our initial weights; `diffusers-tuned` is the same with the best of four learning rates;
-`diffusers-default-unet` is the network that the example builds when told nothing, at 32 px; its few dozen
-steps stay within the warm-up, and it is sampled in 2 steps, because 50 would take hours: reported only. Cells are kept,
-so arms may have been measured on different machines, as the last column says: then their ratio is none of one run."""
+ABOUT = """All arms are trained for the same wall-clock time and sampled in the same way (DDIM, eta 0). The learning
+rate follows the clock and reaches 0 at the end of the budget. The score consists of the digit distance of 1,000 samples
+(see src/hf_ddpm/metrics/digit_features.md; smaller is better, and it is not an FID) and the share of samples with a
+sure class. `ours` is the `mnist` recipe as shipped; `diffusers` is the loop, the settings and the data path of
+diffusers' example with our network and our initial weights; `diffusers-tuned` is the same with the best of four
+learning rates; `diffusers-default-unet` is the default network of the example, at 32 px. Its few dozen steps stay
+within the warm-up, and it is sampled in 2 steps, because 50 would take hours: it is only reported. Finished cells are
+kept, so arms may have been measured on different machines, as shown in the last column; their ratio is then not the
+ratio of a single run."""
 TUNED_LRS = (3e-4, 1e-3, 2e-3, 4e-3)
-DEFAULT_UNET_STEPS = 2  # 50 would take hours, and this arm sees a few dozen batches in five minutes
+DEFAULT_UNET_STEPS = 2  # 50 would take hours, and this arm trains on a few dozen batches in five minutes
 REAL_DRAWS = 4
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,7 +63,7 @@ def cell_of(options: Options, arm: str, seed: int, lr: float | None = None, samp
 
 
 def complete(cell: Cell, out: Path) -> Result:
-    """The cell's result, from disk or from a fresh process."""
+    """Return the cell's result, from disk or from a fresh process."""
     done = cell.done(out)
     if done is None:
         print(f"{cell.name}: training for {cell.seconds:g} s", flush=True)
@@ -77,7 +78,7 @@ def complete(cell: Cell, out: Path) -> Result:
 
 
 def real_digits(options: Options, num_samples: int) -> Result:
-    """The score of as many real training digits: the mean of a few draws."""
+    """Return the score of equally many real training digits, as the mean of a few draws."""
     against = reference(options.data).pool
     draws = digits(options.data, "train", REAL_DRAWS * num_samples).split(num_samples)
     scores = [digit_score(draw, against) for draw in draws]
@@ -92,7 +93,7 @@ def render(result: Result) -> str:
         "distance, median",
         "all",
         "share, median",
-        "ours / it",
+        "ratio of ours",
         "steps",
         "batch",
         "lr",
@@ -116,7 +117,7 @@ def render(result: Result) -> str:
             table(header, rows),
             targets(result, arms),
             by_default_sampler(arms["ours"]),
-            f"The learning rates tried for `diffusers-tuned` (seed {seed}):",
+            f"Learning rates tried for `diffusers-tuned` (seed {seed}):",
             table(["lr", "distance", "share", "last loss"], tried),
             "Grids of 64 samples of every cell are in `results/time_to_quality/`.",
         ]
@@ -124,7 +125,7 @@ def render(result: Result) -> str:
 
 
 def by_default_sampler(cells: list[Result]) -> str:
-    """The same weights of ours, sampled as `hf-ddpm sample` does when it is told nothing."""
+    """Return the scores of our weights with the default sampler of `hf-ddpm sample`, as text."""
     scores = [cell["by_default_sampler"] for cell in cells if "by_default_sampler" in cell]
     if not scores:
         return "The default sampler was not measured."
@@ -132,34 +133,34 @@ def by_default_sampler(cells: list[Result]) -> str:
     every = ", ".join(f"{score['distance']:.1f}" for score in scores)
     verdicts = f"{verdict(distance, 20, at_most=True)}; stretch: {verdict(distance, 12, at_most=True)}"
     return (
-        f"`ours` by the default sampler (UniPC, 20 network calls): distance {distance:.1f} ({every}), share "
+        f"`ours` with the default sampler (UniPC, 20 network calls): distance {distance:.1f} ({every}), share "
         f"{share:.2f}; target: {verdicts}."
     )
 
 
 def targets(result: Result, arms: dict[str, list[Result]]) -> str:
-    """What the project wants of five minutes, and what came out."""
+    """Return a table of the project's targets for five minutes, and whether they are reached."""
     distance, share = median(arms["ours"], "distance"), median(arms["ours"], "share")
     times = distance / result["real"]["distance"]
     lines = [
-        ("distance over that of real digits", times, verdict(times, 8, at_most=True)),
+        ("ratio of distance to that of real digits", times, verdict(times, 8, at_most=True)),
         ("distance", distance, verdict(distance, 30, at_most=True)),
         ("share", share, verdict(share, 0.70)),
     ]
     for arm, target in (("diffusers", 0.25), ("diffusers-tuned", 0.6)):
         ratio = distance / median(arms[arm], "distance")
-        lines.append((f"distance over that of `{arm}`", ratio, verdict(ratio, target, at_most=True)))
+        lines.append((f"ratio of distance to that of `{arm}`", ratio, verdict(ratio, target, at_most=True)))
     return table(["ours", "value", "target"], lines)
 
 
 def measured(cells: list[Result]) -> str:
-    """Where and when."""
+    """Return where and when cells were measured."""
     machines = [cell["machine"] for cell in cells if "machine" in cell]
     return ", ".join(sorted({f"{machine['cpu']} {machine['date']}" for machine in machines}))
 
 
 def chosen(result: Result) -> dict[str, list[Result]]:
-    """Cells by arm, those of diffusers-tuned with the chosen learning rate only."""
+    """Return the cells by arm; for diffusers-tuned, only those with the chosen learning rate."""
     cells = [cell for cell in result["cells"] if cell["lr"] in (None, result["best_lr"])]
     names = ("ours", "diffusers-tuned", "diffusers", "diffusers-default-unet")
     arms = {name: [cell for cell in cells if cell["arm"] == name] for name in names}

@@ -1,4 +1,4 @@
-"""Fair clocks: what is compared takes turns in one process, so that a busy machine slows both sides."""
+"""Fair timing: contestants take turns in one process, so that a busy machine slows all of them equally."""
 
 import statistics
 import time
@@ -8,13 +8,13 @@ import torch
 
 
 class Rounds:
-    """Seconds of one call of each contestant in each round.
+    """The seconds of one call of each contestant in each round.
 
     Args:
-        contestants: functions without arguments, by name.
-        rounds: how often every contestant has its turn.
-        calls: calls of a turn.
-        warm_up: one more turn in the beginning that is not counted.
+        contestants: Functions without arguments, by name.
+        rounds: The number of turns of every contestant.
+        calls: The number of calls in one turn.
+        warm_up: Whether to run one additional turn at the beginning, which is not counted.
     """
 
     def __init__(
@@ -28,16 +28,16 @@ class Rounds:
                     self.seconds[name].append(seconds)
 
     def median(self, name: str) -> float:
-        """Median seconds of a call."""
+        """Return the median seconds of a call."""
         return statistics.median(self.seconds[name])
 
     def speedup(self, name: str, over: str) -> float:
-        """How many times faster `name` is than `over`: the median of the rounds' ratios."""
+        """Return how many times faster `name` is than `over`: the median of the ratios of the rounds."""
         return statistics.median(b / a for a, b in zip(self.seconds[name], self.seconds[over], strict=True))
 
 
 def seconds_per_call(call: Callable[[], object], calls: int = 1) -> float:
-    """Mean wall clock of `calls` calls, the work they left to a GPU included."""
+    """Measure the mean wall-clock time of `calls` calls, including pending work of a GPU."""
     started = time.perf_counter()
     for _ in range(calls):
         call()

@@ -1,4 +1,4 @@
-"""Cells of a table whose entries are trainings: each is trained once, measured, and kept as JSON."""
+"""Cells of tables whose entries are trainings: each cell is trained once, measured, and kept as JSON."""
 
 import json
 import tempfile
@@ -27,7 +27,7 @@ LIKELIHOOD_BATCH = 128
 
 @dataclass(frozen=True)
 class Trained:
-    """An averaged network after its steps; `last_loss` is the mean of the last 50."""
+    """A trained network with averaged weights; `last_loss` is the mean of the last 50 losses."""
 
     model: nn.Module
     scheduler: HFDDPMScheduler
@@ -36,7 +36,7 @@ class Trained:
 
 
 def complete(folder: Path, name: str, settings: Result, measure: Callable[[], Result], kept: bool) -> Result | None:
-    """The result of a cell: from disk if it was made with these settings, else measured and written; None if `kept`."""
+    """Return the result of a cell from disk if the settings agree, else None if `kept`, else measure and write it."""
     path = folder / f"{name}.json"
     settings = json.loads(json.dumps(settings))
     if path.exists():
@@ -52,8 +52,8 @@ def complete(folder: Path, name: str, settings: Result, measure: Callable[[], Re
 
 
 def train(overrides: Overrides, steps: int) -> Trained:
-    """The `mnist` recipe with some keys replaced, through the real training step; a loss that is not finite ends it."""
-    training = {"cpu_threads": torch.get_num_threads(), **overrides.get("training", {})}  # OMP_NUM_THREADS says
+    """Train the `mnist` recipe with some keys replaced, with the real training step, until a loss is not finite."""
+    training = {"cpu_threads": torch.get_num_threads(), **overrides.get("training", {})}  # set by OMP_NUM_THREADS
     recipe = recipe_with("mnist", {**overrides, "training": training})
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -68,7 +68,7 @@ def train(overrides: Overrides, steps: int) -> Trained:
 
 
 def distance(trained: Trained, num_samples: int, against: Reference) -> Result:
-    """The digit distance of samples by Algorithm 2 with every step, and the share of sure ones; None if any is NaN."""
+    """Measure the digit distance and the share of samples by Algorithm 2 with all steps; None if any sample is NaN."""
     try:
         score, _ = digit_scores(HFDDPMPipeline(trained.model, trained.scheduler), num_samples, against)
     except UserError:
@@ -77,12 +77,12 @@ def distance(trained: Trained, num_samples: int, against: Reference) -> Result:
 
 
 def test_images(folder: Path | None, count: int) -> GridImages:
-    """The digits whose likelihood is taken: always the same ones."""
+    """Return the digits whose likelihood is measured, which are always the same."""
     return draw_images(digit_data(folder, "test"), count, seed=0)
 
 
 def bits(trained: Trained, images: GridImages, seed: int) -> Result:
-    """Bits/dim by the bound with its standard error over the images, and the parts of it."""
+    """Measure bits/dim by the bound, with its standard error over the images, and its parts."""
     found = evaluate(
         trained.model, trained.scheduler, images, seed=seed, method="bound", batch_size=LIKELIHOOD_BATCH
     ).bound

@@ -1,4 +1,4 @@
-"""What the skips and the time embedding are worth: the `mnist` UNet trained whole, without skips, and without t.
+"""The effect of the skips and the time embedding: the `mnist` UNet trained unchanged, without skips, and without t.
 
 See docs/unet.md.
 """
@@ -26,12 +26,12 @@ from hf_ddpm.sampling import image_grid, sample_images
 from hf_ddpm.training.recipe import Recipe
 from hf_ddpm.training.settings import Optimization
 
-TITLE = "The UNet without its skips, and without t"
-ABOUT = """The `mnist` recipe, but predicting v and without its averaging of weights, trained three times from the same
-weights on the same batches, t and noise: as it is; with zeros in place of every skip; with zeros in place of the time
-embedding. The number of weights stays the same. The figures are L_simple of the v-prediction on held-out digits, the
-same draws of t and noise for every arm, in thirds of the 1,000 noise levels. A grid from each, from the same x_T, is in
-`results/unet_ablation.png`."""
+TITLE = "The UNet without skip connections and without t"
+ABOUT = """The `mnist` recipe, with v-prediction and without averaging of the weights, was trained three times from the
+same weights on the same batches, t and noise: unchanged; with zeros in place of every skip connection; and with zeros
+in place of the time embedding. The number of weights remains the same. The table shows L_simple of the v-prediction on
+held-out digits, with the same draws of t and noise for every arm, in thirds of the 1,000 noise levels. A grid from each
+of them, from the same x_T, is in `results/unet_ablation.png`."""
 PREDICTS_V = {"scheduler": {"prediction_type": "v_prediction"}, "objective": {"logit_mean": 0.8}}
 STEPS = 2000
 HELD_OUT, REPEATS, GRID, SAMPLING_STEPS = 500, 4, 36, 50
@@ -49,11 +49,11 @@ def measure(options: Options) -> Result:
 
 
 def full(model: UNet2DModel) -> None:
-    """The network as it is."""
+    """Leave the network unchanged."""
 
 
 def skips_off(model: UNet2DModel) -> None:
-    """Zeros in place of every skip that an up block reads; it is called with (h, skips, temb)."""
+    """Replace every skip of the up blocks by zeros; the blocks are called with (h, skips, temb)."""
 
     def zero(block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         h, skips, *rest = inputs
@@ -64,7 +64,7 @@ def skips_off(model: UNet2DModel) -> None:
 
 
 def time_off(model: UNet2DModel) -> None:
-    """Zeros in place of temb: a residual block is left with the bias of its own projection, the same for every t."""
+    """Replace temb by zeros: residual blocks then only have the bias of their projection, the same for every t."""
     model.time_embedding.register_forward_hook(lambda module, inputs, temb: torch.zeros_like(temb))
 
 
@@ -72,7 +72,7 @@ ARMS: dict[str, Callable[[UNet2DModel], None]] = {"full": full, "skips off": ski
 
 
 def train(model: UNet2DModel, recipe: Recipe, steps: int) -> None:
-    """As the recipe trains, without averaging; batches, t and noise depend on the seed and the step only."""
+    """Train like the recipe, without averaging; batches, t and noise depend only on the seed and the step."""
     objective = make_objective(HFDDPMScheduler(**recipe["scheduler"]), **recipe["objective"])
     optimization = Optimization(**recipe["optimization"])
     optimizer = optimization.build(model)
@@ -90,7 +90,7 @@ def train(model: UNet2DModel, recipe: Recipe, steps: int) -> None:
 
 @torch.no_grad()
 def evaluate(model: UNet2DModel, objective: DiffusionObjective, x_0: Tensor) -> dict[str, float]:
-    """Held-out L_simple in thirds of the levels: t uniform in each, the same draws for every arm."""
+    """Measure L_simple on held-out digits by thirds of the levels, with uniform t and the same draws for every arm."""
     generator = torch.Generator().manual_seed(2_024)
     third = len(objective.scheduler) / len(THIRDS)
     batch, result = Batch(x_0, None, torch.arange(len(x_0))), {}
@@ -105,7 +105,7 @@ def evaluate(model: UNet2DModel, objective: DiffusionObjective, x_0: Tensor) -> 
 
 
 def sample(model: UNet2DModel, scheduler: HFDDPMScheduler, steps: int) -> Image.Image:
-    """A grid by DDIM; image i starts from the same x_T in every arm."""
+    """Draw a grid with DDIM; image i starts from the same x_T in every arm."""
     pipeline = HFDDPMPipeline(model, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     images = sample_images(pipeline, range(GRID), seed=7, batch_size=GRID, num_inference_steps=steps, eta=0.0)
@@ -113,7 +113,7 @@ def sample(model: UNet2DModel, scheduler: HFDDPMScheduler, steps: int) -> Image.
 
 
 def run_arm(name: str, recipe: Recipe, held_out: Tensor, steps: int) -> tuple[dict[str, Any], Image.Image]:
-    """Train one arm; its losses and its grid."""
+    """Train one arm, and return its losses and its grid."""
     torch.manual_seed(recipe["training"]["seed"])
     model = unet_preset("mnist")
     ARMS[name](model)
@@ -127,7 +127,7 @@ def run_arm(name: str, recipe: Recipe, held_out: Tensor, steps: int) -> tuple[di
 
 
 def save_strip(path: Path, grids: list[Image.Image]) -> None:
-    """The grids side by side."""
+    """Save the grids side by side."""
     gap = 14
     strip = Image.new("L", (len(grids) * (grids[0].width + gap) - gap, grids[0].height), "white")
     for i, grid in enumerate(grids):
@@ -139,6 +139,6 @@ def save_strip(path: Path, grids: list[Image.Image]) -> None:
 def render(result: Result) -> str:
     losses = {name: row["loss"] for name, row in result["arms"].items()}
     rows = [[name, *loss.values(), loss["all"] / losses["full"]["all"]] for name, loss in losses.items()]
-    header = ["L_simple, held out", *THIRDS, "all", "times that of full"]
+    header = ["L_simple, held out", *THIRDS, "all", "ratio to full"]
     settings = f"{result['steps']:,} steps, seed {result['seed']}."
     return settings + "\n\n" + table(header, rows)

@@ -1,8 +1,8 @@
-"""-log p(x) of binarised MNIST: the VAE of 2 x 200, the same by IWAE's bound, and AEVB's network of one layer.
+"""-log p(x) of binarised MNIST: the VAE with 2 x 200 units, the same with IWAE's bound, and AEVB's one-layer network.
 
-Every arm is a shipped recipe, trained by the real loop on the 60,000 training digits, binarised anew each time, and
-measured on all 10,000 test digits, each binarised once (seed 0), with 200 importance samples (seed 0). A run that was
-cut goes on from its last state in runs/vae_nll.
+Every arm is a shipped recipe, trained with the real loop on the 60,000 training digits, binarised anew each time, and
+measured on all 10,000 test digits, each binarised once (seed 0), with 200 importance samples (seed 0). An interrupted
+run continues from its last state in runs/vae_nll.
 """
 
 import json
@@ -27,11 +27,11 @@ from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.train import train
 
 TITLE = "Likelihood of binarised MNIST"
-ABOUT = """Recipes of VAEs trained on MNIST's 60,000 digits (dynamic binarisation), measured on the 10,000 test digits,
-each binarised once with seed 0: -log p(x) in nats from K = 200 importance samples, its standard error over the digits,
-and the ELBO with its parts. Settings were chosen on 10,000 training digits held out (RECIPE_TRIALS.md). pythae
-publishes 89.78 (K = 200) on the fixed Binary MNIST split; Burda et al. 2016 86.76 after about 3,000 epochs (K = 5,000).
-"""
+ABOUT = """Recipes of VAEs were trained on MNIST's 60,000 digits (dynamic binarisation) and measured on the 10,000 test
+digits, each binarised once with seed 0: -log p(x) in nats from K = 200 importance samples, its standard error over the
+digits, and the ELBO with its parts. The settings were chosen on 10,000 held-out training digits (RECIPE_TRIALS.md).
+pythae publishes 89.78 (K = 200) on the fixed Binary MNIST split; Burda et al. 2016 report 86.76 after about 3,000
+epochs (K = 5,000)."""
 TARGET = 89.8
 RUNS = Path("runs/vae_nll")
 ARMS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
@@ -62,17 +62,17 @@ def measure(options: Options) -> Result:
 
 
 def recipe_of(name: str, arm: str, overrides: dict[str, dict[str, Any]], options: Options) -> dict[str, dict[str, Any]]:
-    """The arm's recipe on these data, in its own folder."""
+    """Return the arm's recipe for these data, in its own folder."""
     source = {"source": "digits", "max_images": 500} if options.data is None else {"source": str(options.data)}
     folder = options.out / "runs" if options.quick else RUNS
     training = {**overrides.get("training", {}), "output_dir": str(folder / slug(arm)), "tracker": "none"}
     training |= {"total_steps": 2} if options.quick else {}
-    training["cpu_threads"] = torch.get_num_threads()  # OMP_NUM_THREADS says
+    training["cpu_threads"] = torch.get_num_threads()  # set by OMP_NUM_THREADS
     return recipe_with(name, {**overrides, "data": source, "training": training})
 
 
 def measured(recipe: dict[str, dict[str, Any]], data: Path | None, digits: int, samples: int) -> Result:
-    """Train, or go on, and measure."""
+    """Train or continue a training, and measure."""
     folder = RunFolder(recipe["training"]["output_dir"])
     if not folder.checkpoint.is_dir():
         train(recipe, "latest" if folder.saved_states() else None)
@@ -90,7 +90,7 @@ def measured(recipe: dict[str, dict[str, Any]], data: Path | None, digits: int, 
 
 
 def about(recipe: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The recipe without the paths and threads of this machine, and without where its checkpoints go."""
+    """Return the recipe without paths and threads of this machine, and without its Hub settings."""
     of_machine = {"training": {"output_dir", "cpu_threads", "tracker"}, "data": {"source"}}
     return {
         block: {key: value for key, value in values.items() if key not in of_machine.get(block, set())}
@@ -100,7 +100,7 @@ def about(recipe: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def slug(arm: str) -> str:
-    """A file's name of an arm's."""
+    """Convert the name of an arm to a file name."""
     return re.sub("[^a-z0-9]+", "-", arm.lower())
 
 

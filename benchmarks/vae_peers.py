@@ -1,6 +1,6 @@
-"""The same VAE trained here and by pythae: likelihood by one estimator, seconds an epoch, and lines that a user writes.
+"""The same VAE trained by hf_ddpm and by pythae: likelihood, seconds per epoch, and lines of code that a user writes.
 
-pythae is no dependency: `pip install pythae` beside the pinned packages; without it the table has our row alone.
+pythae is not a dependency: `pip install pythae` in addition to the pinned packages; without it, its row is missing.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from hf_ddpm.likelihood import draw_images, evaluate_vae
 from hf_ddpm.likelihood.report import mean_and_error
 from hf_ddpm.training.train import train
 
-TITLE = "The same VAE by pythae"
-ABOUT = """Two layers of 200 (ReLU), 50 latent numbers, a Bernoulli decoder, the same initial weights, batch 100, Adam
-with a constant learning rate of 1e-3, no KL warm-up and no averaging, on digits that are binarised once (seed 0), which
-is what both can do. -log p(x) is measured for both by `evaluate_vae` (K = 200). Seconds are those of a whole training,
-what it saves included, and of ours decoding the data: the median of three trainings of each, taken in turn. Our lines
-name a shipped recipe and measure it; pythae has no recipe for this network.
-"""
+TITLE = "The same VAE trained with pythae"
+ABOUT = """The VAE has two layers of 200 (ReLU), 50 latent numbers and a Bernoulli decoder. Both sides use the same
+initial weights, batch 100, Adam with a constant learning rate of 1e-3, no KL warm-up, no averaging, and digits that are
+binarised once (seed 0), because both support these settings. -log p(x) is measured for both by `evaluate_vae` (K =
+200). The seconds are those of a whole training, including what it saves and, for ours, decoding the data: the median of
+three trainings of each, taken in turn. The lines of code of hf_ddpm name a shipped recipe and measure it; pythae has no
+recipe for this network."""
 EPOCHS, DIGITS, BATCH, ROUNDS = 10, 10_000, 100, 3
 NETWORK: dict[str, Any] = {"hidden_sizes": (200, 200), "latent_channels": 50}
 OURS = """accelerate launch training/train.py --recipe mnist-vae-binary
@@ -45,7 +45,7 @@ def measure(options: Options) -> Result:
     epochs, digits, samples = (1, 256, 5) if options.quick else (EPOCHS, DIGITS, 200)
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     vaes = {}
-    for _ in range(1 if options.quick else ROUNDS):  # the seed is the same: so are the weights
+    for _ in range(1 if options.quick else ROUNDS):  # with the same seed and so the same weights
         for name, trained in arms.items():
             vaes[name], taken = trained(options.data, epochs)
             seconds[name].append(taken / epochs)
@@ -62,13 +62,13 @@ def measure(options: Options) -> Result:
 
 
 def training_digits(data: Path | None) -> tuple[dict[str, Any], int]:
-    """The block of the training data, and how many there are."""
+    """Return the data block of the training digits, and their number."""
     block = {"source": "digits", "max_images": 500} if data is None else {"source": str(data)}
     return block | {"binarize": "static"}, 500 if data is None else 60_000
 
 
 def by_us(data: Path | None, epochs: int) -> tuple[HFVAE, float]:
-    """The recipe, brought down to what pythae can do, and its seconds."""
+    """Train the recipe, restricted to features that pythae supports; return the VAE and the seconds."""
     block, count = training_digits(data)
     with tempfile.TemporaryDirectory() as folder:
         training = {"total_steps": epochs * count // BATCH, "output_dir": f"{folder}/run", "tracker": "none"}
@@ -87,9 +87,9 @@ def by_us(data: Path | None, epochs: int) -> tuple[HFVAE, float]:
         return HFVAEPipeline.from_pretrained(checkpoint).vae, time.perf_counter() - started
 
 
-# what a user of pythae writes for the same: networks, training, likelihood
+# the code that a user of pythae writes for the same result: networks, training, likelihood
 def by_pythae(data: Path | None, epochs: int) -> tuple[HFVAE, float]:
-    """pythae's pipeline around the same layers, and its seconds; the layers come back trained."""
+    """Train the same layers with pythae's pipeline; return the VAE with the trained layers and the seconds."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -136,7 +136,7 @@ def by_pythae(data: Path | None, epochs: int) -> tuple[HFVAE, float]:
 
 
 def lines_for_pythae() -> int:
-    """Lines of `by_pythae` without blank ones, docstring and clock, and one for its `get_nll`."""
+    """Count the lines of `by_pythae` without blank lines, docstring and timing, plus one for its `get_nll`."""
     lines = [line.strip() for line in inspect.getsource(by_pythae).splitlines()]
     return 1 + sum(bool(line) and not line.startswith(('"""', "started", "seconds")) for line in lines)
 
@@ -153,7 +153,7 @@ def render(result: Result) -> str:
         ]
         for name, row in result["rows"].items()
     ]
-    header = ["", f"-log p(x), K = {result['K']}", "-ELBO", "active units", "seconds an epoch", "lines a user writes"]
+    header = ["", f"-log p(x), K = {result['K']}", "-ELBO", "active units", "seconds per epoch", "lines of code"]
     about = f"{result['epochs']} epochs, {result['digits']:,} digits, {result['data']}.\n\n"
     missing = "" if "pythae" in result["rows"] else "\n\npythae was not installed: `pip install pythae` adds its row."
     return about + table(header, rows) + missing

@@ -1,7 +1,8 @@
-"""What a VAE draws and remembers, in one picture: `python -m benchmarks.vae_pictures CHECKPOINT --data FOLDER`.
+"""Samples and reconstructions of a VAE in one picture: `python -m benchmarks.vae_pictures CHECKPOINT --data FOLDER`.
 
-From the top: images of the prior; test digits above their reconstructions; draws of q(z|x) of one digit, decoded; the
-way from one digit to another; and the four latent dimensions with the largest KL, each from -3 to 3 at one digit's z.
+From top to bottom: samples of the prior; test digits above their reconstructions; decoded samples of q(z|x) for one
+digit; an interpolation between two digits; and the four latent dimensions with the largest KL, each from -3 to 3 at the
+z of one digit.
 """
 
 import argparse
@@ -30,18 +31,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     blocks = pictures(pipeline, test_digits(options.data))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     stacked(blocks).save(options.out)
-    print(f"written: {options.out}")
+    print(f"wrote {options.out}")
 
 
 def test_digits(source: str) -> Tensor:
-    """The first digits in an order that the seed shuffles, black and white."""
+    """Return the first digits in an order shuffled by the seed, in black and white."""
     split = "train" if source == "digits" else "test"
     data = ImageData(source, split=split, binarize="static")
     return next(data.batches(batch_size=COLUMNS, seed=SEED)).x_0
 
 
 def pictures(pipeline: HFVAEPipeline, digits: Tensor) -> list[list[Image.Image]]:
-    """Rows of images, a list for each block."""
+    """Return rows of images, as a list for each block."""
     values = torch.linspace(-3, 3, COLUMNS).tolist()
     weights = torch.linspace(0, 1, COLUMNS).tolist()
     dimensions = most_used(pipeline, digits)
@@ -58,7 +59,7 @@ def pictures(pipeline: HFVAEPipeline, digits: Tensor) -> list[list[Image.Image]]
 
 
 def most_used(pipeline: HFVAEPipeline, digits: Tensor) -> list[int]:
-    """The four latent dimensions with the largest KL on these digits."""
+    """Return the four latent dimensions with the largest KL on these digits."""
     with torch.no_grad():
         posterior = pipeline.vae.posterior(digits)
     return (
@@ -67,7 +68,7 @@ def most_used(pipeline: HFVAEPipeline, digits: Tensor) -> list[int]:
 
 
 def stacked(blocks: list[list[Image.Image]]) -> Image.Image:
-    """Blocks below each other, a gap between them, `COLUMNS` images a row."""
+    """Stack blocks vertically, with gaps between them and `COLUMNS` images per row."""
     width, height = blocks[0][0].size
     rows = [len(block) // COLUMNS for block in blocks]
     canvas = Image.new("L", (COLUMNS * width, sum(rows) * height + GAP * (len(blocks) - 1)), 128)

@@ -1,4 +1,4 @@
-"""What a user runs and the Hub stores: one `DiffusionPipeline` subclass a file, self-contained with its siblings."""
+"""Pipelines: one `DiffusionPipeline` subclass per file, which is saved with checkpoints together with its siblings."""
 
 from hf_ddpm.pipelines.interpolation import slerp
 from hf_ddpm.pipelines.pipeline_hf_classifier import HFClassifierPipeline

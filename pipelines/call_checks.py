@@ -1,4 +1,4 @@
-"""What a call of a pipeline may ask for, and one sentence where it may not."""
+"""Checks of the arguments of a pipeline's call."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +10,14 @@ from torch import Tensor
 from hf_ddpm.schedulers.annotations import check_count
 
 Generators = torch.Generator | list[torch.Generator] | None
-StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]  # of diffusers
+StepCallback = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor] | None]  # as in diffusers
 
 
 def check_call(batch_size: int, generator: object, output_type: str) -> None:
-    """Refuse a batch, generators or an output that cannot be.
+    """Check the batch size, the generators and the output type of a call.
 
     Raises:
-        ValueError: which of them, and what is allowed.
+        ValueError: If one of them is invalid; the message names what is allowed.
     """
     check_count("batch_size", batch_size)
     each = generator if isinstance(generator, list) else [generator]
@@ -26,16 +26,19 @@ def check_call(batch_size: int, generator: object, output_type: str) -> None:
             f"generator={generator!r} must be a torch.Generator or a list of them: torch.Generator().manual_seed(0)"
         )
     if isinstance(generator, list) and len(generator) != batch_size:
-        raise ValueError(f"{len(generator)} generators for batch_size={batch_size}: give one, or one for each image")
+        raise ValueError(
+            f"a list of {len(generator)} generator(s) does not fit batch_size={batch_size}: pass one generator, or a "
+            "list with one for each image"
+        )
     if output_type not in ("pil", "np", "pt"):
-        raise ValueError(f"output_type={output_type!r} is not known, allowed are 'pil', 'np' and 'pt'")
+        raise ValueError(f"output_type={output_type!r} must be one of 'pil', 'np', 'pt'")
 
 
 def finite_numbers(name: str, values: Sequence[float]) -> Tensor:
-    """Numbers as (n,) in float64.
+    """Return numbers as a tensor (n,) in float64.
 
     Raises:
-        ValueError: no list of finite numbers, or an empty one.
+        ValueError: If they are not a list of finite numbers, or the list is empty.
     """
     try:
         numbers = [float(value) for value in values]
@@ -47,14 +50,14 @@ def finite_numbers(name: str, values: Sequence[float]) -> Tensor:
 
 
 def check_solver(name: str, scheduler: Mapping[str, Any], channels: int) -> None:
-    """Refuse a DPM-Solver that takes a learned variance to mean six channels, of which it keeps three.
+    """Reject a DPM-Solver that assumes six output channels for a learned variance, and keeps three of them.
 
     Raises:
-        ValueError: `name` is one, and there are more than three channels.
+        ValueError: If `name` is one, and there are more than three channels.
     """
     variance_type = str(scheduler.get("variance_type"))
     if variance_type.startswith("learned") and channels > 3 and name.startswith("DPMSolver"):
         raise ValueError(
-            f"{name} keeps 3 of {channels} channels for variance_type={variance_type!r}: "
-            "make it by from_config(config, variance_type=None)"
+            f"{name} keeps 3 of {channels} channels if variance_type={variance_type!r}: "
+            "create it with from_config(config, variance_type=None)"
         )

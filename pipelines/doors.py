@@ -1,7 +1,8 @@
-"""What a saved checkpoint says to those who open it (the three doors of docs/checkpoints.md).
+"""The index and the code files of saved checkpoints, for the three ways to load them (docs/checkpoints.md).
 
-Door 1 is `HFDDPMPipeline.from_pretrained`. Door 2 is plain diffusers, opened only where its own classes return the same
-images: the index then names them. Door 3 is plain diffusers with `custom_pipeline` and the code files written here.
+Door 1 is `HFDDPMPipeline.from_pretrained`. Door 2 is plain diffusers, which is supported only if its own classes return
+the same images: the index then names them. Door 3 is plain diffusers with `custom_pipeline` and the code files that are
+written here.
 """
 
 import ast
@@ -20,8 +21,8 @@ from diffusers.utils.constants import DIFFUSERS_DYNAMIC_MODULE_NAME
 
 INDEX = "model_index.json"
 STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
-# What pipelines are made of, and where the classes of ours are defined that each part may have. `trust_remote_code`
-# brings the same modules under these names (door 3).
+# The components of our pipelines, and the modules that define our classes for each of them. `trust_remote_code` imports
+# the same modules under these names (door 3).
 OUR_CLASSES: dict[str, dict[str, str]] = {
     "unet": {},
     "vae": {"HFVAE": "hf_ddpm.models.vae"},
@@ -37,11 +38,11 @@ GENERATED = "\n\n# Added by save_pretrained: diffusers copies the files that thi
 
 
 def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any], default_eta: float | None) -> bool:
-    """Whether diffusers' DDPMPipeline and DDPMScheduler draw the images of `HFDDPMPipeline` from these configs.
+    """Return whether diffusers' DDPMPipeline and DDPMScheduler draw the images of `HFDDPMPipeline` from these configs.
 
-    Stock takes `learned` for a variance, the root of a logarithm for `fixed_large_log`, has no mean prediction and no
-    class labels, and splits 2C outputs for learned variances alone. Where the last timestep is not 0 its `fixed_large`
-    and `learned_range` add noise to the final image.
+    The stock classes treat `learned` as a variance, use the root of a logarithm for `fixed_large_log`, have no mean
+    prediction and no class labels, and split 2C outputs only for learned variances. If the last timestep is not 0,
+    their `fixed_large` and `learned_range` add noise to the final image.
     """
     ends_at_zero = scheduler["timestep_spacing"] == "linspace" or (
         scheduler["timestep_spacing"] == "leading" and scheduler["steps_offset"] == 0
@@ -58,7 +59,7 @@ def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any]
 
 
 def open_stock_door(folder: Path) -> None:
-    """Make the index of a saved pipeline name diffusers' own classes instead of ours."""
+    """Replace our classes in the index of a saved pipeline by diffusers' own."""
     with _editing_index(folder) as index:
         index["_class_name"] = STOCK_PIPELINE
         index["scheduler"] = ["diffusers", STOCK_SCHEDULER]
@@ -67,20 +68,20 @@ def open_stock_door(folder: Path) -> None:
 
 
 def forget_component(folder: Path, component: str) -> None:
-    """Take an optional component that is not there out of the index of a saved pipeline."""
+    """Remove an optional component that does not exist from the index of a saved pipeline."""
     with _editing_index(folder) as index:
         del index[component]
 
 
 def name_ours(folder: Path) -> dict[str, str]:
-    """Make the index of a saved pipeline name the components of ours by their classes alone.
+    """Write our components into the index of a saved pipeline with their class names only, and without their modules.
 
-    Opening a repository, diffusers refuses an index that names a module which is not brought, so the library is said to
-    be diffusers, as it is for the pipeline; `known_modules` knows better, and stock classes fail loudly. A class that a
-    user derived from ours keeps its own name and module.
+    diffusers does not load an index that names a module which the repository does not contain, so the library in the
+    index is diffusers, as for the pipeline; `known_modules` corrects it, and stock classes raise an error. A class that
+    a user derived from ours keeps its own name and module.
 
     Returns:
-        dict: the module of each component of ours, as this process calls it.
+        dict: The module of each of our components, under its name in this process.
     """
     with _editing_index(folder) as index:
         ours = {name: entry[0] for name, entry in _components(index) if _is_ours(*entry)}
@@ -89,52 +90,52 @@ def name_ours(folder: Path) -> dict[str, str]:
 
 
 def known_modules(index: Mapping[str, Any]) -> dict[str, Any]:
-    """An index with our components under the modules that define them, and a stand-in for every class of others.
+    """Return an index with our components under the modules that define them, and a placeholder for unknown classes.
 
-    Those of `transformers` that guide stay.
+    Classifiers and image processors from `transformers` are kept.
     """
     named = {}
     for name, (library, word) in _components(index):
         if library == "diffusers" or _is_ours(library, word):
             named[name] = [_beside(OUR_MODULES[word]) if word in OUR_MODULES else library, word]
         elif library == "transformers" and name in ("classifier", "image_processor"):
-            named[name] = [library, word]  # the files of door 3 open it, as diffusers does; hf_ddpm wants it given
+            named[name] = [library, word]  # loaded by the files of door 3, as by diffusers; hf_ddpm needs it passed
         else:
             named[name] = [__name__, AbsentScheduler.__name__ if name == "scheduler" else AbsentNetwork.__name__]
     return {**index, **named}
 
 
 class AbsentNetwork(ModelMixin):
-    """Stands for a network of a class that is neither ours nor diffusers', whose place only one that is given takes."""
+    """A placeholder for a network whose class is neither ours nor diffusers'; the user must pass the network."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Refuse to import what the index names.
+        """Raise an error instead of importing the class that the index names.
 
         Raises:
-            ValueError: what to give.
+            ValueError: Always; the message says what to pass.
         """
         _refuse(Path(args[0]))
 
 
 class AbsentScheduler(SchedulerMixin):
-    """The same for a scheduler."""
+    """A placeholder for a scheduler whose class is neither ours nor diffusers'."""
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As `AbsentNetwork` does."""
+        """Raise an error, like `AbsentNetwork`."""
         _refuse(Path(args[0]))
 
 
 def code_files(pipeline: str, components: Iterable[str] = ()) -> list[str]:
-    """The modules that door 3 needs: these, what they import of ours, and so on.
+    """Return the modules that door 3 needs: these, and all of our modules that they import, directly or indirectly.
 
     Args:
-        pipeline: the module of a pipeline of ours, imported.
-        components: the modules of its components that are ours.
+        pipeline: The module of one of our pipelines, which must be imported.
+        components: The modules of those of its components that are ours.
 
     Returns:
-        list: of the package, or of diffusers' cache in a process that came through door 3; the pipeline's first.
+        list: Modules of the package, or of diffusers' cache in a process that uses door 3, the pipeline's first.
     """
     found: dict[str, None] = {}
     for root in (pipeline, *components):
@@ -148,10 +149,10 @@ def code_files(pipeline: str, components: Iterable[str] = ()) -> list[str]:
 
 
 def write_code(folder: Path, pipeline: str, components: Iterable[str]) -> None:
-    """Write what `code_files` names, with relative imports: the pipeline as `pipeline.py`, which imports the rest."""
+    """Write the `code_files` with relative imports; the pipeline becomes `pipeline.py`, which imports all others."""
     files: dict[str, str] = {}
     for module in code_files(pipeline, components):
-        files.setdefault(_file(module), module)  # beside door 3, hf_ddpm may have a second one of that name
+        files.setdefault(_file(module), module)  # next to door 3, hf_ddpm may have a second one with that name
     siblings = sorted(files.keys() - {_file(pipeline)})
     for name in siblings:
         (folder / f"{name}.py").write_text(relative_imports(_source(files[name])))
@@ -159,25 +160,25 @@ def write_code(folder: Path, pipeline: str, components: Iterable[str]) -> None:
 
 
 def _sibling_imports(siblings: Sequence[str]) -> str:
-    """The end of `pipeline.py`."""
+    """Return the end of `pipeline.py`."""
     return GENERATED + "\n".join(f"from .{name} import __name__ as _" for name in siblings) + "\n"
 
 
 def _beside(module: str) -> str:
-    """A module of ours as this process calls it: of code that came with a checkpoint, the file beside this one."""
+    """Return the name of one of our modules in this process: for code from a checkpoint, the file next to this one."""
     root = __name__.partition(".")[0]
     return module if root == module.partition(".")[0] else f"{__name__.rpartition('.')[0]}.{_file(module)}"
 
 
 def _imports(module: str) -> list[str]:
-    """The modules of ours that a module of ours imports at its top, in the package or in diffusers' cache."""
+    """Return our modules that one of our modules imports at its top, in the package or in diffusers' cache."""
     nodes = [node for node in ast.parse(_source(module)).body if isinstance(node, ast.ImportFrom)]
     beside = [f"{module.rpartition('.')[0]}.{node.module}" for node in nodes if node.level == 1]
     return beside + [node.module for node in nodes if node.module and re.fullmatch(OUR_IMPORT, node.module)]
 
 
 def _source(module: str) -> str:
-    """The text of a module, without what `write_code` once added to it."""
+    """Return the text of a module, without the lines that `write_code` has added to it."""
     return inspect.getsource(sys.modules[module]).partition(GENERATED)[0]
 
 
@@ -186,19 +187,19 @@ def _file(module: str) -> str:
 
 
 def relative_imports(source: str) -> str:
-    """`from hf_ddpm.<package>.x import` becomes `from .x import`; the rest stays as it is."""
+    """Replace `from hf_ddpm.<package>.x import` by `from .x import`, and leave the rest unchanged."""
     return re.sub(rf"^from {OUR_IMPORT} import", r"from .\1 import", source, flags=re.MULTILINE)
 
 
 def _components(index: Mapping[str, Any]) -> list[tuple[str, tuple[str, str]]]:
-    """The names, libraries and classes of what a pipeline of ours is made of."""
+    """Return the names, libraries and classes of the components of one of our pipelines."""
     entries = {name: index[name] for name in OUR_CLASSES if isinstance(index.get(name), list)}
     named = {name: entry for name, entry in entries.items() if [type(word) for word in entry] == [str, str]}
     return [(name, (library, word)) for name, (library, word) in named.items()]
 
 
 def _is_ours(library: str, word: str) -> bool:
-    """Whether this is a class of ours itself, of the package or of code files that came with a checkpoint."""
+    """Return whether this is one of our classes, from the package or from code files that came with a checkpoint."""
     module = OUR_MODULES.get(word, "")
     brought = library.startswith(f"{DIFFUSERS_DYNAMIC_MODULE_NAME}.") and _file(library) == _file(module)
     return library == module or brought
@@ -206,14 +207,14 @@ def _is_ours(library: str, word: str) -> bool:
 
 def _refuse(folder: Path) -> NoReturn:
     raise ValueError(
-        f"{folder} holds a {folder.name} whose class is neither of diffusers nor of hf_ddpm, and nothing else is "
-        f"imported for a checkpoint: open it yourself and give it, from_pretrained(..., {folder.name}=...)"
+        f"the class of {folder} is defined neither in diffusers nor in hf_ddpm, and no other code is imported for a "
+        f"checkpoint: load it yourself and pass it, from_pretrained(..., {folder.name}=...)"
     )
 
 
 @contextmanager
 def _editing_index(folder: Path) -> Iterator[dict[str, Any]]:
-    """The index of a saved pipeline, written again when the block ends."""
+    """Read the index of a saved pipeline, and write it again when the block ends."""
     path = folder / INDEX
     index = json.loads(path.read_text())
     yield index

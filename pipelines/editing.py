@@ -1,6 +1,6 @@
-"""What a trained model does with real images: encode, vary, interpolate, repaint.
+"""Editing of real images with a trained model: encode, vary, interpolate, repaint.
 
-Each function is a method of `HFDDPMPipeline`, the `pipeline` that it takes first.
+Each function is a method of `HFDDPMPipeline`, which is its first argument, `pipeline`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,13 +27,13 @@ from hf_ddpm.pipelines.walk import walk_around, walk_up
 def vary(
     pipeline: Any, images: Images, start_timestep: int, *, generator: Generators = None, **sampling: Any
 ) -> ImagePipelineOutput | tuple[Any]:
-    """Noise images to level `start_timestep` and sample from there: the higher, the less of them stays.
+    """Add noise to images up to level `start_timestep` and sample from there: the higher, the less of them remains.
 
     Args:
         images: PIL images, tensors (B, C, H, W) or arrays (B, H, W, C): uint8, in [0, 1] or in [-1, 1]; see `to_x_0`.
         start_timestep: t in [0, T-1].
-        generator: draws the noise of both directions.
-        sampling: further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
+        generator: The generator of the noise in both directions.
+        sampling: Further arguments of a call: num_inference_steps, eta, class_labels, output_type, ...
     """
     pipeline._needs_own_scheduler("vary")
     return _varied(pipeline, pipeline._space.x_0(images), start_timestep, generator, sampling)
@@ -58,22 +58,22 @@ def invert(
     class_labels: ClassLabels = None,
     **guidance: Any,
 ) -> Tensor:
-    """Encode images: the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
+    """Encode images as the x_T from which the same steps with eta 0 lead back to them (DDIM, sec. 4.3 and 5.4).
 
     Args:
         images: PIL images, tensors (B, C, H, W) or arrays (B, H, W, C): uint8, in [0, 1] or in [-1, 1]; see `to_x_0`.
-        num_inference_steps, timesteps, timestep_spacing, class_labels: as in a call; S steps are S network calls.
-        guidance: guidance_scale, classifier_scale and the others of a call. An image comes back only if both ways are
-            guided alike, and the more exactly the weaker the guidance is.
+        num_inference_steps, timesteps, timestep_spacing, class_labels: As in a call; S steps are S network calls.
+        guidance: The guidance arguments of a call, such as guidance_scale and classifier_scale. An image is recovered
+            only if both directions have the same guidance, and more exactly if it is weak.
 
     Returns:
-        Tensor: (B, C, H, W), the `latents` of a call with the same steps.
+        Tensor: The codes, (B, C, H, W), which are the `latents` of a call with the same steps.
     """
     pipeline._needs_own_scheduler("invert")
     x_0 = pipeline._space.x_0(images)
     ask = pipeline._guided(class_labels, len(x_0), **guidance)
     if guidance.get("classifier_gradient") == "mean":
-        raise ValueError("classifier_gradient='mean' goes with Algorithm 2, which has no inverse: take 'x_t'")
+        raise ValueError("classifier_gradient='mean' requires Algorithm 2, which has no inverse: use 'x_t'")
     pipeline._set_timesteps(num_inference_steps, timesteps, timestep_spacing)
     return walk_up(ask, x_0)
 
@@ -89,21 +89,21 @@ def reconstruct(
     clip: bool = True,
     **sampling: Any,
 ) -> ImagePipelineOutput | tuple[Any]:
-    """`invert`, and back with eta 0: how much of an image S steps keep (DDIM, Table 2). 2 S network calls.
+    """Encode images with `invert` and decode them with eta 0 (DDIM, Table 2), in 2 S network calls.
 
     Args:
-        images, num_inference_steps, timesteps, timestep_spacing, class_labels: as in `invert`.
-        clip: whether the way back clips the predicted x_0 as the scheduler's config says; the way there never does.
-            Without clipping each step is undone, and the error goes on falling with S where it else stops at a
-            floor. But where a walk starts with nearly no signal (a cosine curve, from T-1) and the network predicts
-            epsilon, whose error in x_0 is then thousands of times as large, nothing comes back without clipping.
-        sampling: further arguments of a call; guidance goes both ways.
+        images, num_inference_steps, timesteps, timestep_spacing, class_labels: As in `invert`.
+        clip: Whether decoding clips the predicted x_0 as the scheduler's config says; encoding never clips. Without
+            clipping each step is undone, and the error keeps decreasing with S instead of reaching a floor. But if
+            decoding starts with nearly no signal (a cosine schedule, from T-1) and the network predicts epsilon, whose
+            error in x_0 is then thousands of times as large, no image is recovered without clipping.
+        sampling: Further arguments of a call; guidance applies to both directions.
     """
     steps: dict[str, Any] = {"timesteps": timesteps, "timestep_spacing": timestep_spacing}
     steps |= {"num_inference_steps": num_inference_steps, "class_labels": class_labels}
     steps |= {name: sampling.pop(name) for name in GUIDANCE if name in sampling}
     if "eta" in sampling:
-        raise ValueError(f"eta={sampling['eta']}: the way back of reconstruct is deterministic, leave eta out")
+        raise ValueError(f"eta={sampling['eta']} is not supported: reconstruct is deterministic, so omit eta")
     latents, scheduler = pipeline.invert(images, **steps), pipeline.scheduler
     if not clip:
         pipeline.scheduler = scheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
@@ -125,18 +125,19 @@ def interpolate(
 ) -> list[Any]:
     """Mix two images at level `start_timestep` and sample from there (DDPM, sec. 4.3 and Fig. 8).
 
-    Both get the same noise, and so do all weights: x_t of the mix is the mix of both x_t, and its variance is that
-    of the level. For DDIM's interpolation in x_T: `invert` both, `slerp`, and a call with eta 0.
+    Both images and all weights get the same noise: x_t of the mix is the mix of both x_t, and its variance is that of
+    the level. For DDIM's interpolation in x_T, `invert` both images, apply `slerp`, and call the pipeline with eta 0.
 
     Args:
-        first, second: images as in `vary`, equally many.
-        weights: of `second`, in [0, 1], for each its own walk.
+        first, second: Images as in `vary`, equal numbers of both.
+        weights: The weights of `second`, in [0, 1]; each of them is sampled separately.
         start_timestep: t in [0, T-1].
-        generator: draws the noise, the same for each weight: it is rewound after each, the last one too.
-        sampling: further arguments of a call.
+        generator: The generator of the noise, which is the same for each weight: the generator is reset after each of
+            them, also after the last one.
+        sampling: Further arguments of a call.
 
     Returns:
-        list: the images of each weight, as a call returns them.
+        list: The images of each weight, as a call returns them.
     """
     shares = shares_of(weights)
     x_0, y_0 = pipeline._space.x_0(first), pipeline._space.x_0(second)
@@ -145,7 +146,7 @@ def interpolate(
     mixed = []
     for weight in shares:
         with same_noise(generator):
-            # one noise for both, so mixing before or after it is the same
+            # both have the same noise, so it does not matter whether they are mixed before or after it
             mix = (1 - weight) * x_0 + weight * y_0
             output = _varied(pipeline, mix, start_timestep, generator, {**sampling, "return_dict": False})
         mixed.append(output[0])
@@ -170,16 +171,17 @@ def inpaint(
     return_dict: bool = True,
     **guidance: Any,
 ) -> ImagePipelineOutput | tuple[Any]:
-    """Paint the masked part anew so that it fits the rest, which stays as it is (RePaint, arXiv 2201.09865).
+    """Repaint the masked part so that it fits the rest, which is kept unchanged (RePaint, arXiv 2201.09865).
 
     Args:
-        images: as in `vary`.
-        mask: 1 where it is painted anew, 0 where the image is kept; a shape that broadcasts to (B, C, H, W).
-        jump_length, num_resamples: how far (10 steps, or what there is) and how often the walk goes back up to
-            resample; num_resamples=1 never does.
+        images: Images as in `vary`.
+        mask: 1 where the image is repainted, 0 where it is kept, in a shape that broadcasts to (B, C, H, W).
+        jump_length: The number of steps by which sampling goes back up to resample; None is 10, or all but one of
+            fewer steps.
+        num_resamples: The number of times that each part of the steps is sampled; 1 disables resampling.
         num_inference_steps, eta, generator, class_labels, timesteps, timestep_spacing, output_type, return_dict:
-            as in a call; the network calls are those of the steps times about `num_resamples`.
-        guidance: guidance_scale, classifier_scale and the others of a call.
+            As in a call; the number of network calls is that of a call times about `num_resamples`.
+        guidance: The guidance arguments of a call, such as guidance_scale and classifier_scale.
     """
     pipeline._needs_own_scheduler("inpaint")
     space = pipeline._space
@@ -205,18 +207,20 @@ def inpaint(
 
 
 def repaint_path(num_steps: int, jump_length: int | None, num_resamples: int) -> list[int]:
-    """How many steps are left after each move: down by one, and `num_resamples` - 1 times up again by `jump_length`.
+    """Return the number of steps left after each move: down by one, and `num_resamples` - 1 times up by `jump_length`.
 
     The jumps start with 1, 1 + jump_length, 1 + 2 jump_length, ... steps left (RePaint, appendix B).
 
     Args:
-        jump_length: the paper's 10 unless given, or what fits into a shorter walk.
+        num_steps: The number of steps.
+        jump_length: The length of a jump; None is 10, as in the paper, or all but one of fewer steps.
+        num_resamples: The number of times that each part of the steps is sampled.
 
     Raises:
-        ValueError: a jump longer than the walk, or numbers below 1.
+        ValueError: If a jump is not shorter than the number of steps, or a number is below 1.
     """
     if not isinstance(num_resamples, Integral) or num_resamples < 1:
-        raise ValueError(f"num_resamples={num_resamples} must be a whole number of at least 1, which is no resampling")
+        raise ValueError(f"num_resamples={num_resamples} must be a whole number of at least 1; 1 disables resampling")
     if num_resamples == 1 or num_steps == 1:
         return list(range(num_steps, -1, -1))
     length = min(10, num_steps - 1) if jump_length is None else jump_length
@@ -235,7 +239,7 @@ def repaint_path(num_steps: int, jump_length: int | None, num_resamples: int) ->
 
 @contextmanager
 def same_noise(generator: Generators) -> Iterator[None]:
-    """Rewind the generators at the end of the block: the next one draws the same numbers."""
+    """Reset the generators at the end of the block, so that the next block draws the same numbers."""
     generators = generator if isinstance(generator, list) else [generator] if generator is not None else []
     states = [one.get_state() for one in generators]
     yield

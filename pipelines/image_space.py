@@ -1,4 +1,4 @@
-"""Where a walk's x_0 is: in pixels, or in the latents of a VAE (Rombach et al. 2022, arXiv 2112.10752)."""
+"""The space of x_0: pixels, or the latents of a VAE (Rombach et al. 2022, arXiv 2112.10752)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +15,12 @@ from hf_ddpm.pipelines.network_signature import NetworkSignature
 
 @dataclass(frozen=True)
 class ImageSpace:
-    """From images to x_0 and back.
+    """Conversion of images to x_0 and back.
 
     Args:
-        vae: an `HFVAE`, `AutoencoderKL` or `AutoencoderTiny`; None for a network that works in pixels.
-        signature: of the network, whose x_0 are latents where there is a VAE.
-        device, dtype: of the network.
+        vae: An `HFVAE`, `AutoencoderKL` or `AutoencoderTiny`; None for a network that works in pixels.
+        signature: The signature of the network, whose x_0 are latents if there is a VAE.
+        device, dtype: The device and the dtype of the network.
     """
 
     vae: Any
@@ -30,12 +30,12 @@ class ImageSpace:
 
     @property
     def channels(self) -> int:
-        """C of the images, which those of the latents are not."""
+        """C of the images, not of the latents."""
         return self.signature.channels if self.vae is None else self.vae.config["in_channels"]
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """(H, W) of the images, found by decoding one where there is a VAE; None: any."""
+        """(H, W) of the images, found by decoding one if there is a VAE; None for any size."""
         signature = self.signature
         if self.vae is None or signature.size is None:
             return signature.size
@@ -45,69 +45,67 @@ class ImageSpace:
         return height, width
 
     def x_0(self, images: Images) -> Tensor:
-        """Images where the walk begins and ends: pixels, or the latents that are the mean of q(z|image)."""
+        """Convert images to x_0: pixels, or the latents that are the mean of q(z|image)."""
         pixels = self.pixels(images)
         if self.vae is None:
             return pixels
         x_0, size = encode_images(self.vae, pixels.to(self.vae.dtype)), self.signature.size
         if size is not None and tuple(x_0.shape[2:]) != size:
             raise ValueError(
-                f"images of {tuple(pixels.shape[2:])} have latents of {tuple(x_0.shape[2:])}, and the network was "
-                f"trained with {size}: resize them first"
+                f"images of size {tuple(pixels.shape[2:])} have latents of size {tuple(x_0.shape[2:])}, but the "
+                f"network was trained with {size}: resize the images first"
             )
         return x_0.to(self.dtype)
 
     def pixels(self, images: Images) -> Tensor:
-        """Images as (B, C, H, W) in [-1, 1]."""
+        """Convert images to (B, C, H, W) in [-1, 1]."""
         pixels = to_x_0(images, self.channels, self.signature.size if self.vae is None else None)
         return pixels.to(self.device, self.dtype)
 
     def mask(self, of_pixels: Tensor, x_0: Tensor) -> Tensor:
-        """A mask of pixels (B, C, H, W) as one of `x_0`."""
+        """Convert a mask of pixels (B, C, H, W) to a mask of `x_0`."""
         return of_pixels if self.vae is None else latent_mask(of_pixels, x_0)
 
     def decoded(self, x_0: Tensor) -> Tensor:
-        """Pixels of where the walk ended, about in [-1, 1]."""
+        """Convert x_0 to pixels, about in [-1, 1]."""
         return x_0 if self.vae is None else decode_latents(self.vae, x_0.to(self.vae.dtype))
 
 
 def latent_scale(vae: Any) -> float:
-    """What latents are multiplied by to have unit variance: `scaling_factor` of the VAE's config.
+    """Return the factor that gives latents unit variance, `scaling_factor` of the VAE's config.
 
     Raises:
-        ValueError: it was not measured.
+        ValueError: If it was not measured.
     """
     scale = vae.config.get("scaling_factor")
     if scale is None:
         raise ValueError(
-            "the vae's config has no scaling_factor, the scale that gives latents unit variance: set it by "
-            "vae.measure_scaling_factor(images), with images of the training data"
+            "the vae's config has no scaling_factor, which gives latents unit variance: set it with "
+            "vae.measure_scaling_factor(images), with images from the training data"
         )
     return scale
 
 
 def check_vae(vae: Any, channels: int) -> None:
-    """Refuse a VAE without a measured scale or of MLPs, and latents of other `channels` than the network takes.
+    """Reject a VAE that has no measured scale or is an MLP, or whose latents do not have the network's `channels`.
 
     Raises:
-        ValueError: which of them.
+        ValueError: If one of these is the case.
     """
     latent_scale(vae)
     if vae.config.get("network") == "mlp":
-        raise ValueError(
-            "the vae is an MLP, whose latents have no height and width to walk in: give a convolutional one"
-        )
+        raise ValueError("the vae is an MLP, whose latents have no height and width: use a convolutional VAE")
     if vae.config["latent_channels"] != channels:
         raise ValueError(
-            f"the vae has {vae.config['latent_channels']} latent channels and the network takes {channels}: "
-            "give the VAE that it was trained with"
+            f"the vae has latent_channels={vae.config['latent_channels']}, but the network has in_channels={channels}: "
+            "use the VAE that the network was trained with"
         )
 
 
 def latent_frame(vae: Any) -> tuple[Tensor | float, Tensor | float]:
-    """Mean and standard deviation of a VAE's latents as its config tells them, each a number or (J, 1, 1).
+    """Return the mean and the standard deviation of a VAE's latents from its config, each a number or (J, 1, 1).
 
-    `shift_factor`, or `latents_mean` and `latents_std`, which some VAEs of others have; 0 and 1 of ours.
+    Some VAEs have `shift_factor`, or `latents_mean` and `latents_std`; ours has neither, which means 0 and 1.
     """
     mean, std = (
         None if (each := vae.config.get(name)) is None else torch.tensor(each).to(vae.device, vae.dtype).view(-1, 1, 1)
@@ -117,13 +115,13 @@ def latent_frame(vae: Any) -> tuple[Tensor | float, Tensor | float]:
 
 
 def encode_moments(vae: Any, x_0: Tensor) -> Tensor:
-    """Mean and variance of q(z|x_0) in the VAE's `latent_frame`, unscaled (B, 2J, h, w).
+    """Compute the mean and the variance of q(z|x_0) in the VAE's `latent_frame`, unscaled (B, 2J, h, w).
 
-    Of an `AutoencoderTiny` they are the latent and variance 0.
+    For an `AutoencoderTiny` they are the latent and 0.
 
     Args:
-        vae: an `HFVAE`, `AutoencoderKL` or `AutoencoderTiny`.
-        x_0: images in [-1, 1], (B, C, H, W).
+        vae: An `HFVAE`, `AutoencoderKL` or `AutoencoderTiny`.
+        x_0: Images in [-1, 1], (B, C, H, W).
     """
     found = vae.encode(x_0)
     mean, std = latent_frame(vae)
@@ -134,17 +132,17 @@ def encode_moments(vae: Any, x_0: Tensor) -> Tensor:
 
 
 def encode_images(vae: Any, x_0: Tensor) -> Tensor:
-    """Scaled latents (B, J, h, w) of images, the mean of q(z|x_0)."""
+    """Encode images as scaled latents (B, J, h, w), the mean of q(z|x_0)."""
     return latent_scale(vae) * encode_moments(vae, x_0).chunk(2, dim=1)[0]
 
 
 def latent_mask(mask: Tensor, latents: Tensor) -> Tensor:
-    """A mask of pixels (B, C, H, W) as one of latents (B, J, h, w): 1 wherever a pixel under a latent is 1."""
+    """Convert a mask of pixels (B, C, H, W) to one of latents (B, J, h, w): 1 wherever a pixel under a latent is 1."""
     covered = adaptive_max_pool2d(mask.amax(dim=1, keepdim=True), latents.shape[2:])
     return covered.expand_as(latents)
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Images (B, C, H, W) of scaled latents (B, J, h, w), about in [-1, 1]."""
+    """Decode scaled latents (B, J, h, w) to images (B, C, H, W), about in [-1, 1]."""
     mean, std = latent_frame(vae)
     return vae.decode(latents / latent_scale(vae) * std + mean).sample

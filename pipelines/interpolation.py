@@ -1,4 +1,4 @@
-"""Ways from one tensor to another, and what a call that mixes two images may ask for."""
+"""Interpolation between tensors, and checks of calls that mix two images."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -10,17 +10,17 @@ Interpolation = Literal["lerp", "slerp"]
 
 
 def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """Spherical interpolation of latents, each image by itself (DDIM, eq. 67): sin-weighted, so the norm is kept.
+    """Interpolate latents spherically, each image separately (DDIM, eq. 67); the sine weights preserve the norm.
 
     Args:
-        first, second: (B, ...), as x_T of a sampler.
-        weight: 0 is `first`, 1 is `second`.
+        first, second: Latents, (B, ...), such as x_T of a sampler.
+        weight: The weight of `second`: 0 is `first`, 1 is `second`.
 
     Returns:
-        Tensor: shaped as `first`. Latents that are nearly parallel are mixed linearly, which is the limit there, and so
-        is a latent of zeros, which has no direction.
+        Tensor: The interpolated latents, shaped as `first`. Nearly parallel latents are mixed linearly, which is the
+        limit there, and so is a latent of zeros, which has no direction.
     """
-    a, b = first.flatten(1).cpu().double(), second.flatten(1).cpu().double()  # where there always is float64
+    a, b = first.flatten(1).cpu().double(), second.flatten(1).cpu().double()  # the CPU always supports float64
     cosine = (a * b).sum(dim=1, keepdim=True) / (a.norm(dim=1, keepdim=True) * b.norm(dim=1, keepdim=True))
     theta = cosine.nan_to_num(1).clamp(-1, 1).acos()  # (B, 1)
     parallel = theta.sin() < 1e-6
@@ -31,27 +31,28 @@ def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
 
 
 def shares_of(weights: Sequence[float]) -> list[float]:
-    """Weights of the second image as numbers.
+    """Return the weights of the second image as numbers.
 
     Raises:
-        ValueError: no list of numbers in [0, 1].
+        ValueError: If they are not a list of numbers in [0, 1].
     """
     try:
         shares = [float(weight) for weight in weights]
     except (TypeError, ValueError):
         shares = [-1.0]
     if not all(0 <= share <= 1 for share in shares):
-        raise ValueError(f"weights={weights!r} must be a list of numbers in [0, 1], of the second image")
+        raise ValueError(f"weights={weights!r} must be a list of numbers in [0, 1], the weights of the second image")
     return shares
 
 
 def check_pairs(first: Tensor, second: Tensor) -> None:
-    """Refuse two batches that make no pairs.
+    """Reject two batches that do not form pairs.
 
     Raises:
-        ValueError: their shapes differ.
+        ValueError: If their shapes differ.
     """
     if first.shape != second.shape:
         raise ValueError(
-            f"{len(first)} first and {len(second)} second images make no pairs: give equally many, of one size"
+            f"{len(first)} first and {len(second)} second image(s) do not form pairs: pass equal numbers of images of "
+            "the same size"
         )

@@ -1,4 +1,4 @@
-"""Noise to images in a few steps with the generator of a denoising diffusion GAN."""
+"""Sampling in a few steps with the generator of a denoising diffusion GAN."""
 
 import os
 from collections.abc import Mapping
@@ -24,20 +24,20 @@ from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 
 
 class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
-    """Images of a denoising diffusion GAN (Xiao et al. 2022, arXiv 2112.07804): T steps of the posterior, T small.
+    """A pipeline for a denoising diffusion GAN (Xiao et al. 2022, arXiv 2112.07804): T steps of the posterior, T small.
 
     In each step the generator predicts x_0 from x_t and a fresh latent z, and x_{t-1} is drawn from
     q(x_{t-1} | x_t, x_0).
 
     Args:
-        generator: a `DDGANGenerator`.
-        scheduler: the `HFDDPMScheduler` that it was trained with, of T steps, `prediction_type="sample"` and
+        generator: A `DDGANGenerator`.
+        scheduler: The `HFDDPMScheduler` that it was trained with, with T steps, `prediction_type="sample"` and
             `variance_type="fixed_small"`.
-        discriminator: the `DDGANDiscriminator` that it was trained against; sampling does not need it.
-        id2label: names of some or all classes, by their numbers.
+        discriminator: The `DDGANDiscriminator` that it was trained against; sampling does not need it.
+        id2label: The names of some or all classes, by their numbers.
 
     Raises:
-        ValueError: parts that do not fit.
+        ValueError: If the components do not fit together.
     """
 
     model_cpu_offload_seq = "generator"  # type: ignore[assignment]
@@ -52,7 +52,7 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
         id2label: dict[int, str] | dict[str, str] | None = None,  # JSON turns numbers into strings
     ) -> None:
         super().__init__()
-        # by its config: where hf_ddpm is imported beside door 3 there are two such classes; torch.compile has a third
+        # by its config: if hf_ddpm is imported next to door 3 there are two such classes; torch.compile has a third
         if not isinstance(generator, torch.nn.Module) or "latent_dim" not in getattr(generator, "config", {}):
             raise ValueError(f"generator of type {type(generator).__name__} must be a DDGANGenerator")
         _check_discriminator(discriminator, generator.config)
@@ -63,7 +63,7 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def signature(self) -> NetworkSignature:
-        """What the generator takes and returns."""
+        """The inputs and outputs of the generator."""
         config, scheduler = self.generator.config, self.scheduler.config
         return NetworkSignature(
             channels=config["in_channels"],
@@ -79,12 +79,12 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def class_signature(self) -> NetworkSignature:
-        """`signature`: no classifier guides a GAN."""
+        """The same as `signature`, because no classifier guides a GAN."""
         return self.signature
 
     @property
     def num_classes(self) -> int | None:
-        """K of a generator with classes; None for one without."""
+        """K for a generator with classes; None for one without."""
         return self.generator.config["num_classes"]
 
     @property
@@ -99,7 +99,7 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def noise_network(self) -> Any:
-        """The network that noise goes into."""
+        """The network whose input is noise."""
         return self.generator
 
     @property
@@ -123,22 +123,22 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
         """Draw x_T, and in each of the T steps z, x_0 = G(x_t, z, t) and x_{t-1} ~ q(x_{t-1} | x_t, x_0).
 
         Args:
-            batch_size: number of images.
-            num_inference_steps: T, the steps that it was trained with; no other number.
-            generator: draws x_T, then z and the noise of each step; or one for each image, which fixes image i whatever
-                the batch around it.
-            class_labels: one class, or one for each image, if and only if it was trained with classes. A number, or one
-                of the names in `id2label`.
-            latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
-            truncation: in [0, 1], how far w, the output of the mapping network, may be from its mean: 1 leaves w as it
-                was in training, smaller values give less diverse images (arXiv 1812.04948, appendix B).
+            batch_size: The number of images.
+            num_inference_steps: T, the number of steps in training; no other number is allowed.
+            generator: The generator of x_T, then of z and the noise of each step; or a list with one for each image,
+                so that an image does not depend on the rest of its batch.
+            class_labels: One class, or one for each image, if and only if the GAN was trained with classes. Each is a
+                number, or one of the names in `id2label`.
+            latents: x_T, (batch_size, C, H, W) with unit variance, instead of a draw.
+            truncation: A number in [0, 1], which moves w, the output of the mapping network, towards its mean: 1
+                leaves w as in training, smaller values give less diverse images (arXiv 1812.04948, appendix B).
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
-            return_dict: `ImagePipelineOutput`, or a tuple of the images.
-            callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; may return other
-                latents, and `pipeline._interrupt = True` ends the walk after this step.
+            return_dict: Whether to return an `ImagePipelineOutput` instead of a tuple of the images.
+            callback_on_step_end: A function that is called as `callback(pipeline, i, t, {"latents": x})` after each
+                step. It may return other latents, and `pipeline._interrupt = True` stops sampling after this step.
 
         Raises:
-            ValueError: a batch, labels, latents or steps that do not fit, said in one sentence.
+            ValueError: If the batch size, labels, latents or steps do not fit.
         """
         check_call(batch_size, generator, output_type)
         _check_scheduler(self.scheduler)  # another one may have been assigned
@@ -146,7 +146,7 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
         given = num_inference_steps
         if given is not None and not (isinstance(given, Integral) and given == num_steps):
             raise ValueError(
-                f"num_inference_steps={given!r} must be {num_steps}, the steps it was trained with, or be left out"
+                f"num_inference_steps={given!r} must be {num_steps}, the number of steps in training, or be omitted"
             )
         device, dtype = self._execution_device, self.generator.dtype
         labels = self.signature.labels(class_labels, batch_size)
@@ -169,20 +169,20 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
     def invert(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused, as are `reconstruct`, `vary`, `interpolate`, `inpaint` and `score`.
+        """Raise an error: `reconstruct`, `vary`, `interpolate`, `inpaint` and `score` are not supported either.
 
         Raises:
-            ValueError: why, and what does it.
+            ValueError: Always; the message says which pipeline supports them.
         """
         raise ValueError(
-            "a denoising GAN draws a latent at each of its few steps, so no walk leads from an image back to its noise "
-            "and there is no score: take an HFDDPMPipeline for edits, inversion and scores"
+            "a denoising GAN draws a latent at each of its few steps, so an image cannot be inverted to its noise, and "
+            "there is no score: use an HFDDPMPipeline for edits, inversion and scores"
         )
 
     reconstruct = vary = interpolate = inpaint = score = invert
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write model_index.json and the code files of door 3; diffusers has no such class, so door 2 is shut.
+        """Write model_index.json and the code files of door 3; door 2 is impossible, as diffusers has no such class.
 
         `save_pretrained` calls this last, after the components and before an upload.
         """
@@ -204,19 +204,19 @@ class HFDDGANPipeline(CheckedOpening, DiffusionPipeline):
 
 
 def _check_scheduler(scheduler: Any) -> None:
-    """Refuse one whose steps are no draws of the posterior."""
-    # by its name: where hf_ddpm is imported beside door 3 there are two such classes
+    """Reject a scheduler whose steps are not draws from the posterior."""
+    # by its name: if hf_ddpm is imported next to door 3 there are two such classes
     if type(scheduler).__name__ != HFDDPMScheduler.__name__:
         raise ValueError(
             f"the scheduler of type {type(scheduler).__name__} must be the HFDDPMScheduler that the generator was "
             "trained with"
         )
     if obstacle := scheduler.posterior_obstacle:
-        raise ValueError(f"{obstacle} in the scheduler, as it was when the generator was trained")
+        raise ValueError(f"{obstacle} in the scheduler's config, as in the training of the generator")
 
 
 def _check_discriminator(discriminator: Any, wanted: Mapping[str, Any]) -> None:
-    """Refuse what is no discriminator of the images and classes of a generator whose configuration is `wanted`."""
+    """Reject anything but a discriminator for the images and classes of a generator with the configuration `wanted`."""
     if discriminator is None:
         return
     config = getattr(discriminator, "config", {})

@@ -1,4 +1,4 @@
-"""Noise to images with any DDPM-family network and any diffusers scheduler."""
+"""Sampling with any network of the DDPM family and any diffusers scheduler."""
 
 import dataclasses
 import inspect
@@ -40,31 +40,32 @@ from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS
 
 
 class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
-    """Sample images from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
+    """A pipeline that samples from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
 
     Args:
-        unet: predicts what `scheduler.config.prediction_type` says, from C channels to C, or 2C with variances.
-        scheduler: any diffusers scheduler. `DDPMScheduler` and `DDIMScheduler` are turned into `HFDDPMScheduler` here;
-            one that is assigned later stays as it is.
-        default_eta: the `eta` of a call that gives none. None is Algorithm 2; a `DDIMScheduler` makes it 0.
-        vae: an `HFVAE`, `AutoencoderKL` or `AutoencoderTiny` whose latents the UNet works in (arXiv 2112.10752). Images
-            are then encoded before and decoded after; `latents` and x_t everywhere are those of the VAE, scaled.
-        null_class: K, of a UNet with `num_class_embeds = K + 1` that was trained with one class more for "no label",
-            which is never drawn. It is not inferred; None is a network without.
-        id2label: names of classes by their numbers, {0: "cat", ...}, by which `class_labels` may ask for them.
-        classifier: a `NoisyClassifier` of the same noise schedule, images and classes, or an image classifier of
-            `transformers`, which sees the predicted x_0. Its gradient guides the walk (ADM, arXiv 2105.05233, section
-            4); a UNet without classes gets its classes.
-        image_processor: of a classifier of `transformers`.
+        unet: A network that predicts what `scheduler.config.prediction_type` says, from C channels to C, or 2C with
+            variances.
+        scheduler: Any diffusers scheduler. `DDPMScheduler` and `DDIMScheduler` are converted to `HFDDPMScheduler` here;
+            a scheduler that is assigned later is left unchanged.
+        default_eta: The `eta` of a call without `eta`. None is Algorithm 2; for a `DDIMScheduler` it defaults to 0.
+        vae: An `HFVAE`, `AutoencoderKL` or `AutoencoderTiny` in whose latents the UNet works (arXiv 2112.10752). Images
+            are then encoded before and decoded after sampling; `latents` and x_t are always scaled latents of the VAE.
+        null_class: K, for a UNet with `num_class_embeds = K + 1` that was trained with one more class for "no label",
+            which is never drawn. It is not inferred; None is a network without this class.
+        id2label: The names of classes by their numbers, {0: "cat", ...}, which `class_labels` may contain.
+        classifier: A `NoisyClassifier` with the same noise schedule, images and classes, or an image classifier from
+            `transformers`, which sees the predicted x_0. Its gradient guides sampling (ADM, arXiv 2105.05233, section
+            4); a UNet without classes uses those of the classifier.
+        image_processor: The image processor of a classifier from `transformers`.
 
     Raises:
-        ValueError: networks that do not fit, a classifier that does not, a VAE whose `scaling_factor` was not measured,
-            or a `null_class` or names that are not of the UNet's classes.
+        ValueError: If the networks or the classifier do not fit, the VAE's `scaling_factor` was not measured, or
+            `null_class` or the names do not fit the UNet's classes.
     """
 
     model_cpu_offload_seq = "unet->vae"  # type: ignore[assignment]
     _optional_components = ["vae", "classifier", "image_processor"]  # noqa: RUF012  # diffusers' name and type
-    _exclude_from_cpu_offload = ["classifier"]  # noqa: RUF012  # which is asked after every call of the UNet
+    _exclude_from_cpu_offload = ["classifier"]  # noqa: RUF012  # used after every call of the UNet
     _interrupt = False
 
     vary, interpolate = vary, interpolate
@@ -105,31 +106,31 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def signature(self) -> NetworkSignature:
-        """What the network takes and returns; of latents, where there is a VAE."""
+        """The inputs and outputs of the network, which are latents if there is a VAE."""
         of_classes = {name: self.config[name] for name in ("null_class", "id2label")}
         return NetworkSignature.of(self.unet.config, self.scheduler.config, **of_classes)
 
     @property
     def image_channels(self) -> int:
-        """C of the images, which those of the latents are not."""
+        """C of the images, not of the latents."""
         return self._space.channels
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(H, W) of the images, found by decoding one where there is a VAE; None: any."""
+        """(H, W) of the images, found by decoding one if there is a VAE; None for any size."""
         return self._space.size
 
     @property
     def num_classes(self) -> int | None:
-        """K of a network with class labels, which are 0 to K - 1; None for one without. "No label" is not counted.
+        """K for a network with class labels, which are 0 to K - 1; None for one without. "No label" is not counted.
 
-        Of a network without, the classes of the classifier that guides it.
+        For a network without classes, K of the classifier that guides it, if any.
         """
         return self.class_signature.num_classes
 
     @property
     def class_signature(self) -> NetworkSignature:
-        """`signature` with the classes that may be asked for: the classifier's, where the network has none."""
+        """`signature` with the classes that may be passed: those of the classifier if the network has none."""
         signature, classifier = self.signature, self.classifier
         if signature.takes_labels or classifier is None:
             return signature
@@ -138,18 +139,18 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def noise_network(self) -> Any:
-        """The network that noise goes into."""
+        """The network whose input is noise."""
         return self.unet
 
     @property
     def noise_shape(self) -> tuple[int, int, int] | None:
-        """(C, h, w) of the noise that an image starts from; None where the network's config has no sample_size."""
+        """(C, h, w) of the noise that an image starts from; None if the network's config has no sample_size."""
         signature = self.signature
         return None if signature.size is None else (signature.channels, *signature.size)
 
     @property
     def interrupt(self) -> bool:
-        """Whether the walk ends after this step: a callback sets `pipeline._interrupt = True`."""
+        """Whether sampling stops after this step: a callback sets `pipeline._interrupt = True`."""
         return self._interrupt
 
     @without_training
@@ -177,37 +178,37 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         classifier_gradient: GradientAt = "x_t",
         classifier_max_norm: float | None = None,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Draw x_T and walk the scheduler's timesteps down to x_0.
+        """Draw x_T and sample along the scheduler's timesteps down to x_0.
 
         Args:
-            batch_size: number of images.
-            num_inference_steps: number of network calls, all T training steps when nothing else says.
-            eta: 0 (DDIM) to 1; None takes `default_eta`, and if that is None too, Algorithm 2.
-            generator: one generator, drawn from as diffusers draws; or one for each image, which fixes image i whatever
-                the batch around it.
-            class_labels: one class, or one for each image, if and only if the network was trained with classes or a
-                classifier guides it. A number, or one of the names in `id2label`.
-            latents: x_T, (batch_size, C, H, W) of unit variance, instead of a draw.
+            batch_size: The number of images.
+            num_inference_steps: The number of network calls; by default, all T training steps.
+            eta: A number from 0 (DDIM) to 1; None uses `default_eta`, and if that is None too, Algorithm 2.
+            generator: One generator, used as in diffusers; or a list with one for each image, so that an image does not
+                depend on the rest of its batch.
+            class_labels: One class, or one for each image, if and only if the network was trained with classes or a
+                classifier guides it. Each is a number, or one of the names in `id2label`.
+            latents: x_T, (batch_size, C, H, W) with unit variance, instead of a draw.
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
-            return_dict: `ImagePipelineOutput`, or a tuple of the images.
-            callback_on_step_end: called as `callback(pipeline, i, t, {"latents": x})` after each step; our
-                scheduler adds `"pred_original_sample"`, the x_0 seen there. A returned dict may replace the latents.
-                `pipeline._interrupt = True` ends the walk after this step.
-            timesteps: a descending list of timesteps of your own, for schedulers that take one.
-            timestep_spacing: another spacing than the config's, or sections (see `HFDDPMScheduler.set_timesteps`).
-            start_timestep: `latents` is x_t of this t, and the walk begins there.
-            corrector_steps: steps of Langevin dynamics at each level on the way, each a network call more
-                (predictor-corrector sampling, Song et al. 2021, arXiv 2011.13456, Algorithm 1).
-            corrector_snr: of `HFDDPMScheduler.step_langevin`.
-            guidance_scale: s of classifier-free guidance, eps_u + s (eps_c - eps_u); 1 is off. Other scales need a
-                network with a `null_class`, and twice the time.
-            classifier_scale: what the gradient of the classifier's log p(y | x_t) is multiplied by; 0 is off, None is 1
+            return_dict: Whether to return an `ImagePipelineOutput` instead of a tuple of the images.
+            callback_on_step_end: A function that is called as `callback(pipeline, i, t, {"latents": x})` after each
+                step; our scheduler adds `"pred_original_sample"`, the prediction of x_0. A returned dict may replace
+                the latents. `pipeline._interrupt = True` stops sampling after this step.
+            timesteps: Your own descending list of timesteps, for schedulers that accept one.
+            timestep_spacing: Another spacing than the config's, or sections (see `HFDDPMScheduler.set_timesteps`).
+            start_timestep: The timestep t at which sampling starts, from `latents`, which are then x_t.
+            corrector_steps: The number of steps of Langevin dynamics at each level after a step, each of them one more
+                network call (predictor-corrector sampling, Song et al. 2021, arXiv 2011.13456, Algorithm 1).
+            corrector_snr: `snr` of `HFDDPMScheduler.step_langevin`.
+            guidance_scale: s of classifier-free guidance, eps_u + s (eps_c - eps_u); 1 disables it. Other scales
+                require a network with a `null_class`, and take twice the time.
+            classifier_scale: The factor of the gradient of the classifier's log p(y | x_t); 0 disables it, None is 1
                 with a classifier and `class_labels`.
-            guidance_rescale, guidance_interval, guidance_schedule, classifier_gradient, classifier_max_norm: see
-                `Guidance`. `classifier_gradient="mean"` goes with Algorithm 2 alone.
+            guidance_rescale, guidance_interval, guidance_schedule, classifier_gradient, classifier_max_norm: See
+                `Guidance`. `classifier_gradient="mean"` requires Algorithm 2.
 
         Raises:
-            ValueError: a batch, labels, latents, steps, eta or guidance that do not fit, said in one sentence.
+            ValueError: If the batch size, labels, latents, steps, eta or guidance do not fit.
         """
         check_call(batch_size, generator, output_type)
         check_solver(type(self.scheduler).__name__, self.scheduler.config, self.signature.channels)
@@ -251,22 +252,22 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
 
     @without_training
     def score(self, x_t: Tensor, timestep: int, class_labels: ClassLabels = None, **guidance: Any) -> Tensor:
-        """grad log q(x_t) as the network sees it, -eps / sqrt(1 - alpha_bar_t), shaped as `x_t` (B, C, H, W).
+        """grad log q(x_t) as the network predicts it, -eps / sqrt(1 - alpha_bar_t), shaped as `x_t` (B, C, H, W).
 
-        `guidance` are keywords of a call: the score that guides a walk with them.
+        `guidance` are the guidance arguments of a call; the score then includes their effect.
         """
         self._needs_own_scheduler("score")
         channels = self.signature.channels
         if x_t.ndim != 4 or x_t.shape[1] != channels:
             raise ValueError(f"x_t of shape {tuple(x_t.shape)} must have shape (B, {channels}, H, W)")
         if guidance.get("classifier_gradient", "x_t") != "x_t":
-            raise ValueError("classifier_gradient='mean' is of a step: the score at x_t takes 'x_t'")
+            raise ValueError("classifier_gradient='mean' applies to a step: the score at x_t requires 'x_t'")
         asked = self._guided(class_labels, len(x_t), **guidance)(x_t, timestep, timestep)
         own = self.scheduler.score(asked["model_output"], x_t, timestep)
         return own + asked["score"].to(own.dtype) if "score" in asked else own
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write model_index.json, for stock classes where they sample the same, and the code files of door 3.
+        """Write model_index.json, for stock classes if they draw the same images, and the code files of door 3.
 
         `save_pretrained` calls this last, after the components and before an upload.
         """
@@ -276,7 +277,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         for absent in self._optional_components:
             if getattr(self, absent) is None:
                 forget_component(folder, absent)
-        is_ours = type(self).__module__ == __name__ and "scheduler" in ours  # a derived class may sample otherwise
+        is_ours = type(self).__module__ == __name__ and "scheduler" in ours  # a derived class may sample differently
         eta = self.config["default_eta"]
         if (
             is_ours
@@ -293,16 +294,16 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def _reads_variance(self) -> bool:
-        """Whether the scheduler takes the second half of 2C output channels."""
+        """Whether the scheduler uses the second half of 2C output channels."""
         return isinstance(self.scheduler, HFDDPMScheduler) or (
             isinstance(self.scheduler, (DDPMScheduler, DDPMParallelScheduler)) and self.signature.learns_variance
         )
 
     def _step_kwargs(self, eta: float | None, generator: object) -> dict[str, Any]:
-        """Of eta and generator, what the scheduler's `step` takes."""
+        """Return those of eta and generator that the scheduler's `step` accepts."""
         accepted = inspect.signature(self.scheduler.step).parameters
         if eta is not None and "eta" not in accepted:
-            raise ValueError(f"eta={eta} has no meaning for {type(self.scheduler).__name__}: leave it out")
+            raise ValueError(f"eta={eta} is not supported by {type(self.scheduler).__name__}: omit it")
         eta = self.config["default_eta"] if eta is None else eta
         given = {"generator": generator} | ({} if eta is None else {"eta": eta})
         return {name: value for name, value in given.items() if name in accepted}
@@ -310,15 +311,17 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
     def _set_timesteps(
         self, num_inference_steps: int | None, timesteps: Sequence[int] | None, timestep_spacing: str | None
     ) -> None:
-        """Have the scheduler choose; one number, one spacing or one list."""
+        """Set the scheduler's timesteps from one number, one spacing or one list."""
         if timestep_spacing is not None and not isinstance(self.scheduler, HFDDPMScheduler):
             raise ValueError(
-                f"timestep_spacing={timestep_spacing!r} has no meaning for {type(self.scheduler).__name__}: "
-                "set the one of its config"
+                f"timestep_spacing={timestep_spacing!r} is not supported in a call with "
+                f"{type(self.scheduler).__name__}: set it in the scheduler's config"
             )
         if timesteps is not None:
             if num_inference_steps is not None or timestep_spacing is not None:
-                raise ValueError("give timesteps alone, not both them and num_inference_steps or timestep_spacing")
+                raise ValueError(
+                    "timesteps cannot be combined with num_inference_steps or timestep_spacing: pass only one of them"
+                )
             self.scheduler.set_timesteps(timesteps=timesteps)
             return
         respaced = timestep_spacing is not None and timestep_spacing not in EVEN_SPACINGS
@@ -337,7 +340,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         if latents is not None and signature.size is None:
             shape = (batch_size, signature.channels, *latents.shape[2:])
         else:
-            shape = (batch_size, *signature.shape("give latents of the size to sample"))
+            shape = (batch_size, *signature.shape("pass latents of the size to sample"))
         device, dtype = self._execution_device, self.unet.dtype
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
@@ -346,35 +349,35 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
     def _start_at(self, t: int, latents: Tensor | None) -> None:
-        """Begin the walk at `t`, and go on with the chosen timesteps below it."""
+        """Start sampling at `t`, and continue with the chosen timesteps below it."""
         self._needs_own_scheduler("start_timestep")
         if latents is None:
             raise ValueError(
-                f"start_timestep={t} needs latents, x_t of that level: vary(images, {t}) makes them of images"
+                f"start_timestep={t} requires latents, x_t at that level: vary(images, {t}) computes them from images"
             )
         self.scheduler.set_timesteps(timesteps=[t, *(s for s in self.scheduler.timesteps.tolist() if s < t)])
 
     def _check_start_at_noise(self) -> None:
-        """A walk that starts from pure noise starts where the schedule has no signal, if it has such a place."""
+        """Check that sampling from pure noise starts at the timestep without signal, if the schedule has one."""
         if not isinstance(self.scheduler, HFDDPMScheduler) or self.scheduler.alphas_cumprod[-1] > 0:
             return
         first, last = int(self.scheduler.timesteps[0]), len(self.scheduler) - 1
         if first != last:
             raise ValueError(
-                f"the walk starts at t = {first}, and a schedule that ends at alpha_bar = 0 has pure noise at {last} "
-                "only: choose timestep_spacing='trailing', or give latents of that level and start_timestep"
+                f"sampling starts at t = {first}, but a schedule that ends at alpha_bar = 0 has pure noise only at "
+                f"t = {last}: use timestep_spacing='trailing', or pass start_timestep and latents of that level"
             )
 
     def _needs_own_scheduler(self, what: str) -> None:
         if not isinstance(self.scheduler, HFDDPMScheduler):
             raise ValueError(
-                f"{what} needs an HFDDPMScheduler, not {type(self.scheduler).__name__}: "
+                f"{what} requires an HFDDPMScheduler, not {type(self.scheduler).__name__}: set "
                 "pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
             )
 
 
 def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:
-    """A stock DDPM or DDIM scheduler as ours; old configs call `num_train_timesteps` `timesteps`."""
+    """Convert a stock DDPM or DDIM scheduler to ours; in old configs `num_train_timesteps` is called `timesteps`."""
     config: dict[str, Any] = dict(scheduler.config)  # type: ignore[attr-defined]
     if "timesteps" in config:
         config["num_train_timesteps"] = config["timesteps"]

@@ -1,4 +1,4 @@
-"""Noise to images in one step with a VAE, and what its latents do with real images."""
+"""Sampling in one step with a VAE, and editing of real images in its latents."""
 
 import math
 import os
@@ -35,21 +35,21 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     on the rest of the batch.
 
     Args:
-        vae: an `HFVAE`.
+        vae: An `HFVAE`.
     """
 
     model_cpu_offload_seq = "vae"  # type: ignore[assignment]
 
     def __init__(self, vae: HFVAE) -> None:
         super().__init__()
-        # by its config: where hf_ddpm is imported beside door 3 there are two such classes; torch.compile has a third
+        # by its config: if hf_ddpm is imported next to door 3 there are two such classes; torch.compile has a third
         if not isinstance(vae, torch.nn.Module) or "likelihood" not in getattr(vae, "config", {}):
-            raise ValueError(f"vae of type {type(vae).__name__} must be an HFVAE, which knows p(x|z)")
+            raise ValueError(f"vae of type {type(vae).__name__} must be an HFVAE, which has a likelihood")
         self.register_modules(vae=vae)
 
     @property
     def num_classes(self) -> None:
-        """A VAE knows no classes."""
+        """None, because a VAE has no classes."""
 
     @property
     def image_channels(self) -> int:
@@ -63,7 +63,7 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
 
     @property
     def noise_network(self) -> Any:
-        """The network that noise goes into."""
+        """The network whose input is noise."""
         return self.vae.decoder
 
     @property
@@ -84,15 +84,16 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         """Draw z ~ N(0, I) and decode it.
 
         Args:
-            batch_size: number of images.
-            generator: draws z, then the pixels.
+            batch_size: The number of images.
+            generator: The generator of z, then of the pixels.
             latents: z, (batch_size, J, h, w), instead of a draw.
-            sample_pixels: draw the image from p(x|z) instead of showing its mean, which is smoother than any image.
+            sample_pixels: Whether to draw the image from p(x|z) instead of returning its mean, which is smoother than
+                any image.
             output_type: `pil`, `np` (B, H, W, C) in [0, 1], or `pt` (B, C, H, W) in [0, 1].
-            return_dict: `ImagePipelineOutput`, or a tuple of the images.
+            return_dict: Whether to return an `ImagePipelineOutput` instead of a tuple of the images.
 
         Raises:
-            ValueError: a batch, generators or latents that do not fit, said in one sentence.
+            ValueError: If the batch size, generators or latents do not fit.
         """
         check_call(batch_size, generator, output_type)
         shape = (batch_size, *self.vae.latent_shape)
@@ -106,12 +107,12 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
 
     @without_training
     def encode(self, images: Images, sample_posterior: bool = False, generator: Generators = None) -> Tensor:
-        """The mean of q(z|x), or a draw of it, (B, J, h, w).
+        """Return the mean of q(z|x), or a draw from it, (B, J, h, w).
 
         Args:
             images: x.
-            sample_posterior: draw z = mu + sigma * noise.
-            generator: draws the noise.
+            sample_posterior: Whether to draw z = mu + sigma * noise.
+            generator: The generator of the noise.
         """
         posterior = self._posterior(images)
         check_call(len(posterior.mean), generator, "pt")
@@ -122,11 +123,11 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     def decode(
         self, latents: Tensor, output_type: OutputType = "pil", return_dict: bool = True
     ) -> ImagePipelineOutput | tuple[Any]:
-        """The mean images of p(x|z).
+        """Return the mean images of p(x|z).
 
         Args:
             latents: z, (B, J, h, w).
-            output_type, return_dict: as in a call.
+            output_type, return_dict: As in a call.
         """
         check_call(1, None, output_type)
         return self._returned(self.vae.decode(self._checked(latents)).sample, output_type, return_dict)
@@ -139,23 +140,23 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """`encode`, and `decode`: what J h w numbers keep of an image. Arguments as there."""
+        """Encode images and decode them again, with the arguments of `encode` and `decode`."""
         return self.decode(self.encode(images, sample_posterior, generator), output_type, return_dict)
 
     @without_training
     def sample_posterior(
         self, images: Images, num_samples: int = 8, generator: Generators = None, output_type: OutputType = "pil"
     ) -> list[Any]:
-        """Decoded draws of q(z|x): what the model holds possible for an image.
+        """Decode draws from q(z|x), which are possible images according to the model.
 
         Args:
             images: x.
-            num_samples: draws an image; a longer list of the same generators begins as the shorter one.
-            generator: draws the noise.
-            output_type: as in a call.
+            num_samples: The number of draws per image; with the same generators, more draws begin with the same ones.
+            generator: The generator of the noise.
+            output_type: As in a call.
 
         Returns:
-            list: for each image its `num_samples` images, as a call returns them.
+            list: For each image its `num_samples` images, as a call returns them.
         """
         check_count("num_samples", num_samples)
         posterior = self._posterior(images)
@@ -172,16 +173,16 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         method: Interpolation = "lerp",
         output_type: OutputType = "pil",
     ) -> list[Any]:
-        """Decode what lies between the means of q(z|x) of two images.
+        """Decode interpolations between the means of q(z|x) of two images.
 
         Args:
-            first, second: images, equally many.
-            weights: of `second`, in [0, 1].
+            first, second: Images, equal numbers of both.
+            weights: The weights of `second`, in [0, 1].
             method: `lerp`, a straight line; or `slerp`, an arc (DDIM, eq. 67), which stays as far from 0 as its ends.
-            output_type: as in a call.
+            output_type: As in a call.
 
         Returns:
-            list: the images of each weight, as a call returns them.
+            list: The images of each weight, as a call returns them.
         """
         check_choice("method", method, get_args(Interpolation))
         mix = slerp if method == "slerp" else torch.lerp
@@ -201,21 +202,21 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Decode one image's mean of q(z|x) with one dimension set to each of `values`: what that dimension means.
+        """Decode one image's mean of q(z|x) with one dimension set to each of `values`, to show its meaning.
 
         Args:
-            images: one image; None to start from `latents`.
-            dimension: from 0 to J - 1; of convolutional latents the whole channel, h x w.
-            values: the prior has standard deviation 1, so -3 to 3 covers it.
+            images: One image; None to start from `latents`.
+            dimension: The dimension, from 0 to J - 1; for convolutional latents, the whole channel, h x w.
+            values: The values; -3 to 3 covers the prior, whose standard deviation is 1.
             latents: z, (1, J, h, w), instead of an image.
-            output_type, return_dict: as in a call.
+            output_type, return_dict: As in a call.
         """
         if (images is None) == (latents is None):
-            raise ValueError("give traverse one image, or None and latents, not both")
+            raise ValueError("traverse requires either one image, or None and latents, not both")
         z = self._posterior(images).mean if images is not None else self._checked(latents)
         channels = self.vae.config["latent_channels"]
         if len(z) != 1:
-            raise ValueError(f"{len(z)} images: traverse starts from one")
+            raise ValueError(f"traverse requires one image, not {len(z)}")
         if not isinstance(dimension, Integral) or not 0 <= dimension < channels:
             raise ValueError(f"dimension={dimension!r} must be a whole number from 0 to {channels - 1}")
         numbers = finite_numbers("values", values).to(z)
@@ -226,13 +227,13 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
     def manifold(
         self, size: int = 20, output_type: OutputType = "pil", return_dict: bool = True
     ) -> ImagePipelineOutput | tuple[Any]:
-        """Decode an even grid of the prior's quantiles (AEVB, Fig. 4), for models of exactly 2 latent numbers.
+        """Decode an even grid of the prior's quantiles (AEVB, Fig. 4), for models with exactly 2 latent numbers.
 
-        z = (Phi^-1(u_row), Phi^-1(u_column)) with u_i = (i + 1/2) / size: equal shares of the prior.
+        z = (Phi^-1(u_row), Phi^-1(u_column)) with u_i = (i + 1/2) / size, so that all points have equal probability.
 
         Args:
-            size: rows and columns.
-            output_type, return_dict: as in a call.
+            size: The number of rows and of columns.
+            output_type, return_dict: As in a call.
 
         Returns:
             size * size images, row by row.
@@ -241,15 +242,15 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         shape = self.vae.latent_shape
         if math.prod(shape) != 2:
             raise ValueError(
-                f"manifold shows a plane, and this model has {math.prod(shape)} latent numbers, (J, h, w) = {shape}: "
-                "traverse shows one dimension of it"
+                f"manifold requires 2 latent numbers, but this model has {math.prod(shape)}, (J, h, w) = {shape}: "
+                "use traverse for one of its dimensions"
             )
         quantiles = torch.special.ndtri((torch.arange(size, dtype=torch.float64) + 0.5) / size)
         z = torch.cartesian_prod(quantiles, quantiles).view(-1, *shape)
         return self.decode(z, output_type, return_dict)
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write model_index.json and the code files of door 3; diffusers has no such class, so door 2 is shut.
+        """Write model_index.json and the code files of door 3; door 2 is impossible, as diffusers has no such class.
 
         `save_pretrained` calls this last, after the component and before an upload.
         """
@@ -258,14 +259,14 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         write_code(folder, __name__, name_ours(folder).values())
 
     def _posterior(self, images: Images) -> Any:
-        """q(z|x), its `sample` takes a list of generators too; convolutions take any size that their levels halve."""
+        """Compute q(z|x), whose `sample` also takes a list of generators; convolutions accept any size that fits."""
         config = self.vae.config
         size = size_pair(config["sample_size"]) if config["network"] == "mlp" else None
         x = to_x_0(images, config["in_channels"], size)
         return self.vae.posterior(x.to(self._execution_device, self.vae.dtype))
 
     def _checked(self, latents: Tensor | None) -> Tensor:
-        """Latents where the network is; their shape is the network's to check."""
+        """Check the latents and move them to the network, which checks their shape."""
         if not isinstance(latents, Tensor):
             raise ValueError(f"latents of type {type(latents).__name__} must be a tensor (B, J, h, w)")
         if latents.ndim != 4 or latents.numel() == 0:
@@ -273,7 +274,7 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
         return latents.to(self._execution_device, self.vae.dtype)
 
     def _pixels(self, z: Tensor, generator: Generators) -> Tensor:
-        """A draw of p(x|z), (B, C, H, W); each generator draws its own image, so that the batch does not matter."""
+        """Draw from p(x|z), (B, C, H, W); each generator draws its own image, independently of the batch."""
         p = self.vae.likelihood_params(z)
         if not isinstance(generator, list):
             return p.sample(generator)
@@ -286,6 +287,6 @@ class HFVAEPipeline(CheckedOpening, DiffusionPipeline):
 
 
 def _of_image(p: DecoderDistribution, i: int) -> DecoderDistribution:
-    """p(x|z) of image i of a batch; a sigma that all elements share stays as it is."""
+    """Return p(x|z) of image i of a batch; a sigma that all elements share is left unchanged."""
     parts = {field.name: getattr(p, field.name) for field in fields(p)}
     return replace(p, **{name: part[i : i + 1] if part.ndim == 4 else part for name, part in parts.items()})

@@ -1,7 +1,7 @@
-"""Walks between noise and images: one callable that asks the network, and the ways that go where it points.
+"""Sampling loops between noise and images, and the callable with which they call the network.
 
-`Predict` is the only place where a pipeline or a likelihood calls a network, and `Guided` the only one where a
-classifier enters.
+`Predict` is the only place where a pipeline or a likelihood calls a network, and `Guided` is the only place where a
+classifier is used.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,14 +27,14 @@ from hf_ddpm.schedulers.scheduling_hf_ddpm import HFDDPMScheduler
 
 @dataclass(frozen=True)
 class Predict:
-    """What a network says of x_t at the timestep t, as the scheduler reads it, guided without a classifier.
+    """The prediction of a network for x_t at the timestep t, with classifier-free guidance, as the scheduler reads it.
 
     Args:
-        network: called as `network(x_t, t, class_labels=labels).sample`.
-        labels: (B,) on the network's device; None for a network without classes.
-        reads_variance: whether the scheduler takes the second half of 2C output channels; if not, it is cut off.
-        guidance: of which the keywords of `classifier_free` are read here.
-        null_class: "no label", which a `guidance_scale` other than 1 needs.
+        network: The network, called as `network(x_t, t, class_labels=labels).sample`.
+        labels: The classes, (B,) on the network's device; None for a network without classes.
+        reads_variance: Whether the scheduler uses the second half of 2C output channels; if not, it is cut off.
+        guidance: The settings of guidance, of which those for `classifier_free` are used here.
+        null_class: The class "no label", which is needed for a `guidance_scale` other than 1.
         num_timesteps: T.
     """
 
@@ -46,7 +46,7 @@ class Predict:
     num_timesteps: int = 1000
 
     def __call__(self, x_t: Tensor, t: int | Tensor) -> Tensor:
-        """The output (B, C, H, W), or (B, 2C, H, W), for `x_t` (B, C, H, W) and `t`, one or (B,)."""
+        """Return the output, (B, C, H, W) or (B, 2C, H, W), for `x_t` (B, C, H, W) and `t`, one or (B,)."""
         scale, _ = self.guidance.scales(t, self.num_timesteps)
         if self.labels is None or self.null_class is None or scale == 1:
             output = self._asked(x_t, t, self.labels)
@@ -55,7 +55,7 @@ class Predict:
         return output if self.reads_variance else output[:, : x_t.shape[1]]
 
     def _guided(self, x_t: Tensor, t: int | Tensor, scale: float, labels: Tensor, no_labels: Tensor) -> Tensor:
-        """The prediction with and without the classes in one call, and the variance of the one with them."""
+        """Combine predictions with and without the classes, from one call; the variance is that with the classes."""
         twice = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
         output = self._asked(torch.cat([x_t, x_t]), twice, torch.cat([no_labels, labels]))
         (without, _), (with_class, variance) = (half.tensor_split([x_t.shape[1]], dim=1) for half in output.chunk(2))
@@ -71,12 +71,12 @@ class Predict:
 
 @dataclass(frozen=True)
 class Guided:
-    """A prediction, and a classifier that guides it: all that a scheduler's step takes at x_t.
+    """A prediction, and a classifier that guides it: all that a scheduler's step needs at x_t.
 
     Args:
-        predict: asks the network.
-        scheduler: whose step is taken.
-        log_probability: of the classes that are asked for, see classifiers.py; None: no classifier.
+        predict: The prediction of the network.
+        scheduler: The scheduler that takes the step.
+        log_probability: The log-probability of the requested classes, see classifiers.py; None for no classifier.
     """
 
     predict: Predict
@@ -84,11 +84,12 @@ class Guided:
     log_probability: LogProbability | None = None
 
     def __call__(self, x_t: Tensor, t: int | Tensor, on_device: int | Tensor) -> dict[str, Tensor]:
-        """The keywords of the step at `x_t` (B, C, H, W): `model_output`, and `score` where there is one.
+        """Return the keywords of the step at `x_t` (B, C, H, W): `model_output`, and `score` if there is one.
 
         Args:
-            t: on the host, where the scheduler reads it.
-            on_device: where the networks do.
+            x_t: The noisy images.
+            t: The timestep on the host, for the scheduler.
+            on_device: The timestep on the device, for the networks.
         """
         seen = self.scheduler.scale_model_input(x_t, t)
         output = self.predict(seen, on_device)
@@ -106,7 +107,7 @@ class Guided:
     def _score(
         self, output: Tensor, x_t: Tensor, seen: Tensor, t: int | Tensor, on_device: int | Tensor
     ) -> Tensor | None:
-        """What the classifier adds to grad log q(x_t); None where it adds nothing."""
+        """Return what the classifier adds to grad log q(x_t); None if it adds nothing."""
         guidance, log_probability = self.predict.guidance, self.log_probability
         _, scale = guidance.scales(t, self.predict.num_timesteps)
         if log_probability is None or not scale or alpha_bar_at(self.scheduler, t) <= 0:
@@ -114,7 +115,7 @@ class Guided:
         at, level = seen, on_device
         if guidance.classifier_gradient == "mean":
             level = self.scheduler.previous_timestep(t)
-            if level < 0:  # the walk ends in this mean
+            if level < 0:  # sampling ends with this mean
                 return None
             no_noise = torch.zeros_like(x_t)
             at = self.scheduler.step(output, t, x_t, return_dict=False, variance_noise=no_noise)[0]
@@ -131,20 +132,21 @@ def walk_down(
     langevin: Mapping[str, Any],
     on_call: Callable[[], object],
 ) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
-    """From x_t down the scheduler's `timesteps`, with `corrector_steps` at each level on the way.
+    """Sample from x_t down along the scheduler's `timesteps`, with `corrector_steps` at each level after a step.
 
     Args:
-        ask: what the scheduler's steps take at x_t.
-        x_t: where the walk begins, (B, C, H, W).
-        step, langevin: keywords of the scheduler's `step` and `step_langevin`.
-        on_call: called after each network call.
+        ask: The callable that computes the inputs of the scheduler's steps at x_t.
+        x_t: The starting point, (B, C, H, W).
+        corrector_steps: The number of Langevin steps at each level after a step.
+        step, langevin: The keywords of the scheduler's `step` and `step_langevin`.
+        on_call: A function that is called after each network call.
 
     Yields:
-        tuple: after each step its number, its t on the host, and `{"latents": x, "pred_original_sample": x_0}`, the
-        second only of schedulers that tell it. The walk goes on from the latents that then stand there, so whoever
-        iterates may put others in their place, or end the walk.
+        tuple: After each step its number, its t on the host, and `{"latents": x, "pred_original_sample": x_0}`, the
+        second only for schedulers that return it. The loop continues from the latents in this dict, so the caller may
+        replace them, or stop iterating.
     """
-    # The scheduler reads t on the host and the network on its device: nothing waits for the device.
+    # The scheduler reads t on the host and the network reads it on its device: nothing waits for the device.
     scheduler = ask.scheduler
     on_host, on_device = scheduler.timesteps.cpu(), scheduler.timesteps.to(x_t.device)
     for i, t in enumerate(on_host):
@@ -161,10 +163,10 @@ def walk_down(
 
 
 def walk_up(ask: Guided, x_0: Tensor) -> Tensor:
-    """From images x_0 up the `inverse_timesteps` of an `HFDDPMScheduler` to the x_T that leads back to them."""
+    """Encode images x_0 along the `inverse_timesteps` of an `HFDDPMScheduler` as the x_T that leads back to them."""
     x_t = x_0
     for t in ask.scheduler.inverse_timesteps:
-        # the network is asked at the level where the sample is; the image itself at t = 0, the cleanest it knows
+        # the network is called at the level of the sample; for the image itself at t = 0, the cleanest it knows
         level = max(t, 0)
         x_t = ask.scheduler.step_inverse(**ask(x_t, level, level), timestep=t, sample=x_t).prev_sample
     return x_t
@@ -180,18 +182,18 @@ def walk_around(
     *,
     on_call: Callable[[], object],
 ) -> Tensor:
-    """From noise to an image that is x_0 where `mask` is 0, down and up along a path (RePaint, Algorithm 1).
+    """Sample an image that is x_0 where `mask` is 0, down and up along a path (RePaint, Algorithm 1).
 
     Args:
-        ask: as in `walk_down`.
-        x_0, mask: (B, C, H, W).
-        path: how many of the timesteps of an `HFDDPMScheduler` are left after each move, from all of them to 0.
-        draw: standard normal noise, shaped as `x_0`: the x_T first.
-        step: keywords of the scheduler's `step`.
-        on_call: called after each step down.
+        ask: As in `walk_down`.
+        x_0, mask: The image and the mask, (B, C, H, W).
+        path: The number of timesteps of an `HFDDPMScheduler` that are left after each move, from all of them to 0.
+        draw: A function that draws standard normal noise, shaped as `x_0`, first for x_T.
+        step: The keywords of the scheduler's `step`.
+        on_call: A function that is called after each step down.
     """
     scheduler = ask.scheduler
-    levels = [-1, *scheduler.timesteps.tolist()[::-1]]  # the timestep with so many steps left
+    levels = [-1, *scheduler.timesteps.tolist()[::-1]]  # by the number of steps left
     x_t = draw()
     for here, there in pairwise(path):
         if there > here:  # back up, so that the new pixels and the known ones grow together

@@ -18,7 +18,7 @@ from benchmarks.report import write_json
 from benchmarks.run import BENCHMARKS, write_page
 from hf_ddpm.training.command_line import read_recipe
 
-ON_CPU = "No figure below was taken on a GPU"
+ON_CPU = "None of the numbers below was measured on a GPU"
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_machine_without_a_gpu_rehearses(folder):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "what to train on: give --data, a folder with train.parquet and test.parquet of CIFAR-10"),
+        ([], "training data is missing: set --data to a folder with train.parquet and test.parquet of CIFAR-10"),
         (["--data", "nowhere"], "--data nowhere must be a folder with train.parquet and test.parquet of CIFAR-10"),
         (["--rehearse", "--seed", "-1"], "--seed -1 must not be negative"),
     ],
@@ -171,7 +171,7 @@ def test_what_a_part_had_measured_before_it_was_ended_is_shown():
     result["parts"]["quality"] = {"ended": "at its limit", "limit_seconds": 0.0, "took_seconds": 0.0}
     text = gpu_page.render(result)
     assert "| hf_ddpm | 2,000 |" in text
-    assert "This part was ended at its limit of 190 s; what it had measured stands here." in text
+    assert "This part was stopped at its limit of 190 s; figures up to then are shown." in text
     assert "This part failed after 3 s: error: it is too large" in text
 
 
@@ -236,7 +236,7 @@ def test_a_rehearsal_runs_every_part(tmp_path, name, stem):
     command = [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--recipe", name, "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=gpu.ROOT, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
-    assert "None of its figures is one of a GPU" in done.stdout
+    assert "Its figures are not those of a GPU" in done.stdout
     result = json.loads((tmp_path / "results" / "gpu" / f"{stem}.json").read_text())
     assert {part["ended"] for part in result["parts"].values()} == {"in time"}
     assert result["parts"].keys() == {*SUBJECTS[name].parts}

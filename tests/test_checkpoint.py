@@ -71,7 +71,7 @@ def test_a_checkpoint_holds_no_pickle(checkpoint):
 
 
 def test_failing_to_replace_a_checkpoint_is_a_sentence(checkpoint, make_pipeline):
-    with pytest.raises(UserError, match=r"could not be written .*untouched; .* --resume latest$"):
+    with pytest.raises(UserError, match=r"could not be written .*unchanged; .* --resume latest$"):
         save_checkpoint(make_pipeline(), checkpoint / "README.md" / "deeper", {}, Image.new("L", (8, 8)))
     assert load_pipeline(str(checkpoint))
 
@@ -116,11 +116,14 @@ def spoil(checkpoint, how):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("truncated", rf"{WEIGHTS} is cut short or damaged: copy it again \(.*not fully covered\)$"),
-        ("corrupt", rf"{WEIGHTS} is cut short or damaged: copy it again \(.*header too large\)$"),
-        ("empty", rf"{WEIGHTS} is cut short or damaged: copy it again \(.*header too small\)$"),
-        ("shard cut short", r"unet/\S*-00002-of-\S*\.safetensors is cut short or damaged: copy it again"),
-        ("no weights", rf"{WEIGHTS} is missing: copy it again$"),
+        ("truncated", rf"{WEIGHTS} is truncated or damaged: restore it from another copy \(.*not fully covered\)$"),
+        ("corrupt", rf"{WEIGHTS} is truncated or damaged: restore it from another copy \(.*header too large\)$"),
+        ("empty", rf"{WEIGHTS} is truncated or damaged: restore it from another copy \(.*header too small\)$"),
+        (
+            "shard cut short",
+            r"unet/\S*-00002-of-\S*\.safetensors is truncated or damaged: restore it from another copy",
+        ),
+        ("no weights", rf"{WEIGHTS} is missing: restore it from another copy$"),
         ("no unet", rf"{UNET} is missing: restore it from another copy$"),
     ],
 )
@@ -134,30 +137,34 @@ def test_missing_and_damaged_files_are_one_sentence(how, said, checkpoint, capfd
 @pytest.mark.parametrize("file", [INDEX, UNET, SCHEDULER])
 def test_a_file_that_is_no_json_object_is_named(file, text, checkpoint, capfd):
     (checkpoint / file).write_text(text)
-    said = "holds no JSON object" if text == "[1]" else "cannot be read as JSON"
+    said = "does not contain a JSON object" if text == "[1]" else "cannot be read as JSON"
     assert refusal(checkpoint).startswith(f"{file} {said}")
     assert "deprecated" not in capfd.readouterr().err
 
 
 def test_an_empty_index_says_what_it_lacks(checkpoint):
     (checkpoint / INDEX).write_text("{}")
-    assert refusal(checkpoint) == "model_index.json lacks '_class_name': restore it from another copy"
+    assert refusal(checkpoint) == "model_index.json does not contain '_class_name': restore it from another copy"
 
 
 @pytest.mark.parametrize(
     ("file", "values", "said"),
     [
-        (INDEX, {"unet": None}, "model_index.json lacks 'unet'"),
-        (INDEX, {"unet": "UNet2DModel"}, r"model_index.json has unet='UNet2DModel', not \[library, class\]"),
-        (INDEX, {"unet": [None, None]}, r"model_index.json has unet=\[None, None\], not \[library, class\]"),
+        (INDEX, {"unet": None}, "model_index.json does not contain 'unet'"),
+        (INDEX, {"unet": "UNet2DModel"}, r"model_index.json has unet='UNet2DModel', which must be \[library, class\]"),
+        (INDEX, {"unet": [None, None]}, r"model_index.json has unet=\[None, None\], which must be \[library, class\]"),
         (SCHEDULER, {"prediction_type": "nonsense"}, "prediction_type='nonsense'"),
         (SCHEDULER, {"num_train_timesteps": "1000"}, f"{SCHEDULER} has num_train_timesteps='1000', which must be int"),
-        (SCHEDULER, {"beta_end": None}, f"{SCHEDULER} has beta_end=None, which must be float: mend it"),
-        (UNET, {"down_block_types": None}, f"{UNET} has down_block_types=None, which must be list or str: mend it"),
-        (UNET, {"in_channels": "1"}, f"{UNET} has in_channels='1', which must be int: mend it"),
-        (UNET, {"in_channels": 3}, "Cannot load because conv_in.*: config.json and the weights are not of one model"),
-        (UNET, {"num_class_embeds": 3}, "[0-9]+ weights, such as .*, are in no file: config.json and the weights are"),
-        (UNET, {"sample_size": "28"}, f"{UNET} has sample_size='28', which must be None or int or list: mend it"),
+        (SCHEDULER, {"beta_end": None}, f"{SCHEDULER} has beta_end=None, which must be float: fix it"),
+        (UNET, {"down_block_types": None}, f"{UNET} has down_block_types=None, which must be list or str: fix it"),
+        (UNET, {"in_channels": "1"}, f"{UNET} has in_channels='1', which must be int: fix it"),
+        (
+            UNET,
+            {"in_channels": 3},
+            "Cannot load because conv_in.*: config.json and the weights do not belong to the same model",
+        ),
+        (UNET, {"num_class_embeds": 3}, "weights are missing \([0-9]+, such as .*\): config.json and the weights do"),
+        (UNET, {"sample_size": "28"}, f"{UNET} has sample_size='28', which must be None or int or list: fix it"),
         (UNET, {"sample_size": [28]}, "sample_size in config.json of the UNet: sample_size must be"),
         (UNET, {"sample_size": 33}, "sample_size in config.json of the UNet: image size 33x33 does not fit"),
     ],
@@ -175,14 +182,17 @@ VAE, VAE_WEIGHTS = "vae/config.json", "vae/diffusion_pytorch_model.safetensors"
     [
         (lambda folder: shutil.rmtree(folder / "vae"), f"{VAE} is missing: restore it from another copy"),
         (lambda folder: (folder / VAE).unlink(), f"{VAE} is missing: restore it from another copy"),
-        (lambda folder: (folder / VAE).write_text("[1]"), f"{VAE} holds no JSON object"),
-        (lambda folder: (folder / VAE_WEIGHTS).unlink(), f"{VAE_WEIGHTS} is missing: copy it again"),
-        (lambda folder: (folder / VAE_WEIGHTS).write_bytes(b"12"), f"{VAE_WEIGHTS} is cut short or damaged"),
-        (lambda folder: change(folder / INDEX, vae=None), f"{INDEX} lacks 'vae': restore it"),
-        (lambda folder: change(folder / INDEX, vae=[None, None]), rf"{INDEX} has vae=\[None, None\], not \[library"),
+        (lambda folder: (folder / VAE).write_text("[1]"), f"{VAE} does not contain a JSON object"),
+        (lambda folder: (folder / VAE_WEIGHTS).unlink(), f"{VAE_WEIGHTS} is missing: restore it from another copy"),
+        (lambda folder: (folder / VAE_WEIGHTS).write_bytes(b"12"), f"{VAE_WEIGHTS} is truncated or damaged"),
+        (lambda folder: change(folder / INDEX, vae=None), f"{INDEX} does not contain 'vae': restore it"),
+        (
+            lambda folder: change(folder / INDEX, vae=[None, None]),
+            rf"{INDEX} has vae=\[None, None\], which must be \[library",
+        ),
         (
             lambda folder: change(folder / VAE, layers_per_block=2),
-            "[0-9]+ weights, such as .*, are in no file: config.json",
+            "weights are missing \([0-9]+, such as .*\): config.json",
         ),
     ],
 )
@@ -242,7 +252,7 @@ def test_pickles_are_refused_unless_they_are_asked_for(checkpoint):
     ("text", "said"),
     [
         ("{", "cannot be read as JSON"),
-        ("[1]", "holds no JSON object"),
+        ("[1]", "does not contain a JSON object"),
         ('{"recipe": [1]}', "must be JSON objects"),
         ('{"recipe": {"data": "mnist"}}', "must be JSON objects"),
     ],
@@ -261,7 +271,7 @@ def test_nothing_at_the_path(tmp_path):
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path):
-    with pytest.raises(UserError, match=r"is not a checkpoint: a checkpoint folder holds a model_index\.json"):
+    with pytest.raises(UserError, match=r"is not a checkpoint: a checkpoint folder contains a model_index\.json"):
         load_pipeline(str(tmp_path))
 
 

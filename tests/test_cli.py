@@ -51,7 +51,7 @@ def test_the_default_sampler(checkpoint, make_pipeline, tmp_path, capsys):
     assert "(images: 1, sampler: DDIM, network calls per image: 3)" in capsys.readouterr().out
     make_pipeline({"num_train_timesteps": 6}).save_pretrained(tmp_path / "short")
     main(["sample", str(tmp_path / "short"), "-n", "1", "--device", "cpu", "--out", str(tmp_path / "short.png")])
-    assert "1 images by Algorithm 2 of DDPM, 6 network calls" in capsys.readouterr().out
+    assert "(images: 1, sampler: Algorithm 2 of DDPM, network calls per image: 6)" in capsys.readouterr().out
     pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(unipc.config)
     pipeline.save_pretrained(tmp_path / "euler")
     sample(tmp_path / "euler", tmp_path / "euler.png", "-n", "1")

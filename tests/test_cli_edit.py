@@ -98,7 +98,7 @@ def test_a_mask_of_sixteen_bits_is_white_above_the_middle(folder):
 def test_what_a_conversion_changed_is_told(folder, capsys):
     Image.open("a.png").convert("RGB").save("colour.png")
     edit("vary", "colour.png", "--steps", "2", "--out", "grid.PNG")
-    assert capsys.readouterr().out == "colour.png: colours turned into luminance\nvary: grid.PNG\n"
+    assert capsys.readouterr().out == "colour.png: colours converted to luminance\nvary: grid.PNG\n"
 
 
 @pytest.mark.parametrize("words", [["--steps", "3"], ["--steps", "1"], ["--steps", "2", "--resamples", "1"]])
@@ -120,12 +120,12 @@ def test_a_network_without_a_size(make_pipeline, folder):
         (["interpolate", "checkpoint", "a.png"], "interpolate needs two images, not 1"),
         (["slerp", "checkpoint", "a.png", "b.png", "--columns", "1"], "--columns 1 must be at least 2"),
         (["inpaint", "checkpoint", "a.png"], "inpaint needs --mask FILE"),
-        (["vary", "checkpoint", "a.png", "--mask", "mask.png"], "vary takes no --mask: leave mask.png out"),
-        (["reconstruct", "checkpoint", "a.png", "--eta", "1"], "reconstruct takes no --eta: leave 1.0 out"),
-        (["reconstruct", "checkpoint", "a.png", "--seed", "0"], "reconstruct takes no --seed"),
-        (["slerp", "checkpoint", "a.png", "b.png", "--start-timestep", "1"], "slerp takes no --start-timestep"),
-        (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--columns", "3"], "inpaint takes no --columns"),
-        (["interpolate", "checkpoint", "a.png", "b.png", "--resamples", "2"], "interpolate takes no --resamples"),
+        (["vary", "checkpoint", "a.png", "--mask", "mask.png"], "vary does not take --mask mask.png: leave it out"),
+        (["reconstruct", "checkpoint", "a.png", "--eta", "1"], "reconstruct does not take --eta 1.0: leave it out"),
+        (["reconstruct", "checkpoint", "a.png", "--seed", "0"], "reconstruct does not take --seed"),
+        (["slerp", "checkpoint", "a.png", "b.png", "--start-timestep", "1"], "slerp does not take --start-timestep"),
+        (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--columns", "3"], "inpaint does not take --columns"),
+        (["interpolate", "checkpoint", "a.png", "b.png", "--resamples", "2"], "interpolate does not take --resamples"),
         (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--resamples", "0"], "--resamples 0 must be at"),
         (["vary", "checkpoint", "a.png", "--seed", "9" * 23], "--seed 9+ must be from 0 to"),
         (["vary", "checkpoint", "a.png", "--seed", "-1"], "--seed -1 must be from 0 to"),
@@ -134,9 +134,12 @@ def test_a_network_without_a_size(make_pipeline, folder):
         (["vary", "checkpoint", "none.png"], "none.png cannot be read as an image"),
         (["vary", "checkpoint", "a.png", "--start-timestep", "20"], "20.? must .* within 0..19"),
         (["vary", "checkpoint", "a.png", "--steps", "21"], "--steps 21 must be from 1 to 20"),
-        (["vary", "checkpoint", "a.png", "--class", "1"], "--class 1: this network was trained without classes"),
-        (["vary", "checkpoint", "a.png", "--out", "./a.png"], "--out ./a.png is one of the pictures that are read"),
-        (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--out", "mask.png"], "is one of the pictures"),
+        (
+            ["vary", "checkpoint", "a.png", "--class", "1"],
+            "--class 1 must be omitted: this network was trained without classes",
+        ),
+        (["vary", "checkpoint", "a.png", "--out", "./a.png"], "--out ./a.png is one of the input images: choose"),
+        (["inpaint", "checkpoint", "a.png", "--mask", "mask.png", "--out", "mask.png"], "is one of the input images"),
         (["vary", "checkpoint", "a.png", "--out", "text.png/x.png"], "could not be written"),
         (["vary", "checkpoint", "a.png", "--eta", "2"], "'2' must be a number from 0 to 1"),
         (["vary", "checkpoint", "a.png", "--out", "x.jpg"], "--out x.jpg must be a .png file"),

@@ -77,10 +77,10 @@ def test_an_edit_takes_the_gradient_at_the_mean_of_algorithm_2_alone(folder):
     mean = ["--class", "one", "--classifier", "classifier", "--classifier-gradient", "mean", "--device", "cpu"]
     main(["edit", "vary", "plain", "a.png", *mean, "--out", "out.png"])
     for words, message in (
-        (["vary", "plain", "a.png", "--eta", "0"], "not with --eta 0: leave one of them out"),
+        (["vary", "plain", "a.png", "--eta", "0"], "cannot be combined with --eta 0: leave one of them out"),
         (
             ["slerp", "plain", "a.png", "a.png"],
-            "which has no inverse: take 'x_t'",
+            "which has no inverse: use 'x_t'",
         ),
     ):
         with pytest.raises(SystemExit, match=message):
@@ -131,13 +131,17 @@ def test_an_edit_needs_a_class_where_a_classifier_guides_it(folder):
     HFDDPMPipeline(pipeline.unet, pipeline.scheduler, classifier=classifier()).save_pretrained("with")
     assert np.array_equal(plain, drawn("with", command="edit"))
     for words in (["with", "--classifier-scale", "2"], ["plain", "--classifier", "alone"]):
-        with pytest.raises(SystemExit, match="this classifier was trained with classes: give --class"):
+        with pytest.raises(
+            SystemExit, match="this classifier was trained with classes: pass the class of the images with --class"
+        ):
             drawn(*words, command="edit")
 
 
 @pytest.mark.parametrize("words", [("--guidance", "2"), ("--class", "1"), ("--labels", "balanced")])
 def test_a_classifier_is_measured_without_options_of_samples_which_are_named_as_typed(words, folder):
-    with pytest.raises(SystemExit, match=f"{words[0]}: 'classifier' holds a noisy classifier"):
+    with pytest.raises(
+        SystemExit, match=f"{words[0]} is not supported for 'classifier', which contains a noisy classifier"
+    ):
         main(["evaluate", "classifier", "--data", "digits", *words, "--device", "cpu"])
 
 
@@ -156,23 +160,23 @@ def test_a_scale_of_1_beside_what_shapes_guidance_is_the_plain_walk_of_a_compari
         (["free", "--guidance-rescale", "2"], "--guidance-rescale: '2' must be a number from 0 to 1"),
         (["plain", "--guidance", "2"], "--guidance 2 must be 1: this network was trained without classes"),
         (["plain", "--classifier-max-norm", "0"], "--classifier-max-norm: '0' must be above 0"),
-        (["plain", "--classifier-scale", "2"], "--classifier-scale 2.0 needs a classifier: name one with --classifier"),
+        (["plain", "--classifier-scale", "2"], "--classifier-scale 2.0 needs a classifier: pass one with --classifier"),
         (["plain", "--classifier", "nowhere"], "--classifier: there is no checkpoint folder at 'nowhere'"),
-        (["plain", "--classifier", "free"], "--classifier free holds a diffusion model"),
+        (["plain", "--classifier", "free"], "--classifier free contains a diffusion model"),
         (["plain", "--classifier", "linear"], "--classifier linear: .*another noise schedule"),
         (
             ["plain", "--classifier", "alone", "--class", "sevn"],
             "--class sevn .*did you mean 'seven'",
         ),
         (["free", "--class", "9"], "--class 9 must be from 0 to 2, the network's classes"),
-        (["free", "--classifier", "alone", "--classifier-gradient", "mean", "--eta", "0"], "give --eta none"),
-        (["plain", "--classifier", "alone", "--classifier-gradient", "mean"], "mean goes with --eta none"),
+        (["free", "--classifier", "alone", "--classifier-gradient", "mean", "--eta", "0"], "pass --eta none"),
+        (["plain", "--classifier", "alone", "--classifier-gradient", "mean"], "mean needs --eta none"),
         (["plain", "--classifier-gradient", "mean", "--eta", "none", "--corrector-steps", "1"], "no --corrector-steps"),
         (["free", "--guidance-rescale", "0.7"], "--guidance-rescale 0.7 needs classifier-free guidance"),
-        (["plain", "--classifier", "alone", "--guidance-rescale", "0.7"], "needs classifier-free guidance: give --gui"),
-        (["free", "--guidance-interval", "0,9"], "--guidance-interval 0,9 needs guidance: give --guidance"),
-        (["plain", "--guidance-schedule", "linear"], "--guidance-schedule linear needs guidance: give --guidance"),
-        (["vae", "--guidance", "2"], "--guidance 2.0 belongs to a diffusion model, and .* holds a VAE"),
+        (["plain", "--classifier", "alone", "--guidance-rescale", "0.7"], "needs classifier-free guidance: pass --gui"),
+        (["free", "--guidance-interval", "0,9"], "--guidance-interval 0,9 needs guidance: pass --guidance"),
+        (["plain", "--guidance-schedule", "linear"], "--guidance-schedule linear needs guidance: pass --guidance"),
+        (["vae", "--guidance", "2"], "--guidance 2.0 is only for diffusion models, and .* contains a VAE"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, message, folder, capsys):

@@ -30,7 +30,7 @@ def refused(*words):
 def test_sample_draws_from_the_prior(checkpoint, tmp_path, capsys):
     main(["sample", str(checkpoint), "-n", "4", "--seed", "7", "--out", str(tmp_path / "grid.png")])
     assert Image.open(tmp_path / "grid.png").size == (16, 16)
-    assert "4 images, 1 network calls each" in capsys.readouterr().out
+    assert "(images: 4, network calls per image: 1)" in capsys.readouterr().out
     main(["sample", str(checkpoint), "-n", "4", "--seed", "7", "--batch-size", "3", "--out", str(tmp_path / "images")])
     pipeline = HFVAEPipeline.from_pretrained(checkpoint)
     last = pipeline(1, image_generator(7, 3)).images[0]
@@ -47,7 +47,7 @@ def test_pixels_are_drawn_from_the_decoder(checkpoint, tmp_path):
 @pytest.mark.parametrize("option", [("--steps", 5), ("--eta", 0), ("--solver", "unipc"), ("--class", 1)])
 def test_what_a_walk_takes_is_refused(option, checkpoint, tmp_path):
     sentence = refused("sample", checkpoint, *option, "--out", tmp_path / "grid.png")
-    assert re.search(rf"{option[0]} .*belongs to a diffusion model, and .* holds a VAE", sentence)
+    assert re.search(rf"{option[0]} .*is only for diffusion models, and .* contains a VAE", sentence)
     assert not (tmp_path / "grid.png").exists()
 
 
@@ -61,11 +61,11 @@ def test_no_name_is_no_folder(checkpoint, tmp_path, monkeypatch):
 
 def test_pixels_are_refused_for_a_diffusion_model(make_pipeline, tmp_path):
     make_pipeline().save_pretrained(tmp_path / "ddpm")
-    assert "--pixels belongs to a VAE" in refused("sample", tmp_path / "ddpm", "--pixels", "--steps", 2)
+    assert "--pixels is only for VAEs" in refused("sample", tmp_path / "ddpm", "--pixels", "--steps", 2)
 
 
 def test_commands_for_diffusion_models_say_so(checkpoint, tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "one.png")
     out = ("--out", tmp_path / "out.png")
-    assert "holds a VAE" in refused("edit", "reconstruct", checkpoint, tmp_path / "one.png", *out)
-    assert "holds a VAE" in refused("figure", "progressive", checkpoint, *out)
+    assert "contains a VAE" in refused("edit", "reconstruct", checkpoint, tmp_path / "one.png", *out)
+    assert "contains a VAE" in refused("figure", "progressive", checkpoint, *out)

@@ -34,4 +34,4 @@ def test_a_torchvision_that_does_not_fit_is_a_sentence(run_python, tmp_path):
     assert ended.returncode != 0
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: the installed torchvision does not fit the installed torch (operator")
-    assert last.endswith("or pip uninstall torchvision, which hf_ddpm does not need")
+    assert last.endswith("or run pip uninstall torchvision, because hf_ddpm does not need it")

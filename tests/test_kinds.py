@@ -158,9 +158,11 @@ def test_an_option_of_two_kinds_is_declared_once_and_taken_by_both(monkeypatch):
     assert settle(options, gan, "sample") is SAMPLE
     assert (options.steps, options.strength, options.eta) == (3, 1.0, None)
     settle(parser.parse_args(["x", "--steps", "3"]), KINDS["diffusion"], "sample")
-    with pytest.raises(UserError, match="--strength: 'x' holds a diffusion model, leave the option out"):
+    with pytest.raises(
+        UserError, match="--strength is not supported for 'x', which contains a diffusion model: leave the option"
+    ):
         settle(parser.parse_args(["x", "--strength", "2"]), KINDS["diffusion"], "sample")
-    with pytest.raises(UserError, match=r"--eta 0\.0 belongs to a diffusion model, and .* holds a GAN"):
+    with pytest.raises(UserError, match=r"--eta 0\.0 is only for diffusion models, and .* contains a GAN"):
         settle(parser.parse_args(["x", "--eta", "0"]), gan, "sample")
 
 
@@ -207,7 +209,9 @@ def test_a_kind_without_pictures_is_saved_opened_and_pushed(classifier, hub, tmp
         assert (result.task_type, result.metric_value) == ("image-classification", 0.987)
     there = load_checkpoint("ada/digits")
     assert torch.equal(there(images).probabilities, expected)
-    assert "holds a noisy classifier: draw is for diffusion models and VAEs" in refused("space", "ada/digits")
+    assert "contains a noisy classifier: draw is only supported for diffusion models and VAEs" in refused(
+        "space", "ada/digits"
+    )
 
 
 def test_a_push_of_another_kind_leaves_nothing_of_the_one_before(classifier, vae_pipeline, hub, tmp_path):
@@ -231,14 +235,16 @@ def test_commands_that_need_images_say_that_there_are_none(classifier, tmp_path)
     folder = tmp_path / "checkpoint"
     save_checkpoint(classifier, folder, FACTS, None)
     out = ("--out", tmp_path / "out.png")
-    assert "holds a noisy classifier: sample is for diffusion models and VAEs" in refused("sample", folder, *out)
+    assert "contains a noisy classifier: sample is only supported for diffusion models and VAEs" in refused(
+        "sample", folder, *out
+    )
     measured = refused("likelihood", folder, "--data", "digits", "--device", "cpu", "--out", tmp_path / "x.json")
-    assert "holds a noisy classifier: likelihood is for diffusion models and VAEs" in measured
-    assert "holds a noisy classifier: this is for diffusion models" in refused("figure", "progressive", folder, *out)
+    assert "contains a noisy classifier: likelihood is only supported for diffusion models and VAEs" in measured
+    assert "contains a noisy classifier: pass a diffusion model" in refused("figure", "progressive", folder, *out)
     picture = tmp_path / "picture.png"
     Image.new("L", (8, 8)).save(picture)
-    assert "holds a noisy classifier: this is" in refused("edit", "reconstruct", folder, picture, *out)
-    with pytest.raises(UserError, match="holds a noisy classifier"):
+    assert "contains a noisy classifier: pass a" in refused("edit", "reconstruct", folder, picture, *out)
+    with pytest.raises(UserError, match="contains a noisy classifier"):
         load_pipeline(str(folder))
     with pytest.raises(ValueError, match="has no vae for HFVAEPipeline"):
         HFVAEPipeline.from_pretrained(folder)

@@ -74,7 +74,7 @@ def test_facts_name_the_vae_and_where_it_was_found(vae, tmp_path):
     facts = data.facts.latents
     assert (facts.source, facts.origin, facts.vae, facts.shape) == (place, "local", "HFVAE", (2, 8, 8))
     assert data.description.endswith(
-        f"Seen as latents of HFVAE, 2x8x8, times {data.scale:.5f}, encoded once into the cache of datasets."
+        f"Used as latents of HFVAE, 2x8x8, times {data.scale:.5f}, encoded once into the cache of datasets."
     )
     assert LatentData(vae, BLOCK, seed=0).facts.latents.origin is None  # built here
 
@@ -135,7 +135,8 @@ def test_a_cache_that_cannot_be_used_is_one_sentence(how, vae, tmp_path):
         file.write_bytes(file.read_bytes()[:500])
     else:
         cache.write_text("")
-    with pytest.raises(UserError, match=r"^encoded images cannot be kept in .*: make room, delete it .* false$"):
+    sentence = r"^encoded images cannot be written to or read from .*: free disk space, delete this folder .* false$"
+    with pytest.raises(UserError, match=sentence):
         LatentData(vae, BLOCK, seed=0, cache=True)
     if how == "cut short":
         shutil.rmtree(next(cache.glob("generator/*")))  # which the sentence names
@@ -146,7 +147,7 @@ def test_a_vae_that_diverged_is_refused(vae):
     with torch.no_grad():
         vae.encoder.conv_out.weight.fill_(torch.nan)
     with pytest.raises(
-        UserError, match=r"latents\.vae: .*no scale \(1 / std is nan\): training diverged.*take another VAE"
+        UserError, match=r"latents\.vae: .*cannot be scaled because 1 / std is nan: training has.*use another VAE"
     ):
         LatentData(vae, BLOCK, seed=0)
 
@@ -183,22 +184,25 @@ def change(folder, **values):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda run: shutil.rmtree(run / "c" / "vae"), "cannot be opened as a VAE: it has no folder vae: give the"),
-        (lambda run: (run / "c/vae/config.json").unlink(), r": \S*vae/config\.json is missing: this is no"),
-        (lambda run: (run / "c/vae/config.json").write_text("[1]"), r"vae/config\.json holds no JSON object"),
+        (lambda run: shutil.rmtree(run / "c" / "vae"), "cannot be opened as a VAE: it has no folder vae: use the"),
+        (lambda run: (run / "c/vae/config.json").unlink(), r": \S*vae/config\.json is missing: the checkp"),
+        (lambda run: (run / "c/vae/config.json").write_text("[1]"), r"vae/config\.json does not contain a JSON object"),
         (lambda run: (run / "c/vae/config.json").write_text("{"), r"vae/config\.json cannot be read as JSON"),
         (
             lambda run: change(run / "c", sample_size=None),
             r"vae/config\.json has sample_size=None, which must be int or list",
         ),
-        (lambda run: change(run / "c", _class_name=["HFVAE"]), r"is of class \['HFVAE'\]; allowed are HFVAE"),
+        (lambda run: change(run / "c", _class_name=["HFVAE"]), r"class is \['HFVAE'\], but must be one of HFVAE"),
         (
             lambda run: change(run / "c", latent_channels=4),
-            r"expected shape .*: config\.json and the weights are not of",
+            r"expected shape .*: config\.json and the weights do not belong to",
         ),
-        (lambda run: change(run / "c", layers_per_block=2), r"weights, such as .*, are in no file: config\.json and"),
-        (lambda run: (run / "c/vae" / WEIGHTS).unlink(), rf"vae/{WEIGHTS} is missing: copy it again"),
-        (lambda run: (run / "c/vae" / WEIGHTS).write_bytes(b"12"), rf": \S*vae/{WEIGHTS} is cut short or damaged"),
+        (
+            lambda run: change(run / "c", layers_per_block=2),
+            r"weights are missing \(.*, such as .*\): config\.json and",
+        ),
+        (lambda run: (run / "c/vae" / WEIGHTS).unlink(), rf"vae/{WEIGHTS} is missing: restore it"),
+        (lambda run: (run / "c/vae" / WEIGHTS).write_bytes(b"12"), rf": \S*vae/{WEIGHTS} is truncated or damaged"),
     ],
 )
 def test_a_damaged_vae_is_one_sentence(damage, said, vae, tmp_path):
@@ -221,18 +225,19 @@ def test_what_is_no_vae_folder_gets_a_hint(vae, tmp_path):
 
 def test_mistakes_are_one_sentence(vae, tmp_path):
     UNet2DModel(block_out_channels=(32, 32, 32, 32)).save_pretrained(tmp_path / "unet")
-    with pytest.raises(UserError, match="class 'UNet2DModel'; allowed are HFVAE, AutoencoderKL, AutoencoderTiny"):
+    sentence = "its class is 'UNet2DModel', but must be one of HFVAE, AutoencoderKL, AutoencoderTiny"
+    with pytest.raises(UserError, match=sentence):
         open_vae(str(tmp_path / "unet"))
     with pytest.raises(UserError, match=r"nowhere.* cannot be opened as a VAE"):
         open_vae(str(tmp_path / "nowhere"))
     HFVAE(sample_size=16).save_pretrained(tmp_path / "mlp")
-    with pytest.raises(UserError, match="mlp' is an MLP, whose latents have no height and width: take a convolutional"):
+    with pytest.raises(UserError, match="mlp' is an MLP, whose latents have no height and width: use a convolutional"):
         open_vae(str(tmp_path / "mlp"))
-    with pytest.raises(UserError, match="3: give --channels 1"):
+    with pytest.raises(UserError, match="3: pass --channels 1"):
         LatentData(vae, BLOCK | {"channels": 3}, seed=0)
-    with pytest.raises(UserError, match="does not take images of 15x15"):
+    with pytest.raises(UserError, match="does not support images of 15x15"):
         LatentData(vae, BLOCK | {"image_size": 15}, seed=0)
-    with pytest.raises(UserError, match="keeps each image once"):
+    with pytest.raises(UserError, match="stores each image once"):
         LatentData(vae, BLOCK | {"binarize": "dynamic"}, seed=0, cache=True)
 
 

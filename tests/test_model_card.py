@@ -63,7 +63,7 @@ def test_a_licence_is_said_where_it_is_given():
     assert ModelCard(card).data.license is None and "No licence was given for the weights" in card
     own["recipe"]["hub"] = {"license": "cc-by-4.0"}
     card = render_card(own)
-    assert ModelCard(card).data.license == "cc-by-4.0" and "cc-by-4.0, for the weights." in card
+    assert ModelCard(card).data.license == "cc-by-4.0" and "The licence of the weights is cc-by-4.0." in card
 
 
 def test_the_header_names_the_data_set_only_when_it_is_known():
@@ -77,8 +77,8 @@ def test_the_header_names_the_data_set_only_when_it_is_known():
         ("name", "moons", "# moons"),
         ("data.source", "twelve-moons", "images of twelve-moons, split train, as 1x28x28, 8 bits, in 10 classes."),
         ("data.split", "test[:12]", "images of digits, split test[:12], as"),
-        ("data.num_images", None, "on: a stream of images of digits"),
-        ("data.num_images", 12, "on: 12 images of digits"),
+        ("data.num_images", None, ") on a stream of images of digits"),
+        ("data.num_images", 12, ") on 12 images of digits"),
         ("data.config_name", "small", "images of digits (small), split"),
         ("data.revision", "v1", "split train, revision v1, as"),
         ("data.image_size", [4, 6], "as 1x4x6, 8 bits"),
@@ -86,11 +86,11 @@ def test_the_header_names_the_data_set_only_when_it_is_known():
         ("data.binarization", {"kind": "static", "seed": 0}, ", binarised (static)."),
         ("data.converted", {"a": 1, "b": 2000}, " Converted: a (1 images); b (2,000 images)."),
         ("data.empty", 3, "in 10 classes (3 of them without an image)"),
-        ("data.skipped", 1234, "Images that could not be decoded and were left out: 1,234."),
-        ("data.latents", {"vae": "HFVAE", "shape": [2, 4, 4]}, "Seen as latents of HFVAE, 2x4x4."),
+        ("data.skipped", 1234, "Images that could not be decoded and were skipped: 1,234."),
+        ("data.latents", {"vae": "HFVAE", "shape": [2, 4, 4]}, "Encoded as latents of HFVAE, 2x4x4."),
         ("num_images", 12, " 12 images"),
         ("weights", 1234567, "1,234,567 parameters"),
-        ("steps", 31415, "31,415 of 32 images"),
+        ("steps", 31415, "31,415, batch size: 32"),
         ("images_seen", 271828, "271,828"),
         ("seconds", 62, "0 h 01 min 02 s"),
         ("last_loss", 0.5, "0.50000"),
@@ -99,14 +99,14 @@ def test_the_header_names_the_data_set_only_when_it_is_known():
         ("mixed_precision", "fp16", "fp16"),
         ("date", "1999-12-31", "1999-12-31"),
         ("torch", "9.9", "9.9"),
-        ("recipe.objective.loss", "hybrid", "| loss | hybrid, t drawn uniform |"),
-        ("recipe.objective.timestep_sampling", "stratified", "| loss | simple, t drawn stratified |"),
+        ("recipe.objective.loss", "hybrid", "| loss | hybrid, distribution of t: uniform |"),
+        ("recipe.objective.timestep_sampling", "stratified", "| loss | simple, distribution of t: stratified |"),
         ("recipe.scheduler.variance_type", "learned_range", "| reverse variance | learned_range |"),
         ("sampling.num_inference_steps", 33, "num_inference_steps=33"),
         ("sampling.eta", 0.75, "eta=0.75"),
         ("sampling.eta", None, "Algorithm 2 of DDPM |"),
         ("recipe.training.seed", 4242, "| seed | 4242 |"),
-        ("recipe.training.batch_size", 99, "of 99 images"),
+        ("recipe.training.batch_size", 99, ", batch size: 99 |"),
         ("recipe.scheduler.num_train_timesteps", 250, "T = 250"),
         ("recipe.model.preset", "ddpm-256", "| network | ddpm-256,"),
         ("metrics", [{"name": "FID", "value": 3.17}], "| FID | 3.17 |"),
@@ -136,10 +136,10 @@ def test_an_old_sentence_about_the_data_is_not_read():
     old["metrics"] = [{"name": "FID", "value": 3, "data": "9 images of '/home/o'brien/moons', split 'test'"}]
     old["recipe"]["data"] = {"source": "/home/o'brien/moons", "split": "test"}
     card = render_card(old)
-    assert "on: images of moons, split test.\n" in card and "brien" not in card
+    assert ") on images of moons, split test.\n" in card and "brien" not in card
     (result,) = ModelCard(card).data.eval_results
     assert (result.dataset_name, result.dataset_split) == ("not recorded", None)
-    assert "on: data that was not recorded\n" in render_card({"data": "9 images of '/home/o'brien/moons'"})
+    assert "trained on data that was not recorded.\n" in render_card({"data": "9 images of '/home/o'brien/moons'"})
 
 
 def test_of_places_the_card_says_the_last_name():
@@ -211,10 +211,10 @@ def card_of_classes(label_dropout=None, **classes):
 def test_the_card_of_classes_says_how_to_ask_for_one():
     plain, named = card_of_classes(), card_of_classes(id2label={str(k): f"digit {k}" for k in range(10)})
     for card in (plain, named):
-        assert "## Classes" in card and "`class_labels=0` asks for images of class 0" in card
+        assert "## Classes" in card and "`class_labels=0` draws images of class 0" in card
         assert "no label" not in card
     assert "Its classes are 0 to 9, which have no names." in plain
-    assert "Its classes are 0 to 9.\n" in named and "a name may stand in the place of its number" in named
+    assert "Its classes are 0 to 9.\n" in named and "a class may be given by its number or its name" in named
     assert "| 7 | digit 7 |" in named
     assert "## Classes" not in render_card(FACTS)
 
@@ -223,7 +223,7 @@ def test_the_card_says_which_labels_were_dropped():
     dropped, kept = card_of_classes(0.1, null_class=10), card_of_classes(null_class=10)
     for card in (dropped, kept):
         assert 'Class 10 of the network stands for "no label" and is never drawn.' in card
-    assert "it took the place of a label with probability 0.1" in dropped and "arXiv 2207.12598" in dropped
+    assert "it replaced a label with probability 0.1" in dropped and "arXiv 2207.12598" in dropped
     assert "No label was dropped in training" in kept and "2207.12598" not in kept
 
 
@@ -242,7 +242,7 @@ def test_the_card_of_a_gan_says_what_is_there():
     assert "an image in a few steps" in without and "`discriminator/`" not in without and "sd over z" not in without
     logged = {"discriminator/loss": 1.3, "discriminator/gap_t1": 0.5, "generator/z_variance_t1": 0.04}
     card = render_card({"family": "ddgan", "num_train_timesteps": 2, "with_discriminator": True, "last_logged": logged})
-    assert "an image in 2 steps" in card and "which sampling does not need" in card
+    assert "an image in 2 steps" in card and "and sampling does not need them" in card
     assert "| gap of the logits | not measured | 0.5000 |\n| sd over z | not measured | 0.2000 |\n" in card
 
 
@@ -254,5 +254,5 @@ def test_classes_are_listed_and_many_are_cut_short():
     many = {"null_class": None, "id2label": {str(k): f"class {k}" for k in range(1000)}}
     card = render_card({**FACTS, "classes": many})
     assert "| 19 | class 19 |" in card and "class 20 " not in card
-    assert "These are the first 20 of 1,000; `id2label` in `model_index.json` has them all." in card
+    assert "These are the first 20 of 1,000; `id2label` in `model_index.json` contains all of them." in card
     assert "no label" not in card and "## Classes" not in render_card({**FACTS, "classes": None})

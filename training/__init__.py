@@ -1,1 +1,1 @@
-"""What `accelerate launch` runs: recipes in, weights out."""
+"""Training as `accelerate launch` runs it: from a recipe to the weights."""

@@ -1,4 +1,4 @@
-"""A noisy classifier's accuracy: while it is trained, to keep the best checkpoint, and afterwards, for its card."""
+"""Measure the accuracy of a noisy classifier: during training, to keep the best checkpoint, and for its card."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +17,19 @@ from hf_ddpm.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A measured classifier: each image is noised once, at a t that is drawn uniformly.
+    """Settings for measuring a classifier: each image is noised once, at a t that is drawn uniformly.
 
-    Selection looks at the training images. What a card says is measured on others: those of `data.held_back`, or the
-    test split.
+    Checkpoints are selected by their figures on the training images. The figures on the card are measured on other
+    images: those of `data.held_back`, or the test split.
 
     Args:
-        every: steps between two selections, of which the best is kept in the run's folder `best`; null selects none.
-        samples: how many noisy images are looked at; 0 measures nothing, null is one of each image, at most 10,000.
-        test_source: of the images to test on; null is the training data's.
-        test_split: of it.
-        sampling_seed: of t and of the noise for the card; those for the selection have the next one.
+        every: The number of steps between two selections, of which the best checkpoint is kept in the run's folder
+            `best`; null disables the selection.
+        samples: The number of noisy images to measure, where 0 measures nothing; null is one of each image, at most
+            10,000.
+        test_source: The source of the test images; null is the source of the training data.
+        test_split: The split of the test images.
+        sampling_seed: The seed of t and of the noise for the card; the selection uses the next seed.
     """
 
     every: int | None = None
@@ -42,20 +44,20 @@ class Accuracy:
 
 
 class AccuracyEvaluator:
-    """Measures the classifier of a run; see `Evaluator`. Made before training begins, so that a mistake costs none.
+    """Measures the classifier of a run; see `Evaluator`. It is created before training, so that errors show early.
 
     Args:
-        recipe: Of the run.
-        settings: Its block `evaluation`.
-        accelerator: Of the processes.
-        vae: In whose latents the classifier works, None for pixels.
+        recipe: The recipe of the run.
+        settings: The block `evaluation` of the recipe.
+        accelerator: The accelerator of the run.
+        vae: The VAE in whose latents the classifier works; None for pixels.
 
     Attributes:
-        every: Steps between two selections, or None.
-        plan: What is measured, in words.
+        every: The number of steps between two selections, or None.
+        plan: A description of what is measured.
 
     Raises:
-        UserError: images that cannot be opened.
+        UserError: If the images cannot be opened.
     """
 
     def __init__(self, recipe: Recipe, settings: Accuracy, accelerator: Accelerator, vae: Any) -> None:
@@ -69,7 +71,7 @@ class AccuracyEvaluator:
         self.plan = f"{count:,} noisy images of {self._measured_on}"
 
     def select(self, networks: Networks) -> list[dict[str, Any]]:
-        """The figures that checkpoints are compared by, the smallest first of them: of training images."""
+        """Measure the figures that compare checkpoints, on training images; the smallest first figure is the best."""
         if self._training is None:
             with self._accelerator.main_process_first():
                 self._training = plain_images(self._recipe, **self._labels)
@@ -77,7 +79,7 @@ class AccuracyEvaluator:
         return numbers
 
     def measure(self, networks: Networks) -> dict[str, Any]:
-        """The record of a finished checkpoint: of images that it was not trained on."""
+        """Return the record of a finished checkpoint, measured on images that it was not trained on."""
         return {"measured_on": self._measured_on, **self._record(networks, self._test, 0)}
 
     def _record(self, networks: Networks, data: ImageData, seed: int) -> dict[str, Any]:
@@ -88,14 +90,14 @@ class AccuracyEvaluator:
 
 
 def make_evaluator(recipe: Recipe, family: InSpaceOfVAE, accelerator: Accelerator) -> AccuracyEvaluator | None:
-    """What measures a run's classifier; None measures nothing.
+    """Return the evaluator of a run's classifier, or None if nothing is measured.
 
     Raises:
-        UserError: as `AccuracyEvaluator`, and a selection by nothing.
+        UserError: As in `AccuracyEvaluator`, and if `every` is set although nothing is measured.
     """
     settings = Accuracy(**recipe["evaluation"])
     if settings.samples != 0:
         return AccuracyEvaluator(recipe, settings, accelerator, family.vae)
     if settings.every is not None:
-        raise UserError(f"evaluation.every={settings.every} measures nothing with samples=0: leave one of them out")
+        raise UserError(f"evaluation.every={settings.every} has no effect with samples=0: leave one of them out")
     return None

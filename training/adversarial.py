@@ -1,4 +1,4 @@
-"""What a DDGAN recipe trains: a generator against a discriminator, and how they are sampled and saved."""
+"""Training of a DDGAN: a generator and a discriminator, and how they are sampled and saved."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,17 @@ from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Grids, Optimizatio
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Networks = Mapping[str, Any]  # by the player's name
+Networks = Mapping[str, Any]  # by the name of the player
 PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # see `generator_preset`, `discriminator_preset`
-OF_THE_DATA = ("sample_size", "in_channels", "num_classes")  # keywords of both networks that the images decide
+OF_THE_DATA = ("sample_size", "in_channels", "num_classes")  # arguments of both networks that the data define
 OPTIMIZATIONS = {GENERATOR: "generator_optimization", DISCRIMINATOR: "discriminator_optimization"}  # their blocks
 
 
 class AdversarialFamily:
-    """The blocks of a generator, a discriminator and what trains them, checked; see `Family`.
+    """The family of denoising GANs, created from the blocks of a recipe, which it checks; see `Family`.
 
     Raises:
-        UserError: what they cannot be, together or with the data's size and channels.
+        UserError: If a block is invalid, or the blocks do not fit each other or the size and channels of the data.
     """
 
     blocks: ClassVar[Blocks] = {
@@ -55,7 +55,7 @@ class AdversarialFamily:
         with as_user_error("scheduler"):
             self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
         size, channels = image_shape(recipe)
-        with torch.device("meta"):  # a mistake costs no download
+        with torch.device("meta"):  # errors show before data are downloaded
             players = self._players(size_of(size), channels, None)
         training = Training(**recipe["training"])
         latent_dim = players[GENERATOR].model.config["latent_dim"]
@@ -65,35 +65,35 @@ class AdversarialFamily:
             )
         if training.compile and (self.objective.r1_gamma or self.objective.r2_gamma):
             raise UserError(
-                "training.compile=True: R1 and R2 have a double backward, which torch.compile does not know; leave "
-                "--compile out, or give --r1_gamma 0 and --r2_gamma 0"
+                "training.compile=True: torch.compile does not support the double backward of R1 and R2; leave "
+                "--compile out, or set --r1_gamma 0 and --r2_gamma 0"
             )
         check_groups(training, players[DISCRIMINATOR].model.config["group_size"])
         self.title = f"denoising GAN, {recipe['generator']['preset']}, T = {len(self.scheduler)}"
         self._names: dict[int, str] | None = None
 
     def open_data(self, seed: int, device: torch.device) -> ImageData:
-        """The recipe's images."""
+        """Open the recipe's images."""
         return ImageData(**self.recipe["data"])
 
     def build_players(self, data: ImageData) -> dict[str, Player]:
-        """The two networks for these data, of which the generator has an average."""
+        """Build the two networks for these data; only the weights of the generator are averaged."""
         self._names = dict(enumerate(data.facts.class_names or ())) or None
         return self._players(data.image_size, data.channels, data.num_classes)
 
     def measure(self, networks: Networks, data: ImageData, seed: int) -> None:
-        """Nothing is left to measure when such a model is saved."""
+        """Do nothing: this kind of model stores no measurements of its training data."""
 
     def pipeline(self, networks: Networks) -> HFDDGANPipeline:
-        """What samples from the generator, and is saved with the discriminator."""
+        """Return the pipeline that samples from the generator; it is saved with the discriminator, if there is one."""
         return HFDDGANPipeline(networks[GENERATOR], self.scheduler, networks.get(DISCRIMINATOR), self._names)
 
     def sample(self, pipeline: HFDDGANPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
-        """Images of a grid."""
+        """Draw the images of a grid."""
         return list(sample_gan(pipeline, indices, seed=seed))
 
     def facts(self, networks: Networks) -> dict[str, Any]:
-        """What the card may say beside the facts of every run."""
+        """Return what the card may state in addition to the facts of every run."""
         config = networks[GENERATOR].config
         return {
             "title": self.title,
@@ -104,7 +104,7 @@ class AdversarialFamily:
         }
 
     def _players(self, size: Any, channels: int, num_classes: int | None) -> dict[str, Player]:
-        """The recipe's presets for images of this size, these channels and classes, and what trains them."""
+        """Build the recipe's presets for images with this size, these channels and classes, and their optimization."""
         of_the_data = {"sample_size": size, "in_channels": channels, "num_classes": num_classes}
         found: dict[str, Player] = {}
         for name, build in ((GENERATOR, generator_preset), (DISCRIMINATOR, discriminator_preset)):
@@ -118,11 +118,11 @@ class AdversarialFamily:
 
 
 def check_groups(training: Training, group_size: int) -> None:
-    """Refuse parts of a batch that cut a group of the minibatch standard deviation in two."""
+    """Reject batches whose parts would split a group of the minibatch standard deviation."""
     parts = training.gradient_accumulation_steps * int(os.environ.get("WORLD_SIZE", "1"))
     if parts > 1 and (training.batch_size // parts) % group_size:
         raise UserError(
-            f"training.batch_size={training.batch_size} in {parts} parts cuts the discriminator's groups of "
-            f"{group_size} images in two: take parts of a multiple of {group_size}, or another "
-            "--discriminator.group_size"
+            f"training.batch_size={training.batch_size} is divided into {parts} parts, by processes and accumulation "
+            f"steps, whose size must be a multiple of the discriminator's group_size={group_size}: change "
+            "--batch_size or --discriminator.group_size"
         )

@@ -1,4 +1,4 @@
-"""What a VAE recipe trains: an HFVAE, by the ELBO or IWAE's bound, and how it is sampled and saved."""
+"""Training of a VAE: an HFVAE with the ELBO or IWAE's bound, and how it is sampled and saved."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Grids, Optimizatio
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MEASURED_IMAGES = 2048  # of the training data, for figures that are stored in the model
+MEASURED_IMAGES = 2048  # the number of training images for figures that are stored in the model
 
 
 class VAEFamily:
-    """The blocks `vae`, `elbo` and `sampling` of a recipe, checked; see `Family`.
+    """The family of VAEs, created from the blocks of a recipe, which it checks; see `Family`.
 
     Raises:
-        UserError: what they cannot be, together or with the data's size and channels.
+        UserError: If a block is invalid, or the blocks do not fit each other or the size and channels of the data.
     """
 
     blocks: ClassVar[Blocks] = {
@@ -44,31 +44,31 @@ class VAEFamily:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling = recipe, Grids(**recipe["sampling"])
-        Optimization(**recipe["optimization"])  # a mistake costs no download
+        Optimization(**recipe["optimization"])  # errors show before data are downloaded
         size, channels = image_shape(recipe)
-        with torch.device("meta"):  # a mistake costs no download
+        with torch.device("meta"):  # errors show before data are downloaded
             model = self._model(size, channels)
             single_player(model, recipe)
         config = model.config
         if (config["in_channels"], size_of(config["sample_size"])) != (channels, size_of(size)):
             raise UserError(
-                f"vae: in_channels={config['in_channels']} and sample_size={config['sample_size']} do not fit images "
-                f"of {channels} channels and {size}: leave both to the data"
+                f"vae: in_channels={config['in_channels']} and sample_size={config['sample_size']} do not fit data "
+                f"with channels={channels} and image_size={size}: leave both out, the data define them"
             )
         with as_user_error("elbo"):
             self.objective = ELBOObjective(config["likelihood"], model.latent_shape, **recipe["elbo"])
         self.title = f"VAE, {config['network']}, {config['likelihood']}, {math.prod(model.latent_shape)} latent numbers"
 
     def open_data(self, seed: int, device: torch.device) -> ImageData:
-        """The recipe's images."""
+        """Open the recipe's images."""
         return ImageData(**self.recipe["data"])
 
     def build_players(self, data: ImageData) -> dict[str, Player]:
-        """The network for these data."""
+        """Build the network for these data."""
         return single_player(self._model(data.image_size, data.channels), self.recipe)
 
     def measure(self, networks: Mapping[str, Any], data: ImageData, seed: int) -> None:
-        """Set what the model stores of its training data: the scale of its latents, and a sigma that fits best."""
+        """Store the scale of the latents in the model and, for `gaussian_optimal`, the sigma that fits best."""
         model: HFVAE = networks[MODEL]
         count = min(MEASURED_IMAGES, data.num_images or MEASURED_IMAGES)
         with closing(data.batches(batch_size=count, seed=seed)) as batches:
@@ -79,15 +79,15 @@ class VAEFamily:
             model.measure_log_variance(images)
 
     def pipeline(self, networks: Mapping[str, Any]) -> HFVAEPipeline:
-        """What samples from the model, and is saved."""
+        """Return the pipeline that samples from the model and is saved."""
         return HFVAEPipeline(networks[MODEL])
 
     def sample(self, pipeline: HFVAEPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
-        """Images of a grid, from the prior."""
+        """Draw the images of a grid, from the prior."""
         return list(sample_latents(pipeline, indices, seed=seed))
 
     def facts(self, networks: Mapping[str, Any]) -> dict[str, Any]:
-        """What the card may say beside the facts of every run."""
+        """Return what the card may state in addition to the facts of every run."""
         return {"title": self.title, "scaling_factor": networks[MODEL].config["scaling_factor"]}
 
     def _model(self, image_size: int | Sequence[int], channels: int) -> HFVAE:

@@ -1,4 +1,4 @@
-"""What a classifier recipe trains: a NoisyClassifier, by the cross-entropy of noisy images, and how it is saved."""
+"""Training of a NoisyClassifier, with the cross-entropy of noisy images, and how it is saved."""
 
 from collections.abc import Mapping, Sequence
 from inspect import Parameter
@@ -22,17 +22,17 @@ from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimizat
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # of the network, see `classifier_preset`
-OF_THE_DATA = ("sample_size", "in_channels", "num_classes", "id2label", "latents")  # keywords that the images decide
+PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # the network, see `classifier_preset`
+OF_THE_DATA = ("sample_size", "in_channels", "num_classes", "id2label", "latents")  # arguments that the data define
 
 
 class ClassifierFamily:
-    """The blocks `model`, `scheduler` and `objective` of a recipe, checked; see `Family`.
+    """The family of noisy classifiers, created from the blocks of a recipe, which it checks; see `Family`.
 
-    A block `ema` without keys means no average of the weights, as ADM's classifiers have none.
+    With a block `ema` without keys the weights are not averaged, like those of ADM's classifiers.
 
     Raises:
-        UserError: what they cannot be, together or with the data's size and channels.
+        UserError: If a block is invalid, or the blocks do not fit each other or the size and channels of the data.
     """
 
     blocks: ClassVar[Blocks] = {
@@ -52,11 +52,11 @@ class ClassifierFamily:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        Optimization(**recipe["optimization"])  # a mistake costs no download
+        Optimization(**recipe["optimization"])  # errors show before data are downloaded
         if recipe["data"].get("label_column") is None:
             raise UserError(
-                "data.label_column is missing, and a classifier learns from labels: give --label_column auto, or the "
-                "column's name"
+                "data.label_column is missing, but a classifier needs labels: set --label_column auto, or the name of "
+                "the column"
             )
         with as_user_error("scheduler"):
             self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
@@ -64,37 +64,37 @@ class ClassifierFamily:
             self.objective = ClassificationObjective(self.scheduler, **recipe["objective"])
         self.vae = open_recipe_vae(recipe)
         channels, size = x_0_shape(recipe, self.vae)
-        with torch.device("meta"):  # a mistake costs no download
+        with torch.device("meta"):  # errors show before data are downloaded
             self._players(sample_size=size, in_channels=channels, num_classes=2)
         self.title = f"noisy classifier, {recipe['model']['preset']}"
 
     def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
-        """The recipe's images, or their latents, with their labels."""
+        """Open the recipe's images, or their latents, with their labels."""
         return open_recipe_data(self.recipe, self.vae, seed, device)
 
     def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
-        """The network for these data."""
+        """Build the network for these data."""
         return self._players(
             sample_size=data.image_size,
             in_channels=data.channels,
-            num_classes=data.num_classes or 0,  # never 0: there is a column of labels
+            num_classes=data.num_classes or 0,  # never 0, because there is a label column
             id2label=dict(enumerate(data.facts.class_names or ())) or None,
             latents=latent_facts(self.vae),
         )
 
     def measure(self, networks: Mapping[str, Any], data: ImageData | LatentData, seed: int) -> None:
-        """Nothing is left to measure when such a model is saved."""
+        """Do nothing: this kind of model stores no measurements of its training data."""
 
     def pipeline(self, networks: Mapping[str, Any]) -> HFClassifierPipeline:
-        """What tells the classes of images, and is saved."""
+        """Return the pipeline that classifies images and is saved."""
         return HFClassifierPipeline(networks[MODEL])
 
     def sample(self, pipeline: HFClassifierPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
-        """A classifier draws no images."""
+        """Return no images: a classifier draws none."""
         return []
 
     def facts(self, networks: Mapping[str, Any]) -> dict[str, Any]:
-        """What the card may say beside the facts of every run."""
+        """Return what the card may state in addition to the facts of every run."""
         config = networks[MODEL].config
         about = {key: config[key] for key in ("sample_size", "in_channels", "num_classes", "pool", "noise_schedule")}
         return {"title": self.title, "classifier": about, "id2label": config["id2label"], "latents": config["latents"]}

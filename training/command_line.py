@@ -1,4 +1,4 @@
-"""The command line of training: the recipe that it names, every key of which is an option."""
+"""The command line of training: it names a recipe, and every key of the recipe is an option."""
 
 import argparse
 import inspect
@@ -21,12 +21,14 @@ DEFAULT = "mnist"
 
 
 def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
-    """The recipe that a command line asks for, and what `--resume` said.
+    """Return the recipe that a command line describes, and the value of `--resume`.
 
-    Every key is an option, `--data.image_size 32`; a key that one block alone has also goes without it, `--lr 1e-3`.
+    Every key is an option, such as `--data.image_size 32`; the block can be omitted if only one block has the key, as
+    in `--lr 1e-3`.
 
     Raises:
-        UserError: an unknown recipe, key or option (the nearest is named), or a value of the wrong type.
+        UserError: If a recipe, key or option is unknown (the message names the nearest one), or a value has the wrong
+            type.
     """
     recipe = read_recipe(_recipe_name(argv))
     blocks = family_class(recipe).blocks
@@ -36,7 +38,7 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
         known = [name for action in parser._actions for name in action.option_strings]
         word = unknown[0].split("=")[0]
         if several := [name for name in known if name.endswith(f".{word.removeprefix('--')}")]:
-            raise UserError(f"{word} is in several blocks: give {' or '.join(several)}")
+            raise UserError(f"{word} is a key of several blocks: use {' or '.join(several)}")
         raise UserError(f"unknown option {unknown[0]}{hint(word, known)}")
     for dotted, text in vars(options).items():
         if "." in dotted and text is not None:
@@ -46,21 +48,21 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Recipe, str | None]:
 
 
 def read_recipe(name: str) -> Recipe:
-    """A recipe by its path, or by the name of one that ships in `training/recipes`, with every block of its family."""
+    """Read a recipe from a path, or by its name in `training/recipes`; the result has every block of its family."""
     shipped = {
         p.name.removesuffix(".yaml"): p for p in resources.files("hf_ddpm.training").joinpath("recipes").iterdir()
     }
     file = shipped.get(name) or Path(name).expanduser()
     if not file.is_file():
-        raise UserError(f"there is no recipe {name!r}: give a path, or one of {', '.join(sorted(shipped))}")
+        raise UserError(f"there is no recipe {name!r}: pass a path, or one of {', '.join(sorted(shipped))}")
     try:
         text = file.read_text()
-        found, words = yaml.safe_load(text) or {}, yaml.load(text, yaml.BaseLoader) or {}  # every scalar as it stands
+        found, words = yaml.safe_load(text) or {}, yaml.load(text, yaml.BaseLoader) or {}  # every scalar as a string
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {name} is not valid YAML: {quoted(error)}") from error
     if not isinstance(found, dict) or not all(isinstance(block, dict) for block in blocks_of(found).values()):
         known = "; or ".join(", ".join(family_class({FAMILY: family}).blocks) for family in KINDS)
-        raise UserError(f"recipe {name} must hold blocks of keys ({known})")
+        raise UserError(f"recipe {name} must contain blocks of keys ({known})")
     blocks = family_class(found).blocks
     for block in blocks.keys() & found.keys():
         for key in keys_of(blocks[block]).keys() & found[block].keys():
@@ -70,7 +72,7 @@ def read_recipe(name: str) -> Recipe:
 
 
 def _recipe_name(argv: Sequence[str]) -> str:
-    """What `--recipe` says: the other options are those of what it trains."""
+    """Return the value of `--recipe`, on which the other options depend."""
     parser = _Parser(prog="train.py", allow_abbrev=False, add_help=False)
     parser.add_argument("--recipe", default=DEFAULT)
     return parser.parse_known_args(argv)[0].recipe
@@ -79,15 +81,15 @@ def _recipe_name(argv: Sequence[str]) -> str:
 def _parser(blocks: Blocks) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="train.py",
-        description="Train from a recipe. Every key of the recipe is an option; those of its kind are listed here.",
+        description="Train from a recipe. Every key of the recipe is an option; these are the options of its family.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--recipe", default=DEFAULT, help=f"a path, or a shipped recipe (default: {DEFAULT})")
+    parser.add_argument("--recipe", default=DEFAULT, help=f"a path, or an included recipe (default: {DEFAULT})")
     parser.add_argument(
         "--resume",
         metavar="auto|latest|FOLDER",
-        help="continue a run from its latest whole state, or a given one; auto starts it if there is none",
+        help="continue a run from its latest undamaged state, or from a given one; auto starts it if there is none",
     )
     owners: dict[str, list[str]] = {}
     for name, block in blocks.items():
@@ -100,7 +102,7 @@ def _parser(blocks: Blocks) -> argparse.ArgumentParser:
             names = [f"--{name}.{key}"] + ([f"--{key}"] if owners[key] == [name] else [])
             default = "required" if parameter.default is parameter.empty else f"default: {parameter.default}"
             text = f"{docs.get(key, '')} [{described(parameter.annotation)}, {default}]".strip().replace("%", "%%")
-            # --push_to_hub without a value says it all
+            # a flag without a value, such as --push_to_hub, means true
             bare: dict[str, Any] = {"nargs": "?", "const": "true"} if parameter.annotation is bool else {}
             group.add_argument(*names, dest=f"{name}.{key}", metavar="VALUE", help=text, **bare)
     return parser
@@ -112,7 +114,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _argument_docs(constructor: Callable[..., Any]) -> dict[str, str]:
-    """First sentence on each argument in the `Args:` (or `Parameters:`) section of a docstring."""
+    """Return the first sentence on each argument in the `Args:` (or `Parameters:`) section of a docstring."""
     doc = inspect.getdoc(constructor) or ""
     found = re.findall(
         r"^ {4}([a-z_]\w*(?:, [a-z_]\w*)*)(?: \(.*\))?:\s*(.*?)(?:[.;:]\s|\n {4}\S|\n\n|\Z)", doc, re.M | re.S

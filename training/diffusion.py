@@ -1,4 +1,4 @@
-"""What a diffusion recipe trains: a UNet, by one of DDPM's objectives, and how it is sampled and saved."""
+"""Training of a diffusion model: a UNet with one of DDPM's objectives, and how it is sampled and saved."""
 
 from collections.abc import Mapping, Sequence
 from inspect import Parameter
@@ -25,15 +25,15 @@ from hf_ddpm.training.settings import OF_SAVING, OF_THE_LOOP, Latents, Optimizat
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Networks = Mapping[str, Any]  # by the player's name
-PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # of the UNet, see `unet_preset`
+Networks = Mapping[str, Any]  # by the name of the player
+PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # the UNet, see `unet_preset`
 
 
 class DiffusionFamily:
-    """The blocks `model`, `scheduler`, `objective` and `sampling` of a recipe, checked; see `Family`.
+    """The family of diffusion models, created from the blocks of a recipe, which it checks; see `Family`.
 
     Raises:
-        UserError: what they cannot be, together or with the data's size and channels.
+        UserError: If a block is invalid, or the blocks do not fit each other or the size and channels of the data.
     """
 
     blocks: ClassVar[Blocks] = {
@@ -52,7 +52,7 @@ class DiffusionFamily:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.sampling = recipe, Sampling(**recipe["sampling"])
-        Optimization(**recipe["optimization"])  # a mistake costs no download
+        Optimization(**recipe["optimization"])  # errors show before data are downloaded
         with as_user_error("scheduler"):
             self.scheduler = HFDDPMScheduler(**recipe["scheduler"])
         with as_user_error("objective"):
@@ -75,11 +75,11 @@ class DiffusionFamily:
         self._classes: dict[str, Any] = {}
 
     def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
-        """The recipe's images, or their latents."""
+        """Open the recipe's images, or their latents."""
         return open_recipe_data(self.recipe, self.vae, seed, device)
 
     def build_players(self, data: ImageData | LatentData) -> dict[str, Player]:
-        """The network for these data."""
+        """Build the network for these data."""
         block, dropout = self.recipe["model"], self.objective.label_dropout
         self._classes = classes_of(self._config, block, data, dropout)
         self.objective.null_class = self._classes.get("null_class")
@@ -87,18 +87,18 @@ class DiffusionFamily:
         return single_player(network, self.recipe)
 
     def measure(self, networks: Networks, data: ImageData | LatentData, seed: int) -> None:
-        """Nothing is left to measure when such a model is saved."""
+        """Do nothing: this kind of model stores no measurements of its training data."""
 
     def pipeline(self, networks: Networks) -> HFDDPMPipeline:
-        """What samples from the network, and is saved."""
+        """Return the pipeline that samples from the network and is saved."""
         return HFDDPMPipeline(networks[MODEL], self.scheduler, vae=self.vae, **self._classes)
 
     def sample(self, pipeline: HFDDPMPipeline, indices: Sequence[int], seed: int) -> "list[Image]":
-        """Images of a grid."""
+        """Draw the images of a grid."""
         return list(sample_images(pipeline, indices, seed=seed, **self.sampling.sampler(pipeline)))
 
     def facts(self, networks: Networks) -> dict[str, Any]:
-        """What the card may say beside the facts of every run."""
+        """Return what the card may state in addition to the facts of every run."""
         config = networks[MODEL].config
         return {
             "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, config, None),
@@ -108,7 +108,7 @@ class DiffusionFamily:
         }
 
     def _sampler_facts(self, networks: Networks) -> dict[str, Any]:
-        """How grids are drawn; eta is None where another scheduler than ours draws them."""
+        """Return how grids are drawn; eta is None if another scheduler than `HFDDPMScheduler` draws them."""
         pipeline = self.pipeline(networks)
         call = {"eta": None} | self.sampling.sampler(pipeline)
         scheduler = None if isinstance(pipeline.scheduler, HFDDPMScheduler) else type(pipeline.scheduler).__name__
@@ -116,24 +116,24 @@ class DiffusionFamily:
 
 
 def check_latents(recipe: Recipe, scheduler: HFDDPMScheduler) -> None:
-    """Refuse what has a meaning for pixels only."""
+    """Reject options that have a meaning only for pixels."""
     if scheduler.config["clip_sample"] or scheduler.config["thresholding"]:
         raise UserError(
-            "scheduler: clip_sample and thresholding keep pixels in [-1, 1], where latents are not: give "
-            "--clip_sample false"
+            "scheduler: clip_sample and thresholding limit pixels to [-1, 1], but latents exceed this range: set "
+            "--clip_sample false and --thresholding false"
         )
     if recipe["objective"].get("loss", "simple") != "simple":
         raise UserError(
-            f"objective.loss={recipe['objective']['loss']!r} has a decoder of grey levels at t = 0, which latents are "
-            "not: give --loss simple"
+            f"objective.loss={recipe['objective']['loss']!r} has a likelihood of grey levels at t = 0, which latents "
+            "do not have: set --loss simple"
         )
 
 
 def check_model(recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence[int], channels: int) -> Any:
-    """Build the network and its average without memory, before data are opened: a mistake costs no download.
+    """Build the network and its average without memory, before data are opened, so that errors show before a download.
 
     Returns:
-        UNet2DModel: the network, on the meta device.
+        UNet2DModel: The network, on the meta device.
     """
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
@@ -144,71 +144,73 @@ def check_model(recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence
     fit = scheduler.output_channels(channels)
     if (inputs, outputs) != (channels, fit):
         raise UserError(
-            f"model: {inputs} input and {outputs} output channels do not fit images of {channels} and "
-            f"variance_type={scheduler.config['variance_type']!r}: leave in_channels to the data and give "
+            f"model: in_channels={inputs} and out_channels={outputs} do not fit data with {channels} channel(s) and "
+            f"variance_type={scheduler.config['variance_type']!r}: leave in_channels out, and set "
             f"--out_channels {fit}"
         )
     return model
 
 
 def check_label_dropout(recipe: Recipe, network: Mapping[str, Any]) -> None:
-    """Refuse to drop labels that are not there, or for which the network can have no class "no label".
+    """Reject label dropout if there are no labels, or if the network cannot have a class "no label".
 
     Args:
-        network: its configuration, in which the recipe and its preset have set how classes are embedded.
+        recipe: The recipe.
+        network: The config of the network, in which the recipe and its preset have set how classes are embedded.
     """
-    dropout, remedy = recipe["objective"].get("label_dropout"), "or give --label_dropout 0"
+    dropout, remedy = recipe["objective"].get("label_dropout"), "or set --label_dropout 0"
     if not dropout:
         return
     if recipe["data"].get("label_column") is None:
         raise UserError(
-            f"objective.label_dropout={dropout} drops labels, and the data have none: give --label_column auto, "
+            f"objective.label_dropout={dropout} needs labels, but there is no label_column: set --label_column auto, "
             f"{remedy}"
         )
     if network["class_embed_type"] is not None:
         raise UserError(
-            f'objective.label_dropout={dropout} needs one class more, for "no label", and '
-            f"model.class_embed_type={network['class_embed_type']!r} counts no classes: leave it out, {remedy}"
+            f'objective.label_dropout={dropout} needs an additional class for "no label", which is not possible with '
+            f"model.class_embed_type={network['class_embed_type']!r}: leave class_embed_type out, {remedy}"
         )
 
 
 def classes_of(
     network: Mapping[str, Any], block: Mapping[str, Any], data: ImageData | LatentData, label_dropout: float = 0.0
 ) -> dict[str, Any]:
-    """What a pipeline is told of the data's K classes: their names, and K as `null_class` of a network of K + 1.
+    """Return what a pipeline needs to know about the data's K classes: their names, and the class "no label".
 
     Args:
-        network: its configuration, in which the recipe and its preset have set classes.
-        block: `model` of the recipe.
-        data: whose labels it is trained with.
-        label_dropout: of the objective; above 0 the network has K + 1 classes.
+        network: The config of the network, in which the recipe and its preset have set the classes.
+        block: The block `model` of the recipe.
+        data: The training data, with their labels.
+        label_dropout: The label dropout of the objective; above 0 the network has K + 1 classes.
 
     Returns:
-        dict: `null_class` and `id2label` of `HFDDPMPipeline`; empty without labels.
+        dict: `null_class`, which is K if the network has K + 1 classes, and `id2label` of `HFDDPMPipeline`; empty
+        without labels.
 
     Raises:
-        UserError: a network with classes and no labels, or another number of classes than K or K + 1, which is K + 1
-            alone where labels are dropped.
+        UserError: If the network has classes but the data have no labels, or if its number of classes is neither K nor
+            K + 1; with label dropout, it must be K + 1.
     """
     num_classes = data.num_classes
     if num_classes is None:
         if network["num_class_embeds"] is not None:
             raise UserError(
-                f"model: the network has {network['num_class_embeds']} classes and the data no labels: give "
-                "--label_column auto, or --num_class_embeds null"
+                f"model: the network has num_class_embeds={network['num_class_embeds']}, but the data have no labels: "
+                "set --label_column auto, or --num_class_embeds null"
             )
         return {}
     embedded = block.get("num_class_embeds", embedded_classes(num_classes, label_dropout))  # as in `build_model`
     uncounted = embedded is None and network["class_embed_type"] is not None
     if embedded not in (num_classes, num_classes + 1) and not uncounted:
         raise UserError(
-            f"model.num_class_embeds={embedded} does not fit data of {num_classes} classes: leave it out, or give "
-            f'{num_classes + 1} for one class more that stands for "no label"'
+            f"model.num_class_embeds={embedded} does not fit data with num_classes={num_classes}: leave it out, or set "
+            f'it to {num_classes + 1}, for an additional class that stands for "no label"'
         )
     if label_dropout and embedded != num_classes + 1:
         raise UserError(
-            f"model.num_class_embeds={embedded} has no class for the labels that objective.label_dropout="
-            f"{label_dropout} drops: leave it out, or give {num_classes + 1}"
+            f"model.num_class_embeds={embedded} leaves no class for objective.label_dropout={label_dropout}: leave it "
+            f"out, or set it to {num_classes + 1}"
         )
     names = (data.facts.class_names or ())[:num_classes]
     null_class = num_classes if embedded == num_classes + 1 else None
@@ -223,9 +225,10 @@ def build_model(
     num_classes: int | None = None,
     label_dropout: float = 0.0,
 ) -> nn.Module:
-    """The recipe's preset; image size, channels and classes are the data's unless the recipe says otherwise.
+    """Build the recipe's preset; image size, channels and classes come from the data unless the recipe sets them.
 
-    So are the output channels, which the scheduler's variance decides too, and the one class more of `label_dropout`.
+    So do the output channels, which also depend on the scheduler's variance, and the additional class of
+    `label_dropout`.
     """
     keywords: dict[str, Any] = {"sample_size": size_of(image_size), "in_channels": channels}
     keywords["out_channels"] = scheduler.output_channels(channels)
@@ -236,5 +239,5 @@ def build_model(
 
 
 def embedded_classes(num_classes: int, label_dropout: float) -> int:
-    """K, or K + 1 where labels are dropped: class K stands for "no label"."""
+    """Return K, or K + 1 with label dropout: class K then stands for "no label"."""
     return num_classes + 1 if label_dropout else num_classes

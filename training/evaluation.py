@@ -1,7 +1,7 @@
-"""Samples measured while a model is trained, to keep the best checkpoint, and afterwards, for its card.
+"""Measure samples during training, to keep the best checkpoint, and at the end, for its card.
 
-Selection looks at the training images, with a sampling seed of its own. What a card says is measured on images that the
-model was not trained on, with another seed, for the last checkpoint and for the best one.
+The selection compares samples with the training images, and has its own sampling seed. The figures on the card are
+measured on images that the model was not trained on, with another seed, for the last checkpoint and for the best one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ from hf_ddpm.training.settings import Evaluation
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Networks = Mapping[str, Any]  # by the player's name
+Networks = Mapping[str, Any]  # by the name of the player
 BATCH = 64
 _OF_TRAINING = (
     "horizontal_flip",
@@ -47,50 +47,50 @@ _OF_TRAINING = (
 
 
 class TestImages(Protocol):
-    """The settings that say which images a run is tested on."""
+    """The settings that determine the test images of a run."""
 
     @property
     def test_source(self) -> str | None:
-        """Of the images; None is the training data's."""
+        """The source of the images; None is the source of the training data."""
 
     @property
     def test_split(self) -> str:
-        """Of it."""
+        """The split of the images."""
 
 
 class Evaluator(Protocol):
     """Measures the checkpoints of a run.
 
     Attributes:
-        every: Steps between two selections, or None.
-        plan: What a finished checkpoint is measured on, in words.
+        every: The number of steps between two selections, or None.
+        plan: A description of what a finished checkpoint is measured on.
     """
 
     every: int | None
     plan: str
 
     def select(self, networks: Networks) -> list[dict[str, Any]]:
-        """The figures that checkpoints are compared by, the smallest first of them: of the training images."""
+        """Measure the figures that compare checkpoints, on training images; the smallest first figure is the best."""
 
     def measure(self, networks: Networks) -> dict[str, Any]:
-        """The record of a finished checkpoint: of images that it was not trained on."""
+        """Return the record of a finished checkpoint, measured on images that it was not trained on."""
 
 
 class SampleEvaluator:
-    """Measures the samples of a run. Made before training begins, so that a mistake costs none.
+    """Measures the samples of a run. It is created before training, so that errors show early.
 
     Args:
-        recipe: Of the run.
-        family: That draws the samples.
-        accelerator: Of the processes.
-        samples: How many are measured.
+        recipe: The recipe of the run.
+        family: The family of the run, which draws the samples.
+        accelerator: The accelerator of the run.
+        samples: The number of samples.
 
     Attributes:
-        every: Steps between two selections, or None.
-        plan: What a finished checkpoint is measured on, in words.
+        every: The number of steps between two selections, or None.
+        plan: A description of what a finished checkpoint is measured on.
 
     Raises:
-        UserError: an extractor or images that cannot be opened, or that do not fit each other.
+        UserError: If the extractor or the images cannot be opened, or do not fit each other.
     """
 
     def __init__(self, recipe: Recipe, family: Family, accelerator: Accelerator, samples: int) -> None:
@@ -101,9 +101,9 @@ class SampleEvaluator:
         size, channels = image_shape(recipe)
         try:
             self._extractor(torch.zeros(2, channels, *size_of(size), dtype=torch.uint8))
-        except ValueError as error:  # images that it cannot see
+        except ValueError as error:  # the extractor does not support these images
             raise UserError(
-                f"evaluation: {error}; name another network with --evaluation.extractor, or "
+                f"evaluation: {error}; set another network with --evaluation.extractor, or "
                 f"{_measure_nothing(self._settings)}"
             ) from error
         self._training: Real | None = None
@@ -113,7 +113,7 @@ class SampleEvaluator:
         self.plan = f"{samples:,} samples against {self._measured_on}"
 
     def select(self, networks: Networks) -> list[dict[str, Any]]:
-        """The figures that checkpoints are compared by, the smallest first of them: against the training images."""
+        """Measure the figures that compare checkpoints, on training images; the smallest first figure is the best."""
         if self._training is None:
             with self._accelerator.main_process_first():
                 self._training = Real(reference_of(plain_images(self._recipe), self._extractor))
@@ -121,14 +121,14 @@ class SampleEvaluator:
         return list(found["numbers"])
 
     def measure(self, networks: Networks) -> dict[str, Any]:
-        """The record of a finished checkpoint: against images that it was not trained on."""
+        """Return the record of a finished checkpoint, measured against images that it was not trained on."""
         return {"measured_on": self._measured_on, **self._record(networks, self._test, self._settings.sampling_seed)}
 
     def _record(self, networks: Networks, real: Real, seed: int) -> dict[str, Any]:
         family, kind = self._family, kind_of_recipe(self._recipe)
         pipeline: Any = family.pipeline(networks)
         pipeline.set_progress_bar_config(disable=True)
-        family.sample(pipeline, [], seed)  # which gives the pipeline its sampler
+        family.sample(pipeline, [], seed)  # sets the sampler of the pipeline
         sampling = family.facts(networks).get("sampling") or {}
         call = {key: value for key, value in sampling.items() if key not in ("scheduler", "name")}
         conditions = pipeline_conditions(pipeline, call) | {
@@ -154,11 +154,11 @@ class SampleEvaluator:
         return record(found, source, real, self._extractor, about)
 
     def _open_test(self) -> tuple[Real, str]:
-        """What is measured against at the end, and what it is in words."""
+        """Open what is compared with at the end, and return it with a description."""
         settings, held_back = self._settings, self._recipe["data"].get("held_back", 0)
         named = settings.test_source is not None or settings.test_split != Evaluation.test_split or held_back
         embedded = _source_of(self._recipe) == DIGITS and self._extractor.name == DIGITS_EXTRACTOR
-        name = settings.reference or (MNIST_TEST if embedded and not named else None)  # they have no test split
+        name = settings.reference or (MNIST_TEST if embedded and not named else None)  # which have no test split
         if name is not None:
             known = mnist_test() if name == MNIST_TEST else load_reference(Path(name))
             return Real(known), f"statistics {last_name(name)}"
@@ -167,11 +167,11 @@ class SampleEvaluator:
 
 
 def plain_images(recipe: Recipe, **more: Any) -> ImageData:
-    """The images of training as they are: not mirrored, not cropped at random, not binarised, without labels.
+    """Open the training images as they are: without mirroring, random crops, binarisation and labels.
 
     Args:
-        recipe: whose block `data` they are of.
-        more: keywords of `ImageData` instead of the recipe's.
+        recipe: The recipe, whose block `data` describes the images.
+        more: Arguments of `ImageData` that replace those of the recipe.
     """
     block = {key: value for key, value in recipe["data"].items() if key not in _OF_TRAINING}
     if block.get("resize") == "random_crop":
@@ -180,15 +180,15 @@ def plain_images(recipe: Recipe, **more: Any) -> ImageData:
 
 
 def open_test_images(recipe: Recipe, settings: TestImages, **more: Any) -> tuple[ImageData, str]:
-    """Images that a run is not trained on, and what they are in words: those that it holds back, or its test split.
+    """Open images that a run is not trained on, with a description: those that it holds back, or its test split.
 
     Args:
-        recipe: of the run.
-        settings: its block `evaluation`.
-        more: as in `plain_images`.
+        recipe: The recipe of the run.
+        settings: The block `evaluation` of the recipe.
+        more: As in `plain_images`.
 
     Raises:
-        UserError: there is no such split.
+        UserError: If the test images cannot be opened.
     """
     if held_back := recipe["data"].get("held_back", 0):
         return plain_images(recipe, part="held_back", **more), f"{held_back:,} images held back from training"
@@ -197,23 +197,27 @@ def open_test_images(recipe: Recipe, settings: TestImages, **more: Any) -> tuple
         data = plain_images(recipe, split=settings.test_split, **source, max_images=None, **more)
     except UserError as error:
         raise UserError(
-            f"evaluation: {error}; name images to test on with --test_source and --test_split, keep some from "
-            f"training with --held_back, or {_measure_nothing(settings)}"
+            f"evaluation: {error}; set the test images with --test_source and --test_split, hold back training images "
+            f"with --held_back, or {_measure_nothing(settings)}"
         ) from error
     return data, f"split {settings.test_split}"
 
 
 def _measure_nothing(settings: TestImages) -> str:
-    """How a run with this block goes without, in words."""
+    """Return the end of a message: how to turn off the evaluation of a run with this block."""
     on_the_way = isinstance(settings, Evaluation) and settings.every is not None
     return f"measure nothing with --samples 0{' --evaluation.every null' if on_the_way else ''}"
 
 
 def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> SampleEvaluator | None:
-    """What measures a run's samples: as many as the recipe says, or 1,000 of the embedded digits; None measures none.
+    """Return the evaluator of a run's samples, or None if nothing is measured.
+
+    It measures as many samples as the recipe sets; by default 1,000 of models of the embedded digits, and none of
+    others.
 
     Raises:
-        UserError: as `SampleEvaluator`, and samples of a family that draws none.
+        UserError: As in `SampleEvaluator`, and if samples are set for a family that draws none, or `every` without
+            samples.
     """
     settings = Evaluation(**recipe["evaluation"])
     samples = settings.samples
@@ -222,17 +226,17 @@ def make_evaluator(recipe: Recipe, family: Family, accelerator: Accelerator) -> 
         digits = _source_of(recipe) == DIGITS and channels == 1 and min(size_of(size)) >= SIDE
         samples = OF_DIGITS if digits and family.sampling is not None else 0
     if samples and family.sampling is None:
-        raise UserError("evaluation.samples: this family draws no images, leave it out")
+        raise UserError("evaluation.samples: this family draws no images; leave it out")
     if samples:
         return SampleEvaluator(recipe, family, accelerator, samples)
     if settings.every is not None:
         raise UserError(
-            f"evaluation.every={settings.every} measures samples, of which there are none: give --samples, or measure "
-            "nothing on the way with --evaluation.every null"
+            f"evaluation.every={settings.every} needs samples, but their number is 0: set --samples, or turn off the "
+            "selection with --evaluation.every null"
         )
     return None
 
 
 def _source_of(recipe: Recipe) -> Any:
-    """The recipe's `data.source`, or what it is when nothing is said."""
+    """Return the recipe's `data.source`, or its default."""
     return recipe["data"].get("source", keys_of(Block(ImageData))["source"].default)

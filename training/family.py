@@ -1,4 +1,4 @@
-"""The members of the family that a recipe can train, and what the loop asks of each."""
+"""The interface of the families of models that a recipe can train, which the training loop uses."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """A kind of model: what its recipe says, what it learns from, how it is built, sampled and saved.
+    """A kind of model: its recipe, its data, and how it is built, sampled and saved.
 
-    Made of a recipe whose blocks it checks before data are opened. `networks` are the players' by name, averaged where
-    they have an average.
+    It is created from a recipe, whose blocks it checks before data are opened. `networks` are the networks of the
+    players by name, with averaged weights if they are averaged.
 
     Attributes:
-        blocks: of its recipes.
-        artefact: the player whose network is saved.
+        blocks: The blocks of its recipes.
+        artefact: The player whose network is saved.
     """
 
     blocks: ClassVar[Blocks]
@@ -37,62 +37,62 @@ class Family(Protocol):
 
     @property
     def title(self) -> str:
-        """Of the model, for the log."""
+        """The title of the model, for the log."""
 
     @property
     def objective(self) -> Objective:
-        """What it is trained to minimise."""
+        """The objective that training minimises."""
 
     @property
     def sampling(self) -> Grids | Sampling | None:
-        """When to draw grids, of how many images; None for a model that draws none."""
+        """The settings of sample grids; None for a model that draws no images."""
 
     @property
     def sample_options(self) -> str:
-        """Of `hf-ddpm sample`, for a first look."""
+        """Options of `hf-ddpm sample` for the command that is suggested at the end of a run."""
 
     def open_data(self, seed: int, device: torch.device) -> ImageData | LatentData:
-        """The training data; what is measured of them follows from the seed."""
+        """Open the training data; what is measured on them depends on the seed."""
 
     def build_players(self, data: Any) -> dict[str, Player]:
-        """The networks for these data, with random weights, and what trains them: a player for each turn."""
+        """Build the networks for these data, with random weights, and what trains them: one player for each turn."""
 
     def measure(self, networks: Mapping[str, Any], data: Any, seed: int) -> None:
-        """Set what the model stores of its training data, before it is saved."""
+        """Set what the model stores about its training data, before it is saved."""
 
     def pipeline(self, networks: Mapping[str, Any]) -> DiffusionPipeline:
-        """What samples from the networks, and is saved."""
+        """Return the pipeline that samples from the networks and is saved."""
 
     def sample(self, pipeline: Any, indices: Sequence[int], seed: int) -> "list[Image]":
-        """The images of some indices, each fixed by (seed, index); not asked of a model that draws none."""
+        """Draw images, each of which depends only on (seed, index); not called for a model that draws none."""
 
     def facts(self, networks: Mapping[str, Any]) -> dict[str, Any]:
-        """What the card may say beside the facts of every run."""
+        """Return what the card may state in addition to the facts of every run."""
 
 
 def family_class(recipe: Mapping[str, Any]) -> type[Family]:
-    """The class that the table of kinds names for what a recipe trains.
+    """Return the class that trains a recipe, from the table of kinds.
 
     Raises:
-        UserError: a family that is not there.
+        UserError: If the family does not exist.
     """
     found: type[Family] = resolve(kind_of_recipe(recipe).family)
     return found
 
 
 def check_recipe(recipe: Mapping[str, Any]) -> Recipe:
-    """The recipe with the name of its family and every value converted to its declared type.
+    """Return the recipe with the name of its family, and with every value converted to its declared type.
 
     Raises:
-        UserError: a family that is not there, or what `check_blocks` refuses.
+        UserError: If the family does not exist, or `check_blocks` rejects the recipe.
     """
     return {FAMILY: family_of(recipe), **check_blocks(recipe, family_class(recipe).blocks)}
 
 
 def make_family(recipe: Recipe) -> Family:
-    """The recipe's family, its blocks checked before data are opened.
+    """Create the recipe's family, which checks the blocks before data are opened.
 
     Raises:
-        UserError: what the user can mend.
+        UserError: If the recipe has an error that the user can fix.
     """
     return family_class(recipe)(recipe)

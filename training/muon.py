@@ -1,8 +1,8 @@
-"""Muon: momentum made orthogonal, for the weight matrices; Adam for everything else.
+"""Muon: orthogonalised momentum for the weight matrices, and Adam for everything else.
 
-Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch.optim.Muon takes matrices only and
-iterates in bfloat16; here a convolution is the matrix (out, in * k * k), computed in the weights' own precision, and
-matrices of one shape are orthogonalised together.
+Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch.optim.Muon supports only matrices
+and iterates in bfloat16. Here, a convolution is the matrix (out, in * k * k), the iteration has the precision of the
+weights, and matrices with the same shape are orthogonalised together.
 """
 
 from collections.abc import Iterable
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 from hf_ddpm.errors import UserError
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # takes singular values of (0, 1] to about [0.7, 1.2] in five rounds
+QUINTIC = (3.4445, -4.7750, 2.0315)  # maps singular values in (0, 1] to about [0.7, 1.2] in 5 rounds
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
-    """U V^T of each matrix U S V^T, up to singular values between about 0.7 and 1.2, by Newton-Schulz iteration.
+    """Return U V^T of each matrix U S V^T, up to singular values between about 0.7 and 1.2, by Newton-Schulz iteration.
 
     Args:
-        matrices: (N, rows, columns).
-        rounds: of X <- a X + b (X X^T) X + c (X X^T)^2 X.
+        matrices: The matrices, (N, rows, columns).
+        rounds: The number of iterations of X <- a X + b (X X^T) X + c (X X^T)^2 X.
     """
     a, b, c = QUINTIC
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
@@ -36,16 +36,17 @@ def orthogonalize(matrices: Tensor, rounds: int = 5) -> Tensor:
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Divide the parameters of a network into the hidden weight matrices, which Muon updates, and the rest.
 
-    The hidden matrices are the weights of linear layers and convolutions, but for the two layers where data enter and
-    leave the network. Images enter by the first convolution, whatever embeds the timestep before it, and vectors, in
-    a network without convolutions, by the first linear layer; the prediction leaves by the last layer. First and last
-    are those of `model.modules()`, so a network has to define its layers in the order in which data pass them.
+    The hidden matrices are the weights of linear layers and convolutions, except for the two layers where data enter
+    and leave the network. Images enter through the first convolution, whatever layers embed the timestep before it; in
+    a network without convolutions, vectors enter through the first linear layer. The prediction leaves through the last
+    layer. The first and the last layer are those of `model.modules()`, so a network must define its layers in the order
+    in which data pass through them.
 
     Args:
-        model: the bare network, out of the wrappers of Accelerate.
+        model: The bare network, without the wrappers of Accelerate.
 
     Returns:
-        tuple: the hidden matrices, and the rest (the first and the last layer, embeddings, norms, biases and loose
+        tuple: The hidden matrices, and the rest (the first and the last layer, embeddings, norms, biases and single
         parameters), each in the order of `model.parameters()`.
     """
     layers = [module for module in model.modules() if isinstance(module, LAYERS)]
@@ -58,14 +59,17 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 
 
 class Muon(torch.optim.Optimizer):
-    """One optimizer, two groups of parameters.
+    """One optimizer with two groups of parameters.
 
     Args:
-        hidden: weights of two or more dimensions, updated by orthogonalised Nesterov momentum.
-        rest: updated by Adam.
-        muon_lr, momentum: of the hidden weights. An update has singular values about muon_lr * sqrt(max(1, out / in)).
-        lr, betas, eps: of Adam.
-        weight_decay: decoupled, of both.
+        hidden: The weights with two or more dimensions that are updated with orthogonalised Nesterov momentum.
+        rest: The parameters that are updated with Adam.
+        muon_lr: The learning rate of the hidden weights. An update has singular values of about muon_lr * sqrt(max(1,
+            out / in)).
+        lr: The learning rate of Adam.
+        momentum: The momentum of the hidden weights.
+        betas, eps: The other parameters of Adam.
+        weight_decay: The decoupled weight decay of both groups.
     """
 
     def __init__(
@@ -100,19 +104,19 @@ class Muon(torch.optim.Optimizer):
                 self._adam(parameters, group)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from `state_dict()`, of an optimizer whose weights are divided as they are here.
+        """Continue from the `state_dict()` of an optimizer that divides its weights in the same way.
 
         Raises:
-            UserError: another division, as runs have that trained a network other than a UNet before the first and
-                the last layer were found by their place.
+            UserError: If it divides them differently, as in older runs of networks other than a UNet, which began
+                before the first and the last layer were identified by their position.
         """
         saved = [len(group["params"]) for group in state_dict["param_groups"]]
         ours = [len(group["params"]) for group in self.param_groups]
         if saved != ours:
             raise UserError(
-                f"the saved optimizer divides the parameters between Muon and Adam as {saved} and this version as "
-                f"{ours}, with the first and the last layer left to Adam: continue the run with the version that began "
-                "it, or start it anew"
+                f"the saved optimizer divides the parameters between Muon and Adam as {saved}, but this version as "
+                f"{ours}, because Adam updates the first and the last layer: continue the run with the version that "
+                "started it, or start a new run"
             )
         super().load_state_dict(state_dict)
 

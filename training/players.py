@@ -25,10 +25,10 @@ class Player:
     """One network of a run.
 
     Attributes:
-        model: the network, in Accelerate's wrapper from `prepare` on.
-        optimization: its optimizer's settings.
-        ema: the average of its weights; None if it has none.
-        optimizer: made by `prepare`.
+        model: The network; after `prepare`, it is in Accelerate's wrapper.
+        optimization: The settings of its optimizer.
+        ema: The average of its weights; None if they are not averaged.
+        optimizer: The optimizer, which `prepare` creates.
     """
 
     model: Any
@@ -37,15 +37,15 @@ class Player:
     optimizer: AcceleratedOptimizer = None
 
     def prepare(self, accelerator: Accelerator, training: Training) -> None:
-        """Bring the network and its optimizer to where they are trained.
+        """Move the network to the device on which it is trained, and create its optimizer.
 
         Raises:
-            UserError: FSDP with weights that would be saved as one process's shards.
+            UserError: If FSDP would save the weights as the shards of one process.
         """
         if accelerator.distributed_type == DistributedType.FSDP and (self.ema is None or not accelerator.is_fsdp2):
             raise UserError(
-                "distributed_type FSDP shards the weights, and only those of FSDP2 that have an average (ema) are "
-                "gathered before they are saved: take distributed_type MULTI_GPU, or fsdp_version 2 where there is one"
+                "distributed_type FSDP shards the weights, which are gathered for saving only with FSDP2 and averaged "
+                "weights (ema): use distributed_type MULTI_GPU, or fsdp_version 2 for a recipe with an average"
             )
         if self.ema is not None:
             self.ema.model.to(accelerator.device)
@@ -58,17 +58,17 @@ class Player:
         self.model, self.optimizer = accelerator.prepare(self.model, self.optimization.build(self.model))
 
     def network(self, accelerator: Accelerator) -> nn.Module:
-        """The weights that sample and are saved: the averaged ones, if there is an average."""
+        """Return the network that samples and is saved, with averaged weights if they are averaged."""
         return accelerator.unwrap_model(self.model) if self.ema is None else self.ema.model
 
 
 def single_player(network: nn.Module, recipe: Recipe, *, averaged: bool = True) -> dict[str, Player]:
-    """The player of a family that trains one network, by the recipe's blocks `optimization` and `ema`.
+    """Return the player of a family that trains one network, from the recipe's blocks `optimization` and `ema`.
 
     Args:
-        network: with random weights.
-        recipe: whose blocks they are.
-        averaged: whether its weights have an average.
+        network: The network, with random weights.
+        recipe: The recipe with these blocks.
+        averaged: Whether to average its weights.
     """
     with as_user_error("ema"):
         ema = EMA(network, **recipe["ema"]) if averaged else None
@@ -76,24 +76,24 @@ def single_player(network: nn.Module, recipe: Recipe, *, averaged: bool = True) 
 
 
 def check_turns(turns: tuple[str, ...], players: Mapping[str, Player]) -> None:
-    """Refuse an objective whose turns are not those of the players.
+    """Reject an objective whose turns are not those of the players.
 
     Raises:
-        UserError: a turn of a player that is not there, or a player who never has a turn.
+        UserError: If a turn belongs to a player that does not exist, or a player never has a turn.
     """
     strangers, idle = sorted({*turns} - players.keys()), sorted(players.keys() - {*turns})
     if strangers or idle:
-        wrong = f"a turn of {strangers[0]!r}, who is no player" if strangers else f"no turn of the player {idle[0]!r}"
-        known = f"its turns are {', '.join(turns)}, the players {', '.join(players)}"
-        raise UserError(f"the objective has {wrong}: {known}, which must be the same")
+        wrong = f"a turn {strangers[0]!r}, which is not a player" if strangers else f"no turn of player {idle[0]!r}"
+        known = f"its turns ({', '.join(turns)}) must be the players ({', '.join(players)})"
+        raise UserError(f"the objective has {wrong}: {known}")
 
 
 @contextmanager
 def alone(turn: str, players: Mapping[str, Player], accelerator: Accelerator) -> Iterator[dict[str, nn.Module]]:
-    """Every player's network while one of them has its turn: its own to be trained, the others as they are.
+    """Yield every player's network during the turn of one of them: its own for training, and the others as they are.
 
-    Those who wait are frozen and out of Accelerate's wrapper, so that a gradient passes through them and none is kept,
-    and no process waits for a gradient of theirs.
+    The others are frozen and outside of Accelerate's wrapper, so that gradients pass through them but are not stored,
+    and no process waits for their gradients.
     """
     waiting = {name: accelerator.unwrap_model(player.model) for name, player in players.items() if name != turn}
     frozen = [weight for network in waiting.values() for weight in network.parameters() if weight.requires_grad]

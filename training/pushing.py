@@ -1,4 +1,4 @@
-"""Checkpoints to the Hub while training goes on. A push that fails costs the run nothing but a line."""
+"""Push checkpoints to the Hub during training. If a push fails, the run prints a line and continues."""
 
 import shlex
 import sys
@@ -17,14 +17,14 @@ from hf_ddpm.training.settings import Hub
 
 
 class Pusher:
-    """One upload at a time, in a thread of the main process.
+    """Uploads one checkpoint at a time, in a thread of the main process.
 
     Args:
-        settings: where to.
-        name: of the repository, if the settings leave it to the run.
+        settings: The block `hub`.
+        name: The name of the repository, if the settings do not contain one.
 
     Raises:
-        UserError: a name that the Hub cannot take, or no token: no push of this run could arrive.
+        UserError: If the Hub does not accept the name, or if there is no token, because then no push could succeed.
     """
 
     def __init__(self, settings: Hub, name: str) -> None:
@@ -32,25 +32,25 @@ class Pusher:
         try:
             check_name(self._repo_id)
         except UserError as error:
-            raise UserError(f"--push_to_hub: {error}; --hub_model_id names it") from error
+            raise UserError(f"--push_to_hub: {error}; set the name with --hub_model_id") from error
         if get_token() is None:
-            raise UserError("--push_to_hub finds no token: `hf auth login`, or set HF_TOKEN to one that may write")
+            raise UserError("--push_to_hub needs a token: run `hf auth login` or set HF_TOKEN to one with write access")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="push")
         self._last: Future[str] | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether an upload is under way."""
+        """Whether an upload is in progress."""
         return self._last is not None and not self._last.done()
 
     def start(self, checkpoint: Path, tag: str | None) -> None:
-        """Upload a folder that nobody changes until `busy` is over."""
+        """Start the upload of a folder, which must not be changed while `busy` is true."""
         how: dict[str, Any] = {"private": self._settings.hub_private_repo, "tag": tag, "move_tag": True}
         self._last = self._thread.submit(push_checkpoint, str(checkpoint), self._repo_id, **how)
         self._last.add_done_callback(lambda done: self._say(done, checkpoint, tag))
 
     def wait(self) -> None:
-        """Return when everything has arrived or has failed."""
+        """Wait until all uploads have succeeded or failed."""
         self._thread.shutdown()
 
     def _say(self, done: "Future[str]", checkpoint: Path, tag: str | None) -> None:
@@ -59,18 +59,18 @@ class Pusher:
             tqdm.write(f"pushed:     {done.result()}" + ("" if tag is None else f", tag {tag}"))
             return
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        later = f"the run goes on, {tag} is left out"
+        later = f"the run continues without {tag}"
         if tag is None:
             command = shlex.join(["hf-ddpm", "push", str(checkpoint), self._repo_id])
-            later = f"the checkpoint is kept, `{command}` does it later"
+            later = f"the checkpoint is kept, push it later with `{command}`"
         tqdm.write(f"not pushed: {reason}; {later}", file=sys.stderr)
 
 
 def make_pusher(settings: Hub, name: str, accelerator: Accelerator) -> Pusher | None:
-    """The main process's; None in the others.
+    """Return the pusher in the main process, and None in the others.
 
     Raises:
-        UserError: as `Pusher` does, in every process, so that none waits for another that has ended.
+        UserError: As in `Pusher`, in every process, so that none waits for another that has ended.
     """
     pusher, complaint = None, None
     if accelerator.is_main_process:

@@ -1,23 +1,23 @@
-"""Advice that a run prints beside the numbers of its log."""
+"""Advice that a run prints in addition to the figures of its log."""
 
 from collections.abc import Mapping, Sequence
 
 from hf_ddpm.objectives import DISCRIMINATOR
 
-SURE = 10.0  # logits, real minus fake, where the generator's gradient is gone: sigmoid(-5) on either side
-BLIND = 0.01  # the same where the discriminator guesses
+SURE = 10.0  # logits, real minus fake, at which the generator's gradient vanishes: sigmoid(-5) on either side
+BLIND = 0.01  # logits, real minus fake, at which the discriminator is guessing
 OF_GAPS = f"{DISCRIMINATOR}/gap_t"
 
 
-SLOWER = 3.0  # times the seconds per step at the start
-AT_THE_START = 3  # lines of the log
+SLOWER = 3.0  # a multiple of the seconds per step at the start
+AT_THE_START = 3  # the number of lines of the log
 
 
 def remark(logged: Mapping[str, float]) -> str | None:
-    """That a player of a game has won, so that the other one learns nothing more; None where there is nothing to say.
+    """Return a message if one player of a GAN has won, so that the other one learns nothing more, or None.
 
     Args:
-        logged: means since the line before, by their names in the log.
+        logged: The means since the previous line of the log, by their names in the log.
     """
     gaps = {name.removeprefix(OF_GAPS): value for name, value in logged.items() if name.startswith(OF_GAPS)}
     if not gaps:
@@ -25,12 +25,13 @@ def remark(logged: Mapping[str, float]) -> str | None:
     if sure := [t for t, gap in gaps.items() if gap > SURE]:
         return (
             f"the discriminator has won at t = {', '.join(sure)}: its logits differ by more than {SURE:.0f} there; "
-            "begin anew with a larger --r1_gamma or a smaller --discriminator_optimization.lr"
+            "start a new run with a larger --r1_gamma or a smaller --discriminator_optimization.lr"
         )
     if max(map(abs, gaps.values())) < BLIND:
         return (
-            f"the generator has won: the discriminator tells no step apart (its logits differ by less than {BLIND}); "
-            "begin anew with a smaller --r1_gamma or a larger --discriminator_optimization.lr"
+            "the generator has won: the discriminator cannot tell real from fake images at any t (its logits differ by "
+            f"less than {BLIND}); start a new run with a smaller --r1_gamma or a larger "
+            "--discriminator_optimization.lr"
         )
     return None
 
@@ -39,7 +40,7 @@ def slow_remark(seconds_per_step: Sequence[float], threads: int) -> str | None:
     """Return advice for a run on a CPU that has become several times slower than it was at its start, or None.
 
     Args:
-        seconds_per_step: The means between lines of the log, since this process started.
+        seconds_per_step: The means between two lines of the log, since this process started.
         threads: The number of threads of this process. With one thread there is nothing to advise.
     """
     if threads == 1 or len(seconds_per_step) <= AT_THE_START:

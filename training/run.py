@@ -33,12 +33,12 @@ from hf_ddpm.training.recipe import Recipe, blocks_of
 from hf_ddpm.training.run_folder import RunFolder
 from hf_ddpm.training.settings import Checkpoints, Hub, Training
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
 @dataclass
 class Run:
-    """Everything that one training run is made of."""
+    """Everything that a training run consists of."""
 
     recipe: Recipe
     family: Family
@@ -50,47 +50,45 @@ class Run:
     players: dict[str, Player]
     evaluator: Evaluator | None
     hub: Hub
-    pusher: Pusher | None  # of the main process
-    resumed: Path | None = None  # the state that it continues
-    notes: list[str] = field(default_factory=list)  # to be said when the run is introduced
-    changes: dict[str, list[Any]] = field(default_factory=dict)  # [before, now] of what it does otherwise since then
-    step: int = 0  # optimizer steps done
-    seconds: float = 0.0  # time spent on them, without sampling and saving
-    seconds_logged: float = 0.0  # of them, until the last line of the log
-    seconds_per_step: list[float] = field(
-        default_factory=list
-    )  # between the lines of the log, since the run was opened
-    said: list[dict[str, Tensor]] = field(default_factory=list)  # by each step since the last line of the log
-    remarks: set[str] = field(default_factory=set)  # what was printed and is printed only once
+    pusher: Pusher | None  # only in the main process
+    resumed: Path | None = None  # the state from which the run continues
+    notes: list[str] = field(default_factory=list)  # to be printed when the run starts
+    changes: dict[str, list[Any]] = field(default_factory=dict)  # [before, now] of what has changed since that state
+    step: int = 0  # completed optimizer steps
+    seconds: float = 0.0  # the time of these steps, without sampling and saving
+    seconds_logged: float = 0.0  # `seconds` at the last line of the log
+    seconds_per_step: list[float] = field(default_factory=list)  # between lines of the log, since this process started
+    said: list[dict[str, Tensor]] = field(default_factory=list)  # the figures of each step since the last log line
+    remarks: set[str] = field(default_factory=set)  # what is printed only once and has been printed
 
     @property
     def objective(self) -> Objective:
-        """What the family minimises."""
+        """The objective of the family, which training minimises."""
         return self.family.objective
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """The players' networks as they sample and are saved: averaged, where there is an average."""
+        """The players' networks as they sample and are saved, with averaged weights if they are averaged."""
         return {name: player.network(self.accelerator) for name, player in self.players.items()}
 
     def how_to_mend(self) -> str:
-        """What to do when the numbers of a run are not finite any more."""
+        """Return the end of a message: what to do if numbers of the run are not finite."""
         several = " or ".join(f"--{player}_optimization.lr" for player in self.players)
         rate = several if len(self.players) > 1 else "--lr"
         states = self.folder.saved_states()
-        how = f"{states[-1]} is the last state: go on from it with --resume latest and" if states else "begin anew with"
+        how = f"continue from the last state, {states[-1]}, with --resume latest and" if states else "start again with"
         return f"{how} a lower {rate}, or with --mixed_precision no"
 
     def log_name(self, player: str, name: str) -> str:
-        """How the log calls a figure of a player: by its name alone, if there is one player."""
+        """Return the name of a player's figure in the log: the name alone if there is only one player."""
         return name if len(self.players) == 1 else f"{player}/{name}"
 
 
 def open_folder(recipe: Recipe, resume: str | None) -> RunFolder:
-    """The run's folder, after making sure that it is free, or that the run in it can be continued with this recipe.
+    """Return the run's folder, after checking that it is free, or that the run in it can be continued with this recipe.
 
     Raises:
-        UserError: a folder that holds another run, no such state, or a recipe that the resumed run did not begin with.
+        UserError: If the folder contains another run, the state does not exist, or the run began with another recipe.
     """
     folder = RunFolder(Training(**recipe["training"]).output_dir)
     if resume is None:
@@ -104,18 +102,18 @@ def open_folder(recipe: Recipe, resume: str | None) -> RunFolder:
 
 
 def build_run(recipe: Recipe, *, begins: bool = True) -> Run:
-    """Every part of a run, cheapest first, so that a mistake shows before data are read. Nothing is written.
+    """Build every part of a run, the cheapest first, so that errors show before data are read. Nothing is written.
 
     Args:
-        recipe: from `check_recipe`.
-        begins: whether no state is loaded afterwards, so that the weights of `init_from` count.
+        recipe: The recipe from `check_recipe`.
+        begins: Whether no state is loaded afterwards, so that the weights of `init_from` are used.
     """
     training, checkpoints = Training(**recipe["training"]), Checkpoints(**recipe["checkpoints"])
     folder, hub = RunFolder(training.output_dir), Hub(**recipe["hub"])
     family = make_family(recipe)
     accelerator = make_accelerator(training, folder)
     pusher = make_pusher(hub, folder.path.resolve().name, accelerator) if hub.push_to_hub else None
-    with accelerator.main_process_first():  # which may have to download, or to encode
+    with accelerator.main_process_first():  # it may have to download or encode the data
         data = family.open_data(training.seed, accelerator.device)
     evaluator: Evaluator | None = resolve(kind_of_recipe(recipe).evaluator)(recipe, family, accelerator)
     torch.manual_seed(training.seed)
@@ -143,7 +141,7 @@ def build_run(recipe: Recipe, *, begins: bool = True) -> Run:
 
 
 def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
-    """The engine: processes, precision, accumulation and the tracker that the settings ask for."""
+    """Create the Accelerator with the processes, the precision, the accumulation and the tracker of the settings."""
     tracker = training.tracker
     if tracker == "auto":
         tracker = "tensorboard" if is_tensorboard_available() else "none"
@@ -158,12 +156,12 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
     except (ImportError, ValueError) as error:
         raise UserError(f"training: {quoted(error)}") from error
     if tracker != "none" and not accelerator.log_with:
-        raise UserError(f"tracker={tracker!r} is not installed: pip install {tracker}, or take tensorboard or none")
+        raise UserError(f"tracker={tracker!r} is not installed: run pip install {tracker}, or set --tracker none")
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != accelerator.num_processes:  # each would believe to be alone and write into the same folder
+    if started != accelerator.num_processes:  # otherwise every process would write to the same folder
         raise UserError(
-            f"the launcher started {started} processes and Accelerate joins {accelerator.num_processes}: its config "
-            "asks for a kind of parallelism that this device does not have"
+            f"the launcher set WORLD_SIZE={started}, but Accelerate has num_processes={accelerator.num_processes}: its "
+            "config requests a kind of parallelism that this device does not support"
         )
     training.local_batch_size(accelerator.num_processes)
     if accelerator.device.type == "cpu":
@@ -172,10 +170,10 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
 
 
 def use_cpu_well(threads: int | None) -> None:
-    """Share the cores out, of which `accelerate launch` leaves a process one, and let glibc keep freed memory.
+    """Share the cores between processes, to which `accelerate launch` gives one each, and let glibc keep freed memory.
 
-    A step frees its buffers and asks for them again; giving them back to the system in between costs thousands of page
-    faults a step.
+    A step frees its buffers and allocates them again; returning them to the system in between costs thousands of page
+    faults per step.
     """
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
@@ -186,7 +184,7 @@ def use_cpu_well(threads: int | None) -> None:
 
 
 def introduce(run: Run) -> None:
-    """Say once what is trained on what, and where it goes."""
+    """Print once what is trained on which data, and where it is saved."""
     counts = {name: sum(p.numel() for p in network.parameters()) for name, network in run.networks.items()}
     own = len(counts) > 1
     weights = ", ".join(f"{count:,} weights{f' of the {name}' if own else ''}" for name, count in counts.items())
@@ -204,15 +202,15 @@ def introduce(run: Run) -> None:
     if run.evaluator is not None:
         say(f"evaluation: {run.evaluator.plan}, at the end")
     if run.training.tracker == "auto" and not run.accelerator.log_with:
-        say("curves: log.jsonl only; pip install 'hf_ddpm[train]' adds tensorboard")
+        say("curves: only in log.jsonl; pip install 'hf_ddpm[train]' adds tensorboard")
 
 
 def start_trackers(run: Run) -> None:
-    """Open what the scalars go to beside log.jsonl."""
+    """Start the trackers that receive the scalars in addition to log.jsonl."""
     if run.accelerator.log_with:
         flat = {f"{b}.{k}": str(v) for b, block in blocks_of(run.recipe).items() for k, v in block.items()}
-        in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # whose folder bears the project's name
-        purge = {"purge_step": run.step + 1} if run.resumed else {}  # what comes after the state is written again
+        in_tensorboard = str(run.accelerator.log_with[0]) == "tensorboard"  # its folder has the project's name
+        purge = {"purge_step": run.step + 1} if run.resumed else {}  # what follows the state is written again
         with not_essential(run, "the tracker"):
             run.accelerator.init_trackers(
                 "tensorboard" if in_tensorboard else "hf_ddpm", config=flat, init_kwargs={"tensorboard": purge}
@@ -221,26 +219,28 @@ def start_trackers(run: Run) -> None:
 
 @contextlib.contextmanager
 def not_essential(run: Run, what: str) -> Iterator[None]:
-    """Around what a run can do without: its first failure is a line, and the run goes on."""
+    """Run a block that the run can do without: its first failure is printed, and the run continues."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
         if what not in run.remarks and run.accelerator.is_main_process:
             run.remarks.add(what)
-            tqdm.write(f"WARNING: {what} failed at step {run.step} ({quoted(error)}); the run goes on", file=sys.stderr)
+            tqdm.write(
+                f"WARNING: {what} failed at step {run.step} ({quoted(error)}); the run continues", file=sys.stderr
+            )
 
 
 def mean_said(run: Run) -> dict[str, float]:
-    """The mean of every figure of the players since the last line of the log, over all processes.
+    """Return the mean of every figure of the players since the last line of the log, over all processes.
 
     A pair [sum, count] whose count is 0 has no mean, and is left out.
 
     Raises:
-        UserError: one is not finite. Every save asks first: a run that has diverged replaces no good state.
+        UserError: If a mean is not finite. Every save checks this first, so that a diverged run replaces no good state.
     """
-    names = list(dict.fromkeys(name for said in run.said for name in said))  # an objective may say some now and then
+    names = list(dict.fromkeys(name for said in run.said for name in said))  # some are not reported in every step
     columns = [torch.stack([as_pair(said[name]) for said in run.said if name in said]).sum(dim=0) for name in names]
-    pairs = run.accelerator.reduce(torch.stack(columns), reduction="sum").tolist()  # of which every process has all
+    pairs = run.accelerator.reduce(torch.stack(columns), reduction="sum").tolist()  # the same in every process
     means = {name: total / count for name, (total, count) in zip(names, pairs, strict=True) if count}
     for name, mean in means.items():
         if not math.isfinite(mean):

@@ -1,4 +1,4 @@
-"""One run on disk: recipe.yaml, log.jsonl, samples/, states/ to resume from, checkpoint/ to share, and best/."""
+"""The folder of a run: recipe.yaml, log.jsonl, samples/, states/ to resume from, checkpoint/ to share, and best/."""
 
 import json
 import math
@@ -21,17 +21,17 @@ from hf_ddpm.training.family import family_class
 from hf_ddpm.training.recipe import HISTORY, Recipe, blocks_of, keys_of
 
 FREE_BLOCKS = {"training", "sampling", "evaluation", "checkpoints", "hub"}
-FIXED = {"training.batch_size", "training.seed"}  # which decide what is learned from
-FREE_DATA = {"cache", "num_workers", "max_pixels"}  # how images are read, and not which
-FREE_RATES = {"lr", "muon_lr", "warmup_steps", "decay", "floor", "max_grad_norm"}  # of every optimization
+FIXED = {"training.batch_size", "training.seed"}  # they determine the training samples
+FREE_DATA = {"cache", "num_workers", "max_pixels"}  # how images are read, but not which images
+FREE_RATES = {"lr", "muon_lr", "warmup_steps", "decay", "floor", "max_grad_norm"}  # of every optimization block
 LOCK, HOLDER = ".lock", ".lock.txt"
 
 
 class RunFolder:
-    """The files of a run. Every process may ask where they are; only the main process writes.
+    """The files of a run. Every process may use their paths; only the main process writes.
 
     Args:
-        path: the run's folder.
+        path: The folder of the run.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,52 +40,52 @@ class RunFolder:
         self.recipe, self.log = self.path / "recipe.yaml", self.path / "log.jsonl"
         self.samples, self.states = self.path / "samples", self.path / "states"
         self.checkpoint = self.path / "checkpoint"
-        self.best = self.path / "best"  # the checkpoint that selection prefers
-        self.pushed = self.path / "pushed"  # a checkpoint of the way, until it has arrived on the Hub
+        self.best = self.path / "best"  # the best checkpoint of the selections
+        self.pushed = self.path / "pushed"  # an intermediate checkpoint, until it is on the Hub
 
     @property
     def is_empty(self) -> bool:
-        """Whether a new run may begin here."""
+        """Whether a new run can begin in this folder."""
         if not self.path.is_dir():
             return not self.path.exists()
         return not {path.name for path in self.path.iterdir()} - {LOCK, HOLDER}
 
     @property
     def holds_run(self) -> bool:
-        """Whether a run began here, even if nothing of it was saved."""
+        """Whether a run has begun in this folder, even if nothing of it was saved."""
         return self.recipe.exists() or self.states.is_dir()
 
     def check_new(self) -> None:
-        """Refuse a folder that holds anything, so that no run is overwritten or mixed with another."""
+        """Reject a folder that is not empty, so that no run is overwritten or mixed with another."""
         if self.holds_run:
             raise UserError(
-                f"output_dir {self.path} holds another run: continue it with --resume auto, or choose another "
+                f"output_dir {self.path} contains another run: continue it with --resume auto, or set another "
                 "--output_dir"
             )
         self._check_no_other_files()
 
     def check_resumable(self, resume: str) -> None:
-        """Refuse a folder from which nothing can be continued; `auto` also takes one where nothing is."""
+        """Reject a folder without a run that could be continued; `auto` also accepts an empty folder."""
         if self.holds_run or (resume == "auto" and self.is_empty):
             return
         if resume == "latest" and self.is_empty:
-            raise UserError(f"--resume latest: {self.path} holds no run: give --resume auto, which begins one")
+            raise UserError(f"--resume latest: {self.path} contains no run: use --resume auto, which starts one")
         self._check_no_other_files()
 
     def create(self, recipe: Recipe) -> None:
-        """Make the folders and write the recipe, or say why that is not possible."""
+        """Create the folders and write the recipe, or raise an error that says why that is not possible."""
         self.hold()
         with writing(self.path):
             for folder in (self.samples, self.states):
                 folder.mkdir(parents=True, exist_ok=True)
             self._write(recipe)
-        self.forget_after(0)  # of a run that began here and saved nothing
+        self.forget_after(0)  # removes the log of a run that began here and saved nothing
 
     def hold(self) -> None:
-        """Keep every other process from running here, until `release` or the end of this one, whatever ends it.
+        """Lock the folder against other processes until `release` or until this process ends, for whatever reason.
 
         Raises:
-            UserError: another one runs here, which is named.
+            UserError: If another process runs here; the message names it.
         """
         holder = self.path / HOLDER
         with writing(self.path):
@@ -95,40 +95,40 @@ class RunFolder:
             except Timeout:
                 who = holder.read_text() if holder.is_file() else "another process"
                 raise UserError(
-                    f"output_dir {self.path} is in use by {who}: wait until it ends, or choose another --output_dir"
+                    f"output_dir {self.path} is in use by {who}: wait until it ends, or set another --output_dir"
                 ) from None
-            except NotImplementedError:  # a file system without locks, where the user has to see to it
+            except NotImplementedError:  # the file system has no locks, so the user has to prevent it
                 return
             holder.write_text(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
 
     def release(self) -> None:
-        """Let others run here."""
+        """Unlock the folder for other processes."""
         if self._lock.is_locked:
             (self.path / HOLDER).unlink(missing_ok=True)
             self._lock.release(force=True)
 
     def state_of(self, step: int) -> Path:
-        """Where the state of a step is saved."""
+        """Return the folder of the state of a step."""
         return self.states / f"step_{step:08d}"
 
     def find_state(self, resume: str) -> Path | None:
-        """The folder that `--resume` names; None for `latest` and `auto`."""
+        """Return the folder that `--resume` names; None for `latest` and `auto`."""
         if resume in ("auto", "latest"):
             return None
         state = Path(resume).expanduser()
         if not state.is_dir() or state.resolve().parent != self.states.resolve():
             raise UserError(
-                f"--resume {resume}: that is no state of output_dir {self.path}: give auto, latest, or a folder under "
+                f"--resume {resume} is not a state of output_dir {self.path}: use auto, latest, or a folder in "
                 f"{self.states}"
             )
         return state
 
     def saved_states(self) -> list[Path]:
-        """Finished states, oldest first."""
+        """Return the complete states, oldest first."""
         return sorted(path for path in self.states.glob("step_*") if path.is_dir()) if self.states.is_dir() else []
 
     def began(self) -> dict[str, Any] | None:
-        """The recipe that the run began with, and what changed since; None if it cannot be read any more."""
+        """Return the content of recipe.yaml: the recipe of the run and its history; None if it cannot be read."""
         try:
             found = yaml.safe_load(self.recipe.read_text())
         except (OSError, yaml.YAMLError, UnicodeDecodeError):
@@ -136,36 +136,36 @@ class RunFolder:
         return found if isinstance(found, dict) and found else None
 
     def changes(self, recipe: Recipe) -> dict[str, list[Any]]:
-        """What a resumed run does otherwise than it did before: [before, now] by `block.key`.
+        """Return what a resumed run does differently than before, as [before, now] by `block.key`.
 
         Raises:
-            UserError: another model, other data, another objective or batch than the run began with.
+            UserError: If the run began with another model, other data, another objective or another batch size.
         """
         before = self.began()
         if before is None:
             if self.saved_states():
                 raise UserError(
-                    f"--resume: {self.recipe} is missing or damaged, so what the run began with is not known: write "
-                    "the recipe there again, as it was"
+                    f"--resume: {self.recipe} is missing or damaged, so the recipe of the run is unknown: restore the "
+                    "file with the original recipe"
                 )
             return {}
         began, given = ({FAMILY: family_of(one), **_complete(one)} for one in (before, _plain(recipe)))
         for one in (began, given):
-            one.pop("training.output_dir", None)  # a folder that was moved
+            one.pop("training.output_dir", None)  # the folder may have been moved
         changed = {
             key: [began.get(key), given.get(key)] for key in {**began, **given} if began.get(key) != given.get(key)
         }
         for key in sorted(filter(_is_fixed, changed), key=lambda key: (key != FAMILY, key)):
             first = f"with {began[key]!r}" if key in began else "without one"
-            now_is = f"is {given[key]!r}" if key in given else "is not given"
+            now_is = f"is {given[key]!r}" if key in given else "is not set"
             raise UserError(
-                f"--resume: {key} {now_is} but the run began {first}: resume with the same recipe, or start another "
+                f"--resume: {key} {now_is} but the run began {first}: resume with the same recipe, or set another "
                 "--output_dir"
             )
         return changed
 
     def record(self, recipe: Recipe, changes: Mapping[str, list[Any]], step: int) -> None:
-        """Keep what a run goes on with from `step` in recipe.yaml, and in its history what it was before."""
+        """Save the recipe with which a run continues at `step` in recipe.yaml, and its changes in the history."""
         before = self.began()
         if before is None or changes:
             entry = {"step": step, "date": time.strftime("%Y-%m-%d"), "changed": dict(changes)}
@@ -173,27 +173,28 @@ class RunFolder:
                 self._write({**recipe, HISTORY: [*(before or {}).get(HISTORY, []), entry]})
 
     def check_same_classes(self, data: DataFacts) -> None:
-        """Refuse to resume a run of version 0.1, whose recipe has no `family`, with classes in another order.
+        """Refuse to resume a run of version 0.1, whose recipe has no `family`, if its classes have another order here.
 
         Raises:
-            UserError: that version put the names of these classes in the order of words.
+            UserError: If that version sorted the names of these classes alphabetically, in another order than this
+                version.
         """
         names = [*(data.class_names or ())]
         before = sorted(names)
         if data.in_natural_order and names != before and FAMILY not in (self.began() or {}):
             first = next(i for i, (old, new) in enumerate(zip(before, names, strict=True)) if old != new)
             raise UserError(
-                f"--resume: the run numbered its classes as words, so that {first} is {before[first]!r}, and this "
-                f"version numbers them naturally, so that {first} is {names[first]!r}: finish it with hf_ddpm 0.1, or "
-                "start another --output_dir"
+                f"--resume: the run sorted its classes alphabetically, so that {first} is {before[first]!r}, but this "
+                f"version uses the natural order, so that {first} is {names[first]!r}: finish it with hf_ddpm 0.1, or "
+                "set another --output_dir"
             )
 
     def _check_no_other_files(self) -> None:
         if not self.is_empty:
-            raise UserError(f"output_dir {self.path} holds other files and no run: choose another --output_dir")
+            raise UserError(f"output_dir {self.path} contains other files but no run: set another --output_dir")
 
     def _write(self, recipe: Recipe) -> None:
-        """Write recipe.yaml whole or not at all."""
+        """Write recipe.yaml completely or not at all."""
         with new_file(self.recipe) as new:
             new.write_text(yaml.safe_dump(_plain(recipe), sort_keys=False))
 
@@ -202,7 +203,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Remove the log's lines, the states and the best checkpoint after `step`: the resumed run makes them again."""
+        """Delete the log's lines, the states and the best checkpoint after `step`; a resumed run creates them again."""
         if self.best.is_dir() and read_object(self.best / FACTS_FILE, "delete the folder").get("steps", 0) > step:
             shutil.rmtree(self.best)
         for state in self.saved_states():
@@ -215,7 +216,7 @@ class RunFolder:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of the log; a line that a full disk cut short is later than any."""
+    """Return the step of a line of the log, or infinity for a line that a full disk truncated."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -223,7 +224,7 @@ def _step_of(line: str) -> float:
 
 
 def _complete(recipe: Recipe) -> dict[str, Any]:
-    """The values of a recipe by `block.key`; what it leaves out is as by default, unless a preset says what it is."""
+    """Return the values of a recipe by `block.key`, with defaults for missing keys, except in blocks with a preset."""
     blocks = family_class(recipe).blocks
     defaults = {
         f"{name}.{key}": parameter.default
@@ -236,7 +237,7 @@ def _complete(recipe: Recipe) -> dict[str, Any]:
 
 
 def _is_fixed(key: str) -> bool:
-    """Whether a resumed run must have a value of the recipe that it began with."""
+    """Return whether a resumed run must keep the value of the recipe that it began with."""
     block, _, name = key.partition(".")
     free = (
         block in FREE_BLOCKS
@@ -248,5 +249,5 @@ def _is_fixed(key: str) -> bool:
 
 
 def _plain(recipe: Recipe) -> Recipe:
-    """Tuples as lists, so that YAML reads back what it wrote."""
+    """Convert tuples to lists, so that YAML reads what it wrote."""
     return json.loads(json.dumps(recipe))

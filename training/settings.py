@@ -1,4 +1,4 @@
-"""The blocks of a recipe that are settings of the loop itself."""
+"""The blocks of a recipe that are settings of the training loop."""
 
 import math
 from dataclasses import dataclass
@@ -20,26 +20,27 @@ def _require_positive(settings: Any, *names: str) -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """How long, how wide, and where.
+    """The length of a run, its batch size, its folder, and how it is computed.
 
     Args:
-        total_steps: optimizer steps of the whole run, resumed parts included.
-        batch_size: images per optimizer step, over all processes and accumulation steps together.
-        output_dir: folder of this run; it must be new, or the one that is resumed.
-        seed: fixes weights, data order, t and noise, whatever the number of processes.
-        init_from: folder or Hub name of a checkpoint whose weights the run begins with, as far as they fit; null is
-            random.
-        init_raw: take those that were not averaged.
-        gradient_accumulation_steps: parts that a process's share of the batch is computed in.
-        mixed_precision: computation of the network; null takes the launcher's choice. The schedule stays in float32.
-        compile: `torch.compile` the network; it costs minutes once.
-        gradient_checkpointing: compute the network's inner values twice instead of keeping them, which takes less
-            memory and more time; the gradients are the same.
-        channels_last: memory layout that suits convolutions on a GPU.
-        cpu_threads: threads of one process on a CPU; null shares the machine's cores between its processes.
-        max_hours: stop after so many hours, save, and exit with 75; null does not stop.
-        log_every: steps between two lines of the log.
-        tracker: where scalars go beside log.jsonl; auto is tensorboard if it is installed.
+        total_steps: The number of optimizer steps of the whole run, including resumed parts.
+        batch_size: The number of images per optimizer step, over all processes and accumulation steps.
+        output_dir: The folder of this run; it must be new, or that of the run to resume.
+        seed: The seed of the weights, the data order, t and the noise, for any number of processes.
+        init_from: The folder or Hub name of a checkpoint whose weights initialise the run, as far as they fit; null
+            uses random weights.
+        init_raw: Whether to use the weights of `init_from` that were not averaged.
+        gradient_accumulation_steps: The number of parts in which a process computes its share of the batch.
+        mixed_precision: The precision of the network's computation; null uses that of the launcher. The schedule stays
+            in float32.
+        compile: Whether to `torch.compile` the network; this takes minutes once.
+        gradient_checkpointing: Whether to compute the activations of the network twice instead of storing them, which
+            uses less memory and more time; the gradients are the same.
+        channels_last: Whether to use the memory format that suits convolutions on a GPU.
+        cpu_threads: The number of threads of a process on a CPU; null shares the machine's cores between its processes.
+        max_hours: The number of hours after which the run stops, saves, and exits with 75, or null for no limit.
+        log_every: The number of steps between two lines of the log.
+        tracker: Where scalars are logged in addition to log.jsonl; auto is tensorboard if it is installed.
     """
 
     total_steps: int
@@ -61,19 +62,19 @@ class Training:
     def __post_init__(self) -> None:
         _require_positive(self, "total_steps", "batch_size", "gradient_accumulation_steps", "cpu_threads", "log_every")
         if self.init_raw and self.init_from is None:
-            raise UserError("training.init_raw=True says which weights of init_from to take: give --init_from too")
+            raise UserError("training.init_raw=True selects weights of init_from: set --init_from too")
         if self.max_hours is not None and not self.max_hours > 0:
-            raise UserError(f"training.max_hours={self.max_hours} must be positive, or null, which sets no limit")
+            raise UserError(f"training.max_hours={self.max_hours} must be positive, or null for no limit")
         if self.seed < 0:
             raise UserError(f"training.seed={self.seed} must not be negative")
 
     def local_batch_size(self, num_processes: int) -> int:
-        """Images of one process in one accumulation step."""
+        """Return the number of images of one process in one accumulation step."""
         parts = num_processes * self.gradient_accumulation_steps
         if self.batch_size % parts:
             raise UserError(
-                f"batch_size={self.batch_size} is the global batch and must be a multiple of {parts}, "
-                f"{num_processes} processes times gradient_accumulation_steps={self.gradient_accumulation_steps}"
+                f"batch_size={self.batch_size} is the global batch size and must be a multiple of {parts}, the number "
+                f"of processes ({num_processes}) times gradient_accumulation_steps={self.gradient_accumulation_steps}"
             )
         return self.batch_size // parts
 
@@ -83,17 +84,18 @@ class Optimization:
     """The optimizer and its learning rate.
 
     Args:
-        optimizer: adamw, adam, or muon (see muon.py) for the hidden matrices and Adam for the rest.
-        lr: peak learning rate of Adam.
-        muon_lr: peak learning rate of muon.
-        betas: decay rates of Adam's two moments.
-        eps: added to the denominator.
-        weight_decay: decoupled, but for adam, where it is L2.
-        warmup_steps: steps of linear growth from 0.
-        decay: shape after the warm-up; cosine and linear end at `floor` after the last step.
-        floor: where they end, as a share of the peak learning rate.
-        max_grad_norm: clip the global norm of the gradient; null does not clip. The log has it, before it was clipped.
-        fused: one kernel for all parameters, of adamw and adam.
+        optimizer: The optimizer, where muon is Muon for the hidden matrices (see muon.py) and Adam for the rest.
+        lr: The peak learning rate of Adam.
+        muon_lr: The peak learning rate of Muon.
+        betas: The decay rates of Adam's two moments.
+        eps: The number that is added to the denominator of Adam.
+        weight_decay: The weight decay, which is decoupled, except that of adam, which is L2.
+        warmup_steps: The number of steps in which the learning rate increases linearly from 0.
+        decay: The shape of the learning rate after the warm-up; cosine and linear end at `floor` after the last step.
+        floor: The last learning rate of cosine and linear, as a fraction of the peak learning rate.
+        max_grad_norm: The norm to which the global norm of the gradient is clipped, or null for no clipping. The log
+            contains the norm before clipping.
+        fused: Whether adamw and adam use one kernel for all parameters.
     """
 
     lr: float
@@ -115,19 +117,19 @@ class Optimization:
             or (self.max_grad_norm is not None and self.max_grad_norm <= 0)
         ):
             raise UserError(
-                f"lr={self.lr}, muon_lr={self.muon_lr} and max_grad_norm={self.max_grad_norm} must be positive, "
-                f"warmup_steps={self.warmup_steps} not negative"
+                f"lr={self.lr}, muon_lr={self.muon_lr} and max_grad_norm={self.max_grad_norm} must be positive, and "
+                f"warmup_steps={self.warmup_steps} must not be negative"
             )
         if not 0 <= self.floor < 1:
-            raise UserError(f"floor={self.floor} must be a share of the peak learning rate in [0, 1)")
+            raise UserError(f"floor={self.floor} must be a fraction of the peak learning rate in [0, 1)")
         if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0 or self.weight_decay < 0:
             raise UserError(
-                f"betas={list(self.betas)} must lie in [0, 1), eps={self.eps} must be positive and "
-                f"weight_decay={self.weight_decay} not negative"
+                f"betas={list(self.betas)} must lie in [0, 1), eps={self.eps} must be positive, and "
+                f"weight_decay={self.weight_decay} must not be negative"
             )
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of `model`, every group of parameters at its peak learning rate."""
+        """Create the optimizer of `model`, with every group of parameters at its peak learning rate."""
         adam: dict[str, Any] = {"lr": self.lr, "betas": self.betas, "eps": self.eps, "weight_decay": self.weight_decay}
         match self.optimizer:
             case "muon":
@@ -138,16 +140,17 @@ class Optimization:
                 return torch.optim.AdamW(model.parameters(), fused=self.fused, **adam)
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, total_steps: int) -> None:
-        """Give every group the learning rate of optimizer step `step` (from 0).
+        """Set the learning rate of every group to that of optimizer step `step` (from 0).
 
-        It is a function of the step alone, so it survives a resume, accumulation and any number of processes.
+        It is a function of the step alone, so it does not change with a resume, accumulation or the number of
+        processes.
         """
         for group in optimizer.param_groups:
             peak = self.muon_lr if group.get("kind") == "muon" else self.lr
             group["lr"] = peak * self.schedule(step, total_steps)
 
     def schedule(self, step: int, total_steps: int) -> float:
-        """The share of the peak learning rate at `step`, in [0, 1]."""
+        """Return the learning rate at `step` as a fraction of its peak, in [0, 1]."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         done = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
@@ -162,11 +165,11 @@ class Optimization:
 
 @dataclass(frozen=True)
 class Latents:
-    """The latent space that a diffusion model or a classifier works in, if not in pixels.
+    """The latent space in which a diffusion model or a classifier works, instead of pixels.
 
     Args:
-        vae: folder or Hub name of a frozen HFVAE, AutoencoderKL or AutoencoderTiny; null is pixels.
-        cache: encode every image once, into the cache of `datasets`, instead of each time it is seen.
+        vae: The folder or Hub name of a frozen HFVAE, AutoencoderKL or AutoencoderTiny; null is pixels.
+        cache: Whether to encode every image once, into the cache of `datasets`, instead of each time it is used.
     """
 
     vae: str | None = None
@@ -174,18 +177,18 @@ class Latents:
 
     def __post_init__(self) -> None:
         if self.vae == "":
-            raise UserError("latents.vae='' names no VAE: give a folder or a Hub name, or null for pixels")
+            raise UserError("latents.vae='' is not a VAE: set a folder or a Hub name, or null for pixels")
         if self.cache and self.vae is None:
-            raise UserError("latents.cache=True needs latents.vae, whose latents it keeps")
+            raise UserError("latents.cache=True needs latents.vae, whose latents it stores")
 
 
 @dataclass(frozen=True)
 class Grids:
-    """Sample grids of a model that draws an image in one call, during training and at the end.
+    """Grids of samples of a model that draws an image in one call, during training and at the end.
 
     Args:
-        every: steps between two grids; null draws only the last.
-        num_images: images of a grid.
+        every: The number of steps between two grids; null draws only the last grid.
+        num_images: The number of images of a grid.
     """
 
     every: int | None = None
@@ -197,15 +200,15 @@ class Grids:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sample grids during training and at the end, drawn with the averaged weights.
+    """Grids of samples during training and at the end, drawn with the averaged weights.
 
     Args:
-        every: steps between two grids; null draws only the last.
-        num_images: images of a grid.
-        num_inference_steps: steps of the walk.
-        eta: 0 is DDIM, 1 is DDPM; null leaves it to `solver`.
-        solver: default is UniPC, and DDIM where the network does not fit UniPC; ddpm is Algorithm 2; others are those
-            of `hf-ddpm sample`.
+        every: The number of steps between two grids; null draws only the last grid.
+        num_images: The number of images of a grid.
+        num_inference_steps: The number of sampling steps.
+        eta: The noise of a step, where 0 is DDIM and 1 is DDPM; null leaves it to `solver`.
+        solver: The sampler, where default is UniPC, or DDIM if the network does not fit UniPC; ddpm is Algorithm 2; the
+            others are those of `hf-ddpm sample`.
     """
 
     every: int | None = None
@@ -217,12 +220,12 @@ class Sampling:
     def __post_init__(self) -> None:
         _require_positive(self, "every", "num_images", "num_inference_steps")
         if self.eta is not None and not 0 <= self.eta <= 1:
-            raise UserError(f"sampling.eta={self.eta} must lie in [0, 1], or be null, which leaves it to the solver")
+            raise UserError(f"sampling.eta={self.eta} must lie in [0, 1], or be null to leave it to the solver")
         if self.eta is not None and self.solver != "default":
-            raise UserError(f"sampling.eta={self.eta} has no meaning for solver={self.solver!r}: leave one of them out")
+            raise UserError(f"sampling.eta={self.eta} does not apply to solver={self.solver!r}: leave one of them out")
 
     def sampler(self, pipeline: HFDDPMPipeline) -> dict[str, Any]:
-        """Give a pipeline the sampler that is asked for; the keywords of a call of it."""
+        """Set the requested sampler of a pipeline, and return the arguments of its call."""
         steps: dict[str, Any] = {"num_inference_steps": self.num_inference_steps}
         if self.eta is not None or self.solver == DDIM:
             return steps | {"eta": self.eta or 0.0}
@@ -237,20 +240,21 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measured samples: during training, to keep the best checkpoint, and of the finished ones, for their cards.
+    """The evaluation of samples: during training, to keep the best checkpoint, and at the end, for the cards.
 
-    Selection compares with the training images. What a card says is measured on others: the images that `reference`
-    sums up, those of `data.held_back`, or the test split.
+    The selection compares samples with the training images. The figures on the card are measured on other images: those
+    that `reference` summarises, those of `data.held_back`, or the test split.
 
     Args:
-        every: steps between two selections, of which the best is kept in the run's folder `best`; null selects none.
-        samples: how many are drawn and measured; 0 measures nothing, null is 1,000 of the embedded digits, against
-            MNIST's test digits, and nothing of other data.
-        extractor: the network that looks at images, as `hf-ddpm evaluate --extractor` takes it.
-        reference: mnist-test, or a file of statistics, instead of images.
-        test_source: of the images to test on; null is the training data's.
-        test_split: of it.
-        sampling_seed: of the samples for the card; those for the selection have the next one.
+        every: The number of steps between two selections, of which the best checkpoint is kept in the run's folder
+            `best`; null disables the selection.
+        samples: The number of samples to draw and measure, where 0 measures nothing; null is 1,000 for the embedded
+            digits, compared with MNIST's test digits, and 0 for other data.
+        extractor: The network that extracts features of images, as in `hf-ddpm evaluate --extractor`.
+        reference: The statistics to use instead of test images, either mnist-test or a file.
+        test_source: The source of the test images; null is the source of the training data.
+        test_split: The split of the test images.
+        sampling_seed: The seed of the samples for the card; the selection uses the next seed.
     """
 
     every: int | None = None
@@ -265,16 +269,16 @@ class Evaluation:
         _require_positive(self, "every")
         require_at_least(0, samples=self.samples, sampling_seed=self.sampling_seed)
         if self.samples == 1:
-            raise UserError("evaluation.samples=1 has no distance: give at least 2, or 0 for no evaluation")
+            raise UserError("evaluation.samples=1 is too small for a distance: set at least 2, or 0 for no evaluation")
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """States to resume from.
+    """The states to resume from.
 
     Args:
-        every: steps between two states; null saves only at the end.
-        keep: how many states to keep.
+        every: The number of steps between two states; null saves only at the end.
+        keep: The number of states to keep.
     """
 
     every: int | None = 1000
@@ -289,12 +293,13 @@ class Hub:
     """Where checkpoints are pushed to, with the token of HF_TOKEN or `hf auth login`.
 
     Args:
-        push_to_hub: push the finished checkpoint.
-        hub_model_id: `user/name`; null is the name of output_dir, under the token's user.
-        hub_private_repo: nobody but its owner sees the repository, if this run makes it.
-        hub_every: steps between pushes during training, each with the tag `step-<N>`; null pushes the last alone.
-        license: of the weights, for their card, such as mit or cc-by-4.0; null says none, unless they are of the digits
-            of this package.
+        push_to_hub: Whether to push the finished checkpoint.
+        hub_model_id: The name of the repository, as `user/name`; null is the name of output_dir, of the token's user.
+        hub_private_repo: Whether the repository is private, if this run creates it.
+        hub_every: The number of steps between pushes during training, each with the tag `step-<N>`; null pushes only
+            the last checkpoint.
+        license: The licence of the weights, such as mit or cc-by-4.0, for their card; null states none, unless they
+            were trained on the digits of this package.
     """
 
     push_to_hub: bool = False
@@ -306,7 +311,7 @@ class Hub:
     def __post_init__(self) -> None:
         _require_positive(self, "hub_every")
         if not self.push_to_hub and (self.hub_model_id or self.hub_private_repo or self.hub_every):
-            raise UserError("hub: nothing is pushed without --push_to_hub: give it, or leave the other keys out")
+            raise UserError("hub: nothing is pushed without --push_to_hub: set it, or leave the other keys out")
 
 
 OF_THE_LOOP: Blocks = {"training": Block(Training)}

@@ -1,8 +1,8 @@
-"""States to resume from: whole or not there, each with a manifest by which it knows that it is whole.
+"""States to resume from. A state is complete or does not exist; its manifest shows whether it is damaged.
 
-A state is what Accelerate saves (weights, optimizers, random numbers), the averages, what the objective has learned,
-and state.json: the step, the number of processes, the versions, the data, and a checksum of every file. The manifest is
-written last, and looked at before anything is loaded.
+A state consists of what Accelerate saves (weights, optimizers, random numbers), the averages, what the objective has
+learned, and state.json: the step, the number of processes, the versions, the data, and a checksum of every file. The
+manifest state.json is written last, and checked before anything is loaded.
 """
 
 import contextlib
@@ -28,15 +28,15 @@ from hf_ddpm.weights import file_sha256
 
 MANIFEST = "state.json"
 OBJECTIVE = "objective.safetensors"
-OLDER_COUNTERS, OLDER_OBJECTIVE = "counters.json", "loss_history.safetensors"  # of states of version 0.1
+OLDER_COUNTERS, OLDER_OBJECTIVE = "counters.json", "loss_history.safetensors"  # in states of version 0.1
 WRITTEN_BY = ("hf_ddpm", "torch", "accelerate", "diffusers")
 
 
 def save_state(run: Run) -> None:
-    """Everything a resumed run needs, in a folder that appears when it is complete.
+    """Save everything that a resumed run needs, in a folder that appears when it is complete.
 
     Raises:
-        UserError: losses or numbers that are not finite, which would make the state worthless, or a full disk.
+        UserError: If losses or numbers are not finite, which would make the state useless, or the disk is full.
     """
     if run.said:
         mean_said(run)
@@ -56,14 +56,14 @@ def save_state(run: Run) -> None:
             write_manifest(unfinished(final), _facts(run))
     if on_main:
         remove_old_states(run.folder.saved_states(), run.checkpoints.keep)
-    run.accelerator.wait_for_everyone()  # the state is in place for every process
+    run.accelerator.wait_for_everyone()  # until the state is in place
 
 
 def stop_if_asked(run: Run, agreement: Agreement) -> None:
-    """Leave if a request to stop came, with the state of this step saved; of step 0 there is none.
+    """Save the state of this step and stop the run, if a stop was requested; step 0 has no state.
 
     Raises:
-        RunStopped: where the run stands.
+        RunStopped: If a stop was requested.
     """
     if (reason := agreement.reason()) is None:
         return
@@ -74,7 +74,7 @@ def stop_if_asked(run: Run, agreement: Agreement) -> None:
 
 
 def write_manifest(state: Path, facts: dict[str, Any]) -> None:
-    """Write what a state is, with the size and the SHA-256 of each of its files."""
+    """Write the facts of a state, with the size and the SHA-256 of each of its files."""
     files = {
         path.relative_to(state).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(state.rglob("*"))
@@ -84,26 +84,26 @@ def write_manifest(state: Path, facts: dict[str, Any]) -> None:
 
 
 def read_manifest(state: Path) -> dict[str, Any]:
-    """What a state says of itself; of version 0.1 that are the step and the seconds alone.
+    """Read the facts of a state; in version 0.1 they are only the step and the seconds.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: If they cannot be read.
     """
     for name in (MANIFEST, OLDER_COUNTERS):
         if (state / name).is_file():
             found = json.loads((state / name).read_bytes())
             if not isinstance(found, dict) or not isinstance(found.get("step"), int):
-                raise ValueError(f"{name} does not say the step")
+                raise ValueError(f"{name} does not contain the step")
             return found
     raise ValueError(f"{MANIFEST} is missing")
 
 
 def damage_of(state: Path, *, thorough: bool = True) -> str | None:
-    """What is wrong with a state; None with a whole one.
+    """Return what is wrong with a state; None if it is complete and undamaged.
 
     Args:
-        state: its folder.
-        thorough: compare the checksums too, and not the sizes alone.
+        state: The folder of the state.
+        thorough: Whether to compare the checksums too, and not only the sizes.
     """
     try:
         files = read_manifest(state).get("files", {})
@@ -112,28 +112,28 @@ def damage_of(state: Path, *, thorough: bool = True) -> str | None:
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != told["size"]:
-                return f"{name} has {path.stat().st_size:,} bytes and was saved with {told['size']:,}"
+                return f"{name} has {path.stat().st_size:,} bytes but was saved with {told['size']:,}"
             if thorough and file_sha256(path) != told["sha256"]:
-                return f"{name} is not what was saved, by its checksum"
+                return f"{name} has another checksum than when it was saved"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return quoted(error)
     return None
 
 
 def remove_old_states(states: list[Path], keep: int) -> None:
-    """Remove states, oldest first, until `keep` are left that are whole as far as their sizes tell."""
+    """Delete states, oldest first, until `keep` states are left that are complete according to their file sizes."""
     whole = [state for state in states if damage_of(state, thorough=False) is None]
     for state in states[: states.index(whole[-keep])] if len(whole) > keep else []:
         shutil.rmtree(state, ignore_errors=True)
 
 
 def choose_state(run: Run, resume: str) -> Path | None:
-    """The state that `--resume` names, verified by the main process; None if there is none to begin from.
+    """Return the state that `--resume` names, checked by the main process; None if there is none to resume from.
 
-    Of `latest` and `auto` it is the newest that is whole. One that is damaged is named, and the one before it is taken.
+    For `latest` and `auto` it is the newest undamaged state. A damaged state is reported, and the previous one is used.
 
     Raises:
-        UserError: a state that was named is damaged, or all are.
+        UserError: If the named state is damaged, or all states are.
     """
     chosen: Path | None = None
     complaint: str | None = None
@@ -147,10 +147,10 @@ def choose_state(run: Run, resume: str) -> Path | None:
                 break
             damaged.append(f"the state {state} is damaged ({damage})")
         if chosen is None and damaged:
-            others = "resume from another one" if named else "all states are; begin anew in another --output_dir"
+            others = "resume from another one" if named else "all states are damaged, set another --output_dir"
             complaint = f"{damaged[0]}: {others}"
         elif damaged:
-            run.accelerator.print("\n".join(f"WARNING: {said}: going back to {chosen}" for said in damaged))
+            run.accelerator.print("\n".join(f"WARNING: {said}: using {chosen} instead" for said in damaged))
     chosen, complaint = broadcast_object_list([chosen, complaint])
     if complaint is not None:
         raise UserError(complaint)
@@ -169,7 +169,7 @@ def load_state(run: Run, state: Path) -> None:
         for name, ema in averages(run).items():
             ema.load_state_dict(type(ema).from_pretrained(state / name).state_dict())
         run.objective.load(_learned(state))
-    except UserError:  # an optimizer that says itself what is wrong with its state
+    except UserError:  # of an optimizer, about its state
         raise
     except (OSError, SafetensorError, ValueError, RuntimeError, EOFError, UnpicklingError) as error:
         raise UserError(
@@ -179,13 +179,13 @@ def load_state(run: Run, state: Path) -> None:
     run.seconds_logged = run.seconds
     if run.step > run.training.total_steps:
         raise UserError(
-            f"{state} is at step {run.step}, beyond total_steps={run.training.total_steps}: give more steps"
+            f"{state} is at step {run.step}, beyond total_steps={run.training.total_steps}: set a larger --total_steps"
         )
     if (data := manifest.get("data")) is not None and data != data_facts(run):
         before, now = (f"{one['num_images'] or 0:,} images" for one in (data, data_facts(run)))
         run.accelerator.print(
-            f"WARNING: the data set has changed since step {run.step} of this run ({before} then, {now} now): from "
-            "here on it is trained on what is there now"
+            f"WARNING: the dataset has changed since step {run.step} of this run ({before} then, {now} now): the run "
+            "continues with the current data"
         )
     if run.accelerator.is_main_process:
         run.folder.forget_after(run.step)
@@ -193,26 +193,26 @@ def load_state(run: Run, state: Path) -> None:
 
 
 def averages(run: Run) -> dict[str, Any]:
-    """The players' averaged networks, by their folders in a saved state."""
+    """Return the players' averaged networks, by the names of their folders in a saved state."""
     averaged = {name: player.ema.model for name, player in run.players.items() if player.ema is not None}
     return {"ema" if len(run.players) == 1 else f"ema_{name}": network for name, network in averaged.items()}
 
 
 def check_finite(run: Run) -> None:
-    """Refuse to save weights, averages or optimizer states that are not finite.
+    """Reject weights, averages and optimizer states that are not finite, before they are saved.
 
     Raises:
-        UserError: what is not finite, and what to do. Every process raises it.
+        UserError: If some are not finite; the message names them and what to do. Every process raises it.
     """
     found = [name for name, tensors in _numbers_of(run).items() if not _all_finite(tensors)]
     any_of_them = run.accelerator.reduce(torch.tensor(float(bool(found)), device=run.accelerator.device), "sum")
     if any_of_them:
-        what = " and ".join(found) or "what another process holds"
-        raise UserError(f"{what} is not finite at step {run.step}: {run.how_to_mend()}")
+        what = " and ".join(found) or "the state of another process"
+        raise UserError(f"there are non-finite values in {what} at step {run.step}: {run.how_to_mend()}")
 
 
 def _numbers_of(run: Run) -> dict[str, list[Tensor]]:
-    """What a state is made of, by what to call it; what is measured and not trained may have no value yet."""
+    """Return the trained numbers of a state, by their names in messages; other numbers may have no value yet."""
     found: dict[str, list[Tensor]] = {}
     for name, player in run.players.items():
         of = "the" if len(run.players) == 1 else f"the {name}'s"
@@ -228,7 +228,7 @@ def _numbers_of(run: Run) -> dict[str, list[Tensor]]:
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:
-    """One look for all: a sum in float64 is finite if and only if every term is."""
+    """Check all tensors at once: a sum in float64 is finite if and only if every term is finite."""
     floating = [t.to_local() if isinstance(t, DTensor) else t for t in tensors if t.is_floating_point()]
     by_device: dict[torch.device, list[Tensor]] = {}
     for tensor in floating:
@@ -237,7 +237,7 @@ def _all_finite(tensors: list[Tensor]) -> bool:
 
 
 def data_facts(run: Run) -> dict[str, Any]:
-    """By what a changed data set is known."""
+    """Return the facts by which a changed dataset is recognised."""
     return {"num_images": run.data.num_images, "num_classes": run.data.num_classes, "contents": run.data.contents}
 
 
@@ -253,7 +253,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _require_weights(run: Run, state: Path) -> None:
-    """Say which network a state has lost; what is sharded lies in other files."""
+    """Raise an error if the weights of a network are missing; sharded weights are in other files."""
     if run.accelerator.distributed_type == DistributedType.FSDP:
         return
     wanted = {f"model_{i}.safetensors" if i else "model.safetensors": name for i, name in enumerate(run.players)}
@@ -261,11 +261,12 @@ def _require_weights(run: Run, state: Path) -> None:
     for file, name in wanted.items():
         if not (state / file).exists():
             raise UserError(
-                f"the state {state} lacks {file}, the weights of the {name}: resume from an older one in {state.parent}"
+                f"the state {state} does not contain {file}, the weights of the {name}: resume from an older one in "
+                f"{state.parent}"
             )
 
 
 def _learned(state: Path) -> dict[str, Tensor]:
-    """What the objective had learned; empty, if nothing was saved."""
+    """Load what the objective had learned; empty if nothing was saved."""
     file = next((state / name for name in (OBJECTIVE, OLDER_OBJECTIVE) if (state / name).is_file()), None)
     return {} if file is None else load_file(file)

@@ -1,8 +1,8 @@
-"""Requests to stop: signals, a limit of hours, a launcher that is gone. The run finishes its step, saves and ends.
+"""Requests to stop: signals, a limit of hours, or the end of the launcher. The run finishes its step, saves and ends.
 
-SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 are one request. Schedulers and launchers send a signal twice, so what comes within
-two seconds is the same request; what comes later ends the process at once. Imported first, before anything that takes
-long to import.
+SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 have the same effect. Schedulers and launchers send a signal twice, so signals
+within two seconds are the same request; a later signal ends the process immediately. This module is imported first,
+before anything that takes long to import.
 """
 
 import os
@@ -12,31 +12,33 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # those that this system has
-SAME_REQUEST = 2.0  # seconds in which further signals belong to the first
-STOPPED = 75  # the exit code of a run that can go on, EX_TEMPFAIL of sysexits.h
-LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")  # of the environment that launchers make
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")  # those that the system does not have are ignored
+SAME_REQUEST = 2.0  # seconds in which further signals are the same request
+STOPPED = 75  # the exit code of a run that can be resumed, EX_TEMPFAIL of sysexits.h
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")  # environment variables of launchers
 
 
 class RunStopped(Exception):
-    """A run that was asked to stop, and can go on.
+    """Raised if a run was stopped on request; it can be resumed.
 
     Attributes:
-        reason: why, such as the name of a signal.
-        step: the optimizer steps that are done.
-        state: the folder to resume from; None if nothing was saved.
+        reason: The reason, such as the name of a signal.
+        step: The number of completed optimizer steps.
+        state: The folder to resume from; None if nothing was saved.
     """
 
     def __init__(self, reason: str, step: int, state: Path | None) -> None:
         self.reason, self.step, self.state = reason, step, state
         saved = f"{state.name} is saved" if state else "no state is saved"
-        super().__init__(f"stopped at step {step} ({reason}): {saved}; the same command with --resume auto goes on")
+        super().__init__(
+            f"stopped at step {step} ({reason}): {saved}; run the same command with --resume auto to continue"
+        )
 
 
 class StopRequests:
-    """What asks this process to stop; a context manager, which leaves the handlers of signals as it found them.
+    """The requests to stop this process: a context manager that handles signals, and restores their handlers.
 
-    One that is entered again goes on as it is, until the first block ends.
+    If it is entered again, it continues unchanged until the first block ends.
     """
 
     def __init__(self) -> None:
@@ -57,7 +59,7 @@ class StopRequests:
             if (number := getattr(signal, name, None)) is not None:
                 try:
                     self._before[number] = signal.signal(number, self._take)
-                except ValueError:  # only the main thread of a process can be told by signals
+                except ValueError:  # only the main thread of a process can handle signals
                     break
         return self
 
@@ -69,16 +71,16 @@ class StopRequests:
 
     @property
     def reason(self) -> str | None:
-        """Why this process is to stop; None while it is not."""
+        """Why this process should stop; None if it should not."""
         if self._reason is None and self._parent is not None and os.getppid() != self._parent:
-            self._reason = "its launcher is gone"
+            self._reason = "its launcher has ended"
         if self._reason is None and self.max_hours is not None and self.hours >= self.max_hours:
             self._reason = f"max_hours={self.max_hours:g}"
         return self._reason
 
     @property
     def hours(self) -> float:
-        """Since they are listened to."""
+        """The hours since the context manager was entered."""
         return (time.monotonic() - self._began) / 3600
 
     def _take(self, number: int, frame: FrameType | None) -> None:
@@ -90,11 +92,11 @@ class StopRequests:
 
 
 class Agreement:
-    """What all processes of a run know of each other's requests; every one of them must ask at every step.
+    """Tells all processes of a run about the requests of each of them; every process must ask at every step.
 
     Args:
-        requests: of this process.
-        num_processes: of the run, which has a group of them by now.
+        requests: The requests of this process.
+        num_processes: The number of processes of the run, which must be connected by now.
     """
 
     def __init__(self, requests: StopRequests, num_processes: int) -> None:
@@ -103,10 +105,10 @@ class Agreement:
         if num_processes > 1:
             from torch import distributed
 
-            self._group = distributed.new_group(backend="gloo")  # so that no GPU is waited for
+            self._group = distributed.new_group(backend="gloo")  # so that it does not wait for a GPU
 
     def reason(self) -> str | None:
-        """Why the run is to stop after this step, the same in every process; None while it is not."""
+        """Return why the run should stop after this step, the same in every process; None if it should not."""
         mine = self._requests.reason
         if self._group is None:
             return mine

@@ -1,17 +1,18 @@
-"""Train what a recipe says: `accelerate launch training/train.py --recipe mnist`.
+"""Train a recipe: `accelerate launch training/train.py --recipe mnist`.
 
-The recipe's data yields x_0; the objective draws t and noise and returns each image's loss (`loss` in the files of
-hf_ddpm/objectives, L_simple in simple.py); this loop, and only it, turns losses into backward, step, EMA and
-checkpoints, for one network or for several that take turns. What is random in step k is a function of (seed, k), drawn
-for the whole batch and cut into the processes' parts, so a resumed run, or one on other processes, walks the same path.
+The recipe's data yield x_0; the objective draws t and noise and returns each image's loss (`loss` in the files of
+hf_ddpm/objectives, L_simple in simple.py); this loop, and nothing else, turns losses into gradients, optimizer steps,
+averaged weights and checkpoints, for one network or for several that take turns. All random numbers of step k are
+functions of (seed, k), drawn for the whole batch and divided between the processes, so a run that is resumed, or has
+another number of processes, uses the same ones.
 """
 
-# ruff: noqa: E402  # what takes seconds to import comes after the first two statements
+# ruff: noqa: E402  # slow imports follow the first two statements
 from hf_ddpm.training.stopping import STOPPED, Agreement, RunStopped, StopRequests
 
 REQUESTS = StopRequests()
 if __name__ == "__main__":
-    REQUESTS.__enter__()  # a signal that comes while the rest is imported is a request too
+    REQUESTS.__enter__()  # a signal during the slow imports is a request too
 
 import contextlib
 import math
@@ -39,9 +40,9 @@ from hf_ddpm.training.states import choose_state, load_state, save_state, stop_i
 
 
 def main(argv: Sequence[str] | None = None, requests: StopRequests = REQUESTS) -> None:
-    """Run the command line: exit code 0 is a finished run, 75 one that was stopped and can go on.
+    """Run the command line: exit code 0 is a finished run, and 75 a run that was stopped and can be resumed.
 
-    A user's mistake is one sentence on stderr and exit code 1.
+    An error that the user can fix is one sentence on stderr and exit code 1.
     """
     with exit_with_a_sentence():
         recipe, resume = parse_command_line(sys.argv[1:] if argv is None else argv)
@@ -54,16 +55,17 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests = REQUESTS) -
 
 
 def train(recipe: Recipe, resume: str | None = None, requests: StopRequests | None = None) -> Path:
-    """Train what the recipe says and return the folder of the finished checkpoint.
+    """Train a recipe and return the folder of the finished checkpoint.
 
     Args:
-        recipe: from `check_recipe`.
+        recipe: The recipe from `check_recipe`.
         resume: `auto`, `latest`, the folder of a state, or None for a new run.
-        requests: to stop, if they are listened to already.
+        requests: The requests to stop, if signals are handled already.
 
     Raises:
-        UserError: anything in the recipe, the data or the folder that the user can mend.
-        RunStopped: a signal, the limit of hours or a lost launcher asked the run to stop, and its state is saved.
+        UserError: If the recipe, the data or the folder have an error that the user can fix.
+        RunStopped: If a signal, the limit of hours or the end of the launcher stopped the run, whose state is then
+            saved.
     """
     with requests or StopRequests() as requests:
         run = prepare(recipe, resume)
@@ -74,7 +76,7 @@ def train(recipe: Recipe, resume: str | None = None, requests: StopRequests | No
 
 
 def walk(run: Run, requests: StopRequests) -> Path:
-    """Step after step to the end of a run, with what is due on the way."""
+    """Take step after step until the end of a run, with the logs, grids, evaluations and states that are due."""
     batches = run.data.batches(
         batch_size=run.training.batch_size,
         seed=run.training.seed,
@@ -83,9 +85,9 @@ def walk(run: Run, requests: StopRequests) -> Path:
         world_size=run.accelerator.num_processes,
         device=run.accelerator.device,
     )
-    introduce(run)  # after the first look at all images, so that what it found is said before they are trained on
+    introduce(run)  # after images to be cached were decoded, so that the facts about them are printed before training
     total, on_main = run.training.total_steps, run.accelerator.is_main_process
-    if on_main:  # not before the data can be read: a refused run leaves no folder
+    if on_main:  # only after the data could be read: a rejected run leaves no folder
         if run.resumed is None:
             run.folder.create(run.recipe)
         else:
@@ -115,10 +117,10 @@ def walk(run: Run, requests: StopRequests) -> Path:
 
 
 def optimizer_step(run: Run, batch: Batch) -> dict[str, Tensor]:
-    """One update of every player from one global batch.
+    """Update every player once with one global batch.
 
     Returns:
-        dict: by its name in the log, the mean loss of this process's part, and what else the objective says.
+        dict: The mean loss of this process's part and the further figures of the objective, by their names in the log.
     """
     rank, size = run.accelerator.process_index, len(batch.x_0)
     generator = step_generator(run.training.seed, run.step, run.accelerator.device)
@@ -138,9 +140,9 @@ def optimizer_step(run: Run, batch: Batch) -> dict[str, Tensor]:
 
 
 def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
-    """One step of the optimizer whose turn it is, its gradient added up over the accumulation parts.
+    """Take a step of the optimizer whose turn it is, with gradients that are added up over the accumulation parts.
 
-    Accelerate counts the parts once for all players, so the parts are inside a turn and the turns outside.
+    Accelerate counts the parts once for all players, so the parts are inside a turn and not the other way round.
     """
     player, size = run.players[turn], len(batch.x_0)
     player.optimization.set_learning_rate(player.optimizer, run.step, run.training.total_steps)
@@ -166,7 +168,7 @@ def take_turn(run: Run, turn: str, batch: Batch, draws: Draws) -> Losses:
 
 
 def prepare(recipe: Recipe, resume: str | None) -> Run:
-    """Build a run, and load the state that it resumes from."""
+    """Build a run, and load the state from which it resumes."""
     folder = open_folder(recipe, resume)
     run = build_run(recipe, begins=resume is None or not folder.saved_states())
     if folder.holds_run and run.accelerator.is_main_process:
@@ -183,7 +185,7 @@ def prepare(recipe: Recipe, resume: str | None) -> Run:
 
 
 def log_losses(run: Run, progress: tqdm) -> None:
-    """Write a line of the log, and show the losses beside the bar, with the speed of the steps since the last line."""
+    """Write a line of the log, and show the losses in the progress bar, with the speed since the last line."""
     means = mean_said(run)
     steps, seconds = len(run.said), run.seconds - run.seconds_logged
     run.said.clear()
@@ -208,13 +210,13 @@ def log_losses(run: Run, progress: tqdm) -> None:
 
 
 def step_generator(seed: int, step: int, device: torch.device) -> torch.Generator:
-    """The generator of t and noise in `step`, the same in every process."""
+    """Return the generator of t and noise in `step`, the same in every process."""
     return torch.Generator(device).manual_seed(mixed_seed(seed, step, 0))
 
 
 def _counted_if_finite(norm: Tensor) -> Tensor:
-    """A norm as [sum, count]; fp16 now and then has one that is not finite, and skips its step."""
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP2
+    """Return a norm as [sum, count]; with fp16 it is sometimes not finite, and the step is skipped."""
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # with FSDP2
     return torch.stack([norm.nan_to_num(0, 0, 0), norm.isfinite().to(norm.dtype)])
 
 

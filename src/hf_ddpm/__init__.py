@@ -1,6 +1,6 @@
-"""The DDPM family as first-class Hugging Face citizens.
+"""Models of the DDPM family in the Hugging Face format.
 
-Names are imported when they are asked for, so that what needs no torch does not wait for it.
+Names are imported when they are first used, so that code without torch does not have to wait for it.
 """
 
 import sys
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     _forget_brought_modules()
     try:
         from hf_ddpm import models, pipelines, schedulers
-    except (ImportError, RuntimeError) as error:  # diffusers turns one into the other
+    except (ImportError, RuntimeError) as error:  # diffusers turns an ImportError into a RuntimeError
         raise import_error(error) from error
     return next(getattr(room, name) for room in (models, pipelines, schedulers) if name in room.__all__)
 
@@ -46,10 +46,10 @@ def __dir__() -> list[str]:
 
 
 def _forget_brought_modules() -> None:
-    """Make way for the modules of this package where code that came with a checkpoint (door 3) has put its own.
+    """Remove the modules that the code files of a checkpoint (door 3) have added under the names of this package.
 
-    Such code stands in for a package that is not installed; the classes of hf_ddpm are its own, whichever door was
-    opened first.
+    Such code replaces a package that is not installed; hf_ddpm uses its own classes, even if a checkpoint was opened
+    with its code files before.
     """
     for name, module in [*sys.modules.items()]:
         if name.startswith("hf_ddpm.") and getattr(module, "__name__", None) != name:
@@ -59,25 +59,25 @@ def _forget_brought_modules() -> None:
 _forget_brought_modules()
 
 
-# What classes of ours do by the package, and code that came with a checkpoint does without.
+# Functions of the package that its classes call, and that the code files of a checkpoint do without.
 
 
 def open_pipeline(kind: Any, source: Any, **kwargs: Any) -> Any:
-    """Open a pipeline, its files checked."""
+    """Load a pipeline, after checking its files."""
     from hf_ddpm import opening
 
     return opening.open_pipeline(kind, source, **kwargs)
 
 
 def open_network(kind: Any, source: Any, **kwargs: Any) -> Any:
-    """Open a network, its files checked."""
+    """Load a network, after checking its files."""
     from hf_ddpm import opening
 
     return opening.open_network(kind, source, **kwargs)
 
 
 def push_pipeline(pipeline: Any, repo_id: str, **kwargs: Any) -> str:
-    """Push a pipeline with a card of what is known of it."""
+    """Push a pipeline with a model card of what is known about it."""
     from hf_ddpm import hub
 
     return hub.push_pipeline(pipeline, repo_id, **kwargs)

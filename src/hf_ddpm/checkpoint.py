@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: saving pipelines and states, opening them with a clear word when it fails."""
+"""Save pipelines and states in folders that are complete or do not exist, and load them with clear error messages."""
 
 import contextlib
 import fnmatch
@@ -31,24 +31,26 @@ if TYPE_CHECKING:
 FACTS_FILE = "training.json"
 EVALUATION_FILE = "evaluation.json"
 RAW_WEIGHTS = "diffusion_pytorch_model.raw.safetensors"
-GO_ON = "what was saved before is untouched; make room or choose another place, then go on with --resume latest"
+GO_ON = (
+    "earlier checkpoints are unchanged; free disk space or choose another folder, then continue with --resume latest"
+)
 
 
 def unfinished(final: Path) -> Path:
-    """Where `final` is written before it is whole."""
+    """Return where `final` is written until it is complete."""
     return final.with_name(f".{final.name}.unfinished")
 
 
 def aside(final: Path) -> Path:
-    """Where an older `final` waits until the new one is in place."""
+    """Return where an older `final` is kept until the new one is in place."""
     return final.with_name(f".{final.name}.old")
 
 
 @contextlib.contextmanager
 def new_folder(final: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `final` when the block ends well, and vanishes when it fails.
+    """Yield a temporary folder that becomes `final` if the block succeeds, and is deleted if it fails.
 
-    Everything in it reaches the disk before the rename; an older `final` stays whole until then.
+    Everything in it is on the disk before the rename; an older `final` is unchanged until then.
     """
     temporary = unfinished(final)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -65,9 +67,9 @@ def new_folder(final: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(final: Path) -> Iterator[Path]:
-    """A temporary file that becomes `final` when the block ends well, and vanishes when it fails.
+    """Yield a temporary file that becomes `final` if the block succeeds, and is deleted if it fails.
 
-    Several processes may write the same file: each has its own, and the last stays.
+    Several processes may write the same file: each has its own temporary file, and the last one replaces the others.
     """
     temporary = final.with_name(f".{final.name}.{os.getpid()}.unfinished")
     try:
@@ -79,7 +81,7 @@ def new_file(final: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, final: Path) -> None:
-    """Rename `new` to `final`; an older `final` steps aside and is removed only when the new one is in place."""
+    """Rename `new` to `final`; an older `final` is moved aside, and deleted only when the new one is in place."""
     older = aside(final)
     shutil.rmtree(older, ignore_errors=True)
     if final.exists():
@@ -90,7 +92,7 @@ def replace_folder(new: Path, final: Path) -> None:
 
 
 def recover(final: Path) -> None:
-    """Put back the older folder, if a kill between the two renames of `replace_folder` left it aside."""
+    """Restore the older folder, if the process was killed between the two renames of `replace_folder`."""
     if aside(final).exists() and not final.exists():
         aside(final).rename(final)
 
@@ -105,19 +107,19 @@ def save_checkpoint(
     files: Sequence[Path] = (),
     evaluation: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a pipeline, a grid of its samples, the measured facts (training.json) and the card of its kind.
+    """Write a pipeline, a grid of its samples, the measured facts (training.json) and the model card of its kind.
 
     Args:
-        pipeline: whose network has the averaged weights.
-        folder: a new one, or a checkpoint that is replaced.
-        facts: of training, for `render_card`.
-        samples: the grid; None for a model that draws no pictures.
-        raw: weights of the network that was not averaged, which `variant="raw"` opens.
-        files: further ones, which are copied into it if they are there.
-        evaluation: the record of its samples (evaluation.json), whose figures are among the facts.
+        pipeline: The pipeline, whose network has the averaged weights.
+        folder: A new folder, or a checkpoint that is replaced.
+        facts: The facts of training, for `render_card`.
+        samples: The grid of samples; None for a model that draws no images.
+        raw: The weights that were not averaged, which `variant="raw"` loads.
+        files: Further files, which are copied into the folder if they exist.
+        evaluation: The record of the evaluation (evaluation.json), whose figures are among the facts.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; an older checkpoint there stays as it was.
+        UserError: If the disk is full or the folder cannot be written; an older checkpoint in it is not changed.
     """
     with writing(folder, remedy=GO_ON), new_folder(folder) as temporary:
         pipeline.save_pretrained(temporary)
@@ -137,7 +139,7 @@ def save_checkpoint(
 
 
 def add_evaluation(folder: Path, facts: dict[str, Any], kind: Kind, evaluation: Mapping[str, Any]) -> None:
-    """Write what was measured of a checkpoint that is there: the record, the facts, and the card that they make."""
+    """Write the evaluation of an existing checkpoint: the record, the facts, and the model card of these facts."""
     pictured = (folder / "samples.png").is_file()
     files = {EVALUATION_FILE: evaluation, FACTS_FILE: facts}
     texts = {name: json.dumps(found, indent=2) + "\n" for name, found in files.items()}
@@ -148,35 +150,36 @@ def add_evaluation(folder: Path, facts: dict[str, Any], kind: Kind, evaluation: 
 
 
 @contextlib.contextmanager
-def writing(target: Path, *, remedy: str = "make room or choose another place") -> Iterator[None]:
-    """Turn the ways in which a write to `target` can fail into one sentence that ends with the remedy."""
+def writing(target: Path, *, remedy: str = "free disk space or choose another path") -> Iterator[None]:
+    """Turn errors of writing to `target` into one sentence that ends with the remedy."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "writ" not in str(error):  # torch.save's own complaint, nothing else
+        if isinstance(error, RuntimeError) and "writ" not in str(error):  # not an error of torch.save
             raise
         reason = str(error).splitlines()[0]
         raise UserError(f"{target} could not be written ({reason}): {remedy}") from error
 
 
 def load_pipeline(source: str, **kwargs: Any) -> "HFDDPMPipeline":
-    """`load_checkpoint` of a diffusion model.
+    """Load the checkpoint of a diffusion model.
 
     Raises:
-        UserError: as there, and for a checkpoint of another kind.
+        UserError: As in `load_checkpoint`, and for a checkpoint of another kind.
     """
     pipeline: Any = load_checkpoint(source, **kwargs)
     kind = kind_of(pipeline)
     if not kind.walks:
-        raise UserError(f"{source!r} holds a {kind.word}: this is for diffusion models, such as `make train` leaves")
+        raise UserError(f"{source!r} contains a {kind.word}: pass a diffusion model, such as `make train` saves")
     return pipeline
 
 
 def load_checkpoint(source: str, **kwargs: Any) -> DiffusionPipeline:
-    """`from_pretrained` of the pipeline that the checkpoint's index names, with every failure in one sentence.
+    """Load the pipeline that the checkpoint's index names, with `from_pretrained`; every error is one sentence.
 
     Raises:
-        UserError: nothing at the path, a folder that is no checkpoint, files that are missing, corrupt or cut short.
+        UserError: If the path does not exist, the folder is not a checkpoint, or files are missing, corrupted or
+            truncated.
     """
     folder = find_folder(source)
     if folder is not None:
@@ -186,10 +189,10 @@ def load_checkpoint(source: str, **kwargs: Any) -> DiffusionPipeline:
 
 
 def find_kind(source: str) -> Kind:
-    """The kind of a saved checkpoint, of which the index alone is read.
+    """Return the kind of a saved checkpoint, of which only the index is read.
 
     Raises:
-        UserError: as `load_checkpoint`.
+        UserError: As in `load_checkpoint`.
     """
     folder = find_folder(source)
     if folder is not None:
@@ -199,45 +202,47 @@ def find_kind(source: str) -> Kind:
 
 
 def find_folder(source: str) -> Path | None:
-    """The folder that a user names, put in place if a kill left it aside; None for a Hub name.
+    """Return the folder that a user names, which is restored first if a save was interrupted; None for a Hub name.
 
     Raises:
-        UserError: nothing is there, or a file.
+        UserError: If the folder does not exist, or is a file.
     """
     folder = Path(source).expanduser()
     recover(folder.resolve())
     if source and folder.is_dir():
         return folder
     if folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise UserError(f"there is no checkpoint folder at {source!r}: give a folder saved by training, or a Hub name")
+        raise UserError(f"there is no checkpoint folder at {source!r}: pass a folder saved by training, or a Hub name")
     return None
 
 
 def check_index_is_there(source: str, folder: Path) -> None:
-    """Refuse a folder without an index, which the user calls `source`."""
+    """Reject a folder without an index, which the user calls `source`."""
     if not (folder / INDEX).is_file():
         raise UserError(f"{source!r} is not a checkpoint: {hint_at_checkpoint(folder)}")
 
 
 def hint_at_checkpoint(folder: Path) -> str:
-    """What to give instead of a folder without an index: the checkpoint in it or beside it, if there is one."""
-    beside = [parent / "checkpoint" / INDEX for parent in list(folder.parents)[:2]]  # of a run's states, or one of them
+    """Return what to pass instead of a folder without an index: the checkpoint in it or beside it, if there is one."""
+    beside = [
+        parent / "checkpoint" / INDEX for parent in list(folder.parents)[:2]
+    ]  # the folder may be of a run's states
     near = [*sorted(folder.glob(f"*/{INDEX}")), *(index for index in beside if index.is_file())]
-    return f"did you mean {near[0].parent}?" if near else f"a checkpoint folder holds a {INDEX}"
+    return f"did you mean {near[0].parent}?" if near else f"a checkpoint folder contains a {INDEX}"
 
 
 @contextlib.contextmanager
 def failed_opening_as_user_error(what: str, folder: Path | None) -> Iterator[None]:
-    """Turn the ways in which `from_pretrained` fails into one sentence that begins with `what`.
+    """Turn errors of `from_pretrained` into one sentence that begins with `what`.
 
     Args:
-        folder: where it opens files, which the sentence names from there; None for a Hub name.
+        folder: The folder of the files, to which the sentence shortens their paths; None for a Hub name.
     """
     try:
         yield
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         reason, stray, _ = str(error).partition(". If you want to instead overwrite randomly initialized weights")
-        if stray:  # diffusers goes on with how to run an untrained network
+        if stray:  # diffusers continues with how to run an untrained network
             reason += f": {NOT_OF_ONE_MODEL}"
         if folder is not None:
             reason = reason.replace(f"{folder}{os.sep}", "")
@@ -245,10 +250,10 @@ def failed_opening_as_user_error(what: str, folder: Path | None) -> Iterator[Non
 
 
 def read_object(file: Path, remedy: str = "restore it from another copy") -> dict[str, Any]:
-    """The JSON object that a file holds.
+    """Return the JSON object in a file.
 
     Raises:
-        UserError: the file is missing, cut short or holds something else; the sentence ends with the remedy.
+        UserError: If the file is missing, truncated or contains something else; the sentence ends with the remedy.
     """
     try:
         found = json.loads(file.read_bytes())
@@ -256,12 +261,12 @@ def read_object(file: Path, remedy: str = "restore it from another copy") -> dic
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read as JSON ({error})"
         raise UserError(f"{file} {reason}: {remedy}") from error
     if not isinstance(found, dict):
-        raise UserError(f"{file} holds no JSON object {{...}}: {remedy}")
+        raise UserError(f"{file} does not contain a JSON object {{...}}: {remedy}")
     return found
 
 
 def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
-    """`from_pretrained`, with a word for a size that fits no network."""
+    """Call `from_pretrained`, and reject a sample_size that does not fit the network."""
     files = CheckedFiles(source, INDEX, **kwargs)
     kind = kind_of_index(files.json(INDEX))
     pipeline = open_files(resolve(kind.pipeline), files, **kwargs)
@@ -272,15 +277,15 @@ def _open(source: Path | str, **kwargs: Any) -> DiffusionPipeline:
 
 
 def check_folder(folder: Path) -> dict[str, str]:
-    """Refuse a folder that `load_checkpoint` would not open, without building anything.
+    """Reject a folder that `load_checkpoint` would not open, without building anything.
 
     Returns:
-        dict: the config's file of each component, as `check_files` finds it.
+        dict: The config file of each component, as `check_files` returns it.
 
     Raises:
-        UserError: what is missing, corrupt or cut short.
+        UserError: If a file is missing, corrupted or truncated.
     """
-    with failed_opening_as_user_error(f"the checkpoint {str(folder)!r} is not whole", folder):
+    with failed_opening_as_user_error(f"the checkpoint {str(folder)!r} is incomplete or damaged", folder):
         files = CheckedFiles(folder, INDEX)
         configs = check_files(resolve(kind_of_index(files.json(INDEX)).pipeline), files, set(), None)
         for name in fnmatch.filter(files.names, "*/*.safetensors"):  # variants too

@@ -1,4 +1,4 @@
-"""A mistake that the user can mend, and the sentence that says how."""
+"""Errors that the user can fix, and the sentences of their messages."""
 
 import difflib
 import os
@@ -10,24 +10,24 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-FIRST_WAITS, LAST_WAITS = 2.0, 5.0  # seconds that processes leave to those of a smaller rank
-LOST_PEER = ("Connection closed by peer", "Connection reset by peer")  # as gloo says it
-FULL_MEMORY = ("out of memory", "can't allocate memory")  # of a GPU, of the CPU, as torch says it
+FIRST_WAITS, LAST_WAITS = 2.0, 5.0  # seconds that processes wait for those of a smaller rank
+LOST_PEER = ("Connection closed by peer", "Connection reset by peer")  # in messages of gloo
+FULL_MEMORY = ("out of memory", "can't allocate memory")  # in messages of torch, for a GPU and for the CPU
 
 
 class UserError(ValueError):
-    """A user's mistake, told in one sentence: the value, what is allowed, what to do.
+    """An error that the user can fix. The message is one sentence: the value, what is allowed, what to do.
 
-    The command line prints the sentence without a traceback and exits with 1.
+    The command line prints the message without a traceback and exits with 1.
     """
 
 
 @contextmanager
 def as_user_error(about: str = "") -> Iterator[None]:
-    """Within the block a `ValueError`, which says in one sentence what does not fit, is the user's mistake.
+    """Turn a `ValueError` of the block, whose message must be one sentence, into a `UserError`.
 
     Args:
-        about: what the sentence begins with, such as a block of the recipe.
+        about: The beginning of the message, such as a block of the recipe.
     """
     try:
         yield
@@ -36,35 +36,35 @@ def as_user_error(about: str = "") -> Iterator[None]:
 
 
 def require_at_least(least: int, **values: int | None) -> None:
-    """Refuse arguments below `least`; None is one that is not given."""
+    """Reject arguments below `least`; None means that an argument is not given."""
     for name, value in values.items():
         if value is not None and value < least:
             raise UserError(f"{name}={value} must be at least {least}")
 
 
 def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """The end of such a sentence: the known word that was probably meant, or nothing if none resembles it."""
+    """Return the end of a message: the known word that was probably meant, or "" if no word is similar."""
     close = difflib.get_close_matches(str(word), list(map(str, known)), n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def quoted(text: object) -> str:
-    """What a library says, on one line of at most 300 characters, cut between words unless a word is as long."""
+    """Return the message of a library on one line of at most 300 characters, cut between words if possible."""
     first, *more = textwrap.wrap(" ".join(str(text).split()), 296, break_on_hyphens=False) or [""]
     return f"{first} ..." if more else first
 
 
 def import_error(error: BaseException) -> BaseException:
-    """What to say when the package cannot be imported: a sentence about a torchvision that does not fit, or the error.
+    """Return the error for a failed import of the package: a hint about an incompatible torchvision, or `error` itself.
 
-    hf_ddpm needs no torchvision, but transformers imports one that is installed, and that of another torch fails.
+    hf_ddpm does not need torchvision, but transformers imports an installed one, which fails with another torch.
     """
     cause: BaseException | None = error
     while cause is not None:
         if "torchvision" in str(cause):
             return ImportError(
-                f"the installed torchvision does not fit the installed torch ({quoted(cause)}): install the one that "
-                "belongs to it, or pip uninstall torchvision, which hf_ddpm does not need"
+                f"the installed torchvision does not fit the installed torch ({quoted(cause)}): install the matching "
+                "version, or run pip uninstall torchvision, because hf_ddpm does not need it"
             )
         cause = cause.__cause__ or cause.__context__
     return error
@@ -72,10 +72,10 @@ def import_error(error: BaseException) -> BaseException:
 
 @contextmanager
 def exit_with_a_sentence() -> Iterator[None]:
-    """Around a command: a user's mistake, Ctrl-C and full memory are one sentence on stderr and exit code 1.
+    """Turn a `UserError`, Ctrl-C or full memory in a command into one sentence on stderr and exit code 1.
 
-    Of several processes that make the same mistake the first says it: the others wait a moment, in which the launcher
-    ends them. A mistake that another process makes alone is said by that one.
+    If several processes have the same error, the first one prints it: the others wait, until the launcher terminates
+    them. An error of only one process is printed by that process.
     """
     try:
         yield
@@ -87,21 +87,21 @@ def exit_with_a_sentence() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if any(words in str(error) for words in LOST_PEER):
             _wait_for_the_end(LAST_WAITS)
-            sys.exit("error: another process of this run has ended, and this one cannot go on alone")
+            sys.exit("error: another process of this run has ended, and this one cannot continue alone")
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in FULL_MEMORY):
             raise
         wait_for_the_first()
-        sys.exit(f"error: it does not fit into memory, take a smaller batch: {quoted(error)}")
+        sys.exit(f"error: there is not enough memory, use a smaller batch: {quoted(error)}")
 
 
 def wait_for_the_first() -> None:
-    """Leave it to an earlier process of the run to say what all of them would say."""
+    """Wait, so that an earlier process of the run can print an error that all of them have."""
     if rank := int(os.environ.get("RANK", "0")):
         _wait_for_the_end(min(FIRST_WAITS + 0.3 * rank, LAST_WAITS))
 
 
 def _wait_for_the_end(seconds: float) -> None:
-    """Wait for the launcher's SIGTERM, which is no request any more."""
+    """Wait for the launcher's SIGTERM, which now terminates the process instead of requesting a stop."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(seconds)

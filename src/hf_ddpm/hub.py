@@ -1,4 +1,4 @@
-"""A checkpoint to the Hub: what is uploaded, in one commit, and one sentence for everything that can go wrong."""
+"""Push a checkpoint to the Hub in one commit, with one sentence for every error."""
 
 import io
 import json
@@ -38,10 +38,10 @@ from hf_ddpm.places import names_on_the_hub, without_places
 from hf_ddpm.schedulers.config_files import WRONG_KIND
 from hf_ddpm.weights import weights_of
 
-# What a repository holds of ours. Nothing else of a folder is uploaded: no pickle, no state, no hidden file.
+# The files of a checkpoint. Nothing else in a folder is uploaded: no pickle, no state, no hidden file.
 UPLOADED = [INDEX, "README.md", FACTS_FILE, EVALUATION_FILE, "recipe.yaml", "log.jsonl", "samples.png", "*.py"]
 OF_A_COMPONENT = ["*.json", "*.safetensors"]
-GUIDE = "classifier"  # the part of a diffusion model that another training made
+GUIDE = "classifier"  # the component of a diffusion model that another training run produced
 
 
 def push_checkpoint(
@@ -57,44 +57,44 @@ def push_checkpoint(
     metrics: Sequence[str | Path] = (),
     token: str | None = None,
 ) -> str:
-    """Upload a checkpoint in one commit, with a card rendered from what was measured.
+    """Upload a checkpoint in one commit, with a model card rendered from what was measured.
 
-    Files of an earlier checkpoint that this one lacks leave the repository; files that are not of a checkpoint stay.
-    Weights that were uploaded before, by a push that was cut too, are not sent again.
+    Files of an earlier checkpoint that this one does not have are deleted from the repository; other files are kept.
+    Weights that were already uploaded, even by an interrupted push, are not sent again.
 
     Args:
-        source: the checkpoint's folder.
-        repo_id: `user/name`, or a name of one's own; the repository is made if it is not there.
-        private: only its owner sees it.
-        create_pr: open a pull request instead of a commit on `revision`.
-        revision: branch, which is made if it is not there.
-        tag: name for the commit, such as `v1`.
-        move_tag: if the tag is there, which is refused otherwise; its commit stays in the history.
-        message: of the commit.
-        metrics: JSON files that `hf-ddpm evaluate` and `hf-ddpm likelihood` wrote of these weights.
-        token: instead of `HF_TOKEN` or the one of `hf auth login`.
+        source: The folder of the checkpoint.
+        repo_id: `user/name`, or a name in your own namespace; the repository is created if it does not exist.
+        private: Whether the repository must be private; a new one is created private.
+        create_pr: Whether to open a pull request instead of committing to `revision`.
+        revision: The branch, which is created if it does not exist.
+        tag: A tag for the commit, such as `v1`.
+        move_tag: Whether to move an existing tag, which is an error otherwise; its old commit stays in the history.
+        message: The commit message.
+        metrics: JSON files that `hf-ddpm evaluate` and `hf-ddpm likelihood` wrote for these weights.
+        token: A token to use instead of `HF_TOKEN` or the one of `hf auth login`.
 
     Returns:
-        str: the address of what was pushed.
+        str: The address of the pushed checkpoint.
 
     Raises:
-        UserError: a folder that is no whole checkpoint, metrics of other weights, a tag that is there, or what the Hub
-            refuses.
+        UserError: If the folder is not a complete checkpoint, the metrics are of other weights, the tag exists, or the
+            Hub refuses the upload.
     """
     check_name(repo_id)
     folder = _whole(source)
     facts = _facts(folder, metrics)
     files = _files(folder, names_on_the_hub(facts)) | _records(
         folder, facts
-    )  # what is damaged is said before a repository is made
+    )  # raises errors of damaged files before a repository is created
     with hub_sentences(repo_id):
         api = HfApi(token=token)
         repo_id = patient(lambda: api.create_repo(repo_id, private=private or None, exist_ok=True)).repo_id
         if private:
             check_private(api, repo_id)
         taken = tag is not None and _is_tag(api, repo_id, tag)
-        if taken and not move_tag:  # whoever opens it counts on what is there
-            raise UserError(f"{repo_id} has a tag {tag!r}, which stays where it is: take another, or delete it there")
+        if taken and not move_tag:  # others may rely on its commit
+            raise UserError(f"{repo_id} already has a tag {tag!r}: choose another one, or delete it on the Hub")
         if revision != "main":
             patient(lambda: api.create_branch(repo_id, branch=revision, exist_ok=True))
         files |= _records(folder, facts | {"repo_id": repo_id})
@@ -104,28 +104,28 @@ def push_checkpoint(
                 patient(lambda: api.delete_tag(repo_id, tag=tag))
             patient(lambda: api.create_tag(repo_id, tag=tag, revision=commit, exist_ok=True))
     if create_pr and pr_url is None:
-        raise UserError(f"{repo_id} holds these very files: there is nothing to open a pull request for")
+        raise UserError(f"{repo_id} already contains exactly these files: there is nothing to open a pull request for")
     return pr_url or f"{api.endpoint}/{repo_id}" + ("" if revision == "main" else f"/tree/{revision}")
 
 
 def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> str:
-    """Save a pipeline and push it, with what training left beside these very weights where it was opened.
+    """Save a pipeline and push it, with the files that training wrote beside the weights that it was loaded from.
 
     Args:
-        pipeline: of one of the kinds of `hf_ddpm.kinds`.
-        repo_id: as in `push_checkpoint`.
-        **kwargs: those of `push_checkpoint`.
+        pipeline: A pipeline of one of the kinds in `hf_ddpm.kinds`.
+        repo_id: As in `push_checkpoint`.
+        **kwargs: Arguments of `push_checkpoint`.
 
     Returns:
-        str: the address of what was pushed.
+        str: The address of the pushed checkpoint.
 
     Raises:
-        UserError: as there.
+        UserError: As in `push_checkpoint`, and for a classifier of transformers.
     """
     if pipeline.components.get("image_processor") is not None:
         raise UserError(
-            f"the classifier is a {type(pipeline.components[GUIDE]).__name__} of transformers, which a checkpoint does "
-            "not take along: push it on its own, and give it where you sample"
+            f"the classifier is a {type(pipeline.components[GUIDE]).__name__} of transformers, which cannot be part of "
+            "a checkpoint: push it separately, and pass it when you sample"
         )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "checkpoint"
@@ -136,13 +136,13 @@ def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> s
 
 
 def _take_along(source: Path, folder: Path, kind: Kind) -> None:
-    """Copy what training left in `source` into `folder`, if the networks are those that it was measured on.
+    """Copy the files that training wrote from `source` into `folder`, if they were measured on the same networks.
 
-    A classifier that guides may be another, or new, or gone: a model was measured without.
+    The classifier that guides may be different, new or missing, because a model is measured without it.
     """
     there, here = weights_of(source), weights_of(folder)
     changed = {part for part in there.keys() | here.keys() if there.get(part) != here.get(part)}
-    if not there or not changed <= {GUIDE} - {kind.network}:  # of shards nothing is known
+    if not there or not changed <= {GUIDE} - {kind.network}:  # sharded weights are not compared
         return
     for file in source.rglob("*"):
         name = file.relative_to(source).as_posix()
@@ -152,70 +152,74 @@ def _take_along(source: Path, folder: Path, kind: Kind) -> None:
 
 @contextmanager
 def hub_sentences(repo_id: str) -> Iterator[None]:
-    """Turn what the Hub's client raises into one sentence that names the repository and the remedy."""
+    """Turn errors of the Hub's client into one sentence with the repository and the remedy."""
     try:
         yield
     except HfHubHTTPError as error:
         raise UserError(f"{repo_id}: {_reason(error)}") from error
     except OfflineModeIsEnabled as error:
-        raise UserError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing is sent: unset it") from error
+        raise UserError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be sent: unset it") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{repo_id}: the token holds {error.object[error.start]!r}, which no token does") from error
+        raise UserError(
+            f"{repo_id}: the token contains {error.object[error.start]!r}, which a token cannot have: check HF_TOKEN"
+        ) from error
     except httpx2.TransportError as error:
         raise UserError(
-            f"{repo_id}: no connection to {constants.ENDPOINT} ({quoted(error)}): see to the network and HF_ENDPOINT, "
-            "then push again, what has arrived is not sent twice"
+            f"{repo_id}: no connection to {constants.ENDPOINT} ({quoted(error)}): check the network and HF_ENDPOINT, "
+            "then push again; files that were uploaded are not sent again"
         ) from error
 
 
 def check_name(repo_id: str) -> None:
-    """Refuse what cannot be the name of a repository before anything is asked of the Hub."""
+    """Reject an invalid repository name before the Hub is contacted."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise UserError(
-            f"{repo_id!r} cannot be the name of a repository: give user/name of letters and digits, with single "
-            "'-', '_' and '.' between them, of 96 in all and no .git at the end"
+            f"{repo_id!r} cannot be the name of a repository: use user/name with letters and digits, with single "
+            "'-', '_' and '.' between them, at most 96 characters and no .git at the end"
         ) from error
 
 
 def _whole(source: str) -> Path:
-    """The folder of a checkpoint that is all there."""
+    """Return the folder of a complete checkpoint."""
     folder = Path(source).expanduser()
     recover(folder.resolve())
     if not source or not folder.is_dir():
-        raise UserError(f"there is no folder {source!r}: give the checkpoint's, as training leaves one")
+        raise UserError(f"there is no folder {source!r}: pass the folder of a checkpoint saved by training")
     check_index_is_there(source, folder)
     lacking = [f"{name}/{file}" for name, file in check_folder(folder).items() if "/" not in file]
     if not (folder / "pipeline.py").is_file():
         lacking.append("pipeline.py")
     if lacking:
         raise UserError(
-            f"{source!r} lacks {lacking[0]}, by which others open it: open it with hf_ddpm and save it anew with "
-            "save_pretrained"
+            f"{source!r} does not contain {lacking[0]}, which others need to open it: open it with hf_ddpm and save it "
+            "again with save_pretrained"
         )
     return folder
 
 
 def _facts(folder: Path, metrics: Sequence[str | Path]) -> dict[str, Any]:
-    """What training measured, if it is there, with the figures of `metrics`; without folders of this machine."""
+    """Return what training measured, if it is recorded, with the figures of `metrics`, without local folders."""
     facts = read_object(folder / FACTS_FILE) if (folder / FACTS_FILE).is_file() else {}
     earlier = facts.get("metrics") or []
     if not isinstance(earlier, list):
-        raise UserError(f"{folder / FACTS_FILE} has metrics={earlier!r}, not a list: restore it, or delete it")
+        raise UserError(
+            f"{folder / FACTS_FILE} has metrics={earlier!r}, which must be a list: restore it, or delete it"
+        )
     measured = [entry for file in dict.fromkeys(metrics) for entry in metrics_of(Path(file), folder)]
     index = read_object(folder / INDEX)
     found = {"stock": index["_class_name"] == STOCK_PIPELINE, "guided_by": _guide(folder, index)}
     found["with_discriminator"] = "discriminator" in index
     facts = {**facts, **found, "metrics": [*earlier, *measured]}
     for entry in [facts, *facts["metrics"]]:
-        if isinstance(entry, dict) and isinstance(entry.get("data"), str):  # a sentence of an older version
+        if isinstance(entry, dict) and isinstance(entry.get("data"), str):  # a sentence, which older versions wrote
             del entry["data"]
     return without_places(facts, names_on_the_hub(facts))
 
 
 def _guide(folder: Path, index: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the card says of the classifier that guides a model; None without one, and of a model that is one."""
+    """Return what the card shows about the classifier that guides a model; None without one, and for a classifier."""
     if GUIDE not in index or kind_of_index(index).network == GUIDE:
         return None
     config = read_object(folder / GUIDE / "config.json")
@@ -223,7 +227,7 @@ def _guide(folder: Path, index: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _files(folder: Path, on_the_hub: Set[str]) -> dict[str, Path | bytes]:
-    """What is uploaded of the folder, by its place in the repository."""
+    """Return the files of the folder that are uploaded, by their path in the repository."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file())
     files: dict[str, Path | bytes] = {p.relative_to(folder).as_posix(): p for p in paths}
     files = {name: path for name, path in files.items() if _is_ours(name)}
@@ -240,19 +244,19 @@ def _files(folder: Path, on_the_hub: Set[str]) -> dict[str, Path | bytes]:
 
 
 def _records(folder: Path, facts: dict[str, Any]) -> dict[str, bytes]:
-    """The facts and the card, which are written for the Hub."""
+    """Return the facts and the model card, which are written for the Hub."""
     kind = kind_of_index(read_object(folder / INDEX))
     try:
         card = render_card(facts, kind, pictured=(folder / "samples.png").is_file())
     except (*WRONG_KIND, ValueError) as error:
         raise UserError(
-            f"{folder / FACTS_FILE} does not hold what training writes ({quoted(error)}): restore it, or delete it"
+            f"{folder / FACTS_FILE} is not a file that training wrote ({quoted(error)}): restore it, or delete it"
         ) from error
     return {FACTS_FILE: (json.dumps(facts, indent=2) + "\n").encode(), "README.md": card.encode()}
 
 
 def _config(file: Path, on_the_hub: Set[str]) -> Path | bytes:
-    """The file, or its content without the folder that a pipeline or network was once opened from."""
+    """Return the file, or its content without the folder that a pipeline or network was loaded from."""
     config = read_object(file)
     clean = without_places(config, on_the_hub)
     return file if clean == config else (json.dumps(clean, indent=2) + "\n").encode()
@@ -267,18 +271,18 @@ def _recipe(file: Path, on_the_hub: Set[str]) -> bytes:
 
 
 def _check_metadata(folder: Path, name: str) -> None:
-    """Refuse weights with more in their header than `save_pretrained` writes: other trainers keep settings there."""
+    """Reject weights with more in their header than `save_pretrained` writes: other trainers keep settings there."""
     with safe_open(folder / name, "pt") as weights:
         more = sorted((weights.metadata() or {}).keys() - {"format"})
     if more:
         raise UserError(
-            f"{folder / name} has {more[0]!r} in its header, which may name folders of your machine: open it with "
-            "hf_ddpm and save it anew with save_pretrained"
+            f"{folder / name} has {more[0]!r} in its header, which may contain folders of your machine: open it with "
+            "hf_ddpm and save it again with save_pretrained"
         )
 
 
 def _picture(file: Path) -> Path | bytes:
-    """The file, or its pixels alone where it holds more: `hf-ddpm figure` writes its command into its pictures."""
+    """Return the file, or only its pixels if it has metadata: `hf-ddpm figure` writes its command into its images."""
     from PIL import Image
 
     try:
@@ -290,7 +294,7 @@ def _picture(file: Path) -> Path | bytes:
             image.info = {key: value for key, value in image.info.items() if key == "transparency"}
             image.save(clean, "PNG")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read as a picture ({quoted(error)}): restore it, or delete it") from error
+        raise UserError(f"{file} cannot be read as an image ({quoted(error)}): restore it, or delete it") from error
     return clean.getvalue()
 
 
@@ -301,10 +305,10 @@ def _is_ours(name: str) -> bool:
 
 
 def check_private(api: HfApi, repo_id: str, repo_type: str = "model") -> None:
-    """Refuse a repository that is public already, before anything is uploaded."""
+    """Reject a repository that is already public, before anything is uploaded."""
     if not patient(lambda: api.repo_info(repo_id, repo_type=repo_type)).private:
         raise UserError(
-            f"{repo_id} is public already, which --private does not change: make it private in its settings, or push "
+            f"{repo_id} is already public, which --private does not change: make it private in its settings, or push "
             "to a new name"
         )
 
@@ -321,14 +325,14 @@ def _message(facts: Mapping[str, Any]) -> str:
 def _commit(
     api: HfApi, repo_id: str, revision: str, files: Mapping[str, Path | bytes], message: str, create_pr: bool
 ) -> tuple[str, str | None]:
-    """One commit that turns what the branch holds of a checkpoint into `files`, on top of the head that was seen.
+    """Create one commit that replaces the branch's files of a checkpoint with `files`, on top of its current head.
 
     Returns:
-        tuple: the commit, and the address of the pull request.
+        tuple: The commit, and the address of the pull request.
     """
     head = patient(lambda: api.model_info(repo_id, revision=revision))
     stale = {file.rfilename for file in head.siblings or [] if _is_ours(file.rfilename)} - files.keys()
-    mark = f"hf_ddpm push {uuid.uuid4()}"  # by which this push knows its commit
+    mark = f"hf_ddpm push {uuid.uuid4()}"  # by which this push recognises its commit
 
     def attempt() -> Any:
         additions = [
@@ -353,25 +357,26 @@ def _commit(
         last = patient(lambda: api.list_repo_commits(repo_id, revision=revision))[0]
         if mark not in last.message:
             raise
-        return last.commit_id, None  # it is ours: the answer to the first attempt was lost
+        return last.commit_id, None  # it is ours: the response to the first attempt was lost
     return made.oid, made.pr_url
 
 
 def _reason(error: HfHubHTTPError) -> str:
-    """What the Hub's refusal means, and what to do."""
+    """Return what an error of the Hub means, and what to do."""
     status, said = error.response.status_code, quoted(error.server_message or error)
     if status == 401 and "authorization" not in error.response.request.headers:
-        return "the Hub asks for a token and there is none: `hf auth login`, or set HF_TOKEN to one that may write"
+        return "the Hub needs a token, and none is set: run `hf auth login`, or set HF_TOKEN to one with write access"
     if status == 401:
-        return "the Hub knows no such token: `hf auth login`, or set HF_TOKEN to one that may write"
+        return "the Hub rejects this token: run `hf auth login`, or set HF_TOKEN to one with write access"
     if status == 403:
-        return f"this token may not write there ({said}): take one with the role write, or a name of your own"
+        return f"this token has no write access there ({said}): use one with the role write, or a repository of yours"
     if status == 404:
-        return "there is no such repository or revision, or this token may not see it: check the name and HF_TOKEN"
+        return "the repository or revision does not exist, or this token cannot read it: check the name and HF_TOKEN"
     if status == 412:
-        return "somebody else pushed while this push was under way, nothing of it was kept: push again"
+        return "somebody else pushed at the same time, so nothing was committed: push again"
     if status in TRANSIENT:
         return (
-            f"the Hub is busy or broken (status {status}, {said}): push again later, what has arrived is not sent twice"
+            f"the Hub is not available (status {status}, {said}): push again later; files that were uploaded are not "
+            "sent again"
         )
-    return f"the Hub refused (status {status}): {said}"
+    return f"the Hub refused the request (status {status}): {said}"

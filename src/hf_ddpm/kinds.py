@@ -1,8 +1,8 @@
 """The kinds of saved models: one literal table of everything that differs from one kind to another.
 
-Checkpoints, cards, pushes, commands and pages look a model's entry up here and read its fields. Adding a kind is its
-own files and one entry. The words with a colon name an object of a module that is imported when it is first needed, so
-that `hf-ddpm --help` imports no network; `resolve` is the only place that does it.
+Checkpoints, cards, pushes, commands and pages look up the entry of a model here and read its fields. A new kind needs
+files of its own and one entry. Strings with a colon name an object of a module, which is imported when it is first
+needed, so that `hf-ddpm --help` imports no network; only `resolve` imports them.
 """
 
 from collections.abc import Mapping
@@ -21,25 +21,25 @@ class Kind:
     """One kind of saved model.
 
     Attributes:
-        word: What users call it, as in "the folder holds a VAE".
-        plural: The same of several.
-        pipeline: The class that opens and saves it.
-        components: What its pipeline is made of, each in a folder of the checkpoint. The first is the network that
-            training averages.
+        word: The name of the kind in messages, as in "the folder contains a VAE".
+        plural: The plural of `word`.
+        pipeline: The class that loads and saves it.
+        components: The components of its pipeline, each in a folder of the checkpoint. The first is the network whose
+            weights training averages.
         family: The class that trains it.
         card: The template of its model card, in this package.
         tag: Its tag on the Hub.
         task: Its task on the Hub.
-        walks: Whether its images come from a walk over timesteps, which editing and figures look into.
-        reconstructs: Whether its pipeline makes an image of an image in one call, `reconstruct`, which is scored too.
-        draw: A function (pipeline, indices, *, seed, batch_size, ...) that yields images, each fixed by the seed and
-            its index; None for a kind without pictures.
-        sample: What `hf-ddpm sample` does with it, a `SampleCommand`; None if it has no pictures.
-        likelihood: What `hf-ddpm likelihood` does with it, a `LikelihoodCommand`; None if it has no likelihood.
+        walks: Whether its images are sampled over many timesteps, which editing and figures need.
+        reconstructs: Whether its pipeline can `reconstruct` an image in one call, which is evaluated too.
+        draw: A function (pipeline, indices, *, seed, batch_size, ...) that yields images, each of which depends only on
+            the seed and its index; None for a kind without images.
+        sample: What `hf-ddpm sample` does with it, a `KindCommand`; None if it has no images.
+        likelihood: What `hf-ddpm likelihood` does with it, a `KindCommand`; None if it has no likelihood.
         evaluate: What `hf-ddpm evaluate` does with it, a function (options, accelerator) that returns a record; None if
-            it looks at its samples.
-        evaluator: A function (recipe, family, accelerator) that returns what measures a run of it, a
-            `training.evaluation.Evaluator`, or None where nothing is to be measured.
+            its samples are evaluated.
+        evaluator: A function (recipe, family, accelerator) that returns the `training.evaluation.Evaluator` of a run,
+            or None if nothing is to be measured.
     """
 
     word: str
@@ -60,16 +60,16 @@ class Kind:
 
     @property
     def network(self) -> str:
-        """The component that training averages."""
+        """The component whose weights training averages."""
         return self.components[0]
 
     @property
     def pipeline_name(self) -> str:
-        """The name of the pipeline's class, which an index holds."""
+        """The name of the pipeline's class, as in an index."""
         return self.pipeline.partition(":")[2]
 
 
-FAMILY = "family"  # of a recipe, which names an entry
+FAMILY = "family"  # the key of a recipe that names an entry
 
 KINDS: Mapping[str, Kind] = {
     "diffusion": Kind(
@@ -128,45 +128,45 @@ KINDS: Mapping[str, Kind] = {
 
 
 def kind_of(pipeline: "DiffusionPipeline") -> Kind:
-    """The entry of a pipeline, by its class or one that it is derived from."""
+    """Return the entry of a pipeline, by its class or one that it is derived from."""
     return _entry([parent.__name__ for parent in type(pipeline).__mro__])
 
 
 def kind_of_index(index: Mapping[str, Any]) -> Kind:
-    """The entry of a saved model, by what its model_index.json holds."""
+    """Return the entry of a saved model, by the content of its model_index.json."""
     return _entry([index.get("_class_name")])
 
 
 def kind_of_recipe(recipe: Mapping[str, Any]) -> Kind:
-    """The entry of what a recipe trains, by its `family_of`."""
+    """Return the entry of what a recipe trains, by its `family_of`."""
     return KINDS[family_of(recipe)]
 
 
 def kind_of_run(facts: Mapping[str, Any]) -> Kind:
-    """The entry of a run, by the recipe among its facts; without one, by the `family` that they name."""
+    """Return the entry of a run, by the recipe among its facts; without one, by the `family` in the facts."""
     return kind_of_recipe(facts.get("recipe") or facts)
 
 
 def family_of(recipe: Mapping[str, Any]) -> str:
-    """The key of what a recipe trains: its `family`; without one, a block `vae` makes it a VAE.
+    """Return the key of what a recipe trains: its `family`, or else "vae" with a block `vae` and "diffusion" without.
 
     Raises:
-        UserError: A family that is not in the table.
+        UserError: If the family is not in the table.
     """
     family = recipe.get(FAMILY, "vae" if "vae" in recipe else "diffusion")
     if not isinstance(family, str) or family not in KINDS:
-        hint = did_you_mean(family, KINDS) or f"; known are {', '.join(KINDS)}"
-        raise UserError(f"family={family!r} is not known{hint}")
+        hint = did_you_mean(family, KINDS) or f"; it must be one of {', '.join(KINDS)}"
+        raise UserError(f"family={family!r} is unknown{hint}")
     return family
 
 
 def resolve(name: str) -> Any:
-    """The object that a field of an entry names, as `module:object`."""
+    """Return the object that a field of an entry names, as `module:object`."""
     return resolve_name(name)
 
 
 def required(kind: Kind, field: str, source: str) -> Any:
-    """The object that a field of an entry names.
+    """Return the object that a field of an entry names.
 
     Args:
         kind: The entry of a checkpoint.
@@ -174,15 +174,15 @@ def required(kind: Kind, field: str, source: str) -> Any:
         source: The checkpoint, as the user named it.
 
     Raises:
-        UserError: This kind does not have it.
+        UserError: If this kind does not have the field.
     """
     name = getattr(kind, field)
     if name is None:
         fitting = " and ".join(other.plural for other in KINDS.values() if getattr(other, field) is not None)
-        raise UserError(f"{source!r} holds a {kind.word}: {field} is for {fitting}")
+        raise UserError(f"{source!r} contains a {kind.word}: {field} is only supported for {fitting}")
     return resolve(name)
 
 
 def _entry(names: list[Any]) -> Kind:
-    """The entry of one of these classes; other pipelines are opened as diffusion models."""
+    """Return the entry of one of these classes; other pipelines are opened as diffusion models."""
     return next((kind for kind in KINDS.values() if kind.pipeline_name in names), KINDS["diffusion"])

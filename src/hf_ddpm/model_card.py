@@ -1,4 +1,4 @@
-"""The model card: a template filled from the facts that training measured, and from nothing else."""
+"""The model card: a template that is filled only with the facts that training measured."""
 
 import re
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from hf_ddpm.places import names_on_the_hub, without_places
 
 
 def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bool = True) -> str:
-    """The card's Markdown, with the header that the Hub reads.
+    """Return the card's Markdown, with the header that the Hub reads.
 
     Args:
-        facts: what `training.saving.facts` returns, with `stock`, whether diffusers' own classes draw the same images,
-            `metrics`, the entries of `metrics_of`, and `repo_id`, where it is pushed to. A fact that is missing, at any
-            depth, is named as not measured, never invented. Of folders the card says the last name.
-        kind: of the model, whose card it is; None asks the facts.
-        pictured: samples.png is beside it.
+        facts: The result of `training.saving.facts`, with `stock` (whether diffusers' own classes draw the same
+            images), `metrics` (the entries of `metrics_of`) and `repo_id` (the repository that it is pushed to). A
+            missing fact, at any depth, is shown as not measured, never invented. Folders are cut to their last part.
+        kind: The kind of the model; None determines it from the facts.
+        pictured: Whether samples.png is beside the card.
     """
     import jinja2
 
@@ -36,14 +36,14 @@ def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bo
 
 
 def license_of(facts: Mapping[str, Any]) -> str | None:
-    """The licence of the weights: the one that the run was given, and Apache-2.0 of the digits of this package."""
+    """Return the licence of the weights: the one given to the run, or Apache-2.0 for the digits of this package."""
     recipe = facts.get("recipe") or {}
     given: str | None = (recipe.get("hub") or {}).get("license")
     return given or ("apache-2.0" if _of_digits(recipe) else None)
 
 
 def _header(facts: dict[str, Any], kind: Kind) -> str:
-    """The metadata as YAML; figures are `model-index` entries, which the Hub shows beside the card."""
+    """Return the metadata as YAML; figures are `model-index` entries, which the Hub shows beside the card."""
     from huggingface_hub import EvalResult, ModelCardData
 
     recipe = facts.get("recipe") or {}
@@ -78,6 +78,6 @@ def _of_digits(recipe: Mapping[str, Any]) -> bool:
 
 
 def _of_data(metric: dict[str, Any], field: str) -> str | None:
-    """A field of the data that were measured; versions before this one recorded a sentence, which is not read."""
+    """Return a field of the data that were measured; older versions recorded a sentence, which is ignored."""
     data = metric.get("data")
     return data.get(field) if isinstance(data, Mapping) else None

@@ -1,4 +1,4 @@
-"""What commands measured of a checkpoint, read from the JSON that they wrote."""
+"""Read what commands measured on a checkpoint from the JSON files that they wrote."""
 
 import math
 from collections.abc import Iterator
@@ -11,49 +11,49 @@ from hf_ddpm.evaluation.report import described
 from hf_ddpm.schedulers.config_files import WRONG_KIND
 from hf_ddpm.weights import weights_of
 
-_WRITTEN = "give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
+_WRITTEN = "pass a file that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
 
 
 def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
-    """The figures of one file, as the card shows them.
+    """Return the figures of one file, as the card shows them.
 
     Args:
-        file: JSON that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote.
-        folder: of the checkpoint that they must be of.
+        file: A JSON file that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote.
+        folder: The folder of the checkpoint that the figures must belong to.
 
     Returns:
-        list: of {"name", "type", "value", "how", "data"}, where data has "source", "origin" and "split" of what was
-            measured, if they were recorded; a file may hold several.
+        list: One or more {"name", "type", "value", "how", "data"}, where data has "source", "origin" and "split" of the
+            measured data, if they were recorded.
 
     Raises:
-        UserError: no such file, a file of another kind, or figures of other weights.
+        UserError: If the file does not exist, is of another kind, or has figures of other weights.
     """
     if not file.is_file():
         raise UserError(
-            f"there is no file of metrics {file}: give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
+            f"the metrics file {file} does not exist: pass a file that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
         )
     found = read_object(file, remedy="measure again")
     if "weights_sha256" not in found:
         raise UserError(
-            f"{file} says not of which weights it is: give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
+            f"{file} has no weights_sha256: pass a file that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
         )
     if found["weights_sha256"] not in weights_of(folder).values():
         raise UserError(f"{file} was not measured on the weights of {folder}: measure this checkpoint")
     try:
         metrics = entries_of(found)
     except (*WRONG_KIND, ValueError) as error:
-        raise UserError(f"{file} does not hold what a measurement writes ({error}): measure again") from error
+        raise UserError(f"{file} is not a file that a measurement wrote ({error}): measure again") from error
     if not all(math.isfinite(entry["value"]) and math.isfinite(entry.get("standard_error", 0)) for entry in metrics):
-        raise UserError(f"{file} holds a figure that is no number: measure again")
+        raise UserError(f"{file} contains a figure that is not finite: measure again")
     if not metrics:
         raise UserError(
-            f"{file} holds no figure that a card knows: give what `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
+            f"{file} contains no figure for a card: pass a file that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
         )
     return metrics
 
 
 def entries_of(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """The figures of a measurement, see `metrics_of`."""
+    """Return the figures of a measurement, see `metrics_of`."""
     return [{**entry, "how": _how(found), "data": _data(found)} for entry in _entries(found)]
 
 
@@ -72,7 +72,7 @@ def _entries(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _data(found: dict[str, Any]) -> dict[str, Any]:
-    """Which data were measured; versions before this one wrote a sentence, which is not read."""
+    """Return which data were measured; older versions wrote a sentence, which is ignored."""
     data = found.get("data") or (found.get("conditions") or {}).get("reference", {}).get("data")
     return {key: data[key] for key in ("source", "origin", "split")} if isinstance(data, dict) else {}
 
@@ -83,7 +83,7 @@ def _entry(name: str, kind: str, figure: dict[str, float]) -> dict[str, Any]:
 
 
 def _how(found: dict[str, Any]) -> str:
-    """The settings that another measurement must share to be compared."""
+    """Return the settings that another measurement must have in common to be comparable."""
     if "numbers" in found:
         return described(found)
     said = {
@@ -94,7 +94,7 @@ def _how(found: dict[str, Any]) -> str:
     }
     said |= {"T": "T = {}", "seed": "seed {}"}
     if "nll" in found:
-        del said["num_samples"]  # K stands in the name
+        del said["num_samples"]  # K is part of the name
     parts = [text.format(found[key]) for key, text in said.items() if found.get(key) is not None]
     if found.get("binarisation"):
         parts.append(f"binarised ({found['binarisation']['kind']}, seed {found['binarisation']['seed']})")

@@ -1,4 +1,4 @@
-"""Saved pipelines and networks, looked at before anything is built of them: what `from_pretrained` does in hf_ddpm."""
+"""Load saved pipelines and networks after checking their files: what `from_pretrained` does in hf_ddpm."""
 
 import inspect
 import os
@@ -24,17 +24,17 @@ from hf_ddpm.pipelines.opening import CheckedOpening, check_index, class_of_ours
 
 SCHEDULER_FILE = "scheduler_config.json"
 STOCK_CLASSES: dict[str, tuple[type, ...]] = {"unet": (UNet2DModel,), "vae": (AutoencoderKL, AutoencoderTiny)}
-FACTS = ("id2label", "null_class")  # what an index says of classes, which are no components
-GUIDES = ("classifier", "image_processor")  # whose library need not be that of the saved ones
+FACTS = ("id2label", "null_class")  # the entries of an index about classes, which are not components
+GUIDES = ("classifier", "image_processor")  # whose library may differ from that of the saved ones
 
 
 def open_pipeline(kind: type[CheckedOpening], source: str | os.PathLike, **kwargs: Any) -> Any:
-    """`kind.from_pretrained` of a folder or a repository, which see."""
+    """Load a pipeline from a folder or a repository; see `kind.from_pretrained`."""
     return open_files(kind, CheckedFiles(source, INDEX, **kwargs), **kwargs)
 
 
 def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -> Any:
-    """`open_pipeline` of files that somebody began to look at; `subfolder` is where they are."""
+    """Load a pipeline as `open_pipeline` does, from opened files, which already take `subfolder` into account."""
     kwargs.pop("subfolder", None)
     if kwargs.get("use_safetensors") is None:
         kwargs["use_safetensors"] = True
@@ -55,7 +55,7 @@ def open_files(kind: type[CheckedOpening], files: CheckedFiles, **kwargs: Any) -
 
 
 def open_network(kind: type[CheckedNetwork], source: str | os.PathLike | None, **kwargs: Any) -> Any:
-    """`from_pretrained` of a network of ours, from a folder or a repository; one that is being opened was looked at."""
+    """Load a network of hf_ddpm from a folder or a repository; that of a pipeline being loaded is already checked."""
     if is_checked(source):
         return super(CheckedNetwork, kind).from_pretrained(source, **kwargs)  # type: ignore[misc]
     subfolder = kwargs.pop("subfolder", None)
@@ -66,26 +66,28 @@ def open_network(kind: type[CheckedNetwork], source: str | os.PathLike | None, *
 def check_files(
     pipeline: type, files: CheckedFiles, given: set[str], variant: str | None, *, pickles: bool = False
 ) -> dict[str, str]:
-    """Fetch what a pipeline is made of, and refuse what is not what it should be.
+    """Download the components of a pipeline, and reject invalid files.
 
     Args:
-        pipeline: its class.
-        files: with the index.
-        given: components that the caller has, of which nothing is read.
-        variant: of the weights, which at least one network must have.
-        pickles: weights that are no safetensors.
+        pipeline: The class of the pipeline.
+        files: The files, with the index.
+        given: The components that the caller passes, whose files are not read.
+        variant: The variant of the weights, which at least one network must have.
+        pickles: Whether to use weights that are not safetensors.
 
     Returns:
-        dict: the config's file of each component, in the root where the oldest layout has it.
+        dict: The config file of each component, which is in the root in the oldest layout.
 
     Raises:
-        ValueError, OSError: one sentence.
+        ValueError, OSError: If a file is invalid or missing, in one sentence.
     """
     index = files.json(INDEX)
     check_index(pipeline, index)
     _check_classes(files.shown(INDEX), index)
-    taken = inspect.signature(class_of_ours(pipeline)).parameters  # what another pipeline's index has more stays there
-    # latents would be shown as images without their VAE, and nothing would guide without the classifier
+    taken = inspect.signature(
+        class_of_ours(pipeline)
+    ).parameters  # further entries of another pipeline's index are ignored
+    # without its VAE a pipeline would show latents as images, and without its classifier it would not be guided
     there = {name for name in ("vae", "classifier") if any(file.startswith(f"{name}/") for file in files.names)}
     needed = {*components_of(pipeline), *(there & taken.keys())} - given
     entries = _entries({name: value for name, value in index.items() if name not in given}, needed)
@@ -101,15 +103,15 @@ def check_files(
         else:
             varied |= files.fetch_network(place, kind, variant, pickles=pickles)
     if variant is not None and not varied:
-        raise ValueError(f"{files.shown(INDEX)} has no weights of variant={variant!r} beside it: leave variant out")
+        raise ValueError(f"{files.shown(INDEX)} has no weights with variant={variant!r} beside it: leave variant out")
     return configs
 
 
 def component_class(name: str, entry: tuple[str, str]) -> type:
-    """The class that an index names for a component, one of a few; no module is imported for it.
+    """Return the class that an index names for a component, one of a few; no module is imported for it.
 
     Raises:
-        ValueError: any other class.
+        ValueError: If it is another class.
     """
     library, word = entry
     module = OUR_CLASSES[name].get(word)
@@ -123,15 +125,16 @@ def component_class(name: str, entry: tuple[str, str]) -> type:
         return found
     known = [*OUR_CLASSES[name], *(["a scheduler of diffusers"] if name == "scheduler" else stock)]
     raise ValueError(
-        f"{INDEX} has {name}=[{library[:60]!r}, {word[:60]!r}], allowed are {', '.join(known) or 'none'}: nothing else "
-        f"is imported for a checkpoint; a class of yours is opened by you and given: from_pretrained(..., {name}=...)"
+        f"{INDEX} has {name}=[{library[:60]!r}, {word[:60]!r}], which must be one of {', '.join(known) or 'null'}: "
+        "no other class is imported for a checkpoint; load a class of your own first, and pass it as "
+        f"from_pretrained(..., {name}=...)"
     )
 
 
 def _given_guides(kind: type[CheckedOpening], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Take the classifier that a caller gives out of the keywords, with the image processor that belongs to it.
+    """Remove the classifier that a caller passes from the keywords, with its image processor, and return both.
 
-    diffusers takes in the place of a saved component one of the same library alone.
+    diffusers replaces a saved component only with one of the same library.
     """
     optional = kind._optional_components  # type: ignore[attr-defined]
     if "classifier" not in kwargs or not {*GUIDES} <= {*optional}:
@@ -140,29 +143,30 @@ def _given_guides(kind: type[CheckedOpening], kwargs: dict[str, Any]) -> dict[st
 
 
 def _check_classes(shown: str, index: Mapping[str, Any]) -> None:
-    """Refuse names of classes that are no names, and a class for "no label" that is no class."""
+    """Reject class names that are not strings, and a class for "no label" that is not an integer."""
     check_names(shown, index.get("id2label"))
     null_class = index.get("null_class")
     if null_class is not None and not (type(null_class) is int and 0 <= null_class <= MOST_CLASSES):
         raise ValueError(
-            f"{shown} has null_class={reprlib.repr(null_class)}, which must be null or a whole number from 0 to "
-            f"{MOST_CLASSES}: mend it"
+            f"{shown} has null_class={reprlib.repr(null_class)}, which must be null or an integer from 0 to "
+            f"{MOST_CLASSES}: fix it"
         )
 
 
 def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str, str]]:
-    """The components of an index.
+    """Return the components of an index.
 
     Raises:
-        ValueError: one that is needed and lacks, one that nobody asked for, or code of the repository for a pipeline.
+        ValueError: If a needed component is missing, a component is unknown or invalid, or the pipeline is code of the
+            repository.
     """
     for name in sorted(needed):
         if not index.get(name):
-            raise ValueError(f"{INDEX} lacks {name!r}: restore it from another copy")
+            raise ValueError(f"{INDEX} does not contain {name!r}: restore it from another copy")
     if not isinstance(index["_class_name"], str):
         raise ValueError(
-            f"{INDEX} has _class_name={str(index['_class_name'])[:80]}, which is no class of diffusers or hf_ddpm: "
-            "code of a repository runs only through DiffusionPipeline with custom_pipeline and trust_remote_code=True"
+            f"{INDEX} has _class_name={str(index['_class_name'])[:80]}, which is not a class of diffusers or hf_ddpm: "
+            "use DiffusionPipeline with custom_pipeline and trust_remote_code=True to run code of a repository"
         )
     entries = {}
     for name, value in index.items():
@@ -170,8 +174,8 @@ def _entries(index: Mapping[str, Any], needed: set[str]) -> dict[str, tuple[str,
         if name.startswith("_") or not is_component or (value == [None, None] and name not in needed):
             continue
         if name not in OUR_CLASSES:
-            raise ValueError(f"{INDEX} has a component {name[:60]!r}, allowed are {', '.join(OUR_CLASSES)}")
+            raise ValueError(f"{INDEX} has a component {name[:60]!r}, which must be one of {', '.join(OUR_CLASSES)}")
         if not isinstance(value, list) or [type(word) for word in value] != [str, str]:
-            raise ValueError(f"{INDEX} has {name}={reprlib.repr(value)}, not [library, class]: restore it")
+            raise ValueError(f"{INDEX} has {name}={reprlib.repr(value)}, which must be [library, class]: restore it")
         entries[name] = (value[0], value[1])
     return entries

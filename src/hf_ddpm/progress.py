@@ -1,4 +1,4 @@
-"""A progress bar of the main process, with the time that passed under it."""
+"""A progress bar on the main process, which also measures the time."""
 
 import sys
 import time
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 
 class ProgressBar:
-    """A bar on the main process; every process has its `seconds` when the block ends.
+    """A progress bar on the main process; every process has its `seconds` when the block ends.
 
     Args:
-        name: What it says first.
-        total: How many units this process has before it.
-        accelerator: Of the processes.
+        name: The name in front of the bar.
+        total: The number of units of this process.
+        accelerator: The accelerator of the processes.
     """
 
     def __init__(self, name: str, total: int, accelerator: "Accelerator") -> None:
-        every = 1 if sys.stderr.isatty() else 10  # seconds: in a file each is a line that stays
+        every = 1 if sys.stderr.isatty() else 10  # seconds: in a file, each update is a new line
         hidden = not accelerator.is_main_process
         self._bar = tqdm(total=total, desc=name, mininterval=every, disable=hidden, leave=False)
         self.seconds = 0.0
 
     def update(self, units: int) -> None:
-        """So many units more are done."""
+        """Add finished units to the bar."""
         self._bar.update(units)
 
     def __enter__(self) -> "ProgressBar":

@@ -1,4 +1,4 @@
-"""Many images from a pipeline, each fixed by (seed, its index), whatever the batches and processes."""
+"""Draw many images from a pipeline; each depends only on (seed, its index), not on the batches and processes."""
 
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,31 +29,31 @@ SOLVERS: dict[str, Any] = {
     "euler": EulerDiscreteScheduler,
 }
 
-DEFAULT_STEPS = 20  # of the default sampler: more of them gain little (docs/ddim.md, Results)
-IMAGE_NAME = "{:06d}.png"  # of image i in a folder
-MOST_COLUMNS = 16  # of a grid with one for each class
-DDIM, DDPM = "ddim", "ddpm"  # samplers of our own scheduler, beside SOLVERS
+DEFAULT_STEPS = 20  # of the default sampler: more steps improve little (docs/ddim.md, Results)
+IMAGE_NAME = "{:06d}.png"  # the file of image i in a folder
+MOST_COLUMNS = 16  # of a grid with one column for each class
+DDIM, DDPM = "ddim", "ddpm"  # samplers of HFDDPMScheduler, in addition to SOLVERS
 
 HEUNS_LIMIT = 1000  # DDPM's linear schedule starts at 157, the cosine one at 20,000 (docs/ddim.md, Results)
 
 
 def mixed_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers, such as (seed, step): other numbers, unrelated streams.
+    """Return one 63-bit seed for several numbers, such as (seed, step); other numbers give independent streams.
 
-    Their count goes in as well, because numpy takes (1, 2) and (1, 2, 0) for the same.
+    It depends on their count too, because numpy treats (1, 2) and (1, 2, 0) as the same.
     """
     return int(np.random.SeedSequence((len(numbers), *numbers)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
-    """The generator of image `index`."""
+    """Return the generator of image `index`."""
     return torch.Generator().manual_seed(mixed_seed(seed, index))
 
 
 def classes_in_turn(
     pipeline: HFDDPMPipeline, indices: Sequence[int], class_label: int | str | None
 ) -> list[int] | None:
-    """One class (its number or name) for all images, or the network's in turn; None for a network without classes."""
+    """Return one class (by number or name) for all images, or all in turn; None for a network without classes."""
     return pipeline.class_signature.classes_in_turn(indices, class_label)
 
 
@@ -74,8 +74,8 @@ def sample_images(
     """Yield the images of `indices` as PIL images, drawn a batch at a time.
 
     A class-conditional network, or one with a classifier, gets `class_label`, the class of each index from
-    `class_labels`, or its classes in turn (index modulo their number). Everything else, `guidance` included, is as in a
-    call of the pipeline, whose `ValueError` comes when the first image is asked for.
+    `class_labels`, or its classes in turn (index modulo their number). All other arguments, including `guidance`, are
+    those of a pipeline call, whose `ValueError` is raised when the first image is requested.
     """
     of_index = None if class_labels is None else dict(zip(indices, class_labels, strict=True))
     for part in _batches(indices, batch_size):
@@ -124,21 +124,21 @@ def sample_gan(
 
 
 def _batches(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """The indices in their order, `size` at a time."""
+    """Return the indices in their order, `size` at a time."""
     return (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 def use_default_sampler(pipeline: HFDDPMPipeline, num_inference_steps: int | None = None) -> dict[str, Any]:
-    """Give a pipeline the sampler that draws best in few steps: UniPC, and DDIM where a network does not fit UniPC.
+    """Give a pipeline the sampler that draws best in few steps: UniPC, or DDIM if UniPC does not support the network.
 
-    All steps of training are Algorithm 2, as in DDPM. A scheduler that is not ours stays, with all that it is set to.
+    All steps of training are Algorithm 2, as in DDPM. A scheduler other than HFDDPMScheduler is kept with its settings.
 
     Args:
-        pipeline: whose scheduler is exchanged.
-        num_inference_steps: 20 unless given.
+        pipeline: The pipeline, whose scheduler is replaced.
+        num_inference_steps: The number of steps, by default 20.
 
     Returns:
-        dict: further keywords of a call.
+        dict: Further arguments of a pipeline call.
     """
     if not isinstance(pipeline.scheduler, HFDDPMScheduler):
         return {"num_inference_steps": num_inference_steps}
@@ -147,14 +147,14 @@ def use_default_sampler(pipeline: HFDDPMPipeline, num_inference_steps: int | Non
         use_algorithm_2(pipeline)
         return {"num_inference_steps": steps}
     try:
-        use_solver(pipeline, "unipc", "trailing")  # whatever the checkpoint has: leading steps never see pure noise
+        use_solver(pipeline, "unipc", "trailing")  # with the checkpoint's leading steps no step would see pure noise
     except UserError:
         return {"num_inference_steps": steps, "eta": 0.0, "timestep_spacing": "trailing"}
     return {"num_inference_steps": steps}
 
 
 def name_of_sampler(pipeline: HFDDPMPipeline, eta: float | None) -> str:
-    """What draws, in a few words: of a scheduler of ours by eta, of others by their class."""
+    """Return a short name of the sampler, for HFDDPMScheduler by eta and for other schedulers by their class."""
     scheduler = pipeline.scheduler
     if not isinstance(scheduler, HFDDPMScheduler):
         return type(scheduler).__name__.removesuffix("Scheduler").removesuffix("Multistep")
@@ -163,10 +163,10 @@ def name_of_sampler(pipeline: HFDDPMPipeline, eta: float | None) -> str:
 
 
 def use_algorithm_2(pipeline: HFDDPMPipeline, variance_type: str | None = None) -> None:
-    """From now on a call without eta is DDPM's Algorithm 2, whatever `default_eta` the checkpoint has.
+    """Make a call without eta DDPM's Algorithm 2, whatever `default_eta` the checkpoint has.
 
     Args:
-        variance_type: instead of the checkpoint's; `fixed_large` is DDIM's sigma-hat (Table 1).
+        variance_type: A variance to use instead of the checkpoint's; `fixed_large` is DDIM's sigma-hat (Table 1).
     """
     pipeline.register_to_config(default_eta=None)
     if variance_type is not None:
@@ -174,40 +174,41 @@ def use_algorithm_2(pipeline: HFDDPMPipeline, variance_type: str | None = None) 
 
 
 def use_solver(pipeline: HFDDPMPipeline, name: str, timestep_spacing: str | None = None) -> None:
-    """Put one of `SOLVERS` in the place of the pipeline's scheduler, over the same noise schedule.
+    """Replace the pipeline's scheduler with one of `SOLVERS`, for the same noise schedule.
 
     Args:
-        timestep_spacing: leading, trailing or linspace, instead of the checkpoint's.
+        timestep_spacing: leading, trailing or linspace, to use instead of the checkpoint's.
 
     Raises:
-        UserError: an unknown solver or spacing, or a checkpoint that this solver would sample wrongly.
+        UserError: If the solver or the spacing is unknown, or the solver would sample this checkpoint incorrectly.
     """
     if name not in SOLVERS:
-        raise UserError(f"there is no solver {name!r}; there are {', '.join(SOLVERS)}{did_you_mean(name, SOLVERS)}")
+        raise UserError(f"solver {name!r} must be one of {', '.join(SOLVERS)}{did_you_mean(name, SOLVERS)}")
     if timestep_spacing not in (None, *get_args(TimestepSpacing)):
         known = ", ".join(get_args(TimestepSpacing))
-        raise UserError(f"timestep_spacing={timestep_spacing!r} is not known to the solver {name}, which has {known}")
+        raise UserError(f"timestep_spacing={timestep_spacing!r} must be one of {known} for the solver {name}")
     config = pipeline.scheduler.config
     if config["prediction_type"] in (("mean", "sample") if name == "heun" else ("mean",)):
-        raise UserError(f"the solver {name} does not know this network's prediction_type={config['prediction_type']!r}")
+        predicted = config["prediction_type"]
+        raise UserError(f"the solver {name} does not support this network's prediction_type={predicted!r}")
     if config.get("rescale_betas_zero_snr") and not _takes(SOLVERS[name], "rescale_betas_zero_snr"):
         raise UserError(
-            f"the solver {name} does not know curves that end at alpha_bar = 0 (rescale_betas_zero_snr=True), as this "
-            "checkpoint's does: take another"
+            f"the solver {name} does not support a noise schedule that ends at alpha_bar = 0 "
+            "(rescale_betas_zero_snr=True), as in this checkpoint: use another solver"
         )
     if name == "heun" and (sigma := _largest_sigma(pipeline.scheduler)) > HEUNS_LIMIT:
         raise UserError(
             f"the solver heun would draw noise: this checkpoint's schedule starts at sigma = {sigma:,.0f}, and Heun's "
-            f"first step is too long above {HEUNS_LIMIT:,}; take dpm-solver++, unipc or euler"
+            f"first step is too large above {HEUNS_LIMIT:,}; use dpm-solver++, unipc or euler"
         )
     changed: dict[str, Any] = {} if timestep_spacing is None else {"timestep_spacing": timestep_spacing}
     if pipeline.signature.channels > 3 and _takes(SOLVERS[name], "variance_type"):
-        changed["variance_type"] = None  # else it cuts the prediction to three channels
+        changed["variance_type"] = None  # otherwise it cuts the prediction to three channels
     pipeline.scheduler = SOLVERS[name].from_config(config, **changed)
 
 
 def _largest_sigma(scheduler: Any) -> float:
-    """sqrt((1 - abar) / abar) of the noisiest step."""
+    """Return sqrt((1 - abar) / abar) of the noisiest step."""
     abar = float(scheduler.alphas_cumprod[-1])
     return ((1 - abar) / abar) ** 0.5
 
@@ -217,19 +218,19 @@ def _takes(solver: type, keyword: str) -> bool:
 
 
 def count_calls(network: torch.nn.Module) -> list[int]:
-    """A list that grows by the size of the batch whenever `network` is called from now on."""
+    """Return a list that gets the batch size of every later call of `network`."""
     sizes: list[int] = []
     network.register_forward_hook(lambda _network, arguments, _output: sizes.append(len(arguments[0])))
     return sizes
 
 
 def image_grid(images: "Iterable[Image]", num_classes: int | None = None) -> "Image":
-    """The images row by row in the most square grid that they fill, or with one column for each class.
+    """Arrange the images row by row in the most square grid that they fill, or with one column for each class.
 
     Args:
-        images: one or more, all of one size.
-        num_classes: K, where the images show the classes in turn; None where they do not. Classes from 2 to 16 have a
-            column each, and a last row that is short ends in white.
+        images: One or more images of the same size.
+        num_classes: The number K of classes, if the images show them in turn; None if they do not. With 2 to 16 classes
+            each has a column, and an incomplete last row ends in white.
     """
     images = list(images)
     if num_classes is not None and 2 <= num_classes <= MOST_COLUMNS:
@@ -243,7 +244,7 @@ def image_grid(images: "Iterable[Image]", num_classes: int | None = None) -> "Im
 
 
 def best_device() -> str:
-    """cuda or mps where there is one, else cpu."""
+    """Return "cuda" or "mps" if it is available, else "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

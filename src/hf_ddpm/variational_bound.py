@@ -1,7 +1,7 @@
-"""The terms of DDPM's variational bound (Ho et al. 2020, eq. 5): what L_vlb trains and what bits/dim sum up.
+"""The terms of DDPM's variational bound (Ho et al. 2020, eq. 5), which L_vlb trains and whose sum gives bits/dim.
 
-Every function returns nats a dimension; `/ math.log(2)` makes them bits. They compute in the dtype of the images:
-float64 images, as likelihoods take them, get float64 coefficients, whatever the network's own dtype.
+All terms are in nats per dimension; `/ math.log(2)` converts them to bits. They are computed in the dtype of the
+images: float64 images, as used for likelihoods, get float64 coefficients, whatever the dtype of the network.
 """
 
 import torch
@@ -12,7 +12,7 @@ from hf_ddpm.schedulers import HFDDPMScheduler
 
 
 def prior_term(scheduler: HFDDPMScheduler, x_0: Tensor) -> Tensor:
-    """L_T = KL(q(x_T | x_0) || N(0, I)) of each image, (B,) in nats a dimension."""
+    """Return L_T = KL(q(x_T | x_0) || N(0, I)) of each image, (B,) in nats per dimension."""
     abar = scheduler.alphas_cumprod[-1].to(x_0.device, x_0.dtype)
     zero = torch.zeros((), device=x_0.device, dtype=x_0.dtype)
     if abar == 0:
@@ -23,7 +23,7 @@ def prior_term(scheduler: HFDDPMScheduler, x_0: Tensor) -> Tensor:
 def reverse_moments(
     scheduler: HFDDPMScheduler, model_output: Tensor, x_t: Tensor, t: Tensor, *, clip: bool
 ) -> tuple[Tensor, Tensor]:
-    """The mean and log-variance of p(x_{t-1} | x_t), each shaped as `x_t`; arguments as `bound_term`."""
+    """Return the mean and log-variance of p(x_{t-1} | x_t), with the shape of `x_t`; for arguments see `bound_term`."""
     prediction, variance_output = scheduler.split_output(model_output.to(x_t.dtype), x_t)
     log_variance = scheduler.reverse_log_variance(variance_output, x_t, t).expand_as(x_t)
     if clip:
@@ -35,14 +35,14 @@ def reverse_moments(
 def kl_term(
     scheduler: HFDDPMScheduler, x_0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_variance: Tensor
 ) -> Tensor:
-    """KL(q(x_{t-1} | x_t, x_0) || N(mean, exp(log_variance))) of each image, (B,) in nats a dimension; for t >= 1."""
+    """Return KL(q(x_{t-1} | x_t, x_0) || N(mean, exp(log_variance))), (B,) in nats per dimension; for t >= 1."""
     posterior_mean = scheduler.posterior_mean(x_0, x_t, t)
     posterior_log_variance = scheduler.posterior_log_variance_at(t, x_t)
     return _mean_per_image(gaussian_kl(posterior_mean, posterior_log_variance, mean, log_variance))
 
 
 def decoder_term(x_0: Tensor, mean: Tensor, log_variance: Tensor, *, bit_depth: int = 8) -> Tensor:
-    """L_0 = -log p(x_0 | x_1) of each image, (B,) in nats a dimension."""
+    """Return L_0 = -log p(x_0 | x_1) of each image, (B,) in nats per dimension."""
     return -_mean_per_image(discretized_gaussian_log_likelihood(x_0, mean, log_variance, bit_depth=bit_depth))
 
 
@@ -56,17 +56,17 @@ def bound_term(
     clip: bool = False,
     bit_depth: int = 8,
 ) -> Tensor:
-    """L_t of each image, (B,) in nats a dimension: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or L_0 at t = 0.
+    """Return L_t, (B,) in nats per dimension: KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or L_0 at t = 0.
 
-    The sum of all T of them and of the prior term bounds -log p(x_0) (DDPM, eq. 5; its t counts from 1).
+    The sum of all T terms and the prior term is a bound on -log p(x_0) (DDPM, eq. 5, whose t starts at 1).
 
     Args:
-        model_output: of the network at (x_t, t), C or 2C channels as the scheduler's `variance_type` wants.
-        x_0: images on the grid of levels in [-1, 1], (B, C, H, W).
-        x_t: `add_noise(x_0, noise, t)`.
-        t: integers in [0, T-1], (B,).
-        clip: whether the predicted x_0 is clipped to [-1, 1] first: yes for reported figures, no in training.
-        bit_depth: of the images.
+        model_output: The output of the network at (x_t, t), with C or 2C channels for the scheduler's `variance_type`.
+        x_0: Images on the grid of levels in [-1, 1], (B, C, H, W).
+        x_t: The noisy images, `add_noise(x_0, noise, t)`.
+        t: The timesteps, integers in [0, T-1], (B,).
+        clip: Whether the predicted x_0 is clipped to [-1, 1] first: yes for reported figures, no in training.
+        bit_depth: The bit depth of the images.
     """
     mean, log_variance = reverse_moments(scheduler, model_output, x_t, t, clip=clip)
     kl = kl_term(scheduler, x_0, x_t, t, mean, log_variance)

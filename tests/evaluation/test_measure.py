@@ -95,9 +95,9 @@ def test_the_mean_of_disjoint_draws_has_an_error():
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["fid"], "--metrics fid: this name belongs to the Inception network of 2015, and the extractor is digits"),
-        (["fd", "sfid"], "--metrics sfid: this name belongs"),
-        (["kidd"], r"--metrics kidd is not known; there are fd, .*; did you mean kid\?"),
+        (["fid"], "--metrics fid is defined only for the Inception network of 2015, but the extractor is digits"),
+        (["fd", "sfid"], "--metrics sfid is defined only"),
+        (["kidd"], r"--metrics kidd must be one of fd, .*; did you mean kid\?"),
     ],
 )
 def test_names_of_metrics(words, sentence, extractor):
@@ -110,9 +110,9 @@ def test_names_of_metrics(words, sentence, extractor):
 @pytest.mark.parametrize(
     ("metric", "missing", "sentence"),
     [
-        ("kid", {"images": None}, "--metrics kid needs real images, not their statistics alone: give --data"),
+        ("kid", {"images": None}, "--metrics kid needs real images, not only their statistics: pass --data"),
         ("prdc", {"images": None}, "--metrics prdc needs real images"),
-        ("memorisation", {"training": None}, "--metrics memorisation compares .*: give --training-data"),
+        ("memorisation", {"training": None}, "--metrics memorisation needs .*: pass --training-data"),
         ("sfid", {}, "has no spatial statistics"),
     ],
 )
@@ -131,7 +131,7 @@ def test_labels_are_needed_for_classes(images, real, extractor):
 
 def test_a_score_needs_a_classifier(images):
     network = module_extractor(torch.nn.Flatten(), "pixels")
-    with pytest.raises(UserError, match="--metrics is: the Inception Score needs a classifier, and pixels is none"):
+    with pytest.raises(UserError, match="--metrics is: the Inception Score needs a classifier, and pixels is not one"):
         seen(images, network, slice(None), metrics=("is",))
 
 

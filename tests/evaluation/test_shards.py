@@ -100,13 +100,13 @@ def test_a_folder_of_other_images_is_refused(tmp_path):
     folder, accelerator = tmp_path / "kept", Accelerator(cpu=True)
     keep(Counted(seed=1), folder, "png", accelerator)
     assert json.loads((folder / CONDITIONS).read_text()) == {"seed": 1, "channels": 1, "format": "png"}
-    with pytest.raises(UserError, match="were made with seed=1, and 2 is asked for: give another folder"):
+    with pytest.raises(UserError, match="were made with seed=1, but 2 is requested: use another folder"):
         keep(Counted(seed=2), folder, "png", accelerator)
-    with pytest.raises(UserError, match="format='png', and 'npz' is asked for"):
+    with pytest.raises(UserError, match="format='png', but 'npz' is requested"):
         keep(Counted(seed=1), folder, "npz", accelerator)
     (tmp_path / "other").mkdir()
     Image.new("L", (4, 4)).save(tmp_path / "other" / "holiday.png")
-    with pytest.raises(UserError, match=r"is not empty and holds no conditions.json: name a new one"):
+    with pytest.raises(UserError, match=r"is not empty and has no conditions.json: use a new folder"):
         keep(Counted(), tmp_path / "other", "png", accelerator)
 
 
@@ -116,5 +116,5 @@ def test_a_damaged_file_is_named(format, tmp_path):
     read(keep(Counted(), folder, format, accelerator), range(3))
     file = next(file for file in folder.iterdir() if file.suffix == f".{format}")
     file.write_bytes(file.read_bytes()[:30])
-    with pytest.raises(UserError, match=f"{file.name} is damaged .*: delete it, and run again"):
+    with pytest.raises(UserError, match=f"{file.name} is damaged .*: delete it and run the command again"):
         read(keep(Counted(), folder, format, accelerator), range(3))

@@ -135,7 +135,7 @@ def test_rate_and_distortion_from_the_file_of_hf_ddpm_likelihood(draw, checkpoin
     drawn = json.loads((tmp_path / "rate-distortion.json").read_text())
     assert {key: drawn[key] for key in found["codelength"]} == found["codelength"]
     (tmp_path / "l.json").write_text(json.dumps({"bound": found, "weights_sha256": "0" * 64}))
-    with pytest.raises(SystemExit, match="is of the weights 000000000000, the checkpoint's are"):
+    with pytest.raises(SystemExit, match="is for the weights 000000000000, but those of the checkpoint are"):
         draw("rate-distortion", "{checkpoint}", "--likelihood", "l.json")
 
 
@@ -173,7 +173,7 @@ def test_labels_that_are_none_of_the_networks(draw, tmp_path):
         Image.new("L", (8, 8), i).save(tmp_path / "eleven" / f"{i:02d}" / "one.png")
     words = ["reconstruction", "{classes}", "--data", "./eleven", "-n", "2"]
     with pytest.raises(
-        SystemExit, match=r"has label 10 in column 'label', but the 10 classes are 0\.\.9, and .* --class"
+        SystemExit, match=r"has label 10 in column 'label', but labels must be in 0\.\.9 .* and .* --class"
     ):
         draw(*words)
     draw(*words, "--class", "0")
@@ -189,9 +189,11 @@ def test_a_file_that_is_read_is_not_overwritten(given, draw, tmp_path):
     (tmp_path / "l.json").write_text("{}")
     (tmp_path / "deep").mkdir()
     (tmp_path / "link.json").symlink_to("l.json")
-    with pytest.raises(SystemExit, match=r"--out l.png would overwrite l.json, which --likelihood reads: name another"):
+    with pytest.raises(
+        SystemExit, match=r"--out l.png would overwrite l.json, which --likelihood reads: choose another"
+    ):
         draw("rate-distortion", "./nowhere", "--likelihood", given, "--out", "l.png")
-    with pytest.raises(SystemExit, match=r"--out one.png would overwrite one.png, which --data reads: name another"):
+    with pytest.raises(SystemExit, match=r"--out one.png would overwrite one.png, which --data reads: choose another"):
         draw("forward", "./nowhere", "--data", "one.png", "--out", "one.png")
     assert (tmp_path / "l.json").read_text() == "{}" and not (tmp_path / "l.png").exists()
 
@@ -217,7 +219,7 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
     [
         (["progresive", "{checkpoint}"], "guidance; did you mean progressive?"),
         (["progressive"], "progressive needs a checkpoint"),
-        (["forward", "{checkpoint}"], "forward needs real images: add --data"),
+        (["forward", "{checkpoint}"], "forward needs real images: pass --data"),
         (["nearest-neighbours", "{checkpoint}"], "nearest-neighbours needs real images"),
         (["rate-distortion", "{checkpoint}"], "--data or --likelihood"),
         (["rate-distortion", "{checkpoint}", "--likelihood", "{photos}"], "cannot be read"),
@@ -225,8 +227,8 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
         (["progressive", "{checkpoint}", "--data", "{photos}"], "progressive takes no --data"),
         (["forward", "{checkpoint}", "--data", "{photos}", "--steps", "3"], "forward takes no --steps: leave 3 out"),
         (["progressive", "{checkpoint}", "--out", "a.jpg"], "--out a.jpg must be a .png or a .gif"),
-        (["shared-latents", "{checkpoint}", "--out", "a.gif"], "shared-latents has no motion, give a .png"),
-        (["progressive", "{checkpoint}", "--steps", "11"], "--steps 11 must be from 1 to 10, the steps it was"),
+        (["shared-latents", "{checkpoint}", "--out", "a.gif"], "must be a .png file: shared-latents is not animated"),
+        (["progressive", "{checkpoint}", "--steps", "11"], "--steps 11 must be from 1 to 10, the number of steps"),
         (["interpolation", "{checkpoint}", "--data", "{photos}", "--steps", "0"], "--steps 0 must be from 1"),
         (["progressive", "{checkpoint}", "--eta", "2"], "argument --eta: '2' must be a number from 0 to 1"),
         (["progressive", "{checkpoint}", "--eta", "x"], "argument --eta: 'x' must be a number from 0 to 1"),
@@ -234,25 +236,31 @@ def test_without_matplotlib_a_plot_is_refused_and_images_are_drawn(name, draw, t
         (["progressive", "{checkpoint}", "--seed", "-1"], "--seed -1 must be from 0 to"),
         (["reverse-gaussian", "--seed", "3"], "reverse-gaussian takes no --seed: leave 3 out"),
         (["reverse-gaussian", "--device", "foo"], "reverse-gaussian takes no --device: leave foo out"),
-        (["progressive", "{checkpoint}", "--class", "3"], "--class 3: this network was trained without classes"),
+        (
+            ["progressive", "{checkpoint}", "--class", "3"],
+            "--class 3 must be omitted: this network was trained without classes",
+        ),
         (["progressive", "{classes}", "--class", "10"], "--class 10 must be from 0 to 9, the network's classes"),
-        (["reconstruction", "{classes}", "--data", "{photos}"], "and this network has 10 classes: give --class, one"),
+        (
+            ["reconstruction", "{classes}", "--data", "{photos}"],
+            "and this network has 10 classes: pass --class to use one",
+        ),
         (["interpolation", "{classes}", "--data", "./nowhere"], "'./nowhere' does not exist"),
-        (["forward", "{checkpoint}", "--data", "{photos}", "-n", "17"], "17 images are asked for"),
-        (["interpolation", "{checkpoint}", "--data", "{photos}", "-n", "3"], "3 images make no pairs"),
-        (["rate-distortion", "{checkpoint}", "--data", "{photos}", "-n", "16"], "16 images are too few"),
+        (["forward", "{checkpoint}", "--data", "{photos}", "-n", "17"], "the number of images is 17"),
+        (["interpolation", "{checkpoint}", "--data", "{photos}", "-n", "3"], "the number of images is 3, but pairs"),
+        (["rate-distortion", "{checkpoint}", "--data", "{photos}", "-n", "16"], "at least 256 images, not 16"),
         (["forward", "{checkpoint}", "--data", "./nowhere"], "nowhere"),
         (["x0-distance", "{checkpoint}", "--data", "{photos}"], "have no digit distance"),
         (["ddim-consistency", "{checkpoint}", "--spacing", "odd"], "timestep_spacing='odd'"),
         (["progressive", "{checkpoint}", "--scales", "1"], "progressive takes no --scales: leave 1 out"),
         (["progressive", "{checkpoint}", "--classifier", "{guides}"], "progressive takes no --classifier"),
-        (["guidance", "{checkpoint}"], "nothing guides this model: give a classifier"),
-        (["guidance", "{checkpoint}", "--scales", "1,x"], "--scales: '1,x' must be numbers with commas between them"),
+        (["guidance", "{checkpoint}"], "this model has no guidance: use a classifier"),
+        (["guidance", "{checkpoint}", "--scales", "1,x"], "--scales: '1,x' must be a comma-separated list of numbers"),
         (
             ["guidance", "{checkpoint}", "--classifier", "{checkpoint}"],
-            "holds a diffusion model, which knows no classes",
+            "contains a diffusion model without a classifier",
         ),
-        (["guidance", "{classes}", "--classifier", "{guides}"], "knows 3 classes, and the network 10"),
+        (["guidance", "{classes}", "--classifier", "{guides}"], "has 3 classes, but the network has 10"),
         (["guidance", "{checkpoint}", "--classifier", "{guides}", "--class", "3"], "--class 3 must be from 0 to 2"),
         (["progressive", "./nowhere"], "there is no checkpoint folder at './nowhere'"),
         (["progressive", "./nowhere", "--out", "/dev/null/a.png"], "/dev/null/a.png could not be written"),

@@ -26,7 +26,7 @@ def test_every_kind_of_image_is_drawn(channels, mode):
 
 
 def test_images_of_five_channels_cannot_be_drawn():
-    with pytest.raises(UserError, match="images of 5 channels cannot be drawn"):
+    with pytest.raises(UserError, match="images with 5 channels cannot be drawn"):
         tiles(torch.zeros(1, 5, 8, 8))
 
 

@@ -67,7 +67,7 @@ def test_without_a_classifier_the_scale_is_that_of_two_predictions(make_pipeline
 
 
 def test_what_makes_no_figure(make_pipeline, brightness):
-    with pytest.raises(UserError, match="nothing guides this model: give a classifier, or a network"):
+    with pytest.raises(UserError, match="this model has no guidance: use a classifier, or a network"):
         guidance(make_pipeline(num_class_embeds=3))
-    with pytest.raises(UserError, match="65 samples make no readable figure"):
+    with pytest.raises(UserError, match="65 samples are too many for a readable figure"):
         guidance(brightness, num_images=65)

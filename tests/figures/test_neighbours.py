@@ -36,7 +36,7 @@ def test_a_sample_finds_itself_among_the_training_images(make_pipeline, training
     assert figure.tensors["indices"][:, 0].tolist() == [1100, 1101]
     assert figure.numbers["nearest"] < 0.01 < 10 < figure.numbers["training_nearest"]
     assert first.numbers["nearest"] > 10
-    assert "from the nearest of 1,100 images" in first.sentence  # which may be another split than training's
+    assert "to the nearest of 1,100 images is" in first.sentence  # which may be another split than training's
 
 
 def test_digits_have_neighbours_in_features_too(make_pipeline):
@@ -48,5 +48,5 @@ def test_digits_have_neighbours_in_features_too(make_pipeline):
 
 
 def test_training_images_of_another_size(make_pipeline, training):
-    with pytest.raises(UserError, match=r"^images of shape .* must be 2 or more of \(1, 8, 8\)"):
+    with pytest.raises(UserError, match=r"^images of shape .* must be at least 2 images of shape \(1, 8, 8\)"):
         nearest_neighbours(make_pipeline(), training[:, :, :4])

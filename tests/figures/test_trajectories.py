@@ -87,7 +87,7 @@ def test_shared_latents_lie_on_one_walk_and_a_ddim_checkpoint_still_spreads(make
 
 def test_samples_that_make_no_figure(make_pipeline):
     pipeline = make_pipeline({"num_train_timesteps": 20})
-    with pytest.raises(UserError, match="take at most 64"):
+    with pytest.raises(UserError, match="use at most 64"):
         progressive(pipeline, num_images=65)
     with pytest.raises(UserError, match="steps=21 must be from 1 to 20"):
         shared_latents(pipeline, steps=21)

@@ -82,7 +82,7 @@ def test_what_is_being_opened_is_a_folder_and_what_lies_in_it(folder):
         assert is_checked(folder) and is_checked(str(folder / "vae"))
         assert not is_checked(folder.parent) and not is_checked(None) and not is_checked("ada/digits")
     assert not is_checked(folder)
-    with pytest.raises(ValueError, match="is of the wrong kind"), files.being_opened():
+    with pytest.raises(ValueError, match="has the wrong type"), files.being_opened():
         raise TypeError
     assert not is_checked(folder)
 
@@ -108,15 +108,18 @@ def test_no_names_and_no_null_class_pass(folder):
             {"id2label": ["diffusers", "UNet2DModel"]},
             r"has id2label=\['diff.*\], which must be an object of names",
         ),
-        ({"id2label": {"0": 7}}, r"has id2label=\{'0': 7\}, which must be an object of names: mend it"),
-        ({"id2label": {"0": ["os", "system"]}}, "has id2label=.*, which must be an object of names: mend it"),
-        ({"id2label": "three"}, "has id2label='three', which must be an object of names: mend it"),
-        ({"id2label": dict.fromkeys(map(str, range(10**5 + 1)), "x")}, "has id2label of 100001 names, and 100000 are"),
-        ({"null_class": "10"}, "has null_class='10', which must be null or a whole number from 0 to 100000: mend it"),
-        ({"null_class": True}, "has null_class=True, which must be null or a whole number from 0 to 100000: mend it"),
-        ({"null_class": -1}, "has null_class=-1, which must be null or a whole number from 0 to 100000: mend it"),
-        ({"null_class": [1]}, r"has null_class=\[1\], which must be null or a whole number from 0 to 100000: mend it"),
-        ({"null_class": {"os": "system"}}, "has null_class=.*, which must be null or a whole number from 0 to 100000"),
+        ({"id2label": {"0": 7}}, r"has id2label=\{'0': 7\}, which must be an object of names: fix it"),
+        ({"id2label": {"0": ["os", "system"]}}, "has id2label=.*, which must be an object of names: fix it"),
+        ({"id2label": "three"}, "has id2label='three', which must be an object of names: fix it"),
+        (
+            {"id2label": dict.fromkeys(map(str, range(10**5 + 1)), "x")},
+            "has id2label with 100001 names, and at most 100000 are",
+        ),
+        ({"null_class": "10"}, "has null_class='10', which must be null or an integer from 0 to 100000: fix it"),
+        ({"null_class": True}, "has null_class=True, which must be null or an integer from 0 to 100000: fix it"),
+        ({"null_class": -1}, "has null_class=-1, which must be null or an integer from 0 to 100000: fix it"),
+        ({"null_class": [1]}, r"has null_class=\[1\], which must be null or an integer from 0 to 100000: fix it"),
+        ({"null_class": {"os": "system"}}, "has null_class=.*, which must be null or an integer from 0 to 100000"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -47,9 +47,9 @@ def test_the_command_joins_them_and_keeps_what_training_left(hub, checkpoint, cl
     assert {"classifier/config.json", "classifier/diffusion_pytorch_model.safetensors", "samples.png", RAW} <= {*files}
     assert json.loads(files["training.json"])["steps"] == 1200
     card = files["README.md"].decode()
-    assert "# moons" in card and "| optimizer steps | 1,200 of" in card
+    assert "# moons" in card and "| optimizer steps | 1,200," in card
     assert "DDPMPipeline.from_pretrained" not in card.replace("HFDDPMPipeline", "")  # which would not guide
-    assert "a NoisyClassifier of 3 classes" in card and "| 2 | bright |" in card
+    assert "a NoisyClassifier (classes: 3)" in card and "| 2 | bright |" in card
     assert not [name for name, content in files.items() if str(checkpoint.parent).encode() in content]
 
     pulled = HFDDPMPipeline.from_pretrained("ada/moons")
@@ -98,22 +98,22 @@ def test_a_pipeline_that_lost_its_classifier_or_has_another_is_pushed_as_it_is(
     HFDDPMPipeline.from_pretrained(folder, classifier=make_classifier(seed=1, num_classes=5)).push_to_hub("ada/other")
     files = hub.files("ada/other")
     assert json.loads(files["classifier/config.json"])["num_classes"] == 5
-    assert b"a NoisyClassifier of 5 classes" in files["README.md"] and {"samples.png", RAW} <= {*files}
+    assert b"a NoisyClassifier (classes: 5)" in files["README.md"] and {"samples.png", RAW} <= {*files}
     HFDDPMPipeline.from_pretrained(folder, classifier=None).push_to_hub("ada/moons")
     files = hub.files("ada/moons")
     assert not [name for name in files if name.startswith("classifier/")]
-    assert b"NoisyClassifier" not in files["README.md"] and b"| optimizer steps | 1,200 of" in files["README.md"]
-    assert b"What an image shows cannot be chosen." in files["README.md"]
+    assert b"NoisyClassifier" not in files["README.md"] and b"| optimizer steps | 1,200," in files["README.md"]
+    assert b"The content of an image cannot be chosen." in files["README.md"]
     assert HFDDPMPipeline.from_pretrained("ada/moons").classifier is None
 
 
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("{checkpoint}", "holds a diffusion model, which knows no classes"),
-        ("{large}", "the classifier takes (16, 16) pixels, and the network (8, 8)"),
+        ("{checkpoint}", "contains a diffusion model without a classifier"),
+        ("{large}", "the classifier has the sample size (16, 16), but the network has (8, 8)"),
         ("./nowhere", "--classifier: there is no checkpoint folder at './nowhere'"),
-        ("{vit}", "a ViTForImageClassification of transformers, which a checkpoint does not take along: push it on"),
+        ("{vit}", "a ViTForImageClassification of transformers, which cannot be part of a checkpoint: push it sep"),
     ],
 )
 def test_what_cannot_be_joined_is_one_sentence(source, sentence, hub, checkpoint, make_classifier, tmp_path):

@@ -155,7 +155,7 @@ def test_the_average_is_the_default_and_raw_a_variant(hub, pipeline, pull, tmp_p
         opened = pull(HFDDPMPipeline, source, variant="raw").unet.state_dict()
         assert all(torch.equal(opened[name], raw[name]) for name in raw)
         assert same(pull(DDPMPipeline, source).unet, pipeline.unet)  # stock does not mind the file beside
-        with pytest.raises(ValueError, match=r"no weights of variant='ema' beside it: leave variant out"):
+        with pytest.raises(ValueError, match=r"no weights with variant='ema' beside it: leave variant out"):
             pull(HFDDPMPipeline, source, variant="ema")
 
 
@@ -245,8 +245,8 @@ def refusal(source, tmp_path, **kwargs):
     return reason
 
 
-NOT_KEPT = "it is not whole in the cache of this machine, and"
-NOT_THERE = "there is no such repository, or it is private and this token may not read it: check name and HF_TOKEN"
+NOT_KEPT = "the repository is not completely cached on this machine, and"
+NOT_THERE = "the repository does not exist, or it is private and this token cannot read it: check its name and HF_TOKEN"
 
 
 @pytest.mark.parametrize(
@@ -255,12 +255,12 @@ NOT_THERE = "there is no such repository, or it is private and this token may no
         ("ada/none", {}, f"ada/none: {NOT_THERE}"),
         ("bob/secret", {}, f"bob/secret: {NOT_THERE}"),
         ("bob/secret", {"token": False}, f"bob/secret: {NOT_THERE}"),
-        (REPO, {"token": "hf_wrong"}, "ada/digits: the Hub does not know this token: `hf auth login`, set HF_TOKEN"),
+        (REPO, {"token": "hf_wrong"}, "ada/digits: the Hub rejects this token: run `hf auth login`, set HF_TOKEN"),
         (REPO, {"revision": "v9"}, "ada/digits: there is no revision 'v9': see the branches and tags on its page"),
-        (REPO, {"subfolder": "none"}, "ada/digits/none/model_index.json is missing: this is no whole checkpoint"),
-        (REPO, {"local_files_only": True}, f"ada/digits: {NOT_KEPT} local_files_only=True keeps"),
-        (REPO, {"subfolder": "run[1]"}, "ada/digits/run[1]/model_index.json is missing: this is no whole checkpoint"),
-        ("ada/no..name", {}, "ada/no..name: this is no name of a repository, give user/name ("),
+        (REPO, {"subfolder": "none"}, "ada/digits/none/model_index.json is missing: the checkpoint is incomplete"),
+        (REPO, {"local_files_only": True}, f"ada/digits: {NOT_KEPT} local_files_only=True forbids"),
+        (REPO, {"subfolder": "run[1]"}, "ada/digits/run[1]/model_index.json is missing: the checkpoint is incomplete"),
+        ("ada/no..name", {}, "ada/no..name: this is not a repository name, which must be user/name ("),
     ],
 )
 def test_what_the_hub_does_not_give_is_one_sentence(source, kwargs, said, hub, pipeline, tmp_path):
@@ -280,7 +280,7 @@ def test_a_private_repository_opens_with_its_token(hub, pipeline, pull, tmp_path
 def test_a_hub_that_stays_broken_is_one_sentence(hub, pipeline, tmp_path):
     add(hub, pipeline, tmp_path)
     hub.fail("GET|HEAD", "/api/models", times=100, status=503)
-    assert refusal(REPO, tmp_path).startswith(f"{REPO}: the Hub is busy or broken (status 503): try again later")
+    assert refusal(REPO, tmp_path).startswith(f"{REPO}: the Hub is not available (status 503): try again later")
 
 
 def test_a_missing_file_is_named(hub, pipeline, tmp_path):
@@ -294,9 +294,7 @@ def test_a_missing_file_is_named(hub, pipeline, tmp_path):
 def test_offline_it_is_one_whole_sentence(hub, pipeline, tmp_path, monkeypatch):
     add(hub, pipeline, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert (
-        refusal(REPO, tmp_path) == f"{REPO}: {NOT_KEPT} HF_HUB_OFFLINE keeps the Hub from being asked: go online once"
-    )
+    assert refusal(REPO, tmp_path) == f"{REPO}: {NOT_KEPT} HF_HUB_OFFLINE forbids a download: go online once"
 
 
 def test_the_command_says_it_in_one_line(hub):

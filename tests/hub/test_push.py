@@ -149,7 +149,7 @@ def test_a_sentence_of_an_older_version_is_neither_read_nor_pushed(hub, checkpoi
     push_checkpoint(str(checkpoint), "ada/moons", metrics=[old])
     files = hub.files("ada/moons")
     card = ModelCard(files["README.md"].decode())
-    assert "on: images of moons, split train." in card.content
+    assert ") on images of moons, split train." in card.content
     assert (card.data.eval_results[0].dataset_name, card.data.eval_results[0].dataset_split) == ("not recorded", None)
     assert "data" not in json.loads(files["training.json"])
     assert not [name for name, content in files.items() if b"brien" in content]
@@ -159,9 +159,9 @@ def test_figures_of_other_weights_are_refused(hub, checkpoint, measured, tmp_pat
     with pytest.raises(UserError, match="was not measured on the weights of"):
         push_checkpoint(str(checkpoint), "ada/moons", metrics=[measured(3.5, weights_sha256="0" * 64)])
     (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"other\.json holds no JSON object .*: measure again"):
+    with pytest.raises(UserError, match=r"other\.json does not contain a JSON object .*: measure again"):
         push_checkpoint(str(checkpoint), "ada/moons", metrics=[tmp_path / "other.json"])
-    with pytest.raises(UserError, match=r"there is no file of metrics .*nowhere\.json"):
+    with pytest.raises(UserError, match=r"the metrics file .*nowhere\.json does not exist"):
         push_checkpoint(str(checkpoint), "ada/moons", metrics=["nowhere.json"])
     assert hub.log == []
 
@@ -172,14 +172,14 @@ def test_figures_of_other_weights_are_refused(hub, checkpoint, measured, tmp_pat
 @pytest.mark.parametrize(
     ("token", "repo_id", "said"),
     [
-        ("hf_nobody", "ada/moons", r"^ada/moons: the Hub knows no such token: `hf auth login`, or set HF_TOKEN"),
-        ("hf_ada_reads", "ada/moons", r"^ada/moons: this token may not write there"),
-        ("hf_ada", "bob/moons", r"^bob/moons: this token may not write there .*a name of your own"),
-        ("hf_ada", "a b", r"^'a b' cannot be the name of a repository: give user/name"),
-        ("hf_ada", "", r"^'' cannot be the name of a repository: give user/name"),
-        ("hf_ada", "ada/x..y", r"^'ada/x\.\.y' cannot be the name of a repository: give user/name"),
-        ("hf_adä", "ada/moons", r"^ada/moons: the token holds 'ä', which no token does$"),
-        (False, "ada/moons", r"^ada/moons: the Hub asks for a token and there is none: `hf auth login`"),
+        ("hf_nobody", "ada/moons", r"^ada/moons: the Hub rejects this token: run `hf auth login`, or set HF_TOKEN"),
+        ("hf_ada_reads", "ada/moons", r"^ada/moons: this token has no write access there"),
+        ("hf_ada", "bob/moons", r"^bob/moons: this token has no write access there .*a repository of yours"),
+        ("hf_ada", "a b", r"^'a b' cannot be the name of a repository: use user/name"),
+        ("hf_ada", "", r"^'' cannot be the name of a repository: use user/name"),
+        ("hf_ada", "ada/x..y", r"^'ada/x\.\.y' cannot be the name of a repository: use user/name"),
+        ("hf_adä", "ada/moons", r"^ada/moons: the token contains 'ä', which a token cannot have: check HF_TOKEN$"),
+        (False, "ada/moons", r"^ada/moons: the Hub needs a token, and none is set: run `hf auth login`"),
     ],
 )
 def test_what_the_hub_refuses_is_one_sentence(token, repo_id, said, hub, checkpoint):
@@ -192,7 +192,7 @@ def test_what_the_hub_refuses_is_one_sentence(token, repo_id, said, hub, checkpo
 
 def test_offline_is_said(hub, checkpoint, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="ada/moons: HF_HUB_OFFLINE is set, so nothing is sent: unset it"):
+    with pytest.raises(UserError, match="ada/moons: HF_HUB_OFFLINE is set, so nothing can be sent: unset it"):
         push_checkpoint(str(checkpoint), "ada/moons")
 
 
@@ -202,7 +202,7 @@ def test_half_a_checkpoint_is_not_pushed(hub, checkpoint, tmp_path):
     with pytest.raises(UserError, match="unet has no safetensors, only pickles"):
         push_checkpoint(str(checkpoint), "ada/moons")
     (checkpoint / "unet" / "pytorch_model.bin").unlink()
-    with pytest.raises(UserError, match=rf"{WEIGHTS} is missing: copy it again"):
+    with pytest.raises(UserError, match=rf"{WEIGHTS} is missing: restore it"):
         push_checkpoint(str(checkpoint), "ada/moons")
     with pytest.raises(UserError, match=r"is not a checkpoint: did you mean .*run/checkpoint\?"):
         push_checkpoint(str(tmp_path / "run"), "ada/moons")
@@ -215,7 +215,9 @@ def test_half_a_checkpoint_is_not_pushed(hub, checkpoint, tmp_path):
 def test_a_file_that_is_cut_short_is_not_pushed(file, hub, checkpoint):
     content = (checkpoint / file).read_bytes()
     (checkpoint / file).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=rf"^the checkpoint '.*' is not whole: {file} (is cut short|cannot be read)"):
+    with pytest.raises(
+        UserError, match=rf"^the checkpoint '.*' is incomplete or damaged: {file} (is truncated|cannot be read)"
+    ):
         push_checkpoint(str(checkpoint), "ada/moons")
     assert hub.log == []
 
@@ -230,7 +232,9 @@ def test_what_others_could_not_open_is_not_pushed(lost, hub, checkpoint):
             file.rename(checkpoint / file.name)
         (checkpoint / lost).parent.rmdir()
     assert load_unet(checkpoint) is not None
-    with pytest.raises(UserError, match=rf"'.*/checkpoint' lacks {lost}, by which others open it: .* save it anew"):
+    with pytest.raises(
+        UserError, match=rf"'.*/checkpoint' does not contain {lost}, which others need to open it: .* save it again"
+    ):
         push_checkpoint(str(checkpoint), "ada/moons")
     assert hub.log == []
 
@@ -244,14 +248,14 @@ def test_a_vae_in_the_root_is_not_left_behind(hub, make_pipeline, tmp_path):
     for file in (tmp_path / "c" / "vae").iterdir():
         file.rename(tmp_path / "c" / file.name)
     (tmp_path / "c" / "vae").rmdir()
-    with pytest.raises(UserError, match=r"'.*/c' lacks vae/config\.json, by which others open it"):
+    with pytest.raises(UserError, match=r"'.*/c' does not contain vae/config\.json, which others need to open it"):
         push_checkpoint(str(tmp_path / "c"), "ada/moons")
     assert hub.log == []
 
 
 @pytest.mark.parametrize("source", ["", "nowhere", "ada/moons"])
 def test_what_is_no_folder_is_not_pushed(source, hub):
-    with pytest.raises(UserError, match=rf"^there is no folder '{source}': give the checkpoint's, as training leaves"):
+    with pytest.raises(UserError, match=rf"^there is no folder '{source}': pass the folder of a checkpoint saved"):
         push_checkpoint(source, "ada/moons")
 
 
@@ -261,10 +265,10 @@ def test_what_is_no_folder_is_not_pushed(source, hub):
         ("recipe.yaml", b"a: [1, \n b: }", r"recipe\.yaml cannot be read as YAML"),
         ("recipe.yaml", b"\xff\xfe\x00", r"recipe\.yaml cannot be read as YAML"),
         ("recipe.yaml", b"a: 2020-99-99", r"recipe\.yaml cannot be read as YAML"),
-        ("training.json", b"[1]", r"training\.json holds no JSON object"),
-        ("training.json", b'{"metrics": 5}', r"training\.json has metrics=5, not a list"),
-        ("training.json", b'{"metrics": [1]}', r"training\.json does not hold what training writes"),
-        ("training.json", b'{"recipe": [1]}', r"training\.json does not hold what training writes"),
+        ("training.json", b"[1]", r"training\.json does not contain a JSON object"),
+        ("training.json", b'{"metrics": 5}', r"training\.json has metrics=5, which must be a list"),
+        ("training.json", b'{"metrics": [1]}', r"training\.json is not a file that training wrote"),
+        ("training.json", b'{"recipe": [1]}', r"training\.json is not a file that training wrote"),
     ],
 )
 def test_a_damaged_record_is_said_before_a_repository_is_made(file, text, said, hub, checkpoint):
@@ -278,12 +282,12 @@ def test_a_damaged_record_is_said_before_a_repository_is_made(file, text, said, 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"bound": 1}, "does not hold what a measurement writes"),
-        ({"bound": {"bits_per_dim": {"mean": "x", "standard_error": 1}}}, "does not hold what a measurement writes"),
-        ({"binarisation": "x"}, "does not hold what a measurement writes"),
-        ({"n": "x"}, "does not hold what a measurement writes"),
-        ({"bound": {"bits_per_dim": {"mean": 1.0, "standard_error": float("nan")}}}, "a figure that is no number"),
-        ({"bound": {"bits_per_dim": {"mean": float("nan"), "standard_error": 1}}}, "a figure that is no number"),
+        ({"bound": 1}, "is not a file that a measurement wrote"),
+        ({"bound": {"bits_per_dim": {"mean": "x", "standard_error": 1}}}, "is not a file that a measurement wrote"),
+        ({"binarisation": "x"}, "is not a file that a measurement wrote"),
+        ({"n": "x"}, "is not a file that a measurement wrote"),
+        ({"bound": {"bits_per_dim": {"mean": 1.0, "standard_error": float("nan")}}}, "a figure that is not finite"),
+        ({"bound": {"bits_per_dim": {"mean": float("nan"), "standard_error": 1}}}, "a figure that is not finite"),
     ],
 )
 def test_damaged_figures_are_refused(values, said, hub, checkpoint, measured):
@@ -296,7 +300,7 @@ def test_a_tag_stays_where_it_is(hub, checkpoint):
     push_checkpoint(str(checkpoint), "ada/moons", tag="v1")
     before = hub.files("ada/moons")
     changed_weights(checkpoint)
-    with pytest.raises(UserError, match="ada/moons has a tag 'v1', which stays where it is: take another, or delete"):
+    with pytest.raises(UserError, match="ada/moons already has a tag 'v1': choose another one, or delete"):
         push_checkpoint(str(checkpoint), "ada/moons", tag="v1")
     assert hub.files("ada/moons") == before
     push_checkpoint(str(checkpoint), "ada/moons", tag="v1", move_tag=True)
@@ -305,7 +309,9 @@ def test_a_tag_stays_where_it_is(hub, checkpoint):
 
 def test_a_pull_request_without_a_change_is_said(hub, checkpoint):
     push_checkpoint(str(checkpoint), "ada/moons")
-    with pytest.raises(UserError, match="holds these very files: there is nothing to open a pull request for"):
+    with pytest.raises(
+        UserError, match="already contains exactly these files: there is nothing to open a pull request for"
+    ):
         push_checkpoint(str(checkpoint), "ada/moons", create_pr=True)
 
 
@@ -318,7 +324,7 @@ def test_a_run_of_states_leads_to_its_checkpoint(checkpoint):
 
 def test_private_does_not_mean_a_public_repository(hub, checkpoint):
     push_checkpoint(str(checkpoint), "ada/moons")
-    with pytest.raises(UserError, match="ada/moons is public already, which --private does not change"):
+    with pytest.raises(UserError, match="ada/moons is already public, which --private does not change"):
         push_checkpoint(str(checkpoint), "ada/moons", private=True)
 
 
@@ -329,7 +335,7 @@ def test_private_does_not_mean_a_public_repository(hub, checkpoint):
 def test_a_busy_hub_is_asked_again(method, path, status, hub, checkpoint, caplog):
     hub.fail(method, path, times=2, status=status, headers={"Retry-After": "0"})
     push_checkpoint(str(checkpoint), "ada/moons")
-    ours = f"The Hub does not answer (status {status}): trying again in 0.01 s."
+    ours = f"The Hub does not respond (status {status}): retrying in 0.01 s."
     assert caplog.messages and (path == "preupload" or {*caplog.messages} == {ours})  # which the client asks again
     assert len(hub.commits("ada/moons")) == 2
     assert hub.files("ada/moons")[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
@@ -337,7 +343,7 @@ def test_a_busy_hub_is_asked_again(method, path, status, hub, checkpoint, caplog
 
 def test_a_hub_that_stays_broken_is_one_sentence(hub, checkpoint):
     hub.fail("POST", "/commit/", times=99, status=500)
-    with pytest.raises(UserError, match=r"the Hub is busy or broken \(status 500.*push again later"):
+    with pytest.raises(UserError, match=r"the Hub is not available \(status 500.*push again later"):
         push_checkpoint(str(checkpoint), "ada/moons")
     assert len(hub.commits("ada/moons")) == 1
 
@@ -382,7 +388,7 @@ def test_the_push_of_somebody_else_is_never_taken_for_ones_own(hub, checkpoint, 
         arrived()
         push_checkpoint(str(other), "ada/moons")
     slow.join()
-    assert "somebody else pushed while this push was under way" in said[0]
+    assert "somebody else pushed at the same time" in said[0]
     assert hub.files("ada/moons")[WEIGHTS] == (other / WEIGHTS).read_bytes()
 
 
@@ -420,7 +426,7 @@ def test_a_pipelines_own_push_takes_along_what_belongs_to_its_weights(hub, check
     files = hub.files("ada/moons")
     assert {"samples.png", "log.jsonl", RAW, "pipeline.py"} <= set(files)
     assert files[WEIGHTS] == (checkpoint / WEIGHTS).read_bytes()
-    assert b"# moons" in files["README.md"] and b"| optimizer steps | 1,200 of" in files["README.md"]
+    assert b"# moons" in files["README.md"] and b"| optimizer steps | 1,200," in files["README.md"]
     for weight in ours.unet.parameters():
         weight.data += 1
     ours.push_to_hub("ada/moons")

@@ -119,23 +119,23 @@ def test_the_report_adds_up(make_pipeline, random_images, tmp_path):
 
 def test_too_few_images_are_no_figure(make_pipeline, random_images):
     pipeline = make_pipeline({"num_train_timesteps": T})
-    with pytest.raises(UserError, match=r"255 images are too few .* at least 256"):
+    with pytest.raises(UserError, match=r"a likelihood needs at least 256 images, not 255"):
         evaluate(pipeline.unet, pipeline.scheduler, random_images(255))
-    with pytest.raises(UserError, match=r"method='bond' is not known.*did you mean bound"):
+    with pytest.raises(UserError, match=r"method='bond' must be one of .*did you mean bound"):
         evaluate(pipeline.unet, pipeline.scheduler, random_images(256), method="bond")
     with pytest.raises(UserError, match="ode_steps=1 must be at least 2"):  # half of which would be itself
         evaluate(pipeline.unet, pipeline.scheduler, random_images(256), ode_steps=1)
     with pytest.raises(UserError, match="seed=-1 must be at least 0"):
         evaluate(pipeline.unet, pipeline.scheduler, random_images(256), seed=-1)
-    with pytest.raises(UserError, match="images are Tensor: make them with draw_images or grid_images"):
+    with pytest.raises(UserError, match="images must be GridImages, not Tensor: create them with draw_images or"):
         evaluate(pipeline.unet, pipeline.scheduler, torch.zeros(256, 1, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["-n", "255"], "255 images are too few"),
-        (["-n", "6000"], "6000 images are asked for and 'digits', split 'train', has 5,000"),
+        (["-n", "255"], "at least 256 images, not 255"),
+        (["-n", "6000"], "6000 images are requested, but 'digits', split 'train', has 5,000"),
         (["--split", "test"], "there is no split 'test' in 'digits'; available: train"),
         (["--data", "./nowhere"], "the data path './nowhere' does not exist"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
@@ -144,7 +144,7 @@ def test_too_few_images_are_no_figure(make_pipeline, random_images):
         (["--seed", str(2**63)], "--seed 9223372036854775808 must be from 0 to 9223372036854775807"),
         (["--method", "elbo"], "invalid choice: 'elbo'"),
         (["--out", "likelihood.txt"], "--out likelihood.txt must be a .json file"),
-        (["--out", "/dev/null/x.json"], "): make room or choose another place"),
+        (["--out", "/dev/null/x.json"], "): free disk space or choose another path"),
         (["--label-column", "names"], "label_column is 'names', but the columns are"),
         (["--device", "gpu"], "--device gpu: "),
     ],
@@ -179,13 +179,15 @@ def test_a_checkpoint_whose_network_does_not_fit_its_scheduler(make_pipeline, tm
     save_checkpoint(make_pipeline({"num_train_timesteps": T}), tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
     config = tmp_path / "c" / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text().replace("fixed_small", "learned_range"))
-    with pytest.raises(SystemExit, match=r"variance_type='learned_range' reads 2 output channels .* has 1: take the"):
+    with pytest.raises(
+        SystemExit, match=r"variance_type='learned_range' requires 2 output channels, .* has 1: use the"
+    ):
         main(words(tmp_path / "c", tmp_path / "x.json"))
 
 
 def test_labels_for_a_network_without_classes(make_pipeline, tmp_path):
     save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
-    with pytest.raises(SystemExit, match="--label-column label: the network was trained without classes"):
+    with pytest.raises(SystemExit, match="--label-column label needs a network with classes"):
         main(words(tmp_path / "c", tmp_path / "x.json", "--label-column", "label"))
 
 
@@ -193,7 +195,9 @@ def test_images_without_labels_for_a_network_with_classes(make_pipeline, tmp_pat
     save_checkpoint(make_pipeline(num_class_embeds=3), tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))
     (tmp_path / "photos").mkdir()
     Image.new("L", (8, 8)).save(tmp_path / "photos" / "one.png")
-    sentence = "has no label column.* and this network has 3 classes: name the column that holds them with --label-col"
+    sentence = (
+        "has no label column.* and this network has 3 classes: pass the name of the label column with --label-col"
+    )
     with pytest.raises(SystemExit, match=sentence):
         main(words(tmp_path / "c", tmp_path / "x.json", "--data", str(tmp_path / "photos")))
 
@@ -211,7 +215,7 @@ def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypat
 
     monkeypatch.setattr(options, "find_spec", lambda name: None)
     for method, package in (("bound", "matplotlib"), ("ode", "torchdiffeq")):
-        with pytest.raises(SystemExit, match=rf"needs {package}: pip install 'hf_ddpm\[measure\]'"):
+        with pytest.raises(SystemExit, match=rf"needs {package}: install it with pip install 'hf_ddpm\[measure\]'"):
             main(words(checkpoint, tmp_path / "x.json", "--method", method))
 
 
@@ -245,8 +249,8 @@ def test_folders_are_the_classes_of_the_network_by_name(make_pipeline, tmp_path)
     for names, null_class, sentence in (
         ({0: "1", 1: "2", 2: "10", 3: "dog"}, None, "256"),  # too few images, no more
         ({0: "1", 1: "10", 2: "2", 3: "dog"}, None, "class 1 of the data is '2', which is class 2 of the network"),
-        (None, None, r"does not name its classes, so .* \('1', '2', ...\): rename them"),
-        (None, 3, r"has label 3 in column 'label', but the 3 classes are 0\.\.2, and this network has 3 classes"),
+        (None, None, r"has no class names, so .* \('1', '2', ...\): rename those of the data"),
+        (None, 3, r"has label 3 in column 'label', but labels must be in 0\.\.2 .* and this network has 3 classes"),
     ):
         pipeline = HFDDPMPipeline(unet, scheduler, null_class=null_class, id2label=names)
         save_checkpoint(pipeline, tmp_path / "c", {"name": "x"}, Image.new("L", (8, 8)))

@@ -135,17 +135,25 @@ def test_greys_under_the_other_likelihoods(likelihood, checkpoint, tmp_path):
     [
         ({}, ["--num-samples", "0"], "--num-samples 0 must be at least 1"),
         ({}, ["--batch-size", "0"], "--batch-size 0 must be at least 1"),
-        ({}, ["-n", "255"], "255 images are too few"),
-        ({}, ["--method", "bound"], "--method: 'checkpoint' holds a VAE, leave the option out"),
-        ({}, ["--ode-steps", "50"], "--ode-steps: 'checkpoint' holds a VAE"),
-        ({}, ["--probes", "1"], "--probes: 'checkpoint' holds a VAE"),
-        ({}, ["--no-clip"], "--no-clip: 'checkpoint' holds a VAE"),
-        ({}, ["--label-column", "label"], "--label-column label: a VAE knows no classes"),
+        ({}, ["-n", "255"], "at least 256 images, not 255"),
+        (
+            {},
+            ["--method", "bound"],
+            "--method is not supported for 'checkpoint', which contains a VAE: leave the option out",
+        ),
+        ({}, ["--ode-steps", "50"], "--ode-steps is not supported for 'checkpoint', which contains a VAE"),
+        ({}, ["--probes", "1"], "--probes is not supported for 'checkpoint', which contains a VAE"),
+        ({}, ["--no-clip"], "--no-clip is not supported for 'checkpoint', which contains a VAE"),
+        ({}, ["--label-column", "label"], "--label-column label is not supported for a VAE"),
         ({}, ["--binarize", "dynamic"], "invalid choice: 'dynamic'"),
         ({}, ["--binarize-seed", "-1"], "--binarize-seed -1 must be from 0 to 9223372036854775807"),
-        ({}, ["--binarize", "none", "--binarize-seed", "1"], "--binarize-seed 1: --binarize none draws nothing"),
-        ({"likelihood": "gaussian"}, ["--binarize", "static"], "--binarize: images are binarised for likelihood='bern"),
-        ({"likelihood": "gaussian"}, ["--binarize-seed", "3"], "that of 'checkpoint' is 'gaussian', leave the option"),
+        ({}, ["--binarize", "none", "--binarize-seed", "1"], "--binarize-seed 1 has no effect with --binarize none"),
+        ({"likelihood": "gaussian"}, ["--binarize", "static"], "--binarize needs a VAE with likelihood='bern"),
+        (
+            {"likelihood": "gaussian"},
+            ["--binarize-seed", "3"],
+            "and 'checkpoint' has likelihood='gaussian': leave the option",
+        ),
         ({"likelihood": "gaussian_optimal"}, [], "'gaussian_optimal' has no sigma yet"),
     ],
 )
@@ -166,7 +174,9 @@ def test_mistakes_are_one_sentence(config, more, sentence, checkpoint, tmp_path,
 )
 def test_options_of_vaes_given_with_a_diffusion_model(option, value, make_pipeline, tmp_path):
     save_checkpoint(make_pipeline(), tmp_path / "c", {"name": "one"}, Image.new("L", (8, 8)))
-    with pytest.raises(SystemExit, match=f"{option}: '.*' holds a diffusion model, leave the option out"):
+    with pytest.raises(
+        SystemExit, match=f"{option} is not supported for '.*', which contains a diffusion model: leave the"
+    ):
         main(words(tmp_path / "c", tmp_path / "x.json", option, value))
 
 
@@ -176,7 +186,9 @@ def test_a_latent_model_has_no_likelihood_whatever_the_options(make_pipeline, tm
     pipeline = HFDDPMPipeline(inner.unet, inner.scheduler, vae=vae)
     save_checkpoint(pipeline, tmp_path / "c", {"name": "one"}, Image.new("L", (8, 8)))
     for more in ([], ["--num-samples", "5"]):
-        with pytest.raises(SystemExit, match="works in the latents of a VAE: sample and edit take it"):
+        with pytest.raises(
+            SystemExit, match="works in the latents of a VAE, such as this one: use hf-ddpm sample or hf-ddpm edit"
+        ):
             main(words(tmp_path / "c", tmp_path / "x.json", *more))
 
 
@@ -184,7 +196,7 @@ def test_without_the_extra_the_sentence_names_it(checkpoint, tmp_path, monkeypat
     from hf_ddpm.commands import options
 
     monkeypatch.setattr(options, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"latents needs matplotlib: pip install 'hf_ddpm\[measure\]'"):
+    with pytest.raises(SystemExit, match=r"latents needs matplotlib: install it with pip install 'hf_ddpm\[measure\]'"):
         main(words(checkpoint(), tmp_path / "x.json"))
 
 

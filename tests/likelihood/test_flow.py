@@ -63,7 +63,7 @@ def test_a_jagged_curve_still_rises_and_its_slope_is_the_derivative():
     assert (values.diff() > 0).all()
     for t in (0.37, 12.9, 30.5, 48.2):
         assert angle.slope(t) == pytest.approx((angle(t + 1e-6) - angle(t - 1e-6)) / 2e-6, rel=1e-4)
-    with pytest.raises(ValueError, match=r"t=49.5 must lie within -1..49"):
+    with pytest.raises(ValueError, match=r"t=49.5 must be from -1 to 49"):
         angle(49.5)
 
 
@@ -204,10 +204,10 @@ def test_a_network_in_bfloat16_is_asked_at_the_times_of_the_grid(make_pipeline, 
 def test_what_the_ode_cannot_do(make_pipeline, random_images):
     pipeline = make_pipeline({"num_train_timesteps": 8})
     network, images = Network(pipeline.unet, pipeline.scheduler), random_images(1)
-    with pytest.raises(UserError, match="0 steps and 1 probes: the ODE needs at least one of each"):
+    with pytest.raises(UserError, match="steps=0 and num_probes=1 must both be at least 1 for the ODE"):
         flow_terms(network, images, torch.arange(1), seed=0, steps=0)
     whole_steps = make_pipeline({"num_train_timesteps": 8}, time_embedding_type="learned", num_train_timesteps=8)
-    with pytest.raises(UserError, match="learned embedding for each whole t"):
+    with pytest.raises(UserError, match="learned embedding for each integer t"):
         flow_terms(Network(whole_steps.unet, pipeline.scheduler), images, torch.arange(1), seed=0, steps=1)
 
 

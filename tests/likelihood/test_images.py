@@ -24,19 +24,19 @@ def test_levels_come_back_exactly(bit_depth):
 @pytest.mark.parametrize(
     ("x_0", "options", "sentence"),
     [
-        (torch.zeros(2, 1, 4, 4), {}, r"image 0 holds 0.0, which is none of the 256 levels 2 k / 255 - 1 of 8 bits"),
-        (torch.full((1, 1, 2, 2), 1 / 255 + 3e-7), {}, "none of the 256 levels"),
-        (to_float(torch.full((1, 1, 2, 2), 7, dtype=torch.uint16)), {}, "none of the 256 levels"),
+        (torch.zeros(2, 1, 4, 4), {}, "image 0 contains 0.0, which is not .* 256 levels 2 k / 255 - 1 for bit_depth=8"),
+        (torch.full((1, 1, 2, 2), 1 / 255 + 3e-7), {}, "not one of the 256 levels"),
+        (to_float(torch.full((1, 1, 2, 2), 7, dtype=torch.uint16)), {}, "not one of the 256 levels"),
         (torch.full((1, 1, 2, 2), 1.5), {}, r"from 1.5 to 1.5, outside \[-1, 1\]"),
         (torch.full((1, 1, 2, 2), torch.nan), {}, "outside"),
-        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), {}, "images are torch.uint8: give a float32 or float64 tensor"),
-        (torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16), {}, "images are torch.bfloat16"),
-        (np.zeros((1, 1, 2, 2)), {}, "images are ndarray"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), {}, "images must be a float32 or float64 tensor, not torch.uint8"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16), {}, "images must be .*, not torch.bfloat16"),
+        (np.zeros((1, 1, 2, 2)), {}, "images must be .*, not ndarray"),
         (torch.ones(1, 2, 2), {}, r"images have shape \(1, 2, 2\)"),
         (torch.ones(0, 1, 2, 2), {}, r"images have shape \(0, 1, 2, 2\)"),
-        (torch.ones(1, 1, 2, 2), {"bit_depth": 32}, "bit_depth=32 must be a whole number within 1..16"),
-        (torch.ones(2, 1, 2, 2), {"labels": torch.zeros(3).long()}, r"labels have shape \(3,\): give \(2,\)"),
-        (torch.ones(2, 1, 2, 2), {"indices": torch.tensor([4, 4])}, "must be 2 different whole numbers"),
+        (torch.ones(1, 1, 2, 2), {"bit_depth": 32}, "bit_depth=32 must be an integer from 1 to 16"),
+        (torch.ones(2, 1, 2, 2), {"labels": torch.zeros(3).long()}, r"labels have shape \(3,\), but need \(2,\)"),
+        (torch.ones(2, 1, 2, 2), {"indices": torch.tensor([4, 4])}, r"must be different integers of shape \(2,\)"),
     ],
 )
 def test_what_is_off(x_0, options, sentence):
@@ -71,19 +71,19 @@ def test_a_draw_is_a_fixed_part_of_the_data_at_its_own_depth(folder):
 
 
 def test_more_images_than_there_are(folder):
-    with pytest.raises(UserError, match=r"11 images are asked for and .* has 10: take another split"):
+    with pytest.raises(UserError, match=r"11 images are requested, but .* has 10: use another split"):
         draw_images(ImageData(folder, image_size=8), 11, seed=0)
-    with pytest.raises(UserError, match="is a stream, of which no fixed set can be drawn"):
+    with pytest.raises(UserError, match="is a stream, from which no fixed set can be drawn"):
         draw_images(ImageData(folder, image_size=8, streaming=True), 2, seed=0)
 
 
 @pytest.mark.parametrize(
     ("shape", "labels", "unet", "sentence"),
     [
-        ((3, 8, 8), None, {}, r"the images have 3 channel\(s\) and the network takes 1"),
-        ((1, 8, 12), None, {}, "the images are 8x12 and the network was trained on 8x8"),
-        ((1, 8, 8), torch.tensor([0, 1]), {}, "trained without classes: leave them out"),
-        ((1, 8, 8), None, {"num_class_embeds": 3}, "trained with 3 classes: give the images' labels"),
+        ((3, 8, 8), None, {}, r"the images have 3 channel\(s\), but the network needs 1"),
+        ((1, 8, 12), None, {}, "the images are 8x12, but the network was trained on 8x8"),
+        ((1, 8, 8), torch.tensor([0, 1]), {}, "must be omitted: this network was trained without classes"),
+        ((1, 8, 8), None, {"num_class_embeds": 3}, "trained with 3 classes: pass the images' labels"),
         ((1, 8, 8), torch.tensor([0, 3]), {"num_class_embeds": 3}, r"labels 0..3 must lie within 0..2"),
     ],
 )

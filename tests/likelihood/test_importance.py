@@ -218,7 +218,7 @@ def test_the_encoder_and_the_decoder_see_the_same_dequantised_image(random_image
 def test_greys_under_a_bernoulli_are_only_a_cross_entropy(random_images):
     greys, binary = random_images(256, (1, 4, 4)), binary_images(256)
     assert is_binary(binary) and not is_binary(greys)
-    with pytest.raises(UserError, match="the images have greys and likelihood='bernoulli' knows black and white"):
+    with pytest.raises(UserError, match="the images have grey levels, but likelihood='bernoulli' needs black and"):
         evaluate_vae(small_vae(), greys, num_samples=2)
     assert not evaluate_vae(small_vae(), greys, num_samples=2, cross_entropy=True).normalised
     assert evaluate_vae(small_vae(), binary, num_samples=2, cross_entropy=True).normalised
@@ -245,10 +245,10 @@ def test_large_images_are_decoded_fewer_at_a_time():
         ({}, {}, {"num_samples": 0}, "num_samples=0 and batch_size=1000 must be at least 1"),
         ({}, {}, {"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({}, {}, {"seed": -1}, "seed=-1 must be at least 0"),
-        ({}, {"levels": torch.zeros(255, 1, 4, 4).int()}, {}, "255 images are too few .* or call importance_terms"),
-        ({"sample_size": (4, 6)}, {}, {}, r"shape \(1, 4, 4\) and the network takes \(1, 4, 6\)"),
-        ({"in_channels": 3}, {}, {}, r"shape \(1, 4, 4\) and the network takes \(3, 4, 4\)"),
-        ({"likelihood": "discretized_gaussian"}, {"bit_depth": 16}, {}, "have 16 bits and likelihood='discretized_gau"),
+        ({}, {"levels": torch.zeros(255, 1, 4, 4).int()}, {}, "256 images, not 255: .* call importance_terms"),
+        ({"sample_size": (4, 6)}, {}, {}, r"shape \(1, 4, 4\), but the network needs \(1, 4, 6\)"),
+        ({"in_channels": 3}, {}, {}, r"shape \(1, 4, 4\), but the network needs \(3, 4, 4\)"),
+        ({"likelihood": "discretized_gaussian"}, {"bit_depth": 16}, {}, "depth 16, but likelihood='discretized_gau"),
         ({"likelihood": "gaussian_optimal"}, {}, {}, "'gaussian_optimal' has no sigma yet: call measure_log_variance"),
     ],
 )
@@ -260,11 +260,11 @@ def test_what_cannot_be_measured(config, change, options, sentence):
 
 
 def test_other_objects_and_diverged_weights():
-    with pytest.raises(UserError, match="the network is UNet2DModel: HFVAE alone knows"):
+    with pytest.raises(UserError, match="the network is UNet2DModel, but only an HFVAE defines"):
         evaluate_vae(unet_preset("tiny"), binary_images(256))
-    with pytest.raises(UserError, match="images are Tensor: make them with draw_images or grid_images"):
+    with pytest.raises(UserError, match="images must be GridImages, not Tensor: create them with draw_images or"):
         evaluate_vae(small_vae(), torch.zeros(256, 1, 4, 4))
-    with pytest.raises(UserError, match=r"256 images have no finite log p\(x\): the training diverged"):
+    with pytest.raises(UserError, match=r"log p\(x\) is not finite for 256 image\(s\): the training diverged"):
         evaluate_vae(small_vae(std=1e30), binary_images(256), num_samples=2)
 
 

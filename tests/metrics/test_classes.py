@@ -39,9 +39,9 @@ def test_a_real_image_is_not_its_own_neighbour():
 @pytest.mark.parametrize(
     ("labels", "real_labels", "sentence"),
     [
-        (torch.tensor([0, 1, 3, 0]), torch.tensor([0, 1, 2]), "no real image has class 3, of which there are samples"),
-        (torch.tensor([0, 1]), torch.tensor([0, 1, 2]), "4 samples have labels of shape"),
-        (torch.tensor([0, 1, 0, 0]), torch.tensor([0]), "3 real images have labels of shape"),
+        (torch.tensor([0, 1, 3, 0]), torch.tensor([0, 1, 2]), "no real image has the class 3, but some samples"),
+        (torch.tensor([0, 1]), torch.tensor([0, 1, 2]), r"samples have shape \(2,\), but must have shape \(4,\)"),
+        (torch.tensor([0, 1, 0, 0]), torch.tensor([0]), r"real images have shape \(1,\), but must have shape \(3,\)"),
     ],
 )
 def test_labels_that_do_not_fit(labels, real_labels, sentence):

@@ -105,7 +105,7 @@ def test_one_digit_repeated_is_farther_than_all_of_them(digits, reference):
 
 @pytest.mark.parametrize("shape", [(4, 3, 28, 28), (4, 1, 32, 32), (1, 28, 28), (1, 1, 28, 28)])
 def test_other_shapes_are_refused(shape, reference):
-    with pytest.raises(UserError, match=r"give at least 2 of shape \(N, 1, 28, 28\)"):
+    with pytest.raises(UserError, match=r"use at least 2 of shape \(N, 1, 28, 28\)"):
         digit_score(torch.zeros(shape), reference)
 
 

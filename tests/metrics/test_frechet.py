@@ -70,12 +70,12 @@ def test_fewer_images_are_farther_away():
 @pytest.mark.parametrize(
     ("features", "said"),
     [
-        (torch.full((3, 4), torch.nan), "features that are not finite have no distance"),
-        (torch.full((3, 4), torch.inf), "features that are not finite"),
-        (torch.zeros(3, 5), r"features of shape \(3, 5\) must be \(b, 4\)"),
-        (torch.zeros(4), r"features of shape \(4,\) must be \(b, 4\)"),
-        (torch.zeros(1, 4), "1 images have no covariance: give at least 2"),
-        (torch.zeros(0, 4), "0 images have no covariance"),
+        (torch.full((3, 4), torch.nan), "the features are not finite: the images that they"),
+        (torch.full((3, 4), torch.inf), "the features are not finite"),
+        (torch.zeros(3, 5), r"the features have shape \(3, 5\), but must have shape \(b, 4\)"),
+        (torch.zeros(4), r"the features have shape \(4,\), but must have shape \(b, 4\)"),
+        (torch.zeros(1, 4), "the number of images is 1, but a covariance needs at least 2"),
+        (torch.zeros(0, 4), "the number of images is 0, but a covariance"),
     ],
 )
 def test_what_has_no_statistics_is_one_sentence(features, said):

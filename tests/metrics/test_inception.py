@@ -145,7 +145,7 @@ def test_a_file_of_the_layout_opens_and_another_is_refused(network, tmp_path):
     assert all(
         torch.equal(a, b) for a, b in zip(opened.state_dict().values(), network.state_dict().values(), strict=True)
     )
-    with pytest.raises(UserError, match=r"is not the Inception network of FID: its sha256 begins with .*6726825d"):
+    with pytest.raises(UserError, match=r"is not the Inception network of FID: its SHA-256 begins with .*6726825d"):
         load_inception(str(tmp_path / "random.pth"))
 
 
@@ -157,7 +157,7 @@ class Code:
 @pytest.mark.parametrize("content", [Code(), {"fc.weight": torch.zeros(2)}, [1, 2]], ids=["code", "other", "list"])
 def test_what_holds_no_network_is_one_sentence(content, tmp_path):
     torch.save(content, tmp_path / "file.pth")
-    with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path))}/file.pth does not hold the Inception network"):
+    with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path))}/file.pth does not contain the Inception network"):
         inception_of(tmp_path / "file.pth")
 
 
@@ -165,7 +165,7 @@ def test_a_missing_file_and_an_unreachable_address_are_one_sentence(tmp_path, mo
     with pytest.raises(UserError, match=r"the Inception network cannot be read from '.*none.pth' \(.*No such file"):
         load_inception(str(tmp_path / "none.pth"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9/w-6726825d.pth cannot be downloaded \(.*give the file by"):
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/w-6726825d.pth cannot be downloaded \(.*pass the path of"):
         load_inception("http://127.0.0.1:9/w-6726825d.pth")
 
 

@@ -64,11 +64,11 @@ def test_two_processes_merge():
 
 
 def test_bad_input_is_one_sentence():
-    with pytest.raises(UserError, match="splits=10 of 5 images must be from 1 to 5"):
+    with pytest.raises(UserError, match="splits=10 must be from 1 to 5, the number of images"):
         InceptionScoreAccumulator(5, 10)
     accumulator = InceptionScoreAccumulator(20, 12)
-    with pytest.raises(UserError, match="features that are not finite"):
+    with pytest.raises(UserError, match="the features are not finite"):
         accumulator.update(random_logits(1) * torch.nan, torch.tensor([0]))
     accumulator.update(random_logits(19), torch.arange(19))
-    with pytest.raises(UserError, match="19 of 20 images were seen: see each once"):
+    with pytest.raises(UserError, match="19 of 20 images were added: add each one once"):
         accumulator.score()

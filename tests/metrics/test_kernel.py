@@ -49,10 +49,10 @@ def test_the_generator_decides_the_subsets():
 
 @pytest.mark.parametrize("keywords", [{"subset_size": 91}, {"subset_size": 1}, {"subset_size": 50, "subsets": 0}])
 def test_subsets_that_cannot_be_drawn_are_one_sentence(keywords):
-    with pytest.raises(UserError, match="cannot be drawn from 90 features: give at least 1 of 2 to 90"):
+    with pytest.raises(UserError, match="cannot be drawn from 90 features: use at least 1 subset of 2 to 90"):
         kernel_distance(normal(100, 0), normal(90, 1), generator=torch.Generator(), **keywords)
 
 
 def test_features_that_are_not_finite_are_refused():
-    with pytest.raises(UserError, match="features that are not finite"):
+    with pytest.raises(UserError, match="the features are not finite"):
         kernel_distance(normal(10, 0), normal(10, 1) / 0, generator=torch.Generator(), subset_size=5)

@@ -56,7 +56,7 @@ def test_stacked_digits_are_the_digits_of_each_channel():
 
 
 def test_images_without_three_channels_are_no_stacked_digits():
-    with pytest.raises(UserError, match=r"images of shape \(1, 28, 28\) are no stacked digits: give 3 channels"):
+    with pytest.raises(UserError, match=r"images of shape \(1, 28, 28\) are not stacked digits: use 3 channels"):
         stacked_digit_extractor()(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
 
 

@@ -109,13 +109,14 @@ def test_a_file_is_portable_and_names_no_folder_of_this_machine(photos, tmp_path
 def test_another_extractor_is_refused(photos):
     found = reference_of(opened(photos), means())
     require_same_conditions(found, means(), image_size=(8, 8))
-    with pytest.raises(UserError, match=r"made with image_size=\[8, 8\] and the samples are seen with .*\[4, 8\]"):
+    with pytest.raises(UserError, match=r"made with image_size=\[8, 8\] but the samples are measured with .*\[4, 8\]"):
         require_same_conditions(found, means(), image_size=(4, 8))
     with pytest.raises(
-        UserError, match=r"made with weights_sha256='.*' and the samples .*: a number of both would mean"
+        UserError, match=r"made with weights_sha256='.*' but the samples .*, so they cannot be compared"
     ):
         require_same_conditions(found, means(1))
-    with pytest.raises(UserError, match="made with extractor='means' and the samples are seen with extractor='digits'"):
+    sentence = "made with extractor='means' but the samples are measured with extractor='digits'"
+    with pytest.raises(UserError, match=sentence):
         require_same_conditions(found, open_extractor("digits"))
 
 
@@ -148,11 +149,11 @@ def test_published_statistics_fit_one_resize(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"mu": None}, "holds no statistics mu and sigma"),
+        ({"mu": None}, "has no statistics mu and sigma"),
         ({"sigma": np.eye(5)}, r"a mean of shape \(6,\) and a covariance of shape \(5, 5\)"),
-        ({"mu": np.full(6, np.nan)}, "at least 2 and finite: give another"),
-        ({"mu": np.array([print], dtype=object)}, "holds no statistics mu and sigma"),
-        ({"mu": np.array(["a"] * 6)}, "holds no statistics mu and sigma"),
+        ({"mu": np.full(6, np.nan)}, "they must be finite, .* at least 2 images: use"),
+        ({"mu": np.array([print], dtype=object)}, "has no statistics mu and sigma"),
+        ({"mu": np.array(["a"] * 6)}, "has no statistics mu and sigma"),
     ],
     ids=["none", "shape", "nan", "pickle", "words"],
 )
@@ -166,11 +167,11 @@ def test_an_npz_needs_its_origin_and_its_number(tmp_path):
     write_npz(tmp_path / "a.npz")
     with pytest.raises(UserError, match=r"origin='tf' of .*a.npz must be one of guided-diffusion, pytorch-fid"):
         read_npz(tmp_path / "a.npz", "tf", 50)
-    with pytest.raises(UserError, match="of 1 images, which must be"):
+    with pytest.raises(UserError, match="with num_images=1, but they must be"):
         read_npz(tmp_path / "a.npz", "pytorch-fid", 1)
     (tmp_path / "b.npz").write_bytes(b"PK nothing")
     for name in ("b.npz", "none.npz"):
-        with pytest.raises(UserError, match=f"{name} holds no statistics mu and sigma"):
+        with pytest.raises(UserError, match=f"{name} has no statistics mu and sigma"):
             read_npz(tmp_path / name, "pytorch-fid", 50)
 
 
@@ -185,14 +186,14 @@ def test_a_damaged_file_is_one_sentence(photos, tmp_path):
     save_file({"pool.mean": torch.zeros(2)}, tmp_path / "less.safetensors", metadata=metadata)
     save_file({"pool.mean": torch.zeros(2)}, tmp_path / "odd.safetensors", metadata=metadata | {"conditions": "[1]"})
     for name in ("cut", "other", "less", "odd", "none"):
-        with pytest.raises(UserError, match=f"{name}.safetensors does not hold the statistics of a data set"):
+        with pytest.raises(UserError, match=f"{name}.safetensors does not contain the statistics of a dataset"):
             load_reference(tmp_path / f"{name}.safetensors")
 
 
 def test_data_without_statistics_are_one_sentence(photos):
-    with pytest.raises(UserError, match="is a stream, of which no fixed statistics are kept"):
+    with pytest.raises(UserError, match="is a stream, which has no fixed statistics"):
         reference_of(opened(photos, streaming=True), means())
-    with pytest.raises(UserError, match="1 images have no covariance"):
+    with pytest.raises(UserError, match="the number of images is 1, but a covariance"):
         reference_of(opened(photos, max_images=1), means())
 
 
@@ -235,7 +236,7 @@ def test_damaged_features_are_named(assets):
     real_features(data, digit_extractor())
     (file,) = assets.rglob("*.safetensors")
     file.write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"does not hold features .*: delete it, and run again"):
+    with pytest.raises(UserError, match=r"does not contain features .*: delete it and run the command again"):
         real_features(data, digit_extractor())
 
 

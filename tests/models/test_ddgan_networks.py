@@ -221,7 +221,7 @@ def test_a_config_of_a_stranger_is_looked_at_first(layers, tmp_path):
     generator_preset("tiny").save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"mapping_layers": layers}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=f"has mapping_layers={layers}, allowed are whole numbers from 1 to 32"):
+    with pytest.raises(ValueError, match=f"has mapping_layers={layers}, which must be from 1 to 32"):
         DDGANGenerator.from_pretrained(tmp_path)
 
 
@@ -244,11 +244,11 @@ def test_saved_and_opened_they_are_the_same(build, tmp_path):
 @pytest.mark.parametrize(
     ("keywords", "sentence"),
     [
-        ({"patch_size": 3}, "patch_size=3 must divide the image's sides, 8 and 8"),
-        ({"sample_size": 6, "attention_resolutions": ()}, "images of 3x3 do not fit 2 levels"),
-        ({"attention_resolutions": (16,)}, r"attention_resolutions=\[16\]: no level sees .* 16, they see 4, 2"),
+        ({"patch_size": 3}, "patch_size=3 must divide height and width, 8 and 8"),
+        ({"sample_size": 6, "attention_resolutions": ()}, "images of size 3x3 do not fit a network with 2 levels"),
+        ({"attention_resolutions": (16,)}, r"attention_resolutions=\[16\] contains 16, but .* the image heights 4, 2"),
         ({"attention_head_dim": 3}, "attention_head_dim=3 must divide the channels .* does not divide 8"),
-        ({"latent_dim": -1}, "latent_dim=-1 must be at least 0, which is a generator without z"),
+        ({"latent_dim": -1}, "latent_dim=-1 must be at least 0; 0 is a generator without z"),
         ({"dropout": 1.0}, r"dropout=1\.0 must be a probability"),
         ({"wide": 1}, "DDGANGenerator has no keyword 'wide'"),
     ],
@@ -263,9 +263,9 @@ def test_a_generator_that_cannot_be(keywords, sentence):
     [
         (
             {"down_blocks": (True, True)},
-            "block_out_channels has 2 widths and down_blocks 2: give the width of the first",
+            "length of block_out_channels is 2 and that of down_blocks is 2: block_out_channels needs the width of",
         ),
-        ({"sample_size": 2}, "images of 2x2 in patches of 2 are too small to be halved 1 times: set fewer"),
+        ({"sample_size": 2}, r"images of size 2x2 with patch_size=2 are too small to be halved 1 time\(s\): set f"),
         ({"patch_size": 3}, "patch_size=3 must divide"),
         ({"group_size": 0}, r"group_size=0 must be"),
     ],
@@ -285,18 +285,21 @@ def test_a_discriminator_that_cannot_be(keywords, sentence):
             ([1.0], 0, normal(2, 4), torch.tensor([0, 1])),
             r"images of type list must be a tensor of shape \(B, 1, 8, 8\)",
         ),
-        ((normal(2, 1, 8, 8), torch.zeros(3), normal(2, 4), torch.tensor([0, 1])), "one number, or one for each of 2"),
+        (
+            (normal(2, 1, 8, 8), torch.zeros(3), normal(2, 4), torch.tensor([0, 1])),
+            "one number, or one for each .* size 2",
+        ),
         ((normal(2, 1, 8, 8), 0, normal(2, 4), torch.tensor([0, 3])), r"class_labels 0\.\.3 must lie within 0\.\.2"),
         (
             (normal(2, 1, 8, 8), 0, normal(2, 4), torch.tensor([0.0, 1.0])),
-            "class_labels of torch.float32 must be whole",
+            "class_labels of dtype torch.float32 must be integers",
         ),
-        ((normal(2, 1, 8, 8), 0, normal(2, 4), [0, 1]), r"give class_labels of shape \(2,\), not \[0, 1\]"),
+        ((normal(2, 1, 8, 8), 0, normal(2, 4), [0, 1]), r"pass class_labels of shape \(2,\), not \[0, 1\]"),
         (
             (normal(2, 1, 8, 8), 0, normal(2, 4), torch.tensor([0, 1]), 1.5),
             "truncation=1.5 must be a number from 0 to 1",
         ),
-        ((normal(2, 1, 8, 8), 0, normal(2, 4), None), r"has 3 classes: give class_labels of shape \(2,\), not None"),
+        ((normal(2, 1, 8, 8), 0, normal(2, 4), None), r"num_classes=3: pass class_labels of shape \(2,\), not None"),
     ],
 )
 def test_inputs_that_do_not_fit(inputs, sentence, generator):
@@ -323,16 +326,18 @@ def test_pairs_that_do_not_fit(previous, sample, sentence):
 
 def test_half_precision_weights_cannot_compute_in_full_precision():
     half, x = discriminator_preset("tiny").bfloat16(), normal(4, 1, 8, 8).bfloat16()
-    with pytest.raises(ValueError, match=r"full_precision=True needs weights of torch.float32, not of torch.bfloat16"):
+    with pytest.raises(
+        ValueError, match=r"full_precision=True requires weights in torch.float32, not in torch.bfloat16"
+    ):
         half(x, x, 0, full_precision=True)
 
 
 def test_labels_of_a_network_without_classes_are_refused():
-    with pytest.raises(ValueError, match="was made without num_classes: leave them out"):
+    with pytest.raises(ValueError, match="must be omitted: this network was created without num_classes"):
         DDGANGenerator(8, block_out_channels=(4,), attention_resolutions=())(
             normal(1, 1, 8, 8), 0, normal(1, 100), torch.tensor([0])
         )
-    with pytest.raises(ValueError, match="was made without num_classes"):
+    with pytest.raises(ValueError, match="was created without num_classes"):
         DDGANDiscriminator(8, block_out_channels=(4,), down_blocks=())(
             normal(1, 1, 8, 8), normal(1, 1, 8, 8), 0, torch.tensor([0])
         )

@@ -333,7 +333,11 @@ def test_saved_and_loaded_bit_for_bit_by_plain_diffusers(tmp_path):
     [
         ("minst", {}, r"no UNet preset 'minst'; use one of tiny, mnist, .*; did you mean mnist\?"),
         ("mnist", {"blok_out_channels": (8,)}, r"no keyword 'blok_out_channels'.*; did you mean block_out_channels"),
-        ("mnist", {"block_out_channels": (16, 32)}, "has 2 levels, down_block_types 3 and up_block_types 3: give all"),
+        (
+            "mnist",
+            {"block_out_channels": (16, 32)},
+            "the lengths of block_out_channels, .* are 2, 3 and 3: all must have one",
+        ),
         ("mnist", {"block_out_channels": (16, 32.0, 64)}, "positive whole numbers, not"),
         ("mnist", {"up_block_types": ("UpBlock2D",) * 2 + ("UpBlok2D",)}, "'UpBlok2D'.*; did you mean UpBlock2D"),
         ("mnist", {"norm_num_groups": 6}, "norm_num_groups=6 does not divide .* use one of 1, 2, 4, or"),

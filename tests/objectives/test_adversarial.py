@@ -201,13 +201,16 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole(batch):
 @pytest.mark.parametrize(
     ("keywords", "sentence"),
     [
-        ({"r1_gamma": -1.0}, "r1_gamma=-1.0 must be a number of at least 0"),
-        ({"l2_weight": math.nan}, "l2_weight=nan must be a number"),
+        ({"r1_gamma": -1.0}, "r1_gamma=-1.0 must be a finite number of at least 0"),
+        ({"l2_weight": math.nan}, "l2_weight=nan must be a finite number"),
         ({"r1_every": 0}, "r1_every=0 must be at least 1"),
-        ({"l2_until": 0.0}, r"l2_until=0.0 must be a share of the training in \(0, 1\]"),
+        ({"l2_until": 0.0}, r"l2_until=0.0 must be a fraction of the training in \(0, 1\]"),
         ({"timestep_group": 0}, "timestep_group=0 must be at least 1"),
-        ({"timestep_weights": [1.0]}, r"timestep_weights=\[1.0\] must be 4 numbers of at least 0"),
-        ({"timestep_weights": [0.0] * 4}, "must be 4 numbers of at least 0"),
+        ({"timestep_weights": [1.0]}, r"timestep_weights=\[1.0\] must be one number .* \(T=4\)"),
+        (
+            {"timestep_weights": [0.0] * 4},
+            r"one number of at least 0 for each timestep \(T=4\), with a finite sum above",
+        ),
         ({"timestep_weights": ["a"] * 4}, "timestep_weights=.* must be a list"),
         ({"r1_every": 2.5}, "r1_every=2.5 must be int"),
         ({"r1_gamma": None}, "r1_gamma=None must be float"),
@@ -249,7 +252,9 @@ def test_a_stock_scheduler_and_numbers_of_nothing_are_refused():
     with pytest.raises(ValueError, match="scheduler of type DDPMScheduler must be an HFDDPMScheduler"):
         AdversarialObjective(DDPMScheduler(T), latent_dim=4, total_steps=1)
     for keywords in ({"latent_dim": -1, "total_steps": 1}, {"latent_dim": 4, "total_steps": 0}):
-        with pytest.raises(ValueError, match=r"latent_dim=.* must be at least 0, and total_steps=.* at least 1"):
+        with pytest.raises(
+            ValueError, match=r"latent_dim=.* must be at least 0, and total_steps=.* must be at least 1"
+        ):
             AdversarialObjective(process, **keywords)
 
 

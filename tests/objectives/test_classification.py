@@ -75,7 +75,7 @@ def test_quartiles_are_four_equal_parts_of_t(num_steps):
 
 def test_images_without_labels_are_refused(make_batch):
     batch, draws = asked(make_batch, 5)
-    with pytest.raises(ValueError, match="these images have none: give --label_column auto"):
+    with pytest.raises(ValueError, match="these images have none: set --label_column auto"):
         ClassificationObjective(HFDDPMScheduler(8)).loss(
             MODEL, {MODEL: Linear(5)}, batch._replace(labels=None), draws, 0
         )

@@ -89,5 +89,7 @@ def test_there_must_be_a_label_to_drop_and_a_class_for_it(labels, null_class, ma
     (x_0, t, noise), dropping = make_batch(num_steps=10), objective(label_dropout=0.1)
     dropping.null_class = null_class
     drop = torch.ones(6, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"label_dropout=0\.1 needs labels, and a null_class .*: set null_class to K"):
+    with pytest.raises(
+        ValueError, match=r"label_dropout=0\.1 requires labels, and a null_class .*: set null_class to K"
+    ):
         losses_of(dropping, says(noise), x_0, labels, t=t, noise=noise, drop=drop)

@@ -320,14 +320,14 @@ def test_draw_is_standard_normal_and_told_by_the_generator():
 @pytest.mark.parametrize(
     "options, sentence",
     [
-        ({"bound": "iwe"}, "bound='iwe' is not known, allowed are 'elbo', 'iwae'; did you mean 'iwae'"),
+        ({"bound": "iwe"}, "bound='iwe' must be one of 'elbo', 'iwae'; did you mean 'iwae'"),
         ({"num_samples": 0}, "num_samples=0 must be a whole number of at least 1"),
         ({"beta": -1.0}, "beta=-1.0, .* must not be negative"),
         ({"kl_warmup_steps": -1}, "kl_warmup_steps=-1 .* must not be negative"),
         ({"free_bits": -0.1}, "free_bits=-0.1 must not be negative"),
         ({"bound": "iwae", "beta": 4.0}, "change the KL of bound='elbo'"),
         ({"bound": "iwae", "free_bits": 0.5}, "change the KL of bound='elbo'"),
-        ({"likelihood": "bernouli"}, "likelihood='bernouli' is not known, allowed are .*; did you mean 'bernoulli'"),
+        ({"likelihood": "bernouli"}, "likelihood='bernouli' must be one of .*; did you mean 'bernoulli'"),
         ({"beta": math.nan}, "beta=nan"),
         ({"num_samples": 1.5}, "num_samples=1.5 must be a whole number"),
     ],

@@ -83,18 +83,18 @@ def test_gradient_is_that_of_the_mean(make_batch, says):
     ("scheduler", "keywords", "sentence"),
     [
         ({}, {"loss": "hybird"}, "did you mean 'hybrid'"),
-        ({}, {"rescaled": False}, "rescaled=False belongs to loss='vlb' and 'hybrid'"),
+        ({}, {"rescaled": False}, "rescaled=False requires loss='vlb' or loss='hybrid'"),
         ({}, {"min_snr_gamma": 0.0}, "gamma must be positive"),
         ({"prediction_type": "mean"}, {"min_snr_gamma": 5.0}, "'epsilon', 'sample' or 'v_prediction'"),
-        ({}, {"loss": "vlb", "min_snr_gamma": 5.0}, "weights L_simple: choose loss='simple' or 'hybrid'"),
-        ({"variance_type": "learned_range"}, {}, "no gradient in L_simple: choose loss='hybrid' or 'vlb'"),
-        ({"variance_type": "learned"}, {}, "no gradient in L_simple: choose loss='hybrid' or 'vlb'"),
-        ({"variance_type": "fixed_small"}, {"loss": "hybrid"}, "'fixed_small' is fixed.*choose .*learned_range"),
-        ({"variance_type": "fixed_large"}, {"loss": "hybrid"}, "'fixed_large' is fixed.*choose .*learned_range"),
+        ({}, {"loss": "vlb", "min_snr_gamma": 5.0}, "weights L_simple, .*: use loss='simple' or loss='hybrid'"),
+        ({"variance_type": "learned_range"}, {}, "no gradient in L_simple: use loss='hybrid' or 'vlb'"),
+        ({"variance_type": "learned"}, {}, "no gradient in L_simple: use loss='hybrid' or 'vlb'"),
+        ({"variance_type": "fixed_small"}, {"loss": "hybrid"}, "'fixed_small' is fixed.*use .*learned_range"),
+        ({"variance_type": "fixed_large"}, {"loss": "hybrid"}, "'fixed_large' is fixed.*use .*learned_range"),
         (
             {"variance_type": "learned", "prediction_type": "mean"},
             {"loss": "hybrid", "min_snr_gamma": 1.0},
-            "'mean': gamma must",
+            "'mean' is not supported: gamma must",
         ),
     ],
 )
@@ -111,6 +111,6 @@ def test_contradictions_are_refused(scheduler, keywords, sentence):
 def test_a_model_with_other_channels_is_refused(loss, variance_type, channels, wanted, make_batch, says):
     x_0, t, noise = make_batch()
     of_network = make_objective(HFDDPMScheduler(variance_type=variance_type), loss=loss)
-    sentence = rf"returns \(6, {channels}, 4, 4\) where variance_type='{variance_type}' needs \(6, {wanted}, 4, 4\)"
+    sentence = rf"shape \(6, {channels}, 4, 4\), but variance_type='{variance_type}' requires \(6, {wanted}, 4, 4\)"
     with pytest.raises(ValueError, match=rf"{sentence}: build it with out_channels={wanted}"):
         losses_of(of_network, says(torch.zeros(6, channels, 4, 4)), x_0, t=t, noise=noise)

@@ -121,5 +121,5 @@ def test_a_history_continues_where_it_was_saved():
         sampler.history.record(torch.tensor([1]), torch.tensor([7.0]))
     assert np.array_equal(one.history.probabilities(), two.history.probabilities())
     assert torch.equal(draws(one)[0], draws(two)[0])
-    with pytest.raises(ValueError, match=r"must hold losses of shape \(2, 10\)"):
+    with pytest.raises(ValueError, match=r"must contain losses of shape \(2, 10\)"):
         two.history.load(LossHistory(3).state())

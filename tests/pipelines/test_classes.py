@@ -67,7 +67,7 @@ def test_the_class_for_no_label_is_neither_counted_nor_drawn_nor_accepted():
     [(3, None, "None"), (2, 4, "None or 3"), (4, 4, "None or 3"), (0, 1, "None"), (True, 2, "None or 1"), ("3", 4, "")],
 )
 def test_a_class_for_no_label_that_is_not_the_last(null_class, embedded, allowed, make_classes):
-    sentence = f"does not fit a network of num_class_embeds={embedded}: .* so give {allowed}"
+    sentence = f"does not fit a network with num_class_embeds={embedded}: .* so pass {allowed}"
     with pytest.raises(ValueError, match=sentence):
         make_classes(null_class, num_class_embeds=embedded)
 
@@ -84,10 +84,13 @@ def test_labels_by_name():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("dgo", "class_labels='dgo' is the name of no class; did you mean 'dog'?"),
-        ("SHARK", "class_labels='SHARK' is the name of no class; did you mean 'great white shark'?"),
-        ("", "class_labels='' is the name of no class; there are 'cat', 'dog', 'great white shark'"),
-        (["cat", "1"], "'1' in class_labels is the name of no class; there are 'cat', 'dog', 'great white shark'"),
+        ("dgo", "class_labels='dgo' is not the name of a class; did you mean 'dog'?"),
+        ("SHARK", "class_labels='SHARK' is not the name of a class; did you mean 'great white shark'?"),
+        ("", "class_labels='' is not the name of a class; the names are 'cat', 'dog', 'great white shark'"),
+        (
+            ["cat", "1"],
+            "'1' in class_labels is not the name of a class; the names are 'cat', 'dog', 'great white shark'",
+        ),
     ],
 )
 def test_a_name_that_no_class_has(name, sentence):
@@ -102,7 +105,7 @@ def test_names_that_are_numbers_of_other_classes():
     assert shifted.labels(1, 1).tolist() == [1]
     assert shifted.class_of_word("1", "--class 1") == 0  # a word is a name, if a class has it
     assert shifted.class_of_word("0", "--class 0") == 0  # else a number
-    with pytest.raises(ValueError, match="class_labels='0' is the name of no class"):
+    with pytest.raises(ValueError, match="class_labels='0' is not the name of a class"):
         shifted.labels("0", 1)
     with pytest.raises(ValueError, match="--class 4 must be from 0 to 2"):
         shifted.class_of_word("4", "--class 4")
@@ -110,14 +113,14 @@ def test_names_that_are_numbers_of_other_classes():
 
 def test_a_name_of_two_classes_is_asked_for_by_number():
     cranes = signature(id2label={0: "crane", 1: "dog", 2: "crane"})
-    with pytest.raises(ValueError, match="class_labels='crane' is the name of the classes 0 and 2: give the number"):
+    with pytest.raises(ValueError, match="class_labels='crane' is the name of the classes 0 and 2: pass the number"):
         cranes.labels("crane", 1)
     assert cranes.class_of_word("2", "--class 2") == 2
 
 
 @pytest.mark.parametrize("labels", ["dog", ["dog", 1], ("dog",)])
 def test_names_where_the_checkpoint_has_none(labels):
-    said = "must be whole numbers: this checkpoint does not name its classes"
+    said = "must be whole numbers: this checkpoint has no class names"
     with pytest.raises(ValueError, match=said):
         signature().labels(labels, 2)
     with pytest.raises(ValueError, match=said):
@@ -126,18 +129,18 @@ def test_names_where_the_checkpoint_has_none(labels):
 
 def test_words_for_a_network_without_names():
     assert signature().class_of_word("2", "--class 2") == 2
-    with pytest.raises(ValueError, match="--class dog must be from 0 to 2: this checkpoint does not name its classes"):
+    with pytest.raises(ValueError, match="--class dog must be from 0 to 2: this checkpoint has no class names"):
         signature().class_of_word("dog", "--class dog")
-    with pytest.raises(ValueError, match="--class dog: this network was trained without classes"):
+    with pytest.raises(ValueError, match="--class dog must be omitted: this network was trained without classes"):
         signature(num_class_embeds=None).class_of_word("dog", "--class dog")
 
 
 @pytest.mark.parametrize(
     ("id2label", "sentence"),
     [
-        ({0: 1}, "must be names by their classes"),
-        (["cat"], "must be names by their classes"),
-        ({"x": "cat"}, "has a name for 'x': allowed is one for each class from 0 to 2"),
+        ({0: 1}, "must map classes to names"),
+        (["cat"], "must map classes to names"),
+        ({"x": "cat"}, "has a name for 'x': use one for each class from 0 to 2"),
         ({-1: "cat"}, "has a name for -1"),
         ({3: "none"}, "has a name for 3"),
         ({1: "cat", "1": "dog"}, "has a name for '1'"),
@@ -149,7 +152,7 @@ def test_what_names_no_class(id2label, sentence, make_classes):
 
 
 def test_names_for_a_network_without_classes(make_classes):
-    with pytest.raises(ValueError, match="id2label names classes, and this network was trained without: leave it out"):
+    with pytest.raises(ValueError, match="id2label must be omitted: this network was trained without classes"):
         make_classes(id2label=NAMES)
     assert make_classes(id2label={}).config["id2label"] is None
 
@@ -190,7 +193,7 @@ def test_a_class_for_no_label_that_does_not_fit_the_saved_network(make_classes, 
     make_classes(3, num_class_embeds=4).save_pretrained(tmp_path)
     index = json.loads((tmp_path / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"null_class": 2}))
-    with pytest.raises(ValueError, match="null_class=2 does not fit a network of num_class_embeds=4"):
+    with pytest.raises(ValueError, match="null_class=2 does not fit a network with num_class_embeds=4"):
         HFDDPMPipeline.from_pretrained(tmp_path)
 
 

@@ -51,7 +51,7 @@ def test_it_guides_a_network_with_classes_in_inference_mode(vision, make_pipelin
 
 def test_images_that_it_cannot_see_are_refused(vision):
     unet = unet_preset("tiny", in_channels=2, out_channels=2)
-    with pytest.raises(ValueError, match="the classifier sees 3 channels, and the images have 2"):
+    with pytest.raises(ValueError, match="num_channels is 3 for the classifier and 2 for the images"):
         HFDDPMPipeline(unet, HFDDPMScheduler(), classifier=vision, image_processor=PROCESSOR)
 
 
@@ -82,13 +82,13 @@ def test_latents_are_decoded_for_it(vision):
 
 
 def test_a_classifier_of_clean_images_needs_its_processor(vision, make_pipeline):
-    with pytest.raises(ValueError, match="ViTForImageClassification, which sees clean images: give its"):
+    with pytest.raises(ValueError, match="ViTForImageClassification classifies clean images: pass its"):
         HFDDPMPipeline(make_pipeline().unet, HFDDPMScheduler(), classifier=vision)
 
 
 def test_an_image_processor_that_has_no_gradient_is_refused(vision, make_pipeline):
     processor = EfficientNetImageProcessorPil(size={"height": 16, "width": 16})
-    with pytest.raises(ValueError, match="EfficientNetImageProcessorPil does not only resize, crop and normalize"):
+    with pytest.raises(ValueError, match="EfficientNetImageProcessorPil does more than resize, crop and normalize"):
         HFDDPMPipeline(make_pipeline().unet, HFDDPMScheduler(), classifier=vision, image_processor=processor)
 
 

@@ -104,7 +104,7 @@ def test_a_clipped_shift_ends_at_the_border_and_is_nothing_without_a_score(predi
 
 
 def test_other_predictions_cannot_be_shifted():
-    with pytest.raises(ValueError, match="prediction_type='flow_prediction' is not known, allowed are 'epsilon'"):
+    with pytest.raises(ValueError, match="prediction_type='flow_prediction' must be one of 'epsilon'"):
         shift_output(normal(0), normal(1), normal(2), 0.5, "flow_prediction")
 
 
@@ -135,8 +135,8 @@ def test_outside_of_its_interval_a_walk_is_not_guided():
         ({"guidance_rescale": 1.5}, r"guidance_rescale=1.5 must lie in \[0, 1\]"),
         ({"guidance_interval": (500, 100)}, r"guidance_interval=\(500, 100\) must be two timesteps"),
         ({"guidance_interval": 3}, "guidance_interval=3 must be two timesteps"),
-        ({"guidance_schedule": "lineal"}, "guidance_schedule='lineal' is not known.*did you mean 'linear'"),
-        ({"classifier_gradient": "mu"}, "classifier_gradient='mu' is not known, allowed are 'x_t', 'mean'"),
+        ({"guidance_schedule": "lineal"}, "guidance_schedule='lineal' must be one of .*did you mean 'linear'"),
+        ({"classifier_gradient": "mu"}, "classifier_gradient='mu' must be one of 'x_t', 'mean'"),
         ({"classifier_max_norm": 0}, "classifier_max_norm=0 must be positive"),
     ],
 )

@@ -117,10 +117,18 @@ def test_the_command_is_guided_by_it_unless_told_otherwise(pipeline, folder, mak
 @pytest.mark.parametrize(
     ("place", "values", "said"),
     [
-        (INDEX, {"classifier": None}, "model_index.json lacks 'classifier': restore it from another copy"),
-        (INDEX, {"classifier": ["os", "system"]}, "has classifier=['os', 'system'], allowed are NoisyClassifier"),
-        (INDEX, {"classifier": ["diffusers", "UNet2DModel"]}, "allowed are NoisyClassifier: nothing else is imported"),
-        (CONFIG, {"num_classes": 10**9}, "classifier/config.json has num_classes=1000000000, allowed are whole"),
+        (INDEX, {"classifier": None}, "model_index.json does not contain 'classifier': restore it from another copy"),
+        (
+            INDEX,
+            {"classifier": ["os", "system"]},
+            "has classifier=['os', 'system'], which must be one of NoisyClassifier",
+        ),
+        (
+            INDEX,
+            {"classifier": ["diffusers", "UNet2DModel"]},
+            "must be one of NoisyClassifier: no other class is imported",
+        ),
+        (CONFIG, {"num_classes": 10**9}, "classifier/config.json has num_classes=1000000000, which must be from 1"),
         (CONFIG, {"pool": "none"}, "pool='none'"),
         (CONFIG, {"id2label": {"0": 7}}, "has id2label={'0': 7}, which must be an object of names"),
         (
@@ -140,9 +148,9 @@ def test_a_damaged_one_is_a_sentence(place, values, said, folder):
 def test_a_classifier_without_files_is_a_sentence(folder):
     weights = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(weights[: len(weights) // 2])
-    assert "is cut short or damaged" in refusal(folder)
+    assert "is truncated or damaged" in refusal(folder)
     (folder / WEIGHTS).unlink()
-    assert refusal(folder) == f"{folder}/{WEIGHTS} is missing: copy it again"
+    assert refusal(folder) == f"{folder}/{WEIGHTS} is missing: restore it from another copy"
     (folder / CONFIG).unlink()
     assert refusal(folder) == f"{folder}/{CONFIG} is missing: restore it from another copy"
 
@@ -160,14 +168,14 @@ def test_one_of_transformers_is_saved_and_wants_to_be_given(pipeline, of_transfo
     guided = HFDDPMPipeline(pipeline.unet, pipeline.scheduler, **of_transformers)
     guided.save_pretrained(tmp_path / "saved")
     assert refusal(tmp_path / "saved").endswith(
-        "allowed are NoisyClassifier: nothing else is imported for a checkpoint; a class of yours is opened by you and "
-        "given: from_pretrained(..., classifier=...)"
+        "which must be one of NoisyClassifier: no other class is imported for a checkpoint; load a "
+        "class of your own first, and pass it as from_pretrained(..., classifier=...)"
     )
     images = draw(guided)
     assert torch.equal(draw(HFDDPMPipeline.from_pretrained(tmp_path / "saved", **of_transformers)), images)
     noisy = HFDDPMPipeline.from_pretrained(tmp_path / "saved", classifier=pipeline.classifier)
     assert torch.equal(draw(noisy), draw(pipeline)) and noisy.image_processor is None
-    assert "give its image_processor too" in refusal(tmp_path / "saved", classifier=of_transformers["classifier"])
+    assert "pass its image_processor too" in refusal(tmp_path / "saved", classifier=of_transformers["classifier"])
     assert HFDDPMPipeline.from_pretrained(tmp_path / "saved", classifier=None).num_classes is None
     torch.save(images, tmp_path / "images.pt")
     run_python(

@@ -219,14 +219,20 @@ def tiny(**more):
 @pytest.mark.parametrize(
     ("classifier", "message"),
     [
-        ({"size": 16}, r"the classifier takes \(16, 16\) pixels, and the network \(8, 8\)"),
-        ({"channels": 3}, "the classifier takes 3 channels, and the network 1"),
-        ({"classes": 5}, "the classifier knows 5 classes, and the network 3"),
+        ({"size": 16}, r"the classifier has the sample size \(16, 16\), but the network has \(8, 8\)"),
+        ({"channels": 3}, "the classifier has in_channels=3, but the network has 1"),
+        ({"classes": 5}, "the classifier has 5 classes, but the network has 3"),
         ({"noise_schedule": {**SCHEDULE, "beta_schedule": "linear"}}, "was trained with another noise schedule"),
         ({"noise_schedule": {**SCHEDULE, "num_train_timesteps": 1000}}, "was trained with another noise schedule"),
-        ({"noise_schedule": None}, "does not say with which noise it was trained"),
-        ({"latents": {"class": "HFVAE", "scaling_factor": 1.0}}, "trained on latents, and the network draws pixels"),
-        ({"id2label": {0: "dark", 1: "bright", 2: "grey"}}, "calls the class 1 'bright', and the network 'grey'"),
+        ({"noise_schedule": None}, "does not contain the noise schedule of its training"),
+        (
+            {"latents": {"class": "HFVAE", "scaling_factor": 1.0}},
+            "trained on latents, but the network generates pixels",
+        ),
+        (
+            {"id2label": {0: "dark", 1: "bright", 2: "grey"}},
+            "class 1 is 'bright' for the classifier, but 'grey' for the network",
+        ),
     ],
 )
 def test_a_classifier_of_something_else_is_refused(mixture, classifier, message):
@@ -246,14 +252,14 @@ def test_a_classifier_of_something_else_is_refused(mixture, classifier, message)
     ("of", "call", "message"),
     [
         ("guided", {"guidance_scale": 2.0}, "guidance_scale=2.0 must be 1: this network was trained without classes"),
-        ("guided", {"class_labels": None, "classifier_scale": 1.0}, "trained with 3 classes: give class_labels"),
-        ("guided", {"class_labels": "brigth"}, "is the name of no class; did you mean 'bright'"),
+        ("guided", {"class_labels": None, "classifier_scale": 1.0}, "trained with 3 classes: pass class_labels"),
+        ("guided", {"class_labels": "brigth"}, "is not the name of a class; did you mean 'bright'"),
         ("guided", {"class_labels": 3}, r"class_labels 3..3 must lie within 0..2"),
         ("guided", {"classifier_scale": "high"}, "classifier_scale='high' must be a finite number"),
-        ("guided", {"classifier_gradient": "mean", "eta": 0.0}, "classifier_gradient='mean' goes with Algorithm 2"),
+        ("guided", {"classifier_gradient": "mean", "eta": 0.0}, "classifier_gradient='mean' requires Algorithm 2"),
         ("guided", {"class_labels": {1: 2}}, "must be whole numbers"),
         ("guided", {"class_labels": -1}, r"class_labels -1..-1 must lie within 0..2"),
-        ("own", {"classifier_scale": 1.0}, "classifier_scale=1.0 needs a classifier"),
+        ("own", {"classifier_scale": 1.0}, "classifier_scale=1.0 requires a classifier"),
     ],
 )
 def test_guidance_that_the_networks_do_not_have_is_refused(mixture, of, call, message):
@@ -264,7 +270,7 @@ def test_guidance_that_the_networks_do_not_have_is_refused(mixture, of, call, me
 
 def test_a_network_of_one_class_more_than_its_classifier_may_lack_the_one_for_no_label(mixture):
     _, own = mixture
-    message = "knows 3 classes, and the network 4: .*or give null_class=3 if the network's last class stands for \"no"
+    message = "has 3 classes, but the network has 4: .*or pass null_class=3 if the network's last class stands for \"no"
     with pytest.raises(ValueError, match=message):
         HFDDPMPipeline(own.unet, own.scheduler, classifier=tiny())
 
@@ -282,16 +288,16 @@ def test_a_label_that_only_the_network_knows_is_refused_where_the_classifier_gui
 @pytest.mark.parametrize(
     ("classifier", "message"),
     [
-        ("folder", "classifier is a str, and must be a NoisyClassifier"),
-        (torch.nn.Linear(2, 2), "classifier is a Linear, and must be a NoisyClassifier"),
-        (unet_preset("tiny"), "classifier is a UNet2DModel, and must be a NoisyClassifier"),
+        ("folder", "classifier of type str must be a NoisyClassifier"),
+        (torch.nn.Linear(2, 2), "classifier of type Linear must be a NoisyClassifier"),
+        (unet_preset("tiny"), "classifier of type UNet2DModel must be a NoisyClassifier"),
     ],
     ids=["word", "layer", "unet"],
 )
 def test_what_is_no_classifier_is_refused(mixture, classifier, message):
     with pytest.raises(ValueError, match=message):
         HFDDPMPipeline(mixture[0].unet, mixture[0].scheduler, classifier=classifier)
-    with pytest.raises(ValueError, match="a pipeline: give the network in it, its"):
+    with pytest.raises(ValueError, match="a pipeline: pass the network in it, its"):
         HFDDPMPipeline(mixture[0].unet, mixture[0].scheduler, classifier=HFClassifierPipeline(tiny()))
 
 
@@ -337,7 +343,7 @@ def test_clip_after_guidance_counts_for_other_solvers_too(mixture):
 def test_classes_without_one_for_no_label_cannot_be_guided_without_a_classifier(mixture):
     _, own = mixture
     pipeline = HFDDPMPipeline(unet_preset("tiny", num_class_embeds=3), own.scheduler)
-    with pytest.raises(ValueError, match='not trained with images of "no label"; train one with --label_dropout'):
+    with pytest.raises(ValueError, match='trained without the class "no label"; train one with --label_dropout'):
         pipeline(4, **CALL, guidance_scale=1.5)
 
 

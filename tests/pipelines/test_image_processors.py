@@ -69,6 +69,6 @@ def test_processors_that_resize_crop_and_normalize_have_a_gradient(processor, si
     ],
 )
 def test_processors_that_do_something_else_are_refused_in_one_sentence(processor):
-    with pytest.raises(ValueError, match="does not only resize, crop and normalize") as error:
+    with pytest.raises(ValueError, match="does more than resize, crop and normalize") as error:
         check_processor(processor, (28, 28))
     assert type(processor).__name__ in str(error.value) and "\n" not in str(error.value)

@@ -152,12 +152,12 @@ def test_mistakes_are_one_sentence(latent_pipeline, make_pipeline):
     with pytest.raises(ValueError, match=r"no scaling_factor.*measure_scaling_factor"):
         latent_pipeline(scale=None)
     inner = make_pipeline({}, sample_size=8)
-    with pytest.raises(ValueError, match="the vae has 2 latent channels and the network takes 1"):
+    with pytest.raises(ValueError, match="the vae has latent_channels=2, but the network has in_channels=1"):
         HFDDPMPipeline(inner.unet, HFDDPMScheduler(), vae=make_vae())
     flat = HFVAE(sample_size=16, latent_channels=1, scaling_factor=1.0)
     with pytest.raises(ValueError, match="the vae is an MLP, whose latents have no height and width"):
         HFDDPMPipeline(inner.unet, HFDDPMScheduler(), vae=flat)
-    with pytest.raises(ValueError, match=r"images of \(32, 32\) have latents of \(16, 16\)"):
+    with pytest.raises(ValueError, match=r"images of size \(32, 32\) have latents of size \(16, 16\)"):
         latent_pipeline().invert(torch.zeros(1, 1, 32, 32), 3)
 
 
@@ -208,7 +208,7 @@ def test_slices_change_no_number_and_tiles_are_refused():
         vae.enable_slicing()
         torch.testing.assert_close(vae.decode(vae.encode(x).latent_dist.mean).sample, whole, rtol=1e-5, atol=1e-6)
     vae.disable_slicing()
-    with pytest.raises(ValueError, match="tiles would change the images of an HFVAE"):
+    with pytest.raises(ValueError, match="tiling would change the images of an HFVAE"):
         vae.enable_tiling()
 
 

@@ -41,8 +41,8 @@ def test_another_schedulers_config_has_no_variance():
 
 def test_a_network_without_a_size_has_no_shape_and_the_remedy_is_the_callers():
     assert signature(sample_size=(8, 16)).shape("") == (1, 8, 16)
-    with pytest.raises(ValueError, match="the network's config has no sample_size: give latents"):
-        signature(sample_size=None).shape("give latents")
+    with pytest.raises(ValueError, match="the network's config has no sample_size: pass latents"):
+        signature(sample_size=None).shape("pass latents")
 
 
 def test_a_table_of_time_embeddings_has_a_row_for_each_timestep(make_pipeline):
@@ -58,10 +58,10 @@ def test_a_table_of_time_embeddings_has_a_row_for_each_timestep(make_pipeline):
 def test_steps_are_from_1_to_T_in_the_words_of_the_caller(steps):
     seven = signature({"num_train_timesteps": 7})
     with pytest.raises(
-        ValueError, match=f"num_inference_steps={steps!r} must be a whole number from 1 to 7, the steps"
+        ValueError, match=f"num_inference_steps={steps!r} must be a whole number from 1 to 7, the number"
     ):
         seven.check_steps(steps)
-    with pytest.raises(ValueError, match="--steps x must be from 1 to 7, the steps it was trained with"):
+    with pytest.raises(ValueError, match="--steps x must be from 1 to 7, the number of steps in training"):
         seven.check_steps(steps, "--steps x must be")
     for good in (1, 7):
         seven.check_steps(good)
@@ -70,7 +70,7 @@ def test_steps_are_from_1_to_T_in_the_words_of_the_caller(steps):
 @pytest.mark.parametrize(
     ("labels", "sentence"),
     [
-        (None, "trained with 3 classes: give the classes"),
+        (None, "trained with 3 classes: pass the classes"),
         (3, r"the classes 3\.\.3 must lie within 0\.\.2"),
         ([0, -1], r"the classes -1\.\.0 must lie within 0\.\.2"),
         ([0], "of shape .1,. do not fit batch_size=2"),
@@ -88,7 +88,7 @@ def test_labels_become_one_for_each_image():
     assert three.labels(2, 4).tolist() == [2] * 4
     assert three.labels([0, 2], 2).tolist() == three.labels(torch.tensor([0, 2]), 2).tolist() == [0, 2]
     assert signature().labels(None, 2) is None
-    with pytest.raises(ValueError, match="class_labels were given, but this network was trained without classes"):
+    with pytest.raises(ValueError, match="class_labels must be omitted: this network was trained without classes"):
         signature().labels(0, 2)
 
 
@@ -97,7 +97,7 @@ def test_labels_of_a_network_that_does_not_count_them_are_any_whole_numbers():
     assert free.takes_labels and free.num_classes is None
     assert free.labels(1000, 2).tolist() == [1000, 1000]
     free.check_class(1000, "--class 1000")
-    with pytest.raises(ValueError, match="trained with classes: give class_labels"):
+    with pytest.raises(ValueError, match="trained with classes: pass class_labels"):
         free.labels(None, 2)
 
 
@@ -111,7 +111,7 @@ def test_a_class_is_refused_in_the_words_of_the_caller():
     signature(num_class_embeds=3).check_class(2, "--class 2")
     with pytest.raises(ValueError, match="--class 3 must be from 0 to 2, the network's classes"):
         signature(num_class_embeds=3).check_class(3, "--class 3")
-    with pytest.raises(ValueError, match="--class 0: this network was trained without classes"):
+    with pytest.raises(ValueError, match="--class 0 must be omitted: this network was trained without classes"):
         signature().check_class(0, "--class 0")
 
 

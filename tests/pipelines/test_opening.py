@@ -51,24 +51,24 @@ def test_whatever_stands_in_a_config_it_opens_or_is_a_sentence(place, folder):
 @pytest.mark.parametrize("name", ["unet", "scheduler", "vae"])
 def test_a_component_is_a_library_and_a_class(name, value, folder):
     rewritten(folder / INDEX, **{name: value})
-    assert refusal(folder).startswith((f"{INDEX} has {name}=", f"{INDEX} lacks '{name}'"))
+    assert refusal(folder).startswith((f"{INDEX} has {name}=", f"{INDEX} does not contain '{name}'"))
 
 
 def test_an_index_without_a_class(folder):
     (folder / INDEX).write_text("{}")
-    assert refusal(folder) == f"{INDEX} lacks '_class_name': restore it from another copy"
+    assert refusal(folder) == f"{INDEX} does not contain '_class_name': restore it from another copy"
 
 
 @pytest.mark.parametrize("kept", [slice(1, None), slice(0, 0)], ids=["one is missing", "all are missing"])
 def test_weights_that_are_in_no_file(kept, folder):
     weights = load_file(folder / WEIGHTS)
     save_file(dict([*weights.items()][kept]) | {"x": torch.zeros(1)}, folder / WEIGHTS, metadata={"format": "pt"})
-    assert "are in no file: config.json and the weights are not of one model" in refusal(folder)
+    assert "config.json and the weights do not belong to the same model" in refusal(folder)
 
 
 def test_a_vae_of_another_class_is_not_taken_for_ours(tmp_path):
     AutoencoderKL(sample_size=8, block_out_channels=(8,), norm_num_groups=4).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="are in no file"):
+    with pytest.raises(ValueError, match="weights are missing"):
         HFVAE.from_pretrained(tmp_path)
 
 
@@ -76,12 +76,12 @@ def test_a_vae_of_another_class_is_not_taken_for_ours(tmp_path):
 def test_weights_are_floating_numbers(dtype, name, folder):
     weights = {key: value.to(dtype) for key, value in load_file(folder / WEIGHTS).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    assert refusal(folder).endswith(f" of {name}, allowed are F64, F32, F16, BF16")
+    assert refusal(folder).endswith(f" with dtype {name}, which must be one of F64, F32, F16, BF16")
 
 
 def test_a_variant_that_is_there_is_named(folder):
     (folder / WEIGHTS).rename(folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
-    assert refusal(folder) == f"{folder}/{WEIGHTS} is missing: copy it again, or take variant='fp16'"
+    assert refusal(folder) == f"{folder}/{WEIGHTS} is missing: restore it from another copy, or pass variant='fp16'"
     assert HFDDPMPipeline.from_pretrained(folder, variant="fp16").unet.device.type == "cpu"
 
 

@@ -61,11 +61,11 @@ def test_half_precision_gives_probabilities_in_float32(pipeline):
     [
         (pixels(), 20, "timestep=20 must lie in 0 .. 19; 0 is the least noise"),
         (pixels(), -1, "timestep=-1 must lie in 0 .. 19"),
-        (pixels(), 1.0, "timestep=1.0 must be a whole number, or a tensor of them for each image"),
+        (pixels(), 1.0, "timestep=1.0 must be a whole number, or a tensor with one for each image"),
         (pixels(), True, "timestep=True must be a whole number"),
         (pixels(), [1, 2, 3], "timestep=[1, 2, 3] must be a whole number, or a tensor"),
         (pixels(), torch.ones(3), "timestep=tensor([1., 1., 1.]) must be a whole number"),
-        (pixels(), torch.tensor([1, 2]), "timesteps of shape (2,) do not fit 3 images: give one, or one for each"),
+        (pixels(), torch.tensor([1, 2]), "timesteps of shape (2,) do not fit 3 image(s): pass one, or one for each"),
         (pixels().repeat(1, 3, 1, 1), 0, "images of shape (3, 3, 8, 8) must have shape (B, 1, 8, 8)"),
         (torch.zeros(3, 1, 8, 9), 0, "images of shape (3, 1, 8, 9) must have shape (B, 1, 8, 8)"),
         (torch.full((1, 1, 8, 8), torch.nan), 0, "the images have values that are not finite"),
@@ -119,6 +119,6 @@ def test_plain_diffusers_fails_loudly(pipeline, tmp_path):
 def test_pipelines_of_another_kind_name_the_one_that_opens_it(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     for kind, needs in ((HFDDPMPipeline, "unet or scheduler"), (HFVAEPipeline, "vae")):
-        sentence = f"has no {needs} for {kind.__name__}: open it with HFClassifierPipeline.from_pretrained"
+        sentence = f"has no {needs} for {kind.__name__}: load it with HFClassifierPipeline.from_pretrained"
         with pytest.raises(ValueError, match=sentence):
             kind.from_pretrained(tmp_path)

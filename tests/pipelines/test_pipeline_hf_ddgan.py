@@ -82,14 +82,14 @@ def test_truncated_images_of_a_class_differ_less():
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        ({"num_inference_steps": 2}, "num_inference_steps=2 must be 4, the steps it was trained with, or be left out"),
-        ({"class_labels": None}, "this network was trained with 3 classes: give class_labels"),
+        ({"num_inference_steps": 2}, "num_inference_steps=2 must be 4, the number of steps in training, or be omitted"),
+        ({"class_labels": None}, "this network was trained with 3 classes: pass class_labels"),
         ({"class_labels": 3}, "class_labels 3..3 must lie within 0..2, the network's classes"),
-        ({"class_labels": "tow"}, "class_labels='tow' is the name of no class; did you mean 'two'?"),
+        ({"class_labels": "tow"}, "class_labels='tow' is not the name of a class; did you mean 'two'?"),
         ({"truncation": 1.5}, "truncation=1.5 must be a number from 0 to 1"),
         ({"latents": torch.zeros(1, 1, 8, 8)}, "latents of shape (1, 1, 8, 8) must be a tensor of shape (2, 1, 8, 8)"),
-        ({"generator": [seeded()]}, "1 generators for batch_size=2"),
-        ({"output_type": "jpg"}, "output_type='jpg' is not known"),
+        ({"generator": [seeded()]}, "a list of 1 generator(s) does not fit batch_size=2"),
+        ({"output_type": "jpg"}, "output_type='jpg' must be one of 'pil', 'np', 'pt'"),
     ],
 )
 def test_wrong_input_is_one_sentence(call, sentence, pipeline):
@@ -99,7 +99,7 @@ def test_wrong_input_is_one_sentence(call, sentence, pipeline):
 
 @pytest.mark.parametrize("method", ["invert", "reconstruct", "vary", "interpolate", "inpaint", "score"])
 def test_what_has_no_way_back_is_refused_in_a_sentence(method, pipeline):
-    with pytest.raises(ValueError, match=r"no walk leads from an image back to its noise.*take an HFDDPMPipeline"):
+    with pytest.raises(ValueError, match=r"an image cannot be inverted to its noise.*use an HFDDPMPipeline"):
         getattr(pipeline, method)(torch.zeros(1, 1, 8, 8))
 
 
@@ -109,11 +109,11 @@ def test_parts_that_do_not_fit_are_refused():
         HFDDGANPipeline(unet_preset("tiny"), pipeline.scheduler)
     with pytest.raises(ValueError, match="DDPMScheduler must be the HFDDPMScheduler that the generator was trained"):
         HFDDGANPipeline(pipeline.generator, DDPMScheduler(4, prediction_type="sample"))
-    with pytest.raises(ValueError, match="prediction_type='epsilon' must be 'sample' in the scheduler"):
+    with pytest.raises(ValueError, match="prediction_type='epsilon' must be 'sample' in the scheduler's config"):
         HFDDGANPipeline(pipeline.generator, HFDDPMScheduler(4))
-    with pytest.raises(ValueError, match="variance_type='fixed_large' must be 'fixed_small' in the scheduler"):
+    with pytest.raises(ValueError, match="variance_type='fixed_large' must be 'fixed_small' in the scheduler's config"):
         make(variance_type="fixed_large")
-    with pytest.raises(ValueError, match="id2label has a name for 3: allowed is one for each class from 0 to 2"):
+    with pytest.raises(ValueError, match="id2label has a name for 3: use one for each class from 0 to 2"):
         HFDDGANPipeline(pipeline.generator, pipeline.scheduler, id2label={3: "three"})
     with pytest.raises(ValueError, match="discriminator of type DDGANGenerator must be a DDGANDiscriminator, or None"):
         HFDDGANPipeline(pipeline.generator, pipeline.scheduler, pipeline.generator)
@@ -125,7 +125,10 @@ def test_parts_that_do_not_fit_are_refused():
     ("other", "sentence"),
     [
         (DDPMScheduler(4), "scheduler of type DDPMScheduler must be the HFDDPMScheduler"),
-        (HFDDPMScheduler(4, beta_schedule="vp"), "prediction_type='epsilon' must be 'sample' in the scheduler"),
+        (
+            HFDDPMScheduler(4, beta_schedule="vp"),
+            "prediction_type='epsilon' must be 'sample' in the scheduler's config",
+        ),
         (None, "scheduler of type NoneType must be"),
     ],
 )
@@ -197,5 +200,5 @@ def test_plain_diffusers_fails_loudly(pipeline, tmp_path):
 
 def test_pipelines_of_another_kind_name_the_one_that_opens_it(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"HFDDGANPipeline.*open it with HFDDGANPipeline\.from_pretrained"):
+    with pytest.raises(ValueError, match=r"HFDDGANPipeline.*load it with HFDDGANPipeline\.from_pretrained"):
         HFDDPMPipeline.from_pretrained(tmp_path)

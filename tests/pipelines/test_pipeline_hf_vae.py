@@ -168,12 +168,12 @@ def test_a_checkpoint_of_another_class_is_one_sentence(make_pipeline, make_vae_p
     make_pipeline().save_pretrained(tmp_path / "stock")
     make_pipeline({"prediction_type": "mean"}).save_pretrained(tmp_path / "ddpm")
     make_vae_pipeline().save_pretrained(tmp_path / "vae")
-    with pytest.raises(ValueError, match=r"a checkpoint of DDPMPipeline and has no vae .* open it with HFDDPMPipeline"):
+    with pytest.raises(ValueError, match=r"a checkpoint of DDPMPipeline and has no vae .* load it with HFDDPMPipeline"):
         HFVAEPipeline.from_pretrained(tmp_path / "stock")
     with pytest.raises(ValueError, match="a checkpoint of HFDDPMPipeline and has no vae for HFVAEPipeline"):
         HFVAEPipeline.from_pretrained(tmp_path / "ddpm")
     with pytest.raises(
-        ValueError, match=r"of HFVAEPipeline and has no unet or scheduler .* open it with HFVAEPipeline"
+        ValueError, match=r"of HFVAEPipeline and has no unet or scheduler .* load it with HFVAEPipeline"
     ):
         HFDDPMPipeline.from_pretrained(tmp_path / "vae")
     heir = type("Mine", (HFVAEPipeline,), {})  # a class of a user is as good
@@ -375,25 +375,25 @@ def test_the_manifold_is_a_grid_of_quantiles(make_vae_pipeline):
     ("call", "sentence"),
     [
         (lambda p, x: p(0), "batch_size=0 must be a whole number of at least 1"),
-        (lambda p, x: p(3, generators(1, 2)), "2 generators for batch_size=3"),
-        (lambda p, x: p(output_type="jpg"), "output_type='jpg' is not known"),
+        (lambda p, x: p(3, generators(1, 2)), r"list of 2 generator\(s\) does not fit batch_size=3"),
+        (lambda p, x: p(output_type="jpg"), "output_type='jpg' must be one of 'pil', 'np', 'pt'"),
         (lambda p, x: p(latents=[0.0]), "latents of type list must be a tensor"),
         (lambda p, x: p(latents=torch.zeros(2, 3, 1, 1)), r"latents of shape \(2, 3, 1, 1\) do not fit batch_size=1"),
         (lambda p, x: p(latents=torch.zeros(1, 4, 1, 1)), r"latents of shape \(1, 4, 1, 1\) must have shape \(B, 3, 1"),
         (lambda p, x: p.decode(torch.zeros(3)), r"latents of shape \(3,\) must have shape \(B, J, h, w\)"),
         (lambda p, x: p.encode(x[..., :7]), r"images of shape \(2, 1, 8, 7\) must have shape \(B, 1, 8, 8\)"),
         (lambda p, x: p.encode(x * 3), r"must lie in \[0, 1\] or in \[-1, 1\]"),
-        (lambda p, x: p.encode(x, True, generators(1)), "1 generators for batch_size=2"),
+        (lambda p, x: p.encode(x, True, generators(1)), r"list of 1 generator\(s\) does not fit batch_size=2"),
         (lambda p, x: p.sample_posterior(x, 0), "num_samples=0 must be a whole number of at least 1"),
-        (lambda p, x: p.interpolate(x, x[:1], [0.5]), "2 first and 1 second images make no pairs"),
+        (lambda p, x: p.interpolate(x, x[:1], [0.5]), r"2 first and 1 second image\(s\) do not form pairs"),
         (lambda p, x: p.interpolate(x, x, [1.5]), r"weights=\[1.5\] must be a list of numbers in \[0, 1\]"),
-        (lambda p, x: p.interpolate(x, x, [0.5], "slurp"), "method='slurp' is not known.*did you mean 'slerp'"),
-        (lambda p, x: p.traverse(x, 0, [0.0]), "2 images: traverse starts from one"),
+        (lambda p, x: p.interpolate(x, x, [0.5], "slurp"), "method='slurp' must be one of .*did you mean 'slerp'"),
+        (lambda p, x: p.traverse(x, 0, [0.0]), "traverse requires one image, not 2"),
         (lambda p, x: p.traverse(x[:1], 3, [0.0]), "dimension=3 must be a whole number from 0 to 2"),
         (lambda p, x: p.traverse(x[:1], 0, [math.nan]), r"values=\[nan\] must be a list of finite numbers"),
         (lambda p, x: p.traverse(x[:1], 0, 1.0), "values=1.0 must be a list of finite numbers"),
-        (lambda p, x: p.traverse(None, 0, [0.0]), "give traverse one image, or None and latents"),
-        (lambda p, x: p.manifold(4), r"this model has 3 latent numbers, \(J, h, w\) = \(3, 1, 1\)"),
+        (lambda p, x: p.traverse(None, 0, [0.0]), "traverse requires either one image, or None and latents"),
+        (lambda p, x: p.manifold(4), r"2 latent numbers, but this model has 3, \(J, h, w\) = \(3, 1, 1\)"),
         (lambda p, x: HFVAEPipeline(torch.nn.Linear(1, 1)), "vae of type Linear must be an HFVAE"),
         (lambda p, x: HFVAEPipeline(AutoencoderKL()), "vae of type AutoencoderKL must be an HFVAE"),
     ],

@@ -69,7 +69,7 @@ def test_an_annotation_in_words():
         ({"clip_sample": 1}, "^clip_sample=1 must be bool$"),
         ({"steps_offset": [1]}, r"^steps_offset=\[1\] must be int$"),
         ({"trained_betas": ["0.1"]}, r"^trained_betas=\['0.1'\] must be a list of float or null$"),
-        ({"beta_schedule": 7}, "^beta_schedule=7 is not known, allowed are 'linear', "),
+        ({"beta_schedule": 7}, "^beta_schedule=7 must be one of 'linear', "),
         ({"prediction_type": "epsilom"}, "did you mean 'epsilon'"),
     ],
     ids=str,

@@ -140,7 +140,7 @@ def test_curves_that_end_at_0_say_so_and_travel_as_betas(curve):
         ({"beta_schedule": "cosin"}, "'cosine'.*did you mean 'cosine'"),
         ({"num_train_timesteps": 0}, "at least 1"),
         ({"beta_start": 0.03}, "beta_start <= beta_end"),
-        ({"trained_betas": [0.1, 0.2]}, r"shape \(2,\).*needs \(1000,\)"),
+        ({"trained_betas": [0.1, 0.2]}, r"shape \(2,\).*requires shape \(1000,\)"),
         ({"trained_betas": [0.1, -0.2], "num_train_timesteps": 2}, r"\(0, 1\]"),
         ({"trained_betas": [0.1, 0.2], "num_train_timesteps": 2, "beta_schedule": "const"}, "differ from"),
         ({"num_train_timesteps": 1, "rescale_betas_zero_snr": True}, "at least 2"),

@@ -161,7 +161,7 @@ def test_the_key_is_saved_only_where_it_is_false_and_other_schedulers_are_not_to
 def test_a_score_of_another_shape_is_refused():
     scheduler = scheduler_of()
     for step in (scheduler.step, scheduler.step_inverse, scheduler.step_langevin):
-        with pytest.raises(ValueError, match=r"score of shape \(2, 1, 4, 4\) must have that of sample"):
+        with pytest.raises(ValueError, match=r"score of shape \(2, 1, 4, 4\) must have the shape of sample"):
             step(normal(1), int(scheduler.timesteps[4]), normal(2), score=normal(3)[:, :1])
 
 

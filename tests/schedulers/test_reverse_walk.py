@@ -52,7 +52,7 @@ def test_many_timesteps_give_one_row_a_sample():
 @pytest.mark.parametrize(
     ("eta", "timestep", "sentence"),
     [
-        (None, 5, "timestep 5 is not one of the 5 that set_timesteps chose"),
+        (None, 5, "timestep 5 is not in the list of length 5 that set_timesteps chose"),
         (0.0, 2.5, "timestep 2.5 must be a whole number"),
         (1.5, 999, r"eta=1.5 must lie in \[0, 1\]"),
     ],

@@ -383,7 +383,7 @@ def test_stock_solvers_swap_in(name):
         ({"variance_type": "fixed"}, "'fixed_small', .* 'learned_range'"),
         ({"timestep_spacing": "quadratic"}, "'leading', 'trailing', 'linspace'"),
         ({"rescale_betas_zero_snr": True}, "'epsilon' is undefined"),
-        ({"rescale_betas_zero_snr": True, "prediction_type": "sample"}, "choose 'trailing'"),
+        ({"rescale_betas_zero_snr": True, "prediction_type": "sample"}, "use 'trailing'"),
         (
             {"trained_betas": [0.5, 1.0, 0.5], "num_train_timesteps": 3, "prediction_type": "v_prediction"},
             "alpha_bar is 0 from t = 1 on",
@@ -400,16 +400,16 @@ def test_contradictions_are_refused_at_construction(config, sentence):
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda s: s.step(images(), 1000, images()), "timestep 1000 is not one of the 1000"),
+        (lambda s: s.step(images(), 1000, images()), "timestep 1000 is not in the list of length 1000"),
         (lambda s: s.step(images(), 5.5, images()), r"timestep 5\.5 must be a whole number"),
         (lambda s: s.posterior_mean(images(), images(), 1000), r"timestep 1000 must be a whole number within 0\.\.999"),
         (lambda s: s.add_noise(images(), images(), -1), "timestep -1 must be a whole number"),
         (lambda s: s.step(images(), 5, images(), eta=1.5), "eta=1.5 must lie in"),
-        (lambda s: s.step(torch.zeros(1, 4, 8, 8), 5, torch.zeros(1, 3, 8, 8)), "4 channels for a sample of 3"),
+        (lambda s: s.step(torch.zeros(1, 4, 8, 8), 5, torch.zeros(1, 3, 8, 8)), "channels is 4 for model_output and 3"),
         (lambda s: s.add_noise(images(), images(), torch.tensor([1000] * 4)), r"0\.\.999"),
         (lambda s: s.add_noise(images(), images(), torch.tensor([-1])), r"0\.\.999"),
         (lambda s: s.add_noise(images(), images(), torch.tensor([0.5] * 4)), "must be integers"),
-        (lambda s: s.add_noise(images(), images(), torch.tensor([1, 2])), "as many as the 4 samples"),
+        (lambda s: s.add_noise(images(), images(), torch.tensor([1, 2])), "one for each sample of a batch of size 4"),
     ],
 )
 def test_bad_calls_are_one_sentence(call, sentence):
@@ -421,12 +421,12 @@ def test_a_timestep_outside_the_list_is_refused():
     scheduler = HFDDPMScheduler()
     scheduler.set_timesteps(10)
     for timestep in (5, torch.tensor(5), torch.tensor([0, 5, 0, 0])):
-        with pytest.raises(ValueError, match="timestep 5 is not one of the 10"):
+        with pytest.raises(ValueError, match="timestep 5 is not in the list of length 10"):
             scheduler.step(images(), timestep, images())
 
 
 def test_noise_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"variance_noise of shape \(1, 3, 8, 8\) must have that of sample, \(4, 3,"):
+    with pytest.raises(ValueError, match=r"variance_noise of shape \(1, 3, 8, 8\) must have the shape of sample, \(4,"):
         HFDDPMScheduler().step(images(), 5, images(), variance_noise=images(1))
 
 
@@ -451,7 +451,7 @@ def test_learned_variance_needs_the_second_half():
         lambda: scheduler.step_langevin(images(), 5, images()),
         lambda: scheduler.score(images(), images(), 5),
     ):
-        with pytest.raises(ValueError, match="variance_type='learned' needs 6: take the one that the network was"):
+        with pytest.raises(ValueError, match="variance_type='learned' requires 6: use the one that the network was"):
             call()
 
 
@@ -572,7 +572,7 @@ def test_inversion_of_gaussian_data_is_the_normalising_flow_and_its_error_falls_
 def test_what_is_no_step_upwards(timestep):
     scheduler = HFDDPMScheduler()
     scheduler.set_timesteps(10)
-    with pytest.raises(ValueError, match=f"timestep {timestep} has no noisier one .* inverse_timesteps"):
+    with pytest.raises(ValueError, match=f"timestep {timestep} has no noisier neighbour .* inverse_timesteps"):
         scheduler.step_inverse(images(), timestep, images())
 
 
@@ -599,7 +599,7 @@ def test_a_column_of_timesteps_is_one_for_each_sample():
     t, noise = torch.tensor([[5], [50]]), torch.randn(2, 1, 4, 4)
     column, row = (scheduler.step(x, one, x, variance_noise=noise).prev_sample for one in (t, t[:, 0]))
     assert torch.equal(column, row)
-    with pytest.raises(ValueError, match="one or as many as the 2 samples"):
+    with pytest.raises(ValueError, match="either one or one for each sample of a batch of size 2"):
         scheduler.step(x, torch.tensor([[5], [50], [500]]), x)
 
 

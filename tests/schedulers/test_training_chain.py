@@ -28,10 +28,10 @@ def test_the_score_is_minus_epsilon_over_sigma(prediction, prediction_of):
 @pytest.mark.parametrize(
     ("x_0", "noise", "sentence"),
     [
-        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), draw(2, 1, 3, 3), "of torch.uint8 must be a floating tensor"),
-        (draw(2, 1, 3, 3), draw(1, 1, 3, 3), r"noise \(1, 1, 3, 3\) must be a tensor of the shape of .*\(2, 1, 3, 3\)"),
-        (draw(2, 1, 3, 3), None, "noise NoneType must be a tensor of the shape of"),
-        (None, draw(2, 1, 3, 3), "of NoneType must be a floating tensor"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), draw(2, 1, 3, 3), "torch.uint8 must be a floating-point tensor"),
+        (draw(2, 1, 3, 3), draw(1, 1, 3, 3), r"noise \(1, 1, 3, 3\) must be a tensor with the shape .*\(2, 1, 3, 3\)"),
+        (draw(2, 1, 3, 3), None, "noise NoneType must be a tensor with the shape of"),
+        (None, draw(2, 1, 3, 3), "of type NoneType must be a floating-point tensor"),
     ],
 )
 def test_images_that_no_noise_can_be_added_to(x_0, noise, sentence):

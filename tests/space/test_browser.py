@@ -432,7 +432,7 @@ def test_a_gan_has_no_steps_to_choose_and_truncation(app):
 
 
 def test_what_a_page_cannot_show_is_one_sentence(app, make_pipeline):
-    with pytest.raises(ValueError, match="the images have 4 channels, and a page shows 1 or 3"):
+    with pytest.raises(ValueError, match="the images have 4 channels, and the page can only show 1 or 3"):
         app.build(make_pipeline(in_channels=4, out_channels=4), "x")
     with pytest.raises(ValueError, match="no sample_size"):
         app.build(make_pipeline(sample_size=None), "x")
@@ -453,7 +453,7 @@ def test_the_pipelines_own_refusal_and_full_memory_reach_the_user_in_a_sentence(
     def too_much(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(Error, match="it does not fit into memory: draw fewer images"):
+    with pytest.raises(Error, match="the images do not fit into memory: draw fewer images"):
         app.spoken(too_much, make_pipeline(), ())(no_progress)
 
 
@@ -476,7 +476,7 @@ def test_gradio_is_told_to_call_nobody(app, make_pipeline):
     ("words", "sentence"),
     [
         (["--port", "0"], "--port 0 must be from 1 to 65535"),
-        (["--host", "203.0.113.1"], "no page can be at --host 203.0.113.1"),
+        (["--host", "203.0.113.1"], "the page cannot be served at --host 203.0.113.1"),
         ([], "there is no checkpoint folder at './nowhere'"),
     ],
 )
@@ -501,7 +501,9 @@ def test_demo_refuses_a_classifier_that_guides_nothing(what, make_pipeline, make
     make_classifier(sample_size=16).save_pretrained(tmp_path / "classifier")
     parser = argparse.ArgumentParser()
     demo.add_options(parser)
-    said = {"vae": "holds a VAE, leave the option out", "larger": "the classifier takes (16, 16) pixels"}[what]
+    said = {"vae": "contains a VAE: leave the option out", "larger": "the classifier has the sample size (16, 16)"}[
+        what
+    ]
     with pytest.raises(UserError, match=re.escape(said)):
         demo.run(parser.parse_args([str(tmp_path / "checkpoint"), "--classifier", str(tmp_path / "classifier")]))
 
@@ -515,7 +517,7 @@ def test_demo_refuses_a_port_that_is_taken(tmp_path):
     demo.add_options(parser)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"no page can be at --host 127.0.0.1 --port {port}"):
+        with pytest.raises(UserError, match=f"the page cannot be served at --host 127.0.0.1 --port {port}"):
             demo.run(parser.parse_args(["./nowhere", "--port", str(port)]))
 
 

@@ -97,7 +97,7 @@ def test_a_busy_hub_is_asked_again_and_a_public_space_is_no_secret(hub, pushed):
     hub.fail("POST", "/commit/", times=1, status=500)
     run(pushed, "--push", "ada/page")
     assert "app.py" in hub.files("ada/page", repo_type="space")
-    with pytest.raises(UserError, match="ada/page is public already, which --private does not change"):
+    with pytest.raises(UserError, match="ada/page is already public, which --private does not change"):
         run(pushed, "--push", "ada/page", "--private")
 
 
@@ -107,28 +107,28 @@ def test_the_space_of_a_private_checkpoint_is_private(hub, make_pipeline, tmp_pa
     run("ada/hidden", "--push", "ada/page")
     assert hub.repo("ada/page", "space").private  # or strangers would see what it draws
     assert capsys.readouterr().out == f"pushed: {hub.url}/spaces/ada/page (private)\n"
-    assert b"give this Space a secret `HF_TOKEN`" in hub.files("ada/page", repo_type="space")["README.md"]
+    assert b"add a secret `HF_TOKEN`" in hub.files("ada/page", repo_type="space")["README.md"]
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["ada/nothing"], "ada/nothing: there is no such repository or revision"),
+        (["ada/nothing"], "ada/nothing: the repository or revision does not exist"),
         ([""], "'' must be user/name of a checkpoint on the Hub"),
         (["nothing"], "'nothing' must be user/name of a checkpoint on the Hub"),
-        (["ada/a b"], "'ada/a b' cannot be the name of a repository: give user/name"),
+        (["ada/a b"], "'ada/a b' cannot be the name of a repository: use user/name"),
         (
             ["ada/stock"],
-            "ada/stock has no pipeline.py, by which a Space opens it: hf-ddpm push a checkpoint of hf_ddpm",
+            "ada/stock has no pipeline.py, which a Space needs to open it: push a checkpoint of hf_ddpm with hf-ddpm",
         ),
         (["ada/empty"], "ada/empty has no model_index.json"),
-        (["."], ". is a folder, and a Space opens a checkpoint from the Hub: hf-ddpm push it first"),
-        (["ada/tiny", "--private"], "--private belongs to --push"),
+        (["."], ". is a folder, and a Space opens a checkpoint from the Hub: push it first with hf-ddpm push"),
+        (["ada/tiny", "--private"], "--private needs --push"),
         (["ada/tiny", "--out", ""], "--out '' must be the name of a new folder"),
-        (["ada/tiny", "--out", "full"], "the folder --out full is not empty: name a new one"),
-        (["ada/tiny", "--out", "full/file"], "--out full/file is a file: name a new folder"),
-        (["ada/tiny", "--push", "a b"], "'a b' cannot be the name of a repository: give user/name"),
-        (["ada/tiny", "--push", "bob/page"], "bob/page: this token may not write there"),
+        (["ada/tiny", "--out", "full"], "the folder --out full is not empty: choose a new one"),
+        (["ada/tiny", "--out", "full/file"], "--out full/file is a file: choose a new folder"),
+        (["ada/tiny", "--push", "a b"], "'a b' cannot be the name of a repository: use user/name"),
+        (["ada/tiny", "--push", "bob/page"], "bob/page: this token has no write access there"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(hub, pushed, words, sentence, tmp_path, monkeypatch):
@@ -161,7 +161,7 @@ def test_demo_without_gradio_says_what_to_install(run_python):
     code += "with exit_with_a_sentence():\n    demo.run(parser.parse_args(['x']))"
     failed = run_python(code, check=False)
     assert failed.returncode == 1
-    assert failed.stderr == 'error: hf-ddpm demo needs gradio: pip install "hf_ddpm[space]"\n'
+    assert failed.stderr == 'error: hf-ddpm demo needs gradio: install it with pip install "hf_ddpm[space]"\n'
 
 
 def test_writing_a_space_needs_no_gradio_and_imports_none(run_python):

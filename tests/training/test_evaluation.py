@@ -135,7 +135,7 @@ def test_a_reference_of_another_network_costs_no_training(tmp_path):
     statistics = feature_statistics(torch.randn(80, 64, generator=torch.Generator().manual_seed(0)))
     save_reference(Reference(statistics, None, {"extractor": "another"}), tmp_path / "other.safetensors")
     more = ["--samples", "20", "--reference", str(tmp_path / "other.safetensors")]
-    with pytest.raises(SystemExit, match="error: the reference was made with extractor='another' and the samples"):
+    with pytest.raises(SystemExit, match="error: the reference was made with extractor='another' but the samples"):
         main(words(tmp_path / "run", *more))
     assert not (tmp_path / "run").exists()
 
@@ -164,26 +164,26 @@ def test_images_held_back_from_training(tmp_path, capsys):
     [
         (
             ["--samples", "20", "--test_source", "digits"],
-            "there is no split 'test' in 'digits'.*keep some from training with --held_back",
+            "there is no split 'test' in 'digits'.*hold back training images with --held_back",
         ),
-        (["--samples", "1"], "evaluation.samples=1 has no distance"),
-        (["--samples", "0", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are none"),
-        (["--image_size", "8", "--evaluation.every", "2"], "evaluation.every=2 measures samples, of which there are"),
-        (["--samples", "20", "--reference", "nowhere"], "nowhere does not hold the statistics"),
+        (["--samples", "1"], "evaluation.samples=1 is too small for a distance"),
+        (["--samples", "0", "--evaluation.every", "2"], "evaluation.every=2 needs samples, but their number is 0"),
+        (["--image_size", "8", "--evaluation.every", "2"], "evaluation.every=2 needs samples, but their number is 0"),
+        (["--samples", "20", "--reference", "nowhere"], "nowhere does not contain the statistics"),
         (
             ["--samples", "20", "--reference", "mnist-test", "--image_size", "8"],
-            r"evaluation: .* are no digits.*--evaluation.extractor, or measure nothing with --samples 0$",
+            r"evaluation: .* are not digits.*--evaluation.extractor, or measure nothing with --samples 0$",
         ),
         (
             ["--samples", "20", "--evaluation.every", "2", "--reference", "mnist-test", "--image_size", "8"],
-            r"evaluation: .* are no digits.* measure nothing with --samples 0 --evaluation.every null$",
+            r"evaluation: .* are not digits.* measure nothing with --samples 0 --evaluation.every null$",
         ),
         (["--samples", "20", "--extractor", "./nowhere"], "cannot be opened as a vision model"),
-        (["--held_back", "80"], "held_back is 80, and the data set .* has 80 images: hold fewer back"),
-        (["--part", "held_back"], "part is 'held_back', and held_back is 0"),
-        (["--eta", "0.5", "--solver", "unipc"], "sampling.eta=0.5 has no meaning for solver='unipc'"),
+        (["--held_back", "80"], "held_back is 80; it must be less than 80, the number of images of the dataset"),
+        (["--part", "held_back"], "part is 'held_back', but held_back is 0"),
+        (["--eta", "0.5", "--solver", "unipc"], "sampling.eta=0.5 does not apply to solver='unipc'"),
         (["--solver", "heun", "--prediction_type", "v_prediction"], "sampling: the solver heun would draw noise"),
-        (["--solver", "heun"], "sampling: the solver heun does not know this network's prediction_type='sample'"),
+        (["--solver", "heun"], "sampling: the solver heun does not support this network's prediction_type='sample'"),
     ],
 )
 def test_mistakes_cost_no_training(more, sentence, tmp_path):

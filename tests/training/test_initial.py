@@ -37,15 +37,15 @@ def test_the_weights_are_those_of_the_checkpoint(raw, trained, tmp_path):
     assert all(torch.equal(weights["model"][name], weight) for name, weight in wanted.items())
     average = run.players["model"].ema.model.state_dict()
     assert all(torch.equal(average[name], weight) for name, weight in wanted.items())
-    assert run.notes == [f"init_from: {len(wanted)} of {len(wanted)} tensors of the unet are those of {trained}"]
+    assert run.notes == [f"init_from: loaded {len(wanted)} of {len(wanted)} tensors of the unet from {trained}"]
     other = load_pipeline(str(trained), **({} if raw else {"variant": "raw"})).unet.state_dict()
     assert any(not torch.equal(wanted[name], weight) for name, weight in other.items())
 
 
 def test_what_does_not_fit_is_named(trained, tmp_path):
     run, weights = begun(tmp_path, "--init_from", trained, "--label_column", "auto", "--prediction_type", "epsilon")
-    assert "these do not fit and begin as they are: class_embedding.weight" in run.notes[0]
-    assert run.notes[1].endswith("and this run has 'epsilon'")
+    assert "these do not fit and were not loaded: class_embedding.weight" in run.notes[0]
+    assert run.notes[1].endswith("but this run uses 'epsilon'")
     wanted = load_pipeline(str(trained)).unet.state_dict()
     assert all(torch.equal(weights["model"][name], weight) for name, weight in wanted.items())
 
@@ -53,7 +53,7 @@ def test_what_does_not_fit_is_named(trained, tmp_path):
 def test_mistakes_are_sentences(trained, tmp_path):
     for words, said in {
         ("--init_from", str(tmp_path / "nothing")): "there is no checkpoint folder at",
-        ("--init_raw", "true"): "give --init_from too",
+        ("--init_raw", "true"): "set --init_from too",
         (
             "--init_from",
             str(trained),
@@ -61,11 +61,11 @@ def test_mistakes_are_sentences(trained, tmp_path):
             "[24, 24]",
             "--norm_num_groups",
             "8",
-        ): "which is another one",
+        ): "use the recipe that it was trained with",
     }.items():
         with pytest.raises(UserError, match=said):
             begun(tmp_path / "run", *words)
-    with pytest.raises(UserError, match="holds a diffusion model and the recipe trains a denoising GAN"):
+    with pytest.raises(UserError, match="contains a diffusion model, but the recipe trains a denoising GAN"):
         begun(tmp_path / "run", "--init_from", trained, base=GAN)
 
 
@@ -88,7 +88,7 @@ def test_a_gan_may_begin_with_a_generator_alone(tmp_path):
     run, weights = begun(tmp_path / "run", "--init_from", tmp_path / "alone", base=GAN)
     wanted = pipeline.generator.state_dict()
     assert all(torch.equal(weights["generator"][name], weight) for name, weight in wanted.items())
-    assert run.notes[1] == f"init_from: {tmp_path / 'alone'} has no discriminator, which begins with random weights"
+    assert run.notes[1] == f"init_from: {tmp_path / 'alone'} has no discriminator, which is initialised at random"
     run, weights = begun(tmp_path / "both", "--init_from", checkpoint, base=GAN)
     wanted = pipeline.discriminator.state_dict()
     assert all(torch.equal(weights["discriminator"][name], weight) for name, weight in wanted.items())

@@ -162,7 +162,7 @@ def test_a_state_that_divides_the_weights_otherwise_is_refused():
     by_shape = [[p for p in first.parameters() if p.ndim == n] for n in (2, 1)]
     saved = Muon(*by_shape, muon_lr=0.1, lr=0.1).state_dict()
     optimizer = Muon(*split_parameters(second), muon_lr=0.1, lr=0.1)
-    with pytest.raises(UserError, match=r"as \[3, 3\] and this version as \[1, 5\].*start it anew"):
+    with pytest.raises(UserError, match=r"as \[3, 3\], but this version as \[1, 5\].*start a new run"):
         optimizer.load_state_dict(saved)
 
 

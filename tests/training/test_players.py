@@ -128,8 +128,14 @@ def test_each_optimizer_is_asked_whether_its_own_step_was_skipped(tmp_path, monk
 @pytest.mark.parametrize(
     ("turns", "sentence"),
     [
-        (("discriminator", "generator", "critic"), "a turn of 'critic', who is no player: its turns are discriminator"),
-        (("generator",), "no turn of the player 'discriminator': its turns are generator, the players generator, disc"),
+        (
+            ("discriminator", "generator", "critic"),
+            r"a turn 'critic', which is not a player: its turns \(discriminator",
+        ),
+        (
+            ("generator",),
+            r"no turn of player 'discriminator': its turns \(generator\) must be the players \(generator, disc",
+        ),
     ],
 )
 def test_turns_are_those_of_the_players(turns, sentence, tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ def test_mistakes_on_the_command_line(words, sentence):
         ("optimizer: {lr: 1e-3}", "unknown block 'optimizer'; did you mean optimization"),
         ("training: {batch_size: 3}", r"optimization\.lr is missing|model\.preset is missing"),
         ("training: [1", "not valid YAML"),
-        ("just words", "must hold blocks"),
+        ("just words", "must contain blocks"),
     ],
 )
 def test_mistakes_in_a_file(text, sentence, tmp_path):
@@ -175,11 +175,11 @@ def test_every_shipped_recipe_says_its_family_and_is_recognised_without(name):
 @pytest.mark.parametrize(
     ("family", "sentence"),
     [
-        ("difusion", "family='difusion' is not known; did you mean diffusion?"),
-        ("flow", "family='flow' is not known; known are diffusion, vae"),
-        ("3", "family=3 is not known; known are diffusion, vae"),
-        ("[vae]", r"family=\['vae'\] is not known"),
-        ("null", "family=None is not known"),
+        ("difusion", "family='difusion' is unknown; did you mean diffusion?"),
+        ("flow", "family='flow' is unknown; it must be one of diffusion, vae"),
+        ("3", "family=3 is unknown; it must be one of diffusion, vae"),
+        ("[vae]", r"family=\['vae'\] is unknown"),
+        ("null", "family=None is unknown"),
         ("vae", "unknown block 'model'"),
     ],
 )
@@ -241,4 +241,4 @@ def test_help_tells_what_the_docstrings_say(capsys):
     assert "objective: keywords of make_objective" in shown
     flat = " ".join(shown.split())
     assert "or L_simple + 0.001 L_vlb for learned variances" in flat  # of a function's docstring too
-    assert "how t is drawn, see docs/training.md [one of uniform, " in flat
+    assert "How t is drawn, see docs/training.md [one of uniform, " in flat

@@ -65,7 +65,7 @@ def test_fused_is_the_same_step(name):
 def test_the_global_batch_is_shared_out():
     training = Training(total_steps=1, batch_size=24, gradient_accumulation_steps=3)
     assert [training.local_batch_size(n) for n in (1, 2, 4, 8)] == [8, 4, 2, 1]
-    with pytest.raises(UserError, match=r"batch_size=24 .* multiple of 15, 5 processes"):
+    with pytest.raises(UserError, match=r"batch_size=24 .* multiple of 15, the number of processes \(5\)"):
         training.local_batch_size(5)
 
 

@@ -325,14 +325,14 @@ def test_what_the_first_look_at_the_data_finds_is_said_before_the_first_step(tmp
         Image.new("RGB", (8, 8), (number, 2, 3)).save(tmp_path / f"{number}.png")
     tiny(tmp_path / "run", "--data.source", str(tmp_path), "--samples", "0", "--max_images", "null")
     said = capsys.readouterr().out.splitlines()
-    assert "Colours turned into luminance (images so far: 12)." in said[0]
+    assert "Colours converted to luminance (images so far: 12)." in said[0]
     assert "all images are nearly black" in said[0]
 
 
 def test_processes_that_do_not_find_each_other_are_refused(tmp_path, monkeypatch):
     """`distributed_type: FSDP` on a CPU starts two processes that each believe to be alone."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="started 2 processes and Accelerate joins 1"):
+    with pytest.raises(UserError, match="the launcher set WORLD_SIZE=2, but Accelerate has num_processes=1"):
         tiny(tmp_path)
 
 
@@ -534,24 +534,27 @@ def test_classes_train_and_sample(tmp_path):
         (["--batch_size", "9", "--gradient_accumulation_steps", "2"], "multiple of 2"),
         (["--variance_type", "learned"], "objective: .*no gradient in L_simple: use loss='hybrid' or 'vlb'"),
         (["--loss", "hybrid"], "objective: .*'fixed_small' is fixed.*use variance_type='learned_range'"),
-        ([*IMPORTANCE, "--model.out_channels", "1"], "variance_type='learned_range': .* give --out_channels 2"),
+        ([*IMPORTANCE, "--model.out_channels", "1"], "variance_type='learned_range': .* set --out_channels 2"),
         (["--eta", "2"], r"eta=2\.0 must lie in \[0, 1\]"),
         (["--training.seed", "-1"], "seed=-1 must not be negative"),
         (["--optimization.betas", "[0.9, 1.5]"], r"betas=\[0\.9, 1\.5\] must lie in"),
-        (["--weight_decay", "-1"], r"weight_decay=-1\.0 not negative"),
+        (["--weight_decay", "-1"], r"weight_decay=-1\.0 must not be negative"),
         (["--channels", "-1"], "channels=-1"),
-        (["--channels", "5"], r"channels=5: .* 1, 2, 3 or 4"),
-        (["--model.out_channels", "2"], "give --out_channels 1"),
-        (["--model.num_class_embeds", "10"], "10 classes and the data no labels: give --label_column auto"),
+        (["--channels", "5"], "channels=5 must be 1, 2, 3 or 4"),
+        (["--model.out_channels", "2"], "set --out_channels 1"),
+        (
+            ["--model.num_class_embeds", "10"],
+            "num_class_embeds=10, but the data have no labels: set --label_column auto",
+        ),
         (["--label_dropout", "1"], r"objective: label_dropout=1\.0 must be a probability in \[0, 1\)"),
-        (["--label_dropout", "0.1", "--data.source", "./nowhere"], "the data have none: give --label_column auto, or"),
-        ([*DROPPED, "--class_embed_type", "timestep", "--data.source", "./nowhere"], "'timestep' counts no classes"),
-        ([*DROPPED, "--num_class_embeds", "10"], "has no class for the labels .* drops: leave it out, or give 11"),
+        (["--label_dropout", "0.1", "--data.source", "./nowhere"], "needs labels, but .*: set --label_column auto, or"),
+        ([*DROPPED, "--class_embed_type", "timestep", "--data.source", "./nowhere"], "not possible with .*'timestep'"),
+        ([*DROPPED, "--num_class_embeds", "10"], "leaves no class for .*: leave it out, or set it to 11"),
         (["--steps_offset", "1", "--num_inference_steps", "1000", "--timestep_spacing", "leading"], "1000"),
         (["--beta_schedule", "jsd", "--prediction_type", "epsilon"], "'epsilon' is undefined"),
         (["--data.source", "./nowhere"], "nowhere"),
         (["--data.label_column", "colour"], "colour"),
-        (["--resume", "latest"], "holds no run: give --resume auto"),
+        (["--resume", "latest"], "contains no run: use --resume auto"),
         (["--output_dir", "/dev/null/run"], "/dev/null/run could not be written"),
     ],
 )
@@ -566,7 +569,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, tmp_path):
 def test_another_run_is_neither_overwritten_nor_mixed(tmp_path):
     tiny(tmp_path, "--total_steps", "2")
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("[!.]*")}
-    with pytest.raises(UserError, match=r"holds another run: continue it with --resume auto, or choose another"):
+    with pytest.raises(UserError, match=r"contains another run: continue it with --resume auto, or set another"):
         tiny(tmp_path, "--total_steps", "2")
     with pytest.raises(UserError, match=r"optimization\.weight_decay is 0\.5 but the run began with 0\.0"):
         tiny(tmp_path, "--resume", "latest", "--weight_decay", "0.5")
@@ -595,7 +598,7 @@ def test_a_damaged_optimizer_of_a_state_without_checksums_is_named(damage, tmp_p
 def test_the_state_of_another_run_is_refused(tmp_path):
     tiny(tmp_path / "one", "--total_steps", "2")
     state = str(tmp_path / "one" / "states" / "step_00000002")
-    with pytest.raises(UserError, match=r"that is no state of output_dir .*two: give auto, latest, or a folder under"):
+    with pytest.raises(UserError, match=r"is not a state of output_dir .*two: use auto, latest, or a folder in"):
         tiny(tmp_path / "two", "--total_steps", "4", "--resume", state)
     assert not (tmp_path / "two").exists()
     (tmp_path / "one" / "recipe.yaml").unlink()
@@ -623,7 +626,7 @@ def test_a_mistake_in_the_recipe_costs_no_download(words, tmp_path):
 
 
 def test_a_tracker_that_is_not_installed_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="tracker='trackio' is not installed: pip install trackio"):
+    with pytest.raises(UserError, match="tracker='trackio' is not installed: run pip install trackio"):
         tiny(tmp_path, "--tracker", "trackio")
 
 
@@ -650,11 +653,11 @@ def test_a_grid_of_weights_that_diverged_is_a_sentence(tmp_path, capsys):
     """One step whose loss was finite leaves weights that are not."""
     words = ["--optimizer", "adamw", "--lr", "1e38", "--max_grad_norm", "null", "--warmup_steps", "0"]
     words += ["--max_decay", "0", "--sampling.every", "1"]
-    with pytest.raises(UserError, match=r"the loss is nan at step 2: begin anew with a lower --lr, or with"):
+    with pytest.raises(UserError, match=r"the loss is nan at step 2: start again with a lower --lr, or with"):
         tiny(tmp_path, *words)
     said = capsys.readouterr().err
     assert re.search(
-        r"WARNING: a grid of samples failed at step 1 \(no grid at step 1: the images contain NaN", said
+        r"WARNING: a grid of samples failed at step 1 \(the grid at step 1 failed \(the images contain NaN", said
     ), said
 
 
@@ -671,7 +674,7 @@ def test_data_that_cannot_be_read_leave_the_folder_free(tmp_path):
 
 
 def test_divergence_stops_the_run_with_its_last_state_whole(tmp_path):
-    with pytest.raises(UserError, match=r"the loss is (nan|inf).* is the last state: go on from it .* lower --lr"):
+    with pytest.raises(UserError, match=r"the loss is (nan|inf).*: continue from the last state, .* lower --lr"):
         tiny(tmp_path, "--lr", "1e18", "--max_grad_norm", "null", "--total_steps", "40", "--checkpoints.every", "1")
     assert list((tmp_path / "states").glob("step_*"))
 
@@ -687,7 +690,7 @@ def test_a_full_disk_keeps_the_previous_state(run_python, tmp_path):
     )
     process = run_python(code, check=False)
     assert process.returncode != 0
-    assert re.search(r"error: .*step_00000004 could not be written .*untouched", process.stderr), process.stderr
+    assert re.search(r"error: .*step_00000004 could not be written .*unchanged", process.stderr), process.stderr
     assert "Traceback" not in process.stderr
     assert [p.name for p in (tmp_path / "states").iterdir()] == ["step_00000002"]
     load_pipeline(str(tmp_path / "checkpoint"))
@@ -767,7 +770,9 @@ def test_the_classes_of_a_preset_are_not_taken_for_one_more():
 @pytest.mark.parametrize("embedded", ["9", "12", "1000", "null"])
 def test_another_number_of_classes_is_refused_before_images_are_read(embedded, tmp_path):
     words = ["--label_column", "label", "--num_class_embeds", embedded, "--output_dir", str(tmp_path / "run")]
-    sentence = "does not fit data of 10 classes: leave it out, or give 11 for one class more that stands for .no label."
+    sentence = (
+        "does not fit data with num_classes=10: leave it out, or set it to 11, for an additional class that stands"
+    )
     with pytest.raises(SystemExit, match=sentence):
         main([*TINY, *words])
     assert not (tmp_path / "run").exists()
@@ -786,7 +791,9 @@ def test_a_run_of_the_version_before_is_not_resumed_with_classes_in_another_orde
         if name == "numbered":
             tiny(tmp_path / name, *words, "--total_steps", "2", "--resume", "latest")  # a run of this version
             file.write_text(yaml.safe_dump(recipe))
-            with pytest.raises(UserError, match=r"numbered its classes as words, so that 1 is '10', and .* 1 is '2': "):
+            with pytest.raises(
+                UserError, match=r"sorted its classes alphabetically, so that 1 is '10', but .* 1 is '2': "
+            ):
                 tiny(tmp_path / name, *words, "--total_steps", "3", "--resume", "latest")
         else:
             file.write_text(yaml.safe_dump(recipe))

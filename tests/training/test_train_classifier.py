@@ -128,16 +128,16 @@ def test_every_recipe_trains_a_shrunken_copy(name, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--label_column", "null"], "data.label_column is missing, and a classifier learns from labels"),
+        (["--label_column", "null"], "data.label_column is missing, but a classifier needs labels"),
         (["--label_column", "lable"], "lable"),
         (["--model.preset", "tinny"], "model: there is no classifier preset 'tinny'.*did you mean tiny"),
         (["--pool", "atention"], "model.pool='atention' must be one of adaptive, attention"),
         (["--norm_num_groups", "3"], "model: block_out_channels=.* must be multiples of norm_num_groups=3"),
-        (["--image_size", "9"], "model: images of 9x9 do not fit 2 levels"),
+        (["--image_size", "9"], "model: images of size 9x9 do not fit a network with 2 levels"),
         (["--num_classes", "1"], "num_classes"),
         (["--model.num_classes", "5"], r"unknown option --model\.num_classes"),
         (["--held_back", "0"], "evaluation: .*split.*or measure nothing with --samples 0"),
-        (["--samples", "0", "--evaluation.every", "3"], "evaluation.every=3 measures nothing with samples=0"),
+        (["--samples", "0", "--evaluation.every", "3"], "evaluation.every=3 has no effect with samples=0"),
         (["--timestep_sampling", "unifrom"], "objective.timestep_sampling='unifrom'.*did you mean uniform"),
         (["--max_decay", "1.5"], r"ema: max_decay=1\.5"),
     ],
@@ -174,10 +174,13 @@ def test_evaluate_measures_the_accuracy(checkpoint, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--metrics", "fd,classes"], "--metrics: .* holds a noisy classifier, whose accuracy is measured on --data"),
-        (["--steps", "5"], "--steps: .* holds a noisy classifier"),
-        (["--extractor", "digits"], "--extractor: .* holds a noisy classifier"),
-        (["--raw"], "has no weights of variant='raw'"),
+        (
+            ["--metrics", "fd,classes"],
+            "--metrics is not supported for .*, which contains a noisy classifier: its accuracy is measured on --data",
+        ),
+        (["--steps", "5"], "--steps is not supported for .*, which contains a noisy classifier"),
+        (["--extractor", "digits"], "--extractor is not supported for .*, which contains a noisy classifier"),
+        (["--raw"], "has no weights with variant='raw'"),
     ],
 )
 def test_evaluate_refuses_what_is_of_samples(words, sentence, checkpoint, tmp_path):
@@ -189,5 +192,5 @@ def test_evaluate_refuses_what_is_of_samples(words, sentence, checkpoint, tmp_pa
 
 
 def test_a_run_without_labels_in_its_data_is_refused_before_it_begins(tmp_path):
-    with pytest.raises(UserError, match="give --label_column auto"):
+    with pytest.raises(UserError, match="set --label_column auto"):
         tiny(tmp_path, "--label_column", "null")

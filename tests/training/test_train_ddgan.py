@@ -69,12 +69,12 @@ def test_a_run_leaves_a_gan_with_both_players_and_a_card(tmp_path, capsys):
     assert re.search(
         r"\| sd over z \|( \d\.\d{4} \|){4}\n\nR1, .*: \d.*Norms .* generator \d.*discriminator \d", card.content
     )
-    assert "the raw weights in `discriminator/`" in card.content
+    assert "its raw weights are in `discriminator/`" in card.content
     hf_ddpm(["sample", str(checkpoint), "-n", "3", "--class", "7", "--device", "cpu", "--out", str(tmp_path / "x.png")])
-    assert "3 images, 4 network calls each" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="--steps 2 must be 4, the steps that it was trained with"):
+    assert "(images: 3, network calls per image: 4)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--steps 2 must be 4, the number of steps in training"):
         hf_ddpm(["sample", str(checkpoint), "--steps", "2", "--device", "cpu", "--out", str(tmp_path / "y.png")])
-    with pytest.raises(SystemExit, match=r"--eta 0\.0 belongs to a diffusion model, and .* holds a denoising GAN"):
+    with pytest.raises(SystemExit, match=r"--eta 0\.0 is only for diffusion models, and .* contains a denoising GAN"):
         hf_ddpm(["sample", str(checkpoint), "--eta", "0", "--device", "cpu", "--out", str(tmp_path / "y.png")])
 
 
@@ -129,18 +129,21 @@ def test_images_without_classes_have_a_generator_without(tmp_path):
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
-        (["--gradient_accumulation_steps", "4"], "in 4 parts cuts the discriminator's groups of 4 images in two"),
+        (
+            ["--gradient_accumulation_steps", "4"],
+            "is divided into 4 parts.*must be a multiple of the discriminator's group_size=4",
+        ),
         (["--prediction_type", "epsilon"], "objective: prediction_type='epsilon' must be 'sample'"),
         (["--scheduler.num_train_timesteps", "0"], "scheduler: num_train_timesteps=0 must be"),
         (["--generator.preset", "tyni"], "there is no generator preset 'tyni'.*did you mean tiny"),
-        (["--objective.timestep_weights", "[1.0, 1.0]"], "must be 4 numbers of at least 0"),
-        (["--compile", "true"], "R1 and R2 have a double backward, which torch.compile does not know"),
+        (["--objective.timestep_weights", "[1.0, 1.0]"], r"must be one number of at least 0 for each timestep \(T=4\)"),
+        (["--compile", "true"], "torch.compile does not support the double backward of R1 and R2"),
         (["--max_decay", "2"], r"ema: max_decay=2\.0 must lie in \[0, 1\)"),
         (["--variance_type", "fixed_large"], "variance_type='fixed_large' must be 'fixed_small'"),
-        (["--beta_schedule", "geometric"], r"after the last step alpha_bar is 0\.99 and must be at most 0\.01"),
+        (["--beta_schedule", "geometric"], r"alpha_bar after the last step is 0\.99, but it must be at most 0\.01"),
         (["--generator.num_classes", "10"], "generator.num_classes"),
-        (["--l2_until", "2"], "l2_until=2.0 must be a share of the training"),
-        (["--generator_optimization.floor", "1"], "floor=1.0 must be a share of the peak learning rate"),
+        (["--l2_until", "2"], "l2_until=2.0 must be a fraction of the training"),
+        (["--generator_optimization.floor", "1"], "floor=1.0 must be a fraction of the peak learning rate"),
     ],
 )
 def test_a_mistake_is_one_sentence_before_data_are_opened(more, sentence, tmp_path):
@@ -152,7 +155,7 @@ def test_a_mistake_is_one_sentence_before_data_are_opened(more, sentence, tmp_pa
 
 
 def test_an_option_that_both_players_have_is_asked_for_by_its_block():
-    with pytest.raises(UserError, match=r"^--lr is in several blocks: give --generator_.*lr or --disc.*lr$"):
+    with pytest.raises(UserError, match=r"^--lr is a key of several blocks: use --generator_.*lr or --disc.*lr$"):
         parse_command_line([*TINY, "--lr", "1e-3"])
 
 
@@ -161,7 +164,7 @@ def test_an_option_that_both_players_have_is_asked_for_by_its_block():
     [
         ([], ["--scheduler.num_train_timesteps", "2"], "scheduler.num_train_timesteps is 2 but the run began with 4"),
         ([], ["--latent_dim", "8"], "generator.latent_dim is 8 but the run began without one"),
-        (["--latent_dim", "8"], [], "generator.latent_dim is not given but the run began with 8"),
+        (["--latent_dim", "8"], [], "generator.latent_dim is not set but the run began with 8"),
     ],
 )
 def test_a_run_is_not_resumed_as_another(began, resumed, sentence, tmp_path):
@@ -180,7 +183,9 @@ def test_a_state_that_lost_its_discriminator_is_not_gone_on_from(tmp_path):
     manifest = json.loads((state / "state.json").read_text())
     (state / "state.json").rename(state / "counters.json")  # as version 0.1 calls it, without checksums
     (state / "counters.json").write_text(json.dumps({key: manifest[key] for key in ("step", "seconds")}))
-    with pytest.raises(SystemExit, match=r"lacks model_1.safetensors, the weights of the discriminator: resume"):
+    with pytest.raises(
+        SystemExit, match=r"does not contain model_1.safetensors, the weights of the discriminator: resume"
+    ):
         main(words(tmp_path / "run", "--resume", "latest"))
 
 

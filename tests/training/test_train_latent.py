@@ -81,7 +81,7 @@ def test_the_command_line_samples_it(vae, tmp_path, capsys):
     out = tmp_path / "grid.png"
     assert hf_ddpm(["sample", str(checkpoint), "-n", "4", "--steps", "2", "--eta", "0", "--out", str(out)]) in (None, 0)
     assert Image.open(out).size == (32, 32)
-    assert "2 network calls each" in capsys.readouterr().out
+    assert "network calls per image: 2)" in capsys.readouterr().out
     with Image.open(out) as one, Image.open(checkpoint / "samples.png") as two:  # of the same seed
         assert one.tobytes() == two.convert(one.mode).tobytes()
 
@@ -167,7 +167,9 @@ def test_a_classifier_of_latents_learns_and_guides(vae, tmp_path, capsys):
     assert log_p[1] > log_p[0] + 0.1
 
     evaluate = ["evaluate", str(checkpoint), "--data", "digits", "--out", str(tmp_path / "x.json")]
-    with pytest.raises(SystemExit, match=r"holds a classifier of the latents of a VAE \(HFVAE\).*in evaluation\.json$"):
+    with pytest.raises(
+        SystemExit, match=r"contains a classifier of latents, but not the VAE \(HFVAE\).*to evaluation\.json$"
+    ):
         hf_ddpm([*evaluate, "--device", "cpu"])
 
 
@@ -193,16 +195,19 @@ def test_the_two_recipes_train_shrunken_copies_in_turn(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--clip_sample", "true"], r"scheduler: clip_sample and thresholding keep pixels.*give --clip_sample false"),
-        (["--loss", "vlb"], r"objective\.loss='vlb' has a decoder of grey levels.*give --loss simple"),
+        (["--clip_sample", "true"], r"scheduler: clip_sample and thresholding limit pixels.*set --clip_sample false"),
+        (["--loss", "vlb"], r"objective\.loss='vlb' has a likelihood of grey levels.*set --loss simple"),
         (["--latents.vae", "null", "--latents.cache", "true"], r"latents\.cache=True needs latents\.vae"),
-        (["--latents.vae", ""], r"latents\.vae='' names no VAE: give a folder or a Hub name, or null for pixels"),
+        (["--latents.vae", ""], r"latents\.vae='' is not a VAE: set a folder or a Hub name, or null for pixels"),
         (["--latents.vae", "EMPTY"], r"latents\.vae='.*empty' cannot be opened as a VAE"),
-        (["--latents.vae", "UNET"], r"latents\.vae='.*unet.*is of class 'UNet2DModel'; allowed are HFVAE, Autoenc"),
-        (["--model.in_channels", "1", "--model.out_channels", "1"], r"model: 1 input and 1 output channels do not fit"),
-        (["--channels", "3"], r"latents\.vae encodes images of 1 channels and data\.channels is 3: give --channels 1"),
-        (["--image_size", "15"], r"latents\.vae does not take images of 15x15"),
-        (["--latents.cache", "true", "--binarize", "dynamic"], r"latents\.cache keeps each image once"),
+        (["--latents.vae", "UNET"], r"latents\.vae='.*unet.*class is 'UNet2DModel', but must be one of HFVAE, Aut"),
+        (
+            ["--model.in_channels", "1", "--model.out_channels", "1"],
+            "model: in_channels=1 and out_channels=1 do not fit",
+        ),
+        (["--channels", "3"], r"latents\.vae encodes .* 1 channel\(s\), but data\.channels is 3: pass --channels 1"),
+        (["--image_size", "15"], r"latents\.vae does not support images of 15x15"),
+        (["--latents.cache", "true", "--binarize", "dynamic"], r"latents\.cache stores each image once"),
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_nothing(words, sentence, vae, tmp_path):

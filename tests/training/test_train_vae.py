@@ -53,7 +53,7 @@ def test_a_run_leaves_what_it_says(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "VAE, mlp, gaussian_optimal, 3 latent numbers" in shown and "hf-ddpm sample" in shown
     assert isinstance(load_checkpoint(str(checkpoint)), HFVAEPipeline)
-    with pytest.raises(UserError, match="holds a VAE"):
+    with pytest.raises(UserError, match="contains a VAE"):
         load_pipeline(str(checkpoint))
 
 
@@ -128,15 +128,18 @@ def test_every_recipe_trains_a_shrunken_copy(name, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--vae.sample_size", "9"], "sample_size=9 do not fit images of 1 channels and 8"),
+        (["--vae.sample_size", "9"], "sample_size=9 do not fit data with channels=1 and image_size=8"),
         (["--likelihood", "bernouli"], "likelihood.*did you mean bernoulli"),
         (["--num_samples", "0"], "elbo: num_samples=0 must be a whole number of at least 1"),
-        (["--bound", "iwae", "--beta", "2"], "elbo: beta.*iwae has none"),
+        (["--bound", "iwae", "--beta", "2"], "elbo: beta.*bound='iwae' has no"),
         (["--beta", "-1"], r"elbo: beta=-1\.0"),
-        (["--network", "conv", "--block_out_channels", "[8, 8, 8, 8, 8]"], "vae: images of 8x8 do not fit 5 levels"),
+        (
+            ["--network", "conv", "--block_out_channels", "[8, 8, 8, 8, 8]"],
+            "vae: images of size 8x8 do not fit a network with 5",
+        ),
         (["--network", "conv", "--block_out_channels", "[8, 9]"], "must be multiples of norm_num_groups=8"),
         (["--beta_schedule", "cosine"], "unknown option --beta_schedule"),
-        (["--channels", "5"], r"channels=5: .* 1, 2, 3 or 4"),
+        (["--channels", "5"], "channels=5 must be 1, 2, 3 or 4"),
         (["--hidden_sizes", "[0]"], r"vae: hidden_sizes=\[0\] must be whole numbers of at least 1"),
     ],
 )

@@ -1,1 +1,1 @@
-"""The commands of `hf-ddpm`: each file has `add_options(parser)` and `run(options)`, and imports torch only to run."""
+"""Commands of `hf-ddpm`: each has `add_options(parser)` and `run(options)`, and imports torch only when it runs."""

@@ -1,4 +1,4 @@
-"""What `hf-ddpm evaluate` does with a noisy classifier: it counts how often it is right."""
+"""`hf-ddpm evaluate` for a noisy classifier: measure its accuracy."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ from hf_ddpm.errors import UserError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# Options of `evaluate` about samples and what looks at them, with the value that says that none was given.
+# Options of `evaluate` that concern samples and how they are measured, with the value of an option that is not given.
 _OF_SAMPLES: dict[str, Any] = dict.fromkeys(
     ("reference", "reference_by", "training_data", "extractor", "preprocessing", "samples", "labels")
 )
@@ -17,10 +17,10 @@ _OF_SAMPLES |= {"metrics": "fd", "draws": 1, "allow_few": False}
 
 
 def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[str, Any]:
-    """The record of the classifier's accuracy on noisy images of `--data`, by quartile of t.
+    """Return the record of the classifier's accuracy on noisy images of `--data`, by quartile of t.
 
     Raises:
-        UserError: an option of samples, or data that do not fit.
+        UserError: If an option that concerns samples is given, or the data do not fit the classifier.
     """
     from hf_ddpm.checkpoint import load_checkpoint
     from hf_ddpm.commands.options import on_device, open_data
@@ -34,7 +34,7 @@ def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[st
     _refuse_latents(pipeline.classifier.config["latents"], options.checkpoint)
     more: dict[str, Any] = {"label_column": options.label_column or "auto", "cache": "none"}
     more |= {} if options.resize is None else {"resize": options.resize}
-    with accelerator.main_process_first():  # which may have to download
+    with accelerator.main_process_first():  # which may have to download the data
         data = open_data(options.data, options.split, pipeline, options.checkpoint, **more)
     about = {"checkpoint": options.checkpoint, "kind": kind_of(pipeline).word}
     settings = {"num_images": options.num_images, "seed": options.seed, "batch_size": options.batch_size}
@@ -42,23 +42,25 @@ def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[st
 
 
 def _refuse_latents(latents: dict[str, Any] | None, checkpoint: str) -> None:
-    """Refuse a classifier of latents: the VAE that encodes images is not part of its checkpoint."""
+    """Reject a classifier of latents: the VAE that encodes images is not part of its checkpoint."""
     if latents is not None:
         raise UserError(
-            f"{checkpoint!r} holds a classifier of the latents of a VAE ({latents['class']}), without which images are "
-            "not encoded: its accuracy is measured by its training, in evaluation.json"
+            f"{checkpoint!r} contains a classifier of latents, but not the VAE ({latents['class']}) that encodes images"
+            ": use the accuracy that training wrote to evaluation.json"
         )
 
 
 def _refuse_samples(options: argparse.Namespace) -> None:
-    """Refuse options of samples, which a classifier has none of."""
+    """Reject options that concern samples, because a classifier has no samples."""
     of_kinds = [one for command in commands_of_kinds("sample").values() for one in command.options]
     flags = {name: f"--{name.replace('_', '-')}" for name in _OF_SAMPLES} | {one.name: one.flag for one in of_kinds}
     for name, flag in flags.items():
         if getattr(options, name) != _OF_SAMPLES.get(name):
             raise UserError(
-                f"{flag}: {options.checkpoint!r} holds a noisy classifier, whose accuracy is "
-                "measured on --data: leave the option out"
+                f"{flag} is not supported for {options.checkpoint!r}, which contains a noisy classifier: its accuracy "
+                "is measured on --data; leave the option out"
             )
     if options.data is None:
-        raise UserError("give --data with labelled images, of which a noisy classifier's accuracy is measured")
+        raise UserError(
+            "--data is needed to measure the accuracy of a noisy classifier: pass --data with labelled images"
+        )

@@ -1,4 +1,4 @@
-"""What `hf-ddpm sample` does with a denoising GAN."""
+"""`hf-ddpm sample` for a denoising GAN."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
 
 
 def _keywords(options: argparse.Namespace, pipeline: "HFDDGANPipeline") -> dict[str, Any]:
-    """Those of `sample_gan`."""
+    """Return the keyword arguments of `sample_gan`."""
     steps = len(pipeline.scheduler)
     if options.steps not in (None, steps):
-        raise UserError(f"--steps {options.steps} must be {steps}, the steps that it was trained with, or be left out")
+        raise UserError(f"--steps {options.steps} must be {steps}, the number of steps in training, or be left out")
     return {"class_label": require_walk(options, pipeline), "truncation": options.truncation}
 
 
 SAMPLE = KindCommand(
     _keywords,
     (
-        option("--steps", type=int, help="timesteps of the walk"),
-        option("--class", dest="class_label", help="one class for all images: its name or number"),
+        option("--steps", type=int, help="number of sampling steps"),
+        option("--class", dest="class_label", help="class of all images, by name or number"),
         option(
             "--truncation",
             default=1.0,
             type=number_in_unit_interval,
-            help="1 (the default) truncates nothing; less draws w towards its mean, for images that differ less",
+            help="1 (the default) is off; smaller values move w towards its mean, which makes images less diverse",
         ),
     ),
-    refusal="{flag} {value} belongs to a denoising GAN, whose latents are truncated: leave it out",
+    refusal="{flag} {value} is only for denoising GANs, and {checkpoint!r} contains a {kind}: leave it out",
 )

@@ -1,4 +1,4 @@
-"""What `hf-ddpm sample` and `hf-ddpm likelihood` do with a diffusion model."""
+"""`hf-ddpm sample` and `hf-ddpm likelihood` for a diffusion model."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ SIGMA_HAT, ALGORITHM_2 = "sigma-hat", "none"
 
 
 def _keywords(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
-    """Those of `sample_images`; what the options cannot ask of the pipeline is said at once."""
+    """Return the keyword arguments of `sample_images`, and reject options that the pipeline does not support."""
     guidance = guide(options, pipeline)
     label = require_walk(options, pipeline)
     return {
@@ -39,7 +39,7 @@ def _keywords(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[s
 
 
 def _sampler(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
-    """What a call takes of steps, eta and spacing, when the pipeline has been given the sampler that is asked for."""
+    """Give the pipeline the requested sampler, and return the steps, eta and spacing of its call."""
     from hf_ddpm.sampling import DDIM, DDPM, DEFAULT_STEPS, use_algorithm_2, use_default_sampler, use_solver
 
     eta, own = options.eta, {"timestep_spacing": options.spacing}
@@ -63,17 +63,17 @@ def _sampler(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[st
 def _measure(
     options: argparse.Namespace, pipeline: "HFDDPMPipeline", accelerator: "Accelerator", device: str | None
 ) -> Measurement:
-    """The variational bound of the images, their likelihood by the probability flow, or both."""
+    """Measure the variational bound of the images, their likelihood by the probability-flow ODE, or both."""
     from hf_ddpm.likelihood import Network, draw_images, evaluate
     from hf_ddpm.likelihood.picture import draw_bound
     from hf_ddpm.likelihood.report import diffusion_report, diffusion_table
 
     wanted = {"matplotlib": options.method != "ode", "torchdiffeq": options.method != "bound"}
     require_packages(f"--method {options.method}", *(name for name, needed in wanted.items() if needed))
-    Network(pipeline.unet, pipeline.scheduler)  # a scheduler that cannot be measured is said before data are opened
+    Network(pipeline.unet, pipeline.scheduler)  # rejects an unsupported scheduler before the data are opened
     pipeline = on_device(pipeline, device)
     options.batch_size = options.batch_size or 64
-    with accelerator.main_process_first():  # which may have to download
+    with accelerator.main_process_first():  # which may have to download the data
         data = _open(options, pipeline)
     images = draw_images(data, options.num_images, options.seed)
     likelihood = evaluate(
@@ -97,46 +97,50 @@ def _measure(
 
 
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
-    """The data in the network's size and channels, cut and resized as in training."""
+    """Open the data with the network's size and channels, cropped and resized as in training."""
     where = (options.data, options.split, pipeline, options.checkpoint)
     if pipeline.signature.takes_labels:
-        remedy = "name the column that holds them with --label-column"
+        remedy = "pass the name of the label column with --label-column"
         return open_labelled_data(*where, remedy=remedy, label_column=options.label_column, cache="none")
     if options.label_column != "auto":
         raise UserError(
-            f"--label-column {options.label_column}: the network was trained without classes, leave the option out"
+            f"--label-column {options.label_column} needs a network with classes, and this one was trained without "
+            "classes: leave the option out"
         )
     return open_data(*where, cache="none")
 
 
 def _check_sample(options: argparse.Namespace) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong."""
+    """Reject options that are invalid for every checkpoint."""
     if options.solver is not None and options.eta is not None:
-        raise UserError(f"--eta {options.eta} has no meaning for --solver {options.solver}: leave one of them out")
+        raise UserError(f"--eta {options.eta} cannot be combined with --solver {options.solver}: leave one of them out")
     if options.solver is not None and options.corrector_steps:
-        raise UserError(f"--corrector-steps do not go with --solver {options.solver}: leave one of them out")
+        raise UserError(f"--corrector-steps cannot be combined with --solver {options.solver}: leave one of them out")
     if options.classifier_gradient == "mean":
         _check_mean(options)
 
 
 def _check_mean(options: argparse.Namespace) -> None:
-    """Refuse a gradient at the mean of p(x_{t-1} | x_t) in a walk that has no such mean."""
+    """Reject a gradient at the mean of p(x_{t-1} | x_t) for a sampler that does not have this mean."""
     from hf_ddpm.sampling import DDPM
 
     algorithm_2 = options.eta in (SIGMA_HAT, ALGORITHM_2) or options.solver == DDPM
     if options.corrector_steps or not algorithm_2:
         raise UserError(
-            "--classifier-gradient mean goes with --eta none (Algorithm 2) and no --corrector-steps: give --eta none, "
-            "or leave --classifier-gradient out"
+            "--classifier-gradient mean needs --eta none (Algorithm 2) and no --corrector-steps: pass --eta none, or "
+            "leave --classifier-gradient out"
         )
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong."""
+    """Reject options that are invalid for every checkpoint."""
     if options.probes is not None:
         require_positive(options, "probes")
     if options.ode_steps is not None and options.ode_steps < 2:
-        raise UserError(f"--ode-steps {options.ode_steps} must be at least 2: half as many show whether they suffice")
+        raise UserError(
+            f"--ode-steps {options.ode_steps} must be at least 2: a second solution with half as many steps estimates "
+            "the error"
+        )
 
 
 def _eta(word: str) -> float | str:
@@ -151,36 +155,51 @@ def _eta(word: str) -> float | str:
 SAMPLE = KindCommand(
     _keywords,
     (
-        option("--steps", type=int, help="steps of the walk (default: 20 of UniPC; with --eta all of training's)"),
-        option("--spacing", help="leading, trailing, linspace, quadratic; or, without --steps, '10,15,20' or ddim25"),
+        option(
+            "--steps",
+            type=int,
+            help="number of sampling steps (default: 20 with UniPC; with --eta, all steps of training)",
+        ),
+        option(
+            "--spacing",
+            help="of timesteps: leading, trailing, linspace or quadratic; without --steps also '10,15,20' or ddim25",
+        ),
         option(
             "--eta",
             type=_eta,
-            help="0 is DDIM, 1 DDPM; none is Algorithm 2 with the checkpoint's variance, sigma-hat with the larger one "
-            "(default: no eta but --solver unipc)",
+            help="0 is DDIM and 1 is DDPM; none is Algorithm 2 with the checkpoint's variance, and sigma-hat is "
+            "Algorithm 2 with the larger variance (default: --solver unipc, without eta)",
         ),
-        option("--corrector-steps", default=0, type=int, help="Langevin steps at each level (default: 0)"),
-        option(
-            "--solver", help="instead of eta: unipc, dpm-solver++, heun or euler as diffusers has them, ddim or ddpm"
-        ),
-        option("--class", dest="class_label", help="one class for all images, its name or number (default: in turn)"),
+        option("--corrector-steps", default=0, type=int, help="number of Langevin steps per noise level (default: 0)"),
+        option("--solver", help="instead of --eta: diffusers' unipc, dpm-solver++, heun or euler; or ddim or ddpm"),
+        option("--class", dest="class_label", help="class of all images, by name or number (default: all in turn)"),
         *GUIDANCE_OPTIONS,
     ),
-    refusal="{flag} {value} belongs to a diffusion model, and {checkpoint!r} holds a {kind}: leave it out",
+    refusal="{flag} {value} is only for diffusion models, and {checkpoint!r} contains a {kind}: leave it out",
     check=_check_sample,
 )
 LIKELIHOOD = KindCommand(
     _measure,
     (
-        option("--method", default="both", choices=("bound", "ode", "both"), help="(default: both)"),
+        option(
+            "--method",
+            default="both",
+            choices=("bound", "ode", "both"),
+            help="the variational bound, the probability-flow ODE, or both (default: both)",
+        ),
         option(
             "--no-clip",
             default=False,
             action="store_true",
-            help="leave x_0 predictions beyond [-1, 1] in the bound",
+            help="do not clip the x_0 predictions of the bound to [-1, 1]",
         ),
-        option("--ode-steps", default=50, type=int, help="of four network calls each (default: 50)"),
-        option("--probes", default=1, type=int, help="of the ODE's trace, a backward pass each (default: 1)"),
+        option("--ode-steps", default=50, type=int, help="number of steps with four network calls each (default: 50)"),
+        option(
+            "--probes",
+            default=1,
+            type=int,
+            help="number of probes for the trace in the ODE, each with a backward pass (default: 1)",
+        ),
     ),
     check=_check_likelihood,
 )

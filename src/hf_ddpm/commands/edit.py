@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Edit(NamedTuple):
-    """An edit's line in the help, and which of `ONLY_SOME_TAKE` it takes."""
+    """The help line of an edit, and the options of `ONLY_SOME_TAKE` that it takes."""
 
     summary: str
     takes: tuple[str, ...] = ()
@@ -35,42 +35,50 @@ EDITS = {
     "reconstruct": Edit("encode each image to x_T and decode it, 2 S network calls (DDIM, Table 2)"),
     "vary": Edit("noise each image to --start-timestep and sample from there", ("eta", "start_timestep", "seed")),
     "interpolate": Edit(
-        "two images, mixed at --start-timestep with shared noise (DDPM, Fig. 8)",
+        "mix two images at --start-timestep with shared noise (DDPM, Fig. 8)",
         ("eta", "start_timestep", "columns", "seed"),
     ),
-    "slerp": Edit("two images, encoded and mixed in x_T (DDIM, Fig. 6)", ("columns",)),
-    "inpaint": Edit(
-        "paint the white part of --mask anew (RePaint)", ("eta", "mask", "jump_length", "resamples", "seed")
-    ),
+    "slerp": Edit("encode two images and mix their x_T (DDIM, Fig. 6)", ("columns",)),
+    "inpaint": Edit("repaint the white part of --mask (RePaint)", ("eta", "mask", "jump_length", "resamples", "seed")),
 }
 ONLY_SOME_TAKE = ("eta", "start_timestep", "columns", "mask", "jump_length", "resamples", "seed")
 MIXES = ("interpolate", "slerp")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "edits:\n" + "\n".join(f"  {name:<13}{edit.summary}" for name, edit in EDITS.items())
     parser.add_argument("edit", choices=EDITS, metavar="edit", help=", ".join(EDITS))
     add_checkpoint(parser)
-    parser.add_argument("images", nargs="+", help="files of the network's size; grey or colour is made to fit")
-    parser.add_argument("--steps", type=int, help="timesteps of the walk (default: all of training's)")
-    parser.add_argument("--spacing", help="leading, trailing, linspace, quadratic; or, without --steps, '10,15,20'")
+    parser.add_argument("images", nargs="+", help="image files of the network's size, in grey or colour")
+    parser.add_argument("--steps", type=int, help="number of sampling steps (default: all steps of training)")
     parser.add_argument(
-        "--eta", type=number_in_unit_interval, help="of vary, interpolate, inpaint, 0 to 1 (default: the checkpoint's)"
+        "--spacing", help="of timesteps: leading, trailing, linspace or quadratic; without --steps also '10,15,20'"
     )
-    parser.add_argument("--start-timestep", type=int, help="t of vary and interpolate (default: half of training's)")
-    parser.add_argument("--columns", type=int, help="of interpolate and slerp: pictures in the row (default: 9)")
-    parser.add_argument("--mask", help="a picture of the network's size, white where inpaint paints")
-    parser.add_argument("--jump-length", type=int, help="of inpaint's resampling (default: 10, or fewer that fit)")
-    parser.add_argument("--resamples", type=int, help="of inpaint; 1 is none (default: 10)")
-    parser.add_argument("--class", dest="class_label", help="of a class-conditional network, its name or number")
+    parser.add_argument(
+        "--eta",
+        type=number_in_unit_interval,
+        help="for vary, interpolate and inpaint: a number from 0 to 1 (default: the checkpoint's)",
+    )
+    parser.add_argument(
+        "--start-timestep", type=int, help="for vary and interpolate (default: half of the training timesteps)"
+    )
+    parser.add_argument("--columns", type=int, help="for interpolate and slerp: images in the row (default: 9)")
+    parser.add_argument("--mask", help="for inpaint: an image of the network's size, white where it is repainted")
+    parser.add_argument(
+        "--jump-length",
+        type=int,
+        help="for inpaint: steps of a resampling jump (default: 10, or --steps minus 1 if less)",
+    )
+    parser.add_argument("--resamples", type=int, help="for inpaint: number of resamplings; 1 is off (default: 10)")
+    parser.add_argument("--class", dest="class_label", help="class of the images, by name or number")
     guidance = parser.add_argument_group("guidance")
     for one in GUIDANCE_OPTIONS:
         guidance.add_argument(one.flag, default=one.default, **one.keywords)
-    parser.add_argument("--seed", type=int, help="of the noise of vary, interpolate, inpaint (default: 0)")
+    parser.add_argument("--seed", type=int, help="of the noise for vary, interpolate and inpaint (default: 0)")
     add_device(parser)
-    parser.add_argument("--out", default="edited.png", help="a PNG: the images above, what became of them below")
+    parser.add_argument("--out", default="edited.png", help="a .png file: the original images above the results")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -85,13 +93,13 @@ def run(options: argparse.Namespace) -> None:
     pipeline = on_device(load_pipeline(options.checkpoint), options.device)
     channels = pipeline.image_channels
     if channels > 4:
-        raise UserError(f"the network has {channels} channels, and image files 1 to 4: edit tensors in Python")
+        raise UserError(f"the network has {channels} channels, and image files have 1 to 4: edit tensors in Python")
     guidance = guide(options, pipeline)
     options.class_label = require_walk(options, pipeline)
     if options.class_label is None:
         _refuse_classes(options, pipeline)
         if options.classifier_scale is None:
-            guidance.pop("classifier_scale", None)  # of a classifier that came with the checkpoint
+            guidance.pop("classifier_scale", None)  # the checkpoint's own classifier needs a class
     size = size_of_network(pipeline, options.checkpoint)
     images = torch.stack([_read(path, size, channels) for path in options.images])
     require_writable(Path(options.out))
@@ -106,15 +114,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong, and fill in what is not given."""
+    """Reject options that are invalid for every checkpoint, and set the defaults."""
     takes = EDITS[options.edit].takes
     for option in ONLY_SOME_TAKE:
         given = getattr(options, option)
         if given is not None and option not in takes:
-            raise UserError(f"{options.edit} takes no --{option.replace('_', '-')}: leave {given} out")
+            raise UserError(f"{options.edit} does not take --{option.replace('_', '-')} {given}: leave it out")
     if options.classifier_gradient == "mean" and options.eta is not None:
         raise UserError(
-            f"--classifier-gradient mean goes with Algorithm 2, not with --eta {options.eta:g}: leave one of them out"
+            f"--classifier-gradient mean needs Algorithm 2 and cannot be combined with --eta {options.eta:g}: "
+            "leave one of them out"
         )
     if options.edit in MIXES and len(options.images) != 2:
         raise UserError(f"{options.edit} needs two images, not {len(options.images)}")
@@ -124,27 +133,27 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError(f"--out {options.out} must be a .png file")
     read = [*options.images, *([options.mask] if options.mask else [])]
     if Path(options.out).resolve() in [Path(file).resolve() for file in read]:
-        raise UserError(f"--out {options.out} is one of the pictures that are read: name another file")
+        raise UserError(f"--out {options.out} is one of the input images: choose another file")
     for option, default in {"columns": 9, "resamples": 10, "seed": 0}.items():
         if getattr(options, option) is None:
             setattr(options, option, default)
     if options.columns < 2:
-        raise UserError(f"--columns {options.columns} must be at least 2, the two images themselves")
+        raise UserError(f"--columns {options.columns} must be at least 2, for the two images themselves")
     require_positive(options, "resamples")
     require_seed(options)
 
 
 def _refuse_classes(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> None:
-    """Refuse a network with classes, or a classifier that was asked for, without a class."""
+    """Reject a network with classes, or a classifier that guides, if no class is given."""
     scale, by_default = options.classifier_scale, options.classifier is not None
     guided = by_default if scale is None else scale != 0
     if pipeline.signature.takes_labels or guided:
         who = "network" if pipeline.signature.takes_labels else "classifier"
-        raise UserError(f"this {who} was trained with classes: give --class, the one of the images")
+        raise UserError(f"this {who} was trained with classes: pass the class of the images with --class")
 
 
 def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", images: "Tensor", guidance: dict[str, Any]) -> Any:
-    """Return what becomes of images (B, C, H, W) in [0, 1], as PIL images."""
+    """Edit images (B, C, H, W) in [0, 1], and return the results as PIL images."""
     import torch
 
     from hf_ddpm.pipelines import slerp
@@ -169,17 +178,17 @@ def _edit(options: argparse.Namespace, pipeline: "HFDDPMPipeline", images: "Tens
             return [pipeline(1, latents=x, eta=0.0, **walk).images[0] for x in x_T]  # type: ignore[union-attr]
         case _:
             grey = _read(options.mask, (images.shape[2], images.shape[3]), channels=1)
-            mask = (grey > 0.5).float()  # 1 where lighter than middle grey
+            mask = (grey > 0.5).float()  # 1 where the mask is lighter than middle grey
             jumps = {} if options.jump_length is None else {"jump_length": options.jump_length}
             resampling = {"num_resamples": options.resamples, **jumps}
             return pipeline.inpaint(images, mask, **resampling, **drawn, **walk).images  # type: ignore[union-attr]
 
 
 def _read(path: str, size: tuple[int, int], channels: int) -> "Tensor":
-    """An image file, decoded as for training, as a tensor (C, H, W) in [0, 1]; what had to be converted is told.
+    """Read an image file as in training, as a tensor (C, H, W) in [0, 1], and print how it was converted.
 
     Raises:
-        UserError: it cannot be read, or has another size.
+        UserError: If the file cannot be read, or has another size.
     """
     import torch
 

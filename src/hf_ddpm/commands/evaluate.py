@@ -1,4 +1,4 @@
-"""`hf-ddpm evaluate`: measure how good the samples of a checkpoint are, or images that someone else made."""
+"""`hf-ddpm evaluate`: measure the quality of a checkpoint's samples, or of existing images."""
 
 import argparse
 import json
@@ -22,62 +22,79 @@ if TYPE_CHECKING:
 
 LABELS = ("in-turn", "balanced", "data")
 FORMATS = ("png", "npz", "parquet")
-RESIZERS = ("guided-diffusion", "pytorch-fid")  # programs whose numbers of the Inception network are published
+RESIZERS = ("guided-diffusion", "pytorch-fid")  # programs with published results for the Inception network
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.add_argument(
         "checkpoint",
         nargs="?",
-        help="a folder that training saved, a Hub name, or images: a folder, parquet, or an .npz of guided-diffusion",
+        help="a checkpoint folder, a Hub name, or images: a folder, parquet files, or an .npz file of guided-diffusion",
     )
-    parser.add_argument("--compare", nargs=2, metavar="JSON", help="show two records, and in what they differ")
+    parser.add_argument("--compare", nargs=2, metavar="JSON", help="show two records and their differences")
     add_measure_options(parser)
     parser.add_argument(
-        "--out", default="evaluation.json", help="the record; a table (.md) and a page (.png) go beside it"
+        "--out",
+        default="evaluation.json",
+        help="file of the record; a table (.md) and a page (.png) are written beside it (default: evaluation.json)",
     )
 
 
 def add_measure_options(parser: argparse.ArgumentParser) -> None:
-    """What `evaluate` and `sweep` share: everything that a number depends on."""
+    """Add the arguments that `evaluate` and `sweep` share: everything that a number depends on."""
     real = parser.add_argument_group("real images")
-    real.add_argument("--data", help="what data.source of a recipe takes: a folder, files, a Hub name")
-    real.add_argument("--split", default="test", help="of the data (default: test)")
-    real.add_argument("--label-column", help="of the data (default: guessed where labels are needed)")
-    real.add_argument("--resize", help="crop, pad or stretch the data (default: as in training; of images: not at all)")
+    real.add_argument("--data", help="a folder, files or a Hub name, as for data.source of a recipe")
+    real.add_argument("--split", default="test", help="split of the data (default: test)")
+    real.add_argument("--label-column", help="label column of the data (default: detected if labels are needed)")
+    real.add_argument(
+        "--resize", help="crop, pad or stretch the data (default: as in training; none if images are evaluated)"
+    )
     real.add_argument(
         "--reference",
         metavar="FILE",
-        help="instead of --data: mnist-test, statistics in safetensors, or a published .npz",
+        help="instead of --data: mnist-test, a safetensors file with statistics, or a published .npz file",
     )
-    real.add_argument("--reference-by", choices=RESIZERS, help="which program made an .npz")
-    real.add_argument("--reference-images", type=int, help="of how many images an .npz was made")
-    real.add_argument("--num-real", type=int, default=10_000, help="images for kid, prdc, classes (default: 10,000)")
+    real.add_argument("--reference-by", choices=RESIZERS, help="program that wrote the .npz file")
+    real.add_argument("--reference-images", type=int, help="number of images that the .npz file was computed from")
+    real.add_argument(
+        "--num-real", type=int, default=10_000, help="number of images for kid, prdc and classes (default: 10,000)"
+    )
     real.add_argument("--training-data", help="for memorisation, and for the nearest images on the page")
-    real.add_argument("--training-split", default="train", help="of the training data (default: train)")
+    real.add_argument("--training-split", default="train", help="split of the training data (default: train)")
     measured = parser.add_argument_group("what is measured")
     measured.add_argument(
-        "--metrics", default="fd", help="fd, fid, sfid, kid, is, prdc, memorisation, classes, modes: with commas"
+        "--metrics",
+        default="fd",
+        help="comma-separated: fd, fid, sfid, kid, is, prdc, memorisation, classes, modes (default: fd)",
     )
     measured.add_argument(
         "--extractor",
-        help="digits (the default for digits), stacked-digits, efficientnet-lite0, a .pth of Inception, a vision model",
+        help="digits (the default for digits), stacked-digits, efficientnet-lite0, a .pth file of Inception, or a "
+        "vision model of transformers",
     )
     measured.add_argument(
-        "--preprocessing", choices=RESIZERS, help="of Inception (default: guided-diffusion, as TensorFlow resizes)"
+        "--preprocessing",
+        choices=RESIZERS,
+        help="for Inception (default: guided-diffusion, which resizes like TensorFlow)",
     )
-    measured.add_argument("-n", "--num-images", type=int, help="(default: 1,000 digits, 10,000 other images)")
     measured.add_argument(
-        "--draws", type=int, default=1, help="disjoint ones, for an error of each number (default: 1)"
+        "-n", "--num-images", type=int, help="number of images (default: 1,000 digits, 10,000 other images)"
     )
-    measured.add_argument("--allow-few", action="store_true", help="a distance of fewer images than features, marked")
-    measured.add_argument("--seed", type=int, default=0, help="image i is fixed by the seed and i alone (default: 0)")
-    measured.add_argument("--batch-size", type=int, default=64, help="images at a time (default: 64)")
-    measured.add_argument("--labels", choices=LABELS, help="of a network with classes (default: in-turn)")
-    measured.add_argument("--raw", action="store_true", help="the weights that were not averaged")
-    measured.add_argument("--samples", metavar="DIR", help="keep the images here; a stopped command goes on from them")
-    measured.add_argument("--samples-format", choices=FORMATS, help="one .png an image (default), .npz or .parquet")
+    measured.add_argument(
+        "--draws", type=int, default=1, help="number of disjoint samples, for a standard error (default: 1)"
+    )
+    measured.add_argument(
+        "--allow-few", action="store_true", help="allow distances from fewer images than features, and mark them"
+    )
+    measured.add_argument("--seed", type=int, default=0, help="image i depends on the seed and i alone (default: 0)")
+    measured.add_argument("--batch-size", type=int, default=64, help="number of images per batch (default: 64)")
+    measured.add_argument("--labels", choices=LABELS, help="for a network with classes (default: in-turn)")
+    measured.add_argument("--raw", action="store_true", help="use the weights that were not averaged")
+    measured.add_argument(
+        "--samples", metavar="DIR", help="folder that keeps the images; an interrupted command resumes from it"
+    )
+    measured.add_argument("--samples-format", choices=FORMATS, help="one .png per image (default), .npz or .parquet")
     add_device(parser)
     add_kind_options(parser, "sample")
 
@@ -106,13 +123,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 class Measured(NamedTuple):
-    """What was measured: the record, and the picture of the samples that it was measured on, if there are any."""
+    """The result: the record, and the page that shows the samples, if there are any."""
 
     record: dict[str, Any]
     page: "Image | None"
 
     def write(self, out: Path) -> None:
-        """The record, the table and the page; the table is printed."""
+        """Write the record, the table and the page, and print the table."""
         from hf_ddpm.checkpoint import new_file, writing
         from hf_ddpm.evaluation.report import markdown
 
@@ -122,17 +139,17 @@ class Measured(NamedTuple):
             table.write_text(markdown(self.record) + "\n")
             if self.page is not None:
                 self.page.save(page)
-            with new_file(out) as new:  # last and whole: it tells a sweep that this cell is done
+            with new_file(out) as new:  # last and atomically: a sweep skips a cell that has a record
                 new.write_text(json.dumps(self.record, indent=2) + "\n")
         files = [out, table, *([] if self.page is None else [page])]
         print(f"{markdown(self.record)}\nwritten: {', '.join(map(str, files))}")
 
 
 def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured:
-    """Everything that the options ask for, on all processes.
+    """Measure everything that the options ask for, on all processes.
 
     Raises:
-        UserError: what the user can mend.
+        UserError: If the checkpoint, the data or the options do not allow it.
     """
     from accelerate.utils import gather_object
 
@@ -168,15 +185,20 @@ def measure(options: argparse.Namespace, accelerator: "Accelerator") -> Measured
 
 
 def check(options: argparse.Namespace) -> None:
-    """Refuse what needs nothing to be opened to be seen as wrong."""
+    """Reject invalid options before anything is opened."""
     if not options.checkpoint:
-        raise UserError("there is nothing to evaluate: name a checkpoint, a folder of images, or --compare two records")
+        raise UserError(
+            "there is nothing to evaluate: pass a checkpoint, a folder of images, or two records with --compare"
+        )
     require_positive(options, "batch_size", "draws", "num_real")
     if options.num_images is not None:
         require_positive(options, "num_images")
     require_seed(options)
     check_kind_options(options, "sample")
     if (options.data is None) == (options.reference is None):
-        raise UserError("what to measure against: give --data with real images, or --reference with their statistics")
+        raise UserError(
+            "exactly one of --data and --reference is needed: pass --data with real images, or --reference with their "
+            "statistics"
+        )
     if options.samples_format is not None and options.samples is None:
-        raise UserError(f"--samples-format {options.samples_format} is of --samples: name a folder")
+        raise UserError(f"--samples-format {options.samples_format} needs --samples: pass a folder for the images")

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 
 class FigureKind(NamedTuple):
-    """A figure's line in the help.
+    """The help line of a figure.
 
-    images: of --data, unless --num-images says. measures: it writes its numbers beside the picture, as JSON.
+    images: The default number of images of --data. measures: Whether its numbers are written beside it, as JSON.
     """
 
     summary: str
@@ -52,15 +52,15 @@ FIGURE_KINDS = {
     ),
     "rate-distortion": FigureKind("rate and distortion over reverse time, DDPM Fig. 5", 256, measures=True),
     "reverse-gaussian": FigureKind(
-        "why small reverse steps are Gaussian and large ones are not; no checkpoint", measures=True
+        "why small reverse steps are Gaussian and large ones are not; needs no checkpoint", measures=True
     ),
     "nearest-neighbours": FigureKind("samples beside the nearest images of --data, DDPM appendix", measures=True),
-    "ddim-consistency": FigureKind("one x_T in 5 to T steps, DDIM Fig. 5", measures=True),
+    "ddim-consistency": FigureKind("samples of one x_T with 5 to T steps, DDIM Fig. 5", measures=True),
     "reconstruction": FigureKind("images encoded and decoded in 10 to 1000 steps, DDIM Table 2", 16, measures=True),
-    "guidance": FigureKind("the same x_T at growing scales of guidance, ADM Fig. 3"),
+    "guidance": FigureKind("the same x_T with increasing guidance scales, ADM Fig. 3"),
 }
 
-# What the functions of hf_ddpm.figures call each option: their signatures are the only list of who takes what.
+# The names of each option in the functions of hf_ddpm.figures: their signatures decide which options a figure takes.
 PARAMETERS = {
     "checkpoint": ("pipeline",),
     "data": ("images", "training_images"),
@@ -72,59 +72,62 @@ PARAMETERS = {
     "eta": ("eta",),
     "class_label": ("class_label", "class_labels"),
     "scales": ("scales",),
-    "classifier": ("scales",),  # whose scales they are
-    "seed": ("seed", "images"),  # it also chooses which of --data are shown
+    "classifier": ("scales",),  # which the scales belong to
+    "seed": ("seed", "images"),  # it also selects the images of --data
     "device": ("pipeline",),
 }
 NEEDED = {
-    "checkpoint": "a checkpoint: name the folder that training saved, or a Hub name",
-    "data": "real images: add --data with a folder, files, digits or a Hub name",
+    "checkpoint": "a checkpoint: pass a folder saved by training, or a Hub name",
+    "data": "real images: pass --data with a folder, files, digits or a Hub name",
 }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "names:\n" + "\n".join(f"  {name:<20}{kind.summary}" for name, kind in FIGURE_KINDS.items())
-    parser.add_argument("name", help="see below")
-    parser.add_argument("checkpoint", nargs="?", help="a folder that training saved, or a Hub name")
-    parser.add_argument("--data", help="real images: a folder, files, digits, a Hub name; what data.source takes")
-    parser.add_argument("--split", help="of the data (default: train, which plain files are too)")
+    parser.add_argument("name", help="name of the figure, see below")
+    parser.add_argument("checkpoint", nargs="?", help="a folder saved by training, or a Hub name")
+    parser.add_argument("--data", help="real images: a folder, files, digits or a Hub name, as for data.source")
+    parser.add_argument("--split", help="split of the data (default: train, also for plain files)")
     parser.add_argument("--likelihood", help="for rate-distortion: the JSON of hf-ddpm likelihood, instead of --data")
-    parser.add_argument("-n", "--num-images", type=int, help="images or samples to draw")
-    parser.add_argument("--seed", type=int, help="of images and noise (default: 0)")
-    parser.add_argument("--steps", type=int, help="network calls a walk (default: all of training's; DDIM's: 50)")
-    parser.add_argument("--spacing", help="leading, trailing, linspace or quadratic timesteps")
+    parser.add_argument("-n", "--num-images", type=int, help="number of images or samples")
+    parser.add_argument("--seed", type=int, help="seed of the images and the noise (default: 0)")
+    parser.add_argument(
+        "--steps", type=int, help="network calls per sample (default: all steps of training; ddim-interpolation: 50)"
+    )
+    parser.add_argument("--spacing", help="of timesteps: leading, trailing, linspace or quadratic")
     parser.add_argument(
         "--eta",
         type=number_in_unit_interval,
-        help="0 is DDIM, 1 DDPM (default: the checkpoint's, else Algorithm 2)",
+        help="0 is DDIM and 1 is DDPM (default: the checkpoint's, or else Algorithm 2)",
     )
     parser.add_argument(
         "--class",
         dest="class_label",
-        help="of all images, its name or number (default: samples each in turn, real images their own label, a mix the "
-        "nearer image's)",
+        help="class of all images, by name or number (default: all classes in turn for samples, the labels of real "
+        "images, and the label of the nearer image for a mixture)",
     )
     parser.add_argument(
         "--scales",
         type=_numbers,
-        help="of guidance (default: 0,1,2,4,8 of a classifier, 1,1.25,1.5,2,4 of a network trained with label dropout)",
+        help="guidance scales (default: 0,1,2,4,8 with a classifier, 1,1.25,1.5,2,4 for a network trained with label "
+        "dropout)",
     )
-    parser.add_argument("--classifier", metavar="FOLDER", help="for guidance: as hf-ddpm sample takes it")
+    parser.add_argument("--classifier", metavar="FOLDER", help="for guidance: a classifier, as in hf-ddpm sample")
     add_device(parser)
     parser.add_argument(
         "--out",
-        help="a .png, or a .gif where there is motion (default: NAME.png); what a figure measures goes into a .json "
-        "beside it, and what is there is overwritten",
+        help="a .png file, or a .gif file for an animated figure (default: NAME.png); measured numbers are written to "
+        "a .json file beside it, and existing files are overwritten",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the figure, and a JSON of its numbers where it measures; print one line."""
+    """Write the figure, and a JSON file of its numbers if it measures any; print one line."""
     if options.name not in FIGURE_KINDS:
         hint = did_you_mean(options.name, FIGURE_KINDS)
-        raise UserError(f"there is no figure {options.name!r}; there are {', '.join(FIGURE_KINDS)}{hint}")
+        raise UserError(f"there is no figure {options.name!r}; it must be one of {', '.join(FIGURE_KINDS)}{hint}")
 
     from hf_ddpm.figures import FIGURES, save_figure
 
@@ -155,7 +158,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], out: Path) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong; a figure that draws something gets its seed, 0."""
+    """Reject options that are invalid for every checkpoint, and set the default seed, 0, of a figure that needs one."""
     name, suffix = options.name, out.suffix.lower()
     for option, aliases in PARAMETERS.items():
         there = [parameters[alias] for alias in aliases if alias in parameters]
@@ -170,30 +173,30 @@ def _check(options: argparse.Namespace, parameters: Mapping[str, inspect.Paramet
     if options.num_images is not None:
         require_positive(options, "num_images")
     if suffix == ".gif" and "motion" not in parameters:
-        raise UserError(f"--out {out}: {name} has no motion, give a .png")
+        raise UserError(f"--out {out} must be a .png file: {name} is not animated")
     if suffix not in (".png", ".gif"):
-        raise UserError(f"--out {out} must be a .png" + (" or a .gif" if "motion" in parameters else ""))
+        raise UserError(f"--out {out} must be a .png" + (" or a .gif" if "motion" in parameters else "") + " file")
     for option in ("data", "likelihood"):
         given = getattr(options, option)
         for file in _written(options, out) if given is not None else ():
             if file.resolve() == Path(given).expanduser().resolve():
-                raise UserError(f"--out {out} would overwrite {file}, which --{option} reads: name another file")
+                raise UserError(f"--out {out} would overwrite {file}, which --{option} reads: choose another file")
 
 
 def _written(options: argparse.Namespace, out: Path) -> list[Path]:
-    """The files that the figure writes."""
+    """Return the files that the figure writes."""
     return [out, out.with_suffix(".json")] if FIGURE_KINDS[options.name].measures else [out]
 
 
 def _files(
     options: argparse.Namespace, parameters: Mapping[str, inspect.Parameter], pipeline: "HFDDPMPipeline"
 ) -> dict[str, Any]:
-    """The real images, their bit depth and labels, or the likelihood, that the options name."""
+    """Read what the options name: the real images with their bit depth and labels, or the likelihood."""
     found: dict[str, Any] = {}
     if options.likelihood is not None:
         from hf_ddpm.checkpoint import read_object
 
-        remedy = "give --likelihood the JSON of hf-ddpm likelihood"
+        remedy = "pass --likelihood with the JSON of hf-ddpm likelihood"
         found["likelihood"] = read_object(Path(options.likelihood).expanduser(), remedy)
     if options.data is not None:
         data = _open(options, pipeline, labelled="class_labels" in parameters and options.class_label is None)
@@ -208,18 +211,18 @@ def _files(
 
 
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline", labelled: bool) -> "ImageData":
-    """The data in the network's size; `labelled`, with the labels that a network with classes needs."""
+    """Open the data with the network's size and, if `labelled`, with the labels that a network with classes needs."""
     where = (options.data, options.split or "train", pipeline, options.checkpoint)
     if not (pipeline.signature.takes_labels and labelled):
         return open_data(*where)
-    return open_labelled_data(*where, remedy="give --class, one of them for all images")
+    return open_labelled_data(*where, remedy="pass --class to use one class for all images")
 
 
 def _first_images(data: "ImageData", count: int, seed: int) -> "Batch":
-    """The first `count` images in the order that `seed` gives."""
+    """Return the first `count` images in the order that `seed` gives."""
     if count > _number_of(data):
         raise UserError(
-            f"{count} images are asked for and {data.source!r} has {_number_of(data):,}: lower --num-images"
+            f"the number of images is {count}, and {data.source!r} has only {_number_of(data):,}: reduce --num-images"
         )
     batches = data.batches(batch_size=count, seed=seed)
     batch = next(batches)
@@ -228,7 +231,7 @@ def _first_images(data: "ImageData", count: int, seed: int) -> "Batch":
 
 
 def _all_images(data: "ImageData") -> "Tensor":
-    """Every image in the order of the data set, uint8 (N, C, H, W)."""
+    """Return every image in the order of the dataset, uint8 (N, C, H, W)."""
     import torch
 
     from hf_ddpm.data import to_uint8
@@ -246,12 +249,12 @@ def _all_images(data: "ImageData") -> "Tensor":
 
 def _number_of(data: "ImageData") -> int:
     if data.num_images is None:
-        raise UserError(f"{data.source!r} is a stream, and figures need a data set of known length")
+        raise UserError(f"{data.source!r} is a stream, and figures need a dataset with a known length")
     return data.num_images
 
 
 def _origin(options: argparse.Namespace, pipeline: "HFDDPMPipeline | None") -> dict[str, str]:
-    """What the written file says of itself; the command without where it wrote and on what device."""
+    """Return the metadata of the written file: the command without --out and --device, the seed and the weights."""
     from hf_ddpm.weights import weights_sha256
 
     words = ["hf-ddpm", "figure", options.name, *([] if pipeline is None else [options.checkpoint])]
@@ -264,20 +267,20 @@ def _origin(options: argparse.Namespace, pipeline: "HFDDPMPipeline | None") -> d
 
 
 def _numbers(word: str) -> tuple[float, ...]:
-    """A type for argparse: finite numbers with commas between them."""
+    """Parse a comma-separated list of finite numbers, for argparse."""
     try:
         return tuple(map(finite_number, word.split(",")))
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{word!r} must be numbers with commas between them, such as 0,1,2") from None
+        raise argparse.ArgumentTypeError(f"{word!r} must be a comma-separated list of numbers, such as 0,1,2") from None
 
 
 def _typed(value: Any) -> str:
-    """The value of an option as it is typed."""
+    """Return the value of an option as it is typed."""
     return ",".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
 
 
 def _flag(option: str) -> str:
-    """An option as it is typed."""
+    """Return the name of an option as it is typed."""
     if option == "checkpoint":
         return option
     return {"class_label": "--class"}.get(option, f"--{option.replace('_', '-')}")

@@ -1,4 +1,4 @@
-"""The options of guidance, which every command takes that draws with a diffusion model."""
+"""The options of guidance, shared by all commands that sample from a diffusion model."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def finite_number(word: str) -> float:
-    """A type for argparse: a finite number."""
+    """Parse a finite number, for argparse."""
     try:
         number = float(word)
     except ValueError:
@@ -24,7 +24,7 @@ def finite_number(word: str) -> float:
 
 
 def _positive(word: str) -> float:
-    """A type for argparse: a finite number above 0."""
+    """Parse a finite number above 0, for argparse."""
     number = finite_number(word)
     if number <= 0:
         raise argparse.ArgumentTypeError(f"{word!r} must be above 0")
@@ -32,7 +32,7 @@ def _positive(word: str) -> float:
 
 
 def _interval(word: str) -> tuple[int, int]:
-    """A type for argparse: two timesteps, the lower one first."""
+    """Parse two timesteps, the lower one first, for argparse."""
     ends = word.split(",")
     if len(ends) != 2 or not all(end.strip().isdecimal() for end in ends) or int(ends[0]) > int(ends[1]):
         raise argparse.ArgumentTypeError(f"{word!r} must be two timesteps, the lower one first, such as 0,500")
@@ -45,20 +45,30 @@ GUIDANCE_OPTIONS = (
         dest="guidance_scale",
         type=finite_number,
         metavar="SCALE",
-        help="classifier-free: 1 is off, 1.25 or 2 are nearer to the class (of a network trained with label dropout)",
+        help="classifier-free guidance: 1 is off, larger values such as 1.25 or 2 give images closer to the class "
+        "(needs a network trained with label dropout)",
     ),
     option(
         "--guidance-rescale",
         type=number_in_unit_interval,
         metavar="PHI",
-        help="0 is off, 1 keeps the width of a prediction",
+        help="0 is off, 1 keeps the standard deviation of the prediction without guidance",
     ),
-    option("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="the timesteps that are guided"),
-    option("--guidance-schedule", choices=("constant", "linear", "cosine"), help="(default: constant)"),
+    option("--guidance-interval", type=_interval, metavar="LOW,HIGH", help="range of the timesteps that are guided"),
+    option(
+        "--guidance-schedule",
+        choices=("constant", "linear", "cosine"),
+        help="change of the scale over the timesteps (default: constant)",
+    ),
     option("--classifier", metavar="FOLDER", help="a noisy classifier, or an image classifier of transformers"),
-    option("--classifier-scale", type=finite_number, metavar="SCALE", help="0 is off (default: 1 where there is one)"),
-    option("--classifier-gradient", choices=("x_t", "mean"), help="where it is taken (default: x_t)"),
-    option("--classifier-max-norm", type=_positive, metavar="NORM", help="the largest gradient of an image"),
+    option(
+        "--classifier-scale",
+        type=finite_number,
+        metavar="SCALE",
+        help="factor of the gradient; 0 is off (default: 1 with a classifier)",
+    ),
+    option("--classifier-gradient", choices=("x_t", "mean"), help="where the gradient is computed (default: x_t)"),
+    option("--classifier-max-norm", type=_positive, metavar="NORM", help="largest norm of an image's gradient"),
 )
 _ONLY_CLASSIFIER = ("classifier_gradient", "classifier_max_norm")
 _ONLY_CLASSIFIER_FREE = ("guidance_rescale",)
@@ -66,14 +76,14 @@ _ONLY_GUIDED = ("guidance_interval", "guidance_schedule")
 
 
 def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, Any]:
-    """Give a pipeline the classifier that is asked for.
+    """Give a pipeline the requested classifier, and return the guidance arguments of a call.
 
     Returns:
-        dict: the keywords of a call that were given; the scale of a classifier always is one of them.
+        dict: The arguments that were given; with a classifier, its scale is always one of them.
 
     Raises:
-        UserError: a classifier that cannot be opened or does not fit, options of one where there is none, or of
-            guidance where nothing guides.
+        UserError: If the classifier cannot be opened or does not fit, or if options of a classifier or of guidance are
+            given without one.
     """
     from hf_ddpm.pipelines.guidance import GUIDANCE
 
@@ -83,18 +93,18 @@ def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, 
     if (scale := given.get("guidance_scale")) is not None:
         with as_user_error():
             pipeline.signature.check_guidance(scale, f"--guidance {scale:g}")
-    if scale is None:  # a scale of 1 that is given is the plain walk of a comparison
-        _refuse(given, _ONLY_CLASSIFIER_FREE, "classifier-free guidance: give --guidance and a scale other than 1")
+    if scale is None:  # an explicit scale of 1 is the baseline of a comparison
+        _refuse(given, _ONLY_CLASSIFIER_FREE, "classifier-free guidance: pass --guidance with a scale other than 1")
     if pipeline.classifier is not None:
         return {"classifier_scale": 1.0, **given}
-    _refuse(given, ("classifier_scale", *_ONLY_CLASSIFIER), "a classifier: name one with --classifier")
+    _refuse(given, ("classifier_scale", *_ONLY_CLASSIFIER), "a classifier: pass one with --classifier")
     if scale is None:
-        _refuse(given, _ONLY_GUIDED, "guidance: give --guidance and a scale other than 1, or --classifier")
+        _refuse(given, _ONLY_GUIDED, "guidance: pass --guidance with a scale other than 1, or --classifier")
     return given
 
 
 def _refuse(given: dict[str, Any], names: tuple[str, ...], needed: str) -> None:
-    """Refuse options that have no effect without something else."""
+    """Reject options that have no effect without another one."""
     for name in names:
         if given.get(name):
             value = ",".join(map(str, given[name])) if isinstance(given[name], tuple) else given[name]
@@ -102,10 +112,10 @@ def _refuse(given: dict[str, Any], names: tuple[str, ...], needed: str) -> None:
 
 
 def use_classifier(pipeline: "HFDDPMPipeline", source: str) -> None:
-    """Give a pipeline a classifier of a folder or of the Hub.
+    """Give a pipeline a classifier from a folder or from the Hub.
 
     Raises:
-        UserError: nothing there, something else, or a classifier that does not fit.
+        UserError: If there is no classifier, or it does not fit the pipeline.
     """
     from hf_ddpm.pipelines.classifiers import check_classifier
 
@@ -117,14 +127,14 @@ def use_classifier(pipeline: "HFDDPMPipeline", source: str) -> None:
 
 
 def open_classifier(source: str) -> tuple[Any, Any]:
-    """A classifier, and the image processor of one that sees clean images.
+    """Load a classifier, and the image processor of a classifier of clean images.
 
     Args:
-        source: a checkpoint of a noisy classifier or of a model that has one, or a model of `transformers` that
-            classifies images; a folder, or a name on the Hub.
+        source: A folder or a name on the Hub: a checkpoint of a noisy classifier or of a model that contains one, or an
+            image classification model of `transformers`.
 
     Raises:
-        UserError: nothing there, or something else.
+        UserError: If there is no classifier.
     """
     from hf_ddpm.checkpoint import find_folder, load_checkpoint
     from hf_ddpm.gate.checked_files import CheckedFiles
@@ -135,12 +145,12 @@ def open_classifier(source: str) -> tuple[Any, Any]:
         place = find_folder(source) or source
     try:
         config = CheckedFiles(place, "config.json").json("config.json")
-    except FileNotFoundError:  # not a model alone
+    except FileNotFoundError:  # a pipeline instead of a single model
         pipeline: Any = load_checkpoint(source)
         classifier = pipeline.components.get("classifier")
         if classifier is None:
             raise UserError(
-                f"--classifier {source} holds a {kind_of(pipeline).word}, which knows no classes: train a classifier "
+                f"--classifier {source} contains a {kind_of(pipeline).word} without a classifier: train a classifier "
                 "with the recipe mnist-classifier or cifar10-classifier"
             ) from None
         return classifier, None
@@ -153,7 +163,7 @@ def open_classifier(source: str) -> tuple[Any, Any]:
 
 
 def _of_transformers(source: str) -> tuple[Any, Any]:
-    """An image classifier of `transformers` and its image processor."""
+    """Load an image classifier of `transformers` and its image processor."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
@@ -163,12 +173,12 @@ def _of_transformers(source: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
-            f"--classifier {source} cannot be opened as an image classifier ({quoted(error)}): give a noisy "
-            "classifier, or a model of transformers for image classification"
+            f"--classifier {source} cannot be opened as an image classifier ({quoted(error)}): pass a noisy "
+            "classifier, or an image classification model of transformers"
         ) from error
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:2])
         raise UserError(
-            f"--classifier {source} lacks weights ({missing}, ...), which would be random: take a whole one"
+            f"--classifier {source} lacks weights ({missing}, ...), which would be random: use a complete model"
         )
     return network, processor

@@ -1,4 +1,4 @@
-"""What a command does with each kind of checkpoint, and the options that one kind takes and the others refuse."""
+"""What a command does with each kind of checkpoint, and the options that only some kinds take."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -15,9 +15,9 @@ class Option(NamedTuple):
     """An option of a command that not every kind of checkpoint takes.
 
     Attributes:
-        flag: As it is typed.
-        default: Its value if it is not given. The parser's own default is None, which tells that nothing was given.
-        keywords: Those of `add_argument`.
+        flag: The option as it is typed.
+        default: Its value if it is not given. The parser's own default is None, which means that it was not given.
+        keywords: The keyword arguments of `add_argument`.
     """
 
     flag: str
@@ -26,12 +26,12 @@ class Option(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the attribute that holds it."""
+        """The name of the attribute that has the option's value."""
         return self.keywords.get("dest") or self.flag.lstrip("-").replace("-", "_")
 
 
 def option(flag: str, *, default: Any = None, **keywords: Any) -> Option:
-    """An option as `add_argument` would declare it."""
+    """Declare an option, as `add_argument` does."""
     return Option(flag, default, keywords)
 
 
@@ -39,27 +39,27 @@ class KindCommand(NamedTuple):
     """What a command does with one kind of checkpoint; an entry of `KINDS` names it.
 
     Attributes:
-        run: Of `sample`, a function (options, pipeline) that returns the keywords of the kind's `draw`. Of
+        run: For `sample`, a function (options, pipeline) that returns the keywords of the kind's `draw`. For
             `likelihood`, a function (options, pipeline, accelerator, device) that returns a `Measurement`.
-        options: Those that the other kinds refuse, unless they name them too.
-        refusal: The sentence for a checkpoint of a kind that does not take an option, of {flag}, {value}, {checkpoint}
-            and {kind}, which is the other kind's word.
-        check: A function (options) that refuses what needs no checkpoint to be seen as wrong. It runs before one is
-            opened, so an option may be None.
+        options: The options of this kind, which the other kinds reject unless they have them too.
+        refusal: The message for a checkpoint of a kind that does not take an option: a format string of {flag},
+            {value}, {checkpoint} and {kind}, the word of the other kind.
+        check: A function (options) that rejects options that are invalid for every checkpoint. It runs before the
+            checkpoint is opened, so an option may be None.
     """
 
     run: Callable[..., Any]
     options: tuple[Option, ...]
-    refusal: str = "{flag}: {checkpoint!r} holds a {kind}, leave the option out"
+    refusal: str = "{flag} is not supported for {checkpoint!r}, which contains a {kind}: leave the option out"
     check: Callable[[argparse.Namespace], None] | None = None
 
 
 class Measurement(NamedTuple):
-    """What was measured of a checkpoint's likelihood.
+    """The measured likelihood of a checkpoint.
 
     Attributes:
         data: The images.
-        report: A function of further facts, which come first, that returns the dictionary for JSON.
+        report: A function of further facts that returns the dictionary for JSON, which begins with these facts.
         table: A function of this dictionary that returns lines for the terminal.
         draw: A function of this dictionary and a path that draws its picture, or None.
     """
@@ -71,13 +71,13 @@ class Measurement(NamedTuple):
 
 
 def commands_of_kinds(command: str) -> dict[str, KindCommand]:
-    """The `KindCommand` of each kind that has one, by the key of the kind."""
+    """Return the `KindCommand` of each kind that has one, by the key of the kind."""
     fields = {key: getattr(kind, command) for key, kind in KINDS.items()}
     return {key: resolve(name) for key, name in fields.items() if name is not None}
 
 
 def add_kind_options(parser: argparse.ArgumentParser, command: str) -> None:
-    """Declare the options of every kind, under a heading for each."""
+    """Declare the options of all kinds, in one group per kind."""
     added: set[str] = set()
     for kind in KINDS.values():
         if (name := getattr(kind, command)) is None:
@@ -91,17 +91,17 @@ def add_kind_options(parser: argparse.ArgumentParser, command: str) -> None:
 
 
 def check_kind_options(options: argparse.Namespace, command: str) -> None:
-    """Refuse what is wrong with a checkpoint of any kind."""
+    """Reject options that are invalid for a checkpoint of any kind."""
     for of_kind in commands_of_kinds(command).values():
         if of_kind.check is not None:
             of_kind.check(options)
 
 
 def settle(options: argparse.Namespace, kind: Kind, command: str) -> KindCommand:
-    """What the command does with this kind of checkpoint, when its options have been given their defaults.
+    """Return what the command does with this kind of checkpoint, and set the defaults of its options.
 
     Raises:
-        UserError: The kind has no such command, or does not take an option that was given.
+        UserError: If the kind does not have this command, or does not take an option that was given.
     """
     found: KindCommand = required(kind, command, options.checkpoint)
     own = {one.name: one.default for one in found.options}

@@ -1,4 +1,4 @@
-"""`hf-ddpm likelihood`: measure how probable a checkpoint finds images, in bits/dim and nats."""
+"""`hf-ddpm likelihood`: measure the likelihood of images under a checkpoint, in bits/dim and nats."""
 
 import argparse
 import json
@@ -26,23 +26,25 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     add_checkpoint(parser)
-    parser.add_argument("--data", required=True, help="what data.source of a recipe takes: a folder, files, a Hub name")
-    parser.add_argument("--split", default="train", help="of the data (default: train, which plain files are too)")
-    parser.add_argument("--label-column", default="auto", help="of a class-conditional network (default: guessed)")
-    parser.add_argument("-n", "--num-images", type=int, default=256, help="256, the default, or more")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images and of all noise (default: 0)")
+    parser.add_argument("--data", required=True, help="a folder, files or a Hub name, as for data.source of a recipe")
+    parser.add_argument("--split", default="train", help="split of the data (default: train, also for plain files)")
+    parser.add_argument("--label-column", default="auto", help="for a network with classes (default: detected)")
+    parser.add_argument("-n", "--num-images", type=int, default=256, help="256 (the default) or more")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images and the noise (default: 0)")
     parser.add_argument(
-        "--batch-size", type=int, help="network calls at a time (default: 64), or draws of a VAE (1000 or less)"
+        "--batch-size", type=int, help="network calls per batch (default: 64), or draws of a VAE (default: up to 1000)"
     )
     add_device(parser)
-    parser.add_argument("--out", default="likelihood.json", help="the file; a PNG of its parts goes beside it")
+    parser.add_argument(
+        "--out", default="likelihood.json", help="a .json file; a .png of the parts is written beside it"
+    )
     add_kind_options(parser, "likelihood")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print a table; write a JSON file and, of a bound or a VAE, a PNG."""
+    """Print a table; write a JSON file and, for a bound or a VAE, a PNG."""
     _check(options)
 
     from accelerate import Accelerator
@@ -56,19 +58,19 @@ def run(options: argparse.Namespace) -> None:
     pipeline = load_checkpoint(options.checkpoint)
     several = accelerator.num_processes > 1
     device = str(accelerator.device) if several else options.device
-    require_pixels(pipeline, "likelihood")  # no option would help
+    require_pixels(pipeline, "likelihood")  # before the options, because none of them would help
     measure = settle(options, kind_of(pipeline), "likelihood").run
     measured: Measurement = measure(options, pipeline, accelerator, device)
     if accelerator.is_main_process:
         found = measured.report(**_about(options, measured.data, accelerator))
-        # before it is shown: what was measured for long outlives a closed pipe
+        # written before it is printed, so that a closed pipe does not lose a long measurement
         _write(found, Path(options.out), measured.draw)
         print(f"{measured.data.description}\n{measured.table(found)}")
     accelerator.end_training()  # a process that ends with gloo's threads alive may be aborted
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong."""
+    """Reject options that are invalid for every checkpoint."""
     if options.batch_size is not None:
         require_positive(options, "batch_size")
     require_seed(options)
@@ -82,7 +84,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _files(options: argparse.Namespace) -> list[Path]:
-    """What the command writes."""
+    """Return the files that the command writes."""
     out = Path(options.out)
     return [out] if options.method == "ode" else [out, out.with_suffix(".png")]
 

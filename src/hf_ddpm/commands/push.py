@@ -1,4 +1,4 @@
-"""`hf-ddpm push`: upload a checkpoint to the Hub in one commit, with a card of what was measured."""
+"""`hf-ddpm push`: upload a checkpoint to the Hub in one commit, with a model card of what was measured."""
 
 import argparse
 import re
@@ -11,33 +11,33 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("checkpoint", help="folder of a checkpoint, as training leaves one")
-    parser.add_argument("repo", help="user/name on the Hub; it is made if it is not there")
-    parser.add_argument("--private", action="store_true", help="only its owner sees the new repository")
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", help="a folder saved by training")
+    parser.add_argument("repo", help="user/name on the Hub; it is created if it does not exist")
+    parser.add_argument("--private", action="store_true", help="make the new repository private")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of a commit")
-    parser.add_argument("--revision", default="main", help="branch, made if it is not there (default: main)")
-    parser.add_argument("--tag", help="a name for the commit, such as step-1000")
-    parser.add_argument("--message", help="of the commit (default: the run's name and step)")
+    parser.add_argument("--revision", default="main", help="branch, created if it does not exist (default: main)")
+    parser.add_argument("--tag", help="tag of the commit, such as step-1000")
+    parser.add_argument("--message", help="commit message (default: the run's name and step)")
     parser.add_argument(
         "--metrics",
         action="append",
         default=[],
         metavar="JSON",
-        help="what `hf-ddpm evaluate` or `likelihood` wrote of these weights; may be given again",
+        help="a file that `hf-ddpm evaluate` or `likelihood` wrote for these weights; may be repeated",
     )
-    parser.add_argument("--classifier", metavar="FOLDER", help="a noisy classifier, which goes along and guides")
+    parser.add_argument("--classifier", metavar="FOLDER", help="a noisy classifier, pushed as part of the model")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Push and print where it is. The token comes from HF_TOKEN or `hf auth login`, never from the command line."""
+    """Push and print the address. The token comes from HF_TOKEN or `hf auth login`, never from the command line."""
     if options.create_pr and (options.tag is not None or options.revision != "main"):
-        raise UserError("--create-pr goes to main and has no tag: leave --revision and --tag out")
+        raise UserError("--create-pr cannot be combined with --revision or --tag: leave them out")
     for name in ("tag", "revision"):
         value = getattr(options, name)
         if value is not None and not re.fullmatch(r"\w+([./-]\w+)*", value):
             raise UserError(
-                f"--{name} {value} must be letters, digits and '_', with single '.', '-' and '/' between them"
+                f"--{name} {value} must consist of letters, digits and '_', with single '.', '-' and '/' between them"
             )
 
     from hf_ddpm.hub import push_checkpoint, push_pipeline
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _guided(options: argparse.Namespace) -> "HFDDPMPipeline":
-    """The checkpoint with the classifier as a part of it."""
+    """Load the checkpoint, with the classifier as one of its components."""
     from hf_ddpm.checkpoint import load_pipeline
     from hf_ddpm.commands.guidance import use_classifier
 

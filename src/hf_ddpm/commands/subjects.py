@@ -1,4 +1,4 @@
-"""What `hf-ddpm evaluate` measures, opened as its options say: a checkpoint's samples, or images that are there."""
+"""What `hf-ddpm evaluate` measures, opened from its options: a checkpoint's samples, or existing images."""
 
 import argparse
 from collections.abc import Callable
@@ -32,27 +32,28 @@ from hf_ddpm.metrics.reference import (
 )
 from hf_ddpm.sampling import best_device, count_calls
 
-OTHERWISE = 10_000  # images in other features than those of digits
+OTHERWISE = 10_000  # images, if the features are not those of digits
 _DIGIT_SIDES = range(28, 33)
 _IMAGE_FILES = (".npz", ".parquet", ".arrow", ".tar", ".zip", ".png", ".jpg")
-OpenData = Callable[[str, str], ImageData]  # of a source and a split
+OpenData = Callable[[str, str], ImageData]  # takes a source and a split
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured, and against what.
+    """What is measured, and what it is compared with.
 
     Attributes:
-        source: Of the images.
-        real: See `Real`.
-        extractor: Which looks at them.
-        metrics: From `check_metrics`.
-        num_images: N.
-        device: Where the networks compute.
-        about: What the record says of it first.
-        beside: Images with their features whose nearest stand beside samples on the page, and what they are called.
-        reconstructed: Real images that the model has encoded and decoded, if it does.
-        calls: A list that grows by the batch whenever the network is called; None of images that are there.
+        source: The source of the images.
+        real: The real images, see `Real`.
+        extractor: The extractor of features.
+        metrics: The metrics, from `check_metrics`.
+        num_images: The number of images, N.
+        device: The device of the networks.
+        about: The first entries of the record.
+        beside: The images whose nearest neighbours are shown beside the samples on the page, their features, and a name
+            for them.
+        reconstructed: Real images that the model has encoded and decoded, if its kind does that.
+        calls: A list that gets the batch size of each network call; None for existing images.
     """
 
     source: ImageSource
@@ -68,10 +69,10 @@ class Subject:
 
 
 def open_subject(options: argparse.Namespace, accelerator: Accelerator) -> Subject:
-    """What the options name.
+    """Open what the options name.
 
     Raises:
-        UserError: what cannot be opened, or does not fit together.
+        UserError: If something cannot be opened, or does not fit together.
     """
     several = accelerator.num_processes > 1
     device = str(accelerator.device) if several else options.device or best_device()
@@ -80,7 +81,7 @@ def open_subject(options: argparse.Namespace, accelerator: Accelerator) -> Subje
 
 
 def _images(options: argparse.Namespace, accelerator: Accelerator, device: str) -> Subject:
-    """Images that someone else made."""
+    """Open existing images."""
     _refuse_sampling(options)
     found = Found(options.checkpoint, channels=1 if options.extractor == DIGITS else None)
 
@@ -97,7 +98,7 @@ def _images(options: argparse.Namespace, accelerator: Accelerator, device: str) 
 
 
 def _checkpoint(options: argparse.Namespace, accelerator: Accelerator, device: str) -> Subject:
-    """Samples of a checkpoint, and what it makes of real images if it is of a kind that does."""
+    """Open a checkpoint for its samples, and for its reconstructions of real images if its kind has them."""
     loaded = load_checkpoint(options.checkpoint, **({"variant": "raw"} if options.raw else {}))
     pipeline: Any = on_device(loaded, device)
     pipeline.set_progress_bar_config(disable=True)
@@ -134,10 +135,10 @@ def _checkpoint(options: argparse.Namespace, accelerator: Accelerator, device: s
 
 
 def names_images(name: str) -> bool:
-    """Whether a word names images, and no checkpoint.
+    """Return whether a word names images, and not a checkpoint.
 
     Raises:
-        UserError: a folder that holds a checkpoint in another folder.
+        UserError: If it is a folder with a checkpoint in a sub-folder.
     """
     place = Path(name).expanduser()
     if not place.exists():  # a name on the Hub, unless it looks like files
@@ -150,28 +151,28 @@ def names_images(name: str) -> bool:
 
 
 def _refuse_sampling(options: argparse.Namespace) -> None:
-    """Refuse options of sampling, which images have no use for."""
+    """Reject options of sampling, which have no effect on existing images."""
     flags = {"labels": "--labels", "samples": "--samples", "raw": "--raw"}
     flags |= {one.name: one.flag for command in commands_of_kinds("sample").values() for one in command.options}
     for name, flag in flags.items():
         if getattr(options, name) not in (None, False):
-            raise UserError(f"{flag}: {options.checkpoint!r} holds images, which are there already: leave it out")
+            raise UserError(f"{flag} needs a checkpoint, and {options.checkpoint!r} contains images: leave it out")
 
 
 def _extractor(options: argparse.Namespace, channels: int, size: tuple[int, int] | None, device: str) -> Extractor:
     name = options.extractor
     if name is None:
         if channels != 1 or size is None or not all(side in _DIGIT_SIDES for side in size):
-            shape = "any size" if size is None else f"{size[0]}x{size[1]}"
+            shape = "any size" if size is None else f"size {size[0]}x{size[1]}"
             raise UserError(
-                f"images of {channels} channels and {shape} are no digits, for which there is a network of ours: name "
-                "one with --extractor, see docs/evaluation.md"
+                f"there is no default extractor for images with channels={channels} and {shape}, only for digits: "
+                "choose one with --extractor, see docs/evaluation.md"
             )
         name = DIGITS
     if options.preprocessing is None:
         return open_extractor(name, device)
     if not name.endswith(".pth"):
-        raise UserError(f"--preprocessing {options.preprocessing}: only Inception has several, leave it out")
+        raise UserError(f"--preprocessing {options.preprocessing} is only for Inception (a .pth file): leave it out")
     extractor = inception_extractor(name, options.preprocessing)
     extractor.network.to(device)
     return extractor
@@ -180,7 +181,7 @@ def _extractor(options: argparse.Namespace, channels: int, size: tuple[int, int]
 def _words(options: argparse.Namespace) -> list[str]:
     words = [word.strip() for word in options.metrics.split(",") if word.strip()]
     if not words:
-        raise UserError(f"--metrics {options.metrics!r} names none: give some of {', '.join(METRICS)}")
+        raise UserError(f"--metrics {options.metrics!r} has no metric: choose from {', '.join(METRICS)}")
     return words
 
 
@@ -190,7 +191,7 @@ def _real(
     extractor: Extractor,
     open_real: OpenData,
 ) -> tuple[Real, ImageData | None, tuple[ImageData, RealFeatures, str] | None]:
-    """What is measured against, its images, and those for the page; the first process computes what is not kept."""
+    """Open the real images, their data, and the images for the page; the first process computes uncached features."""
     training = data = beside = images = seen = None
     with accelerator.main_process_first():
         if options.training_data is not None:
@@ -213,14 +214,14 @@ def _reference(options: argparse.Namespace) -> Reference:
         return load_reference(file)
     if options.reference_by is None or options.reference_images is None:
         raise UserError(
-            f"{file} does not say how its images were resized, nor how many they were: give --reference-by "
-            "guided-diffusion or pytorch-fid, and --reference-images"
+            f"{file} does not record how its images were resized, or their number: pass --reference-by "
+            "guided-diffusion or --reference-by pytorch-fid, and --reference-images"
         )
     return read_npz(file, options.reference_by, options.reference_images)
 
 
 def _opener(options: argparse.Namespace, pipeline: Any) -> OpenData:
-    """How data are opened for a checkpoint: in the network's size and channels, cut as in training."""
+    """Return a function that opens data with the network's size and channels, cropped as in training."""
     more: dict[str, Any] = {"cache": "none"} | ({} if options.resize is None else {"resize": options.resize})
     column = _label_column(options)
 
@@ -228,14 +229,14 @@ def _opener(options: argparse.Namespace, pipeline: Any) -> OpenData:
         where = (source, split, pipeline, options.checkpoint)
         if pipeline.num_classes is None or column is None:
             return open_data(*where, label_column=column, **more)
-        remedy = "name the column that holds them with --label-column, or ask for no classes"
+        remedy = "pass the name of the label column with --label-column, or do not ask for classes"
         return open_labelled_data(*where, remedy=remedy, label_column=column, **more)
 
     return open_real
 
 
 def _label_column(options: argparse.Namespace) -> str | None:
-    """What `ImageData` takes: labels are opened where they are named, or needed."""
+    """Return the label_column of `ImageData`: labels are opened only if their column is named, or they are needed."""
     needed = options.labels == "data" or "classes" in options.metrics
     return options.label_column or ("auto" if needed else None)
 
@@ -243,25 +244,26 @@ def _label_column(options: argparse.Namespace) -> str | None:
 def _class_of(
     options: argparse.Namespace, pipeline: Any, data: ImageData | None, count: int, one: int | None
 ) -> Callable[[int], int] | None:
-    """The class of each image; None of a network without classes."""
+    """Return a function from the index of an image to its class; None for a network without classes."""
     number = pipeline.num_classes
     if options.labels is not None and (number is None or one is not None):
-        why = "the network has no classes" if number is None else f"--class {one} is one class for all images"
-        raise UserError(f"--labels {options.labels}: {why}, leave it out")
+        why = "the network has no classes" if number is None else f"--class {one} sets the class of all images"
+        raise UserError(f"--labels {options.labels} has no effect: {why}; leave it out")
     if number is None:
         return None
     if one is not None:
         return lambda i: one
     if count < number:
         raise UserError(
-            f"{count:,} images are fewer than the network's {number:,} classes: take more, or one class with --class"
+            f"the number of images, {count:,}, is less than the number of the network's classes, {number:,}: increase "
+            "--num-images, or choose one class with --class"
         )
     labels = None if data is None else data.labels(torch.arange(data.num_images or 0))
     return class_order(options.labels or "in-turn", number, options.seed, labels)
 
 
 def _averaging(options: argparse.Namespace) -> Any:
-    """How the weights were averaged, where the checkpoint's folder still tells."""
+    """Return how the weights were averaged, if the checkpoint's folder records it."""
     if options.raw:
         return "not averaged"
     file = Path(options.checkpoint).expanduser() / FACTS_FILE

@@ -15,29 +15,29 @@ from hf_ddpm.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# The values of an interval have a comma in them, at which those of an axis are cut.
+# The values of an axis are separated by commas, so an interval, which contains one, cannot be varied.
 NO_AXES = {"--over", "--out", "--samples", "--device", "--guidance-interval", "--help", "-h"}
 NO_CONDITIONS = {"over", "out", "run", "parser", "device", "batch_size", "samples", "samples_format"}
-Cell = dict[str, str]  # the words of each axis
+Cell = dict[str, str]  # the value of each axis, as it is typed
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.add_argument("checkpoint", help="a folder that training saved, or a Hub name")
+    """Add the command's arguments."""
+    parser.add_argument("checkpoint", help="a folder saved by training, or a Hub name")
     parser.add_argument(
         "--over",
         action="append",
         default=[],
         metavar="OPTION=A,B,...",
-        help="an option of evaluate and its values, such as steps=5,10,20; give it again for a grid",
+        help="an option of evaluate and its values, such as steps=5,10,20; repeat it for a grid",
     )
     evaluate.add_measure_options(parser)
-    parser.add_argument("--out", default="sweep", help="a folder: a record of each cell, a table and a plot")
+    parser.add_argument("--out", default="sweep", help="folder for a record of each cell, a table and a plot")
     parser.set_defaults(parser=parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure the cells that are not there yet; write the table and the plot of all, and print the table."""
+    """Measure the cells without a record; write the table and the plot of all cells, and print the table."""
     from accelerate import Accelerator
 
     from hf_ddpm.evaluation.sweep import draw_sweep, sweep_table
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     require_packages("the plot of a sweep", "matplotlib")
     axes = _axes(options)
     cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    of_cells = [_options_of(options, cell) for cell in cells]  # what is wrong is said before the first is measured
+    of_cells = [_options_of(options, cell) for cell in cells]  # raises errors before the first cell is measured
     accelerator = Accelerator(cpu=options.device == "cpu")
     require_all_processes(accelerator)
     out = Path(options.out)
@@ -65,9 +65,9 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _axes(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The values of each option that is varied, as they are typed."""
+    """Return the values of each option that is varied, as they are typed."""
     if not options.over:
-        raise UserError("there is nothing to sweep over: give --over, such as --over steps=5,10,20")
+        raise UserError("there is nothing to sweep over: pass --over, such as --over steps=5,10,20")
     known = {flag for flag in options.parser._option_string_actions if flag.startswith("--")} - NO_AXES
     axes: dict[str, list[str]] = {}
     for word in options.over:
@@ -78,13 +78,13 @@ def _axes(options: argparse.Namespace) -> dict[str, list[str]]:
         if flag not in known:
             raise UserError(f"--over {word}: there is no option {flag} to vary{did_you_mean(flag, known)}")
         if flag[2:] in axes or len({*found}) < len(found):
-            raise UserError(f"--over {word} names an option or a value twice: leave one of them out")
+            raise UserError(f"--over {word} repeats an option or a value: leave one of them out")
         axes[flag[2:]] = found
     return axes
 
 
 def _options_of(options: argparse.Namespace, cell: Cell) -> argparse.Namespace:
-    """The options of one cell, checked."""
+    """Return the options of one cell, after checking them."""
     words = [word for name, value in cell.items() for word in (f"--{name}", value)]
     found: argparse.Namespace = options.parser.parse_args([options.checkpoint, *words], copy.copy(options))
     if options.samples is not None:
@@ -94,13 +94,13 @@ def _options_of(options: argparse.Namespace, cell: Cell) -> argparse.Namespace:
 
 
 def _record(options: argparse.Namespace, cell: Cell, out: Path, accelerator: "Accelerator") -> dict[str, Any]:
-    """What was measured in a cell: of an earlier run with the same options, or now."""
+    """Return the record of a cell: from an earlier run with the same options, or measured now."""
     from hf_ddpm.checkpoint import read_object
 
     file = out / f"{_name(cell)}.json"
     asked = _conditions(options)
     if file.is_file():
-        before = read_object(file, "delete it, and run again")
+        before = read_object(file, "delete it and run the sweep again")
         _check_same(before.get("options"), asked, file)
         return before
     accelerator.print(f"cell {_name(cell)}")
@@ -112,7 +112,7 @@ def _record(options: argparse.Namespace, cell: Cell, out: Path, accelerator: "Ac
 
 
 def _conditions(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that a cell's numbers depend on, as JSON holds them, and the weights that they name in folders."""
+    """Return the options that a cell's numbers depend on, as in JSON, and the hashes of weights in local folders."""
     from hf_ddpm.weights import weights_of, weights_of_model
 
     asked = {key: value for key, value in vars(options).items() if key not in NO_CONDITIONS}
@@ -129,8 +129,8 @@ def _check_same(before: Any, asked: Mapping[str, Any], file: Path) -> None:
     for key, value in asked.items():
         if before.get(key) != value:
             raise UserError(
-                f"{file} was measured with {key}={before.get(key)!r}, and {value!r} is asked for: name a new --out, or "
-                "give the same options"
+                f"{file} was measured with {key}={before.get(key)!r}, not with {key}={value!r}: choose a new --out, or "
+                "pass the same options"
             )
 
 

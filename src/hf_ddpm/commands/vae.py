@@ -1,4 +1,4 @@
-"""What `hf-ddpm sample` and `hf-ddpm likelihood` do with a VAE."""
+"""`hf-ddpm sample` and `hf-ddpm likelihood` for a VAE."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def _keywords(options: argparse.Namespace, pipeline: "HFVAEPipeline") -> dict[str, Any]:
-    """Those of `sample_latents`."""
+    """Return the keyword arguments of `sample_latents`."""
     return {"sample_pixels": options.pixels}
 
 
 def _measure(
     options: argparse.Namespace, pipeline: "HFVAEPipeline", accelerator: "Accelerator", device: str | None
 ) -> Measurement:
-    """The importance-sampled likelihood of the images, and the parts of the ELBO."""
+    """Measure the importance-sampled likelihood of the images, and the parts of the ELBO."""
     from hf_ddpm.likelihood import draw_images, evaluate_vae
     from hf_ddpm.likelihood.importance import draws_at_once
     from hf_ddpm.likelihood.vae_report import draw_latents, vae_report, vae_table
@@ -31,7 +31,7 @@ def _measure(
     require_packages("the picture of a VAE's latents", "matplotlib")
     binarisation = _binarisation(options, pipeline.vae.config["likelihood"])
     vae = on_device(pipeline, device).vae
-    with accelerator.main_process_first():  # which may have to download
+    with accelerator.main_process_first():  # which may have to download the data
         data = _open(options, vae, binarisation)
     images = draw_images(data, options.num_images, options.seed)
     options.batch_size = options.batch_size or draws_at_once(images)
@@ -52,7 +52,7 @@ def _measure(
 
 
 def _check_likelihood(options: argparse.Namespace) -> None:
-    """Refuse what needs no checkpoint to be seen as wrong."""
+    """Reject options that are invalid for every checkpoint."""
     if options.num_samples is not None:
         require_positive(options, "num_samples")
     if options.binarize_seed is not None and not 0 <= options.binarize_seed < 2**63:
@@ -60,29 +60,29 @@ def _check_likelihood(options: argparse.Namespace) -> None:
 
 
 def _binarisation(options: argparse.Namespace, likelihood: str) -> dict[str, Any] | None:
-    """How the images are made black and white, None for a likelihood that knows greys."""
+    """Return how the images are binarised; None for a likelihood of grey values."""
     if likelihood != "bernoulli":
         for name in ("binarize", "binarize_seed"):
             if getattr(options, name) is not None:
                 raise UserError(
-                    f"--{name.replace('_', '-')}: images are binarised for likelihood='bernoulli', and that of "
-                    f"{options.checkpoint!r} is {likelihood!r}, leave the option out"
+                    f"--{name.replace('_', '-')} needs a VAE with likelihood='bernoulli', and {options.checkpoint!r} "
+                    f"has likelihood={likelihood!r}: leave the option out"
                 )
         return None
     if options.binarize == "none":
         if options.binarize_seed is not None:
-            raise UserError(f"--binarize-seed {options.binarize_seed}: --binarize none draws nothing, leave it out")
+            raise UserError(f"--binarize-seed {options.binarize_seed} has no effect with --binarize none: leave it out")
         return {"kind": "none"}
     return {"kind": "static", "seed": options.binarize_seed or 0}
 
 
 def _open(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[str, Any] | None) -> "ImageData":
-    """The data in the VAE's size and channels, cut and resized as in training, binarised if it is a Bernoulli."""
+    """Open the data with the VAE's size and channels, cropped and resized as in training, binarised if requested."""
     from hf_ddpm.data import ImageData
     from hf_ddpm.models.image_size import size_pair
 
     if options.label_column != "auto":
-        raise UserError(f"--label-column {options.label_column}: a VAE knows no classes, leave the option out")
+        raise UserError(f"--label-column {options.label_column} is not supported for a VAE: leave the option out")
     settings = cut_of_training(options.checkpoint)
     if binarisation is not None and binarisation["kind"] == "static":
         settings |= {"binarize": "static", "binarize_seed": binarisation["seed"]}
@@ -98,8 +98,8 @@ def _open(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[str, Any
 
 SAMPLE = KindCommand(
     _keywords,
-    (option("--pixels", default=False, action="store_true", help="draw from p(x|z) instead of its mean image"),),
-    refusal="{flag} belongs to a VAE, whose decoder sees noise in its images: leave it out",
+    (option("--pixels", default=False, action="store_true", help="sample from p(x|z) instead of its mean image"),),
+    refusal="{flag} is only for VAEs, and {checkpoint!r} contains a {kind}: leave it out",
 )
 LIKELIHOOD = KindCommand(
     _measure,
@@ -109,14 +109,15 @@ LIKELIHOOD = KindCommand(
             default=200,
             type=int,
             metavar="K",
-            help="importance samples for each image (default: 200)",
+            help="number of importance samples per image (default: 200)",
         ),
         option(
             "--binarize",
             choices=("static", "none"),
-            help="of a Bernoulli VAE: each image once (static, the default), or the cross-entropy of greys (none)",
+            help="for a Bernoulli VAE: binarise each image once (static, the default), or measure the cross-entropy of "
+            "grey values (none)",
         ),
-        option("--binarize-seed", type=int, help="of the static binarisation (default: 0)"),
+        option("--binarize-seed", type=int, help="seed of the static binarisation (default: 0)"),
     ),
     check=_check_likelihood,
 )

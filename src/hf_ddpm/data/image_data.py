@@ -73,7 +73,7 @@ class ImageData:
         config_name: The configuration of a dataset on the Hub.
         split: The split, which may be a slice such as train[:4500].
         revision: The revision of a dataset on the Hub.
-        streaming: Whether to read the data in order, without storing them on this disk; see docs/data.md.
+        streaming: Whether to read the data in order through a shuffle buffer, for datasets larger than the disk.
         image_size: The model's (H, W), or one number for both.
         channels: The number of channels, 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGBA; any number for
             columns of arrays.
@@ -83,17 +83,17 @@ class ImageData:
             fits. (0.8, 1.0) is that of ADM's classifiers; with it, an image with the model's size is cropped and scaled
             up too.
         horizontal_flip: Whether to mirror half of the images, chosen at random.
-        binarize: Whether each element becomes white at random, with its intensity as the probability; see `binarized`.
+        binarize: How elements become white at random, with their intensity as the probability; see `binarized`.
             "static" draws once for each image, from binarize_seed and the row number in `split` (so it does not support
             streams and random crops), "dynamic" each time an image is used, from the run's seed. Flips mirror the
             binary image. `bit_depth` remains that of the source, but an element has one bit: Bernoulli nats are those
             of binary images and cannot be compared with those of grey images, and a discretised likelihood would count
             256 levels, of which two occur.
         binarize_seed: The seed of the static draw; unused otherwise.
-        image_column: The column with the images; null guesses it, and `facts` and `description` report it.
-        label_column: The column with the labels, of type ClassLabel, integer or string; auto guesses it, and null uses
-            no labels. Classes that are folders or strings are numbered in natural order, 2 before 10.
-        num_classes: The number of classes; null reads it from the labels.
+        image_column: The column with the images, or null to guess it; `facts` and `description` report the guess.
+        label_column: The column with the labels, or auto to guess it, or null for no labels. Its type is ClassLabel,
+            integer or string. Classes that are folders or strings are numbered in natural order, 2 before 10.
+        num_classes: The number of classes, or null to read it from the labels.
         on_bad_image: How to treat an image that cannot be decoded; "error" raises an error, "skip" counts the image and
             uses the next readable one instead.
         cache: Where decoded images are kept, as integers; "none" decodes them each time, in workers, and "auto" is
@@ -104,9 +104,9 @@ class ImageData:
             more than 256 MiB; 0 keeps the order of the stream.
         max_pixels: The largest number of pixels of an image; larger images are rejected, because they may be made to
             fill the memory.
-        max_images: The number of images to use, from the start; null uses all.
+        max_images: The number of images to use, from the start, or null for all.
         held_back: The number of images to leave out for testing, drawn at random but always the same ones.
-        part: The part of a dataset with `held_back` that this is, where "rest" are the images that are not held back.
+        part: The part to use if `held_back` is set, where "rest" are the images that are not held back.
 
     Raises `UserError`, with a message of one sentence, for everything that the user can fix.
     """

@@ -1,1 +1,1 @@
-"""Checkpoints and images as numbers: images by their indices, looked at once, measured, and recorded."""
+"""Evaluation of checkpoints and images: images are accessed by index, seen once, measured, and recorded."""

@@ -1,4 +1,4 @@
-"""Images shared out to processes, looked at once, and measured: the numbers do not depend on who saw what."""
+"""Measure images that are shared among processes; the numbers do not depend on how they are shared."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,20 +16,20 @@ from hf_ddpm.metrics.extractors import Extractor
 from hf_ddpm.metrics.reference import require_same_conditions
 from hf_ddpm.progress import ProgressBar
 
-SHARD = 256  # images that one process takes at a time, and one file keeps
-SHOWN = 64  # on a page
+SHARD = 256  # the number of images that one process takes at a time and that one file contains
+SHOWN = 64  # the number of images on a page
 
 
 class Evaluation(NamedTuple):
-    """What was measured of images.
+    """The result of an evaluation.
 
     Attributes:
         numbers: The figures.
         first: The first images, uint8 (at most 64, C, H, W).
-        num_images: Of one draw.
-        draws: How many disjoint ones.
-        seconds: `images` that it took to make or read all of them and `features` to look at them, on the slowest
-            process.
+        num_images: The number of images in one draw.
+        draws: The number of disjoint draws.
+        seconds: The seconds on the slowest process: `images` to create or read all images, and `features` to extract
+            their features.
     """
 
     numbers: list[Number]
@@ -52,22 +52,22 @@ def evaluate(
 ) -> Evaluation:
     """Measure images against real ones.
 
-    Neither the number of processes nor the batches change a number beyond rounding (1e-6 of it): an image is a function
-    of its index, and sums are joined.
+    The number of processes and the batch size change the numbers only by rounding (1e-6 of their value): an image is a
+    function of its index, and the sums of all processes are merged.
 
     Args:
-        source: Of the images 0 to `num_images` times `draws`.
-        real: What they are measured against.
-        extractor: The network that looks at them.
-        metrics: From `check_metrics`.
-        num_images: N, of each draw.
-        draws: Disjoint ones, whose spread gives each figure its error. A bootstrap of one draw would bias a Fréchet
-            distance upwards.
-        allow_few: Measure a Fréchet distance of fewer images than features, and mark it.
-        accelerator: Of the processes.
+        source: The source of the images 0 to `num_images` times `draws` (exclusive).
+        real: The real images that they are measured against.
+        extractor: The network that extracts their features.
+        metrics: The metrics, from `check_metrics`.
+        num_images: N, the number of images in each draw.
+        draws: The number of disjoint draws; their spread gives each figure its standard error. (A bootstrap of one draw
+            would bias a Fréchet distance upwards.)
+        allow_few: Whether to measure a Fréchet distance of fewer images than features, with a note that says so.
+        accelerator: The accelerator of the processes.
 
     Raises:
-        UserError: too few images, real images that do not fit, or images that cannot be looked at.
+        UserError: If there are too few images, if the real images do not fit, or if the extractor rejects the images.
     """
     _check(source, metrics, num_images, draws)
     accelerator = accelerator or Accelerator(cpu=True)
@@ -78,7 +78,7 @@ def evaluate(
     with ProgressBar("images", sum(map(len, shards)), accelerator) as bar:
         for start, pictures in _pictures(source, shards):
             began = time.perf_counter()
-            if not fits:  # the same sentence in every process
+            if not fits:  # every process raises the same error
                 height, width = pictures.pixels.shape[2:]
                 require_same_conditions(real.reference, extractor, (height, width))
             _look(seen, start, pictures, extractor)
@@ -102,7 +102,7 @@ def evaluate(
 
 
 def shards_of(count: int) -> list[range]:
-    """Runs of indices, each the same whatever the number of processes."""
+    """Return consecutive ranges of indices, which do not depend on the number of processes."""
     return [range(start, min(start + SHARD, count)) for start in range(0, count, SHARD)]
 
 
@@ -115,7 +115,7 @@ def _pictures(source: ImageSource, shards: Sequence[range]) -> Iterator[tuple[in
 
 
 def _look(seen: list[Seen], start: int, pictures: Pictures, extractor: Extractor) -> None:
-    """Hand images to the draws that they belong to."""
+    """Add images to the draws that they belong to."""
     size, place = seen[0].num_images, start
     while place < start + len(pictures.pixels):
         draw = place // size
@@ -127,13 +127,13 @@ def _look(seen: list[Seen], start: int, pictures: Pictures, extractor: Extractor
 
 
 def _refuse_few(seen: Sequence[Seen]) -> None:
-    """Refuse a covariance that cannot have full rank, as soon as the number of features is known."""
+    """Raise an error for a covariance that cannot have full rank, as soon as the number of features is known."""
     num_images = seen[0].num_images
     for sums in (sums for draw in seen for sums in (draw.pool, draw.spatial)):
         if sums is not None and {"fd", "sfid"} & {*seen[0].metrics} and num_images < len(sums.mean):
             raise UserError(
-                f"{num_images:,} images are fewer than the network's {len(sums.mean):,} features, and their "
-                f"Fréchet distance is mostly bias: take {len(sums.mean):,} or more, or give --allow-few, which marks "
+                f"{num_images:,} images are fewer than the network's {len(sums.mean):,} features, so their "
+                f"Fréchet distance is mostly bias: use {len(sums.mean):,} or more, or pass --allow-few, which marks "
                 "the number"
             )
 
@@ -143,8 +143,8 @@ def _check(source: ImageSource, metrics: tuple[str, ...], num_images: int, draws
     require_at_least(1, draws=draws)
     if source.num_images is not None and num_images * draws > source.num_images:
         raise UserError(
-            f"{num_images * draws:,} images are asked for and there are {source.num_images:,}: give a smaller "
-            "--num-images, or fewer --draws"
+            f"{num_images * draws:,} images are requested, but the source has only {source.num_images:,}: use a "
+            "smaller --num-images, or fewer --draws"
         )
     if "prdc" in metrics and num_images <= K_DENSITY:
-        raise UserError(f"{num_images} images are too few for neighbours up to k = {K_DENSITY}: take more")
+        raise UserError(f"{num_images} images are too few for nearest neighbours up to k = {K_DENSITY}: use more")

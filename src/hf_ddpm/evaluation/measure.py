@@ -1,4 +1,4 @@
-"""Metrics of images that are seen once, batch by batch and by several processes, against real ones."""
+"""Metrics of images against real ones; the images are seen once, in batches and on several processes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,24 +28,24 @@ from hf_ddpm.metrics.modes import ModeCounter
 from hf_ddpm.metrics.reference import RealFeatures, Reference
 
 METRICS = ("fd", "fid", "sfid", "kid", "is", "prdc", "memorisation", "classes", "modes")
-OF_IMAGES = ("kid", "prdc", "memorisation", "classes")  # need features of each image, not their sums alone
-KID_SUBSETS, KID_SIZE = 100, 1000  # of Binkowski et al. 2018
-K_PRECISION, K_DENSITY = 3, 5  # of the papers
+OF_IMAGES = ("kid", "prdc", "memorisation", "classes")  # these need the features of each image, not only their sums
+KID_SUBSETS, KID_SIZE = 100, 1000  # as in Binkowski et al. 2018
+K_PRECISION, K_DENSITY = 3, 5  # as in the papers
 IS_SPLITS = 10
-OF_DIGITS = 1000  # images: the digit distance is defined with so many
-_MOST_COVARIANCES = 2**28  # numbers in the covariances of all classes, whose roots would take an hour or more
+OF_DIGITS = 1000  # the number of images that the digit distance is defined with
+_MOST_COVARIANCES = 2**28  # elements of the covariances of all classes; the roots of more would take an hour or longer
 
 
 class Number(NamedTuple):
     """One figure, ready for JSON.
 
     Attributes:
-        name: As it is shown.
-        type: A word without spaces, the same for every network.
-        value: The figure; of several draws, their mean.
-        standard_error: Over disjoint draws; None of one draw.
-        standard_deviation: Over the subsets of KID, or the splits of the Inception Score.
-        note: What must be said beside it.
+        name: The displayed name.
+        type: An identifier without spaces, the same for every network.
+        value: The value; for several draws, their mean.
+        standard_error: The standard error over disjoint draws; None for one draw.
+        standard_deviation: The standard deviation over the subsets of KID, or over the splits of the Inception Score.
+        note: A remark that is shown beside the number.
     """
 
     name: str
@@ -56,19 +56,19 @@ class Number(NamedTuple):
     note: str | None = None
 
     def of(self, what: str) -> "Number":
-        """The same figure of other images than samples, named so."""
+        """Return the figure with `what` in its name and type, for images that are not samples."""
         return self._replace(name=f"{self.name}, {what}", type=f"{what}_{self.type}")
 
 
 @dataclass
 class Real:
-    """What samples are measured against.
+    """The real images that samples are measured against.
 
     Attributes:
-        reference: Statistics of all real images.
-        images: Features of some of them, for metrics that need more than statistics.
-        training: Features of every training image, for memorisation.
-        class_names: Of the labels.
+        reference: The statistics of all real images.
+        images: The features of some of them, for metrics that need more than statistics.
+        training: The features of every training image, for memorisation.
+        class_names: The names of the classes.
     """
 
     reference: Reference
@@ -78,20 +78,18 @@ class Real:
 
 
 def check_metrics(words: Sequence[str], extractor: Extractor) -> tuple[str, ...]:
-    """The metrics, each once and in the order of the table.
+    """Return the metrics without duplicates, in the order of the table.
 
     Raises:
-        UserError: a word that is no metric, or a name that belongs to another network.
+        UserError: If a word is not a metric, or if the metric is defined only for another network.
     """
     for word in words:
         if word not in METRICS:
-            raise UserError(
-                f"--metrics {word} is not known; there are {', '.join(METRICS)}{did_you_mean(word, METRICS)}"
-            )
+            raise UserError(f"--metrics {word} must be one of {', '.join(METRICS)}{did_you_mean(word, METRICS)}")
         if word in ("fid", "sfid") and extractor.name != INCEPTION:
             raise UserError(
-                f"--metrics {word}: this name belongs to the Inception network of 2015, and the extractor is "
-                f"{extractor.name}: give --extractor the file of that network, or ask for fd, the same distance in "
+                f"--metrics {word} is defined only for the Inception network of 2015, but the extractor is "
+                f"{extractor.name}: pass the file of that network as --extractor, or use fd, the Fréchet distance of "
                 "other features"
             )
     wanted = {"fd" if word == "fid" else word for word in words}
@@ -100,13 +98,14 @@ def check_metrics(words: Sequence[str], extractor: Extractor) -> tuple[str, ...]
 
 @dataclass
 class Seen:
-    """What one process has seen of the images of one draw.
+    """The state of one process after it has seen some images of one draw.
 
-    Sums, whatever the number of images; the features themselves only if a metric needs them.
+    It contains sums, whose size does not depend on the number of images, and the features themselves only if a metric
+    needs them.
 
     Attributes:
-        metrics: From `check_metrics`.
-        num_images: Of the draw, over all processes.
+        metrics: The metrics, from `check_metrics`.
+        num_images: The number of images in the draw, over all processes.
     """
 
     metrics: tuple[str, ...]
@@ -119,10 +118,10 @@ class Seen:
     kept: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)  # places, features, labels
 
     def update(self, pictures: Pictures, places: Tensor, extractor: Extractor) -> None:
-        """Take in some images, of places (b,) in 0 .. num_images - 1.
+        """Add some images with the places (b,) in 0 .. num_images - 1.
 
         Raises:
-            UserError: a network without what a metric needs.
+            UserError: If a metric needs an output that the network does not have.
         """
         features = extractor(pictures.pixels)
         self.pool = self.pool or StatisticsAccumulator(features.pool.shape[1])
@@ -133,14 +132,14 @@ class Seen:
         if features.logits is not None:
             self._look_at_classes(features.logits, places, extractor)
         else:
-            for metric, what in (("is", "the Inception Score needs"), ("modes", "modes are the classes of")):
+            for metric, what in (("is", "the Inception Score"), ("modes", "mode coverage")):
                 if metric in self.metrics:
-                    raise UserError(f"--metrics {metric}: {what} a classifier, and {extractor.name} is none")
+                    raise UserError(f"--metrics {metric}: {what} needs a classifier, and {extractor.name} is not one")
         if any(metric in OF_IMAGES for metric in self.metrics):
             self.kept.append((places, features.pool, pictures.labels))
 
     def _look_at_classes(self, logits: Tensor, places: Tensor, extractor: Extractor) -> None:
-        """Take in what a classifier finds, (b, K)."""
+        """Add the logits of a classifier, (b, K)."""
         if "modes" in self.metrics:
             self.modes = self.modes or ModeCounter(logits.shape[1])
             self.modes.update(logits)
@@ -153,7 +152,7 @@ class Seen:
 
     @classmethod
     def joined(cls, parts: "Sequence[Seen]") -> "Seen":
-        """What all processes have seen."""
+        """Merge the states of all processes."""
         whole = cls(parts[0].metrics, parts[0].num_images)
         for part in parts:
             whole.pool, whole.spatial = _merged(whole.pool, part.pool), _merged(whole.spatial, part.spatial)
@@ -171,10 +170,10 @@ class Seen:
 
 
 def numbers_of(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
-    """The figures of one draw.
+    """Compute the figures of one draw.
 
     Raises:
-        UserError: real images or labels that a metric needs and that are not there, or fewer images than it needs.
+        UserError: If a metric needs real images or labels that are missing, or if there are fewer images than it needs.
     """
     found: list[Number] = []
     for metric in seen.metrics:
@@ -183,7 +182,7 @@ def numbers_of(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 
 def over_draws(draws: Sequence[Sequence[Number]]) -> list[Number]:
-    """The means of the figures of disjoint draws, each with the standard error of the mean."""
+    """Return the means of the figures of disjoint draws, each with the standard error of the mean."""
     joined = []
     for same in zip(*draws, strict=True):
         values = torch.tensor([number.value for number in same], dtype=torch.float64)
@@ -204,7 +203,7 @@ def _frechet(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 def _spatial(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     if seen.spatial is None or real.reference.spatial is None:
-        raise UserError("--metrics sfid: the reference has no spatial statistics (mu_s, sigma_s): take another one")
+        raise UserError("--metrics sfid: the reference has no spatial statistics (mu_s, sigma_s); use another one")
     value = _distance(seen.spatial.statistics(), real.reference.spatial)
     return [Number("sFID", "sfid", value, note=_few(seen, len(seen.spatial.mean)))]
 
@@ -229,7 +228,7 @@ def _score(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 def _neighbours(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     features = seen.features[0]
-    images = _images(real, "prdc").pool[: len(features)]  # equal numbers, on which all four depend
+    images = _images(real, "prdc").pool[: len(features)]  # as many as samples: all four depend on both numbers
     precise = precision_recall(features, images, K_PRECISION)
     dense = density_coverage(features, images, K_DENSITY)
     against = f"k = {{}}, {len(images):,} real images"
@@ -243,12 +242,12 @@ def _neighbours(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 def _memorised(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     if real.training is None:
-        raise UserError("--metrics memorisation compares with the training images: give --training-data")
+        raise UserError("--metrics memorisation needs the training images: pass --training-data")
     features, training = seen.features[0], real.training.pool
     share = memorisation(features, training).share
     note = f"of {len(training):,} training images"
     found = [Number("memorised", "memorised", share, note=note)]
-    if real.images is not None:  # the floor: images that no model has seen
+    if real.images is not None:  # the baseline: images that no model has seen
         others = memorisation(real.images.pool[: len(features)], training).share
         found.append(Number("memorised, real images", "memorised_real", others, note=note))
     return found
@@ -259,7 +258,7 @@ def _classes(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     images = _images(real, "classes")
     if labels is None or images.labels is None:
         whose = "samples" if labels is None else "real images"
-        raise UserError(f"--metrics classes: the {whose} have no classes, leave it out")
+        raise UserError(f"--metrics classes: the {whose} have no classes; remove this metric")
     accuracy = class_accuracy(features, labels, images.pool, images.labels)
     note = "by the nearest real image"
     found = [
@@ -307,13 +306,13 @@ def _distance(ours: FeatureStatistics, theirs: FeatureStatistics) -> float:
 
 
 def _few(seen: Seen, dimension: int) -> str | None:
-    """A mark for a covariance that cannot have full rank."""
+    """Return a note for a covariance that cannot have full rank."""
     return f"N = {seen.num_images:,} is too few for {dimension:,} features" if seen.num_images < dimension else None
 
 
 def _images(real: Real, metric: str) -> RealFeatures:
     if real.images is None:
-        raise UserError(f"--metrics {metric} needs real images, not their statistics alone: give --data")
+        raise UserError(f"--metrics {metric} needs real images, not only their statistics: pass --data")
     return real.images
 
 

@@ -1,4 +1,4 @@
-"""How often a noisy classifier is right, by how noisy the image is, as ADM's training logs it (arXiv 2105.05233)."""
+"""The accuracy of a noisy classifier by noise level, as logged in ADM's training (arXiv 2105.05233)."""
 
 import math
 import platform
@@ -28,7 +28,7 @@ from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.version import __version__
 from hf_ddpm.weights import weights_sha256
 
-MOST = 10_000  # images, unless more are asked for
+MOST = 10_000  # the largest number of images that is used by default
 BATCH = 64
 _FIGURES = ("top1", "top5", "nats")
 
@@ -43,29 +43,30 @@ def noisy_accuracy(
     accelerator: Accelerator | None = None,
     vae: Any = None,
 ) -> dict[str, Any]:
-    """The top-1 and top-5 accuracy in each quartile of t and over all t, and -log p(y | x_t, t), of x_t ~ q(x_t | x_0).
+    """Measure top-1 and top-5 accuracy by quartile of t and over all t, and -log p(y | x_t, t), for x_t ~ q(x_t | x_0).
 
-    Image i is fixed by (seed, i) alone, its t, uniform in 0 .. T-1, and its noise too, whatever the batches and the
-    processes. Where more are asked for than there are, the images are seen again with other t and noise.
+    Image i, its t (uniform in 0 .. T-1) and its noise are determined by (seed, i) alone, whatever the batches and the
+    processes. If more images are requested than there are, they are used again with other t and noise.
 
     Args:
-        classifier: which knows the schedule that it was trained with.
-        data: labelled images that it was not trained on.
-        num_images: N; None is all there are, at most 10,000.
-        seed: of t, of the noise and of the images' order.
-        batch_size: images at a time.
-        accelerator: of the processes.
-        vae: in whose scaled latents the classifier was trained; they are drawn from q(z|image), as in training.
+        classifier: The classifier, whose config contains the schedule that it was trained with.
+        data: Labelled images that it was not trained on.
+        num_images: N; None uses all images, at most 10,000.
+        seed: The seed of t, of the noise and of the order of the images.
+        batch_size: The number of images at a time.
+        accelerator: The accelerator of the processes.
+        vae: The VAE in whose scaled latents the classifier was trained, if any; the latents are drawn from q(z|image),
+            as in training.
 
     Returns:
-        dict: `numbers` and `conditions` of a record.
+        dict: The `numbers` and `conditions` of a record.
 
     Raises:
-        UserError: a stream, images without labels, or labels that are no classes of this classifier.
+        UserError: If the data is a stream or has no labels, or if a label is not a class of this classifier.
     """
     accelerator = accelerator or Accelerator(cpu=True)
     if data.num_images is None:
-        raise UserError(f"{data.source!r} is a stream, whose images have no numbers: set streaming to false")
+        raise UserError(f"{data.source!r} is a stream, whose images have no indices: set streaming to false")
     scheduler = scheduler_of(classifier)
     class_of = _classes(classifier, data)
     order = torch.randperm(data.num_images, generator=torch.Generator().manual_seed(seed))
@@ -94,12 +95,12 @@ def noisy_accuracy(
 def accuracy_record(
     classifier: NoisyClassifier, data: ImageData, about: Mapping[str, Any], **settings: Any
 ) -> dict[str, Any]:
-    """`noisy_accuracy` as the record of a checkpoint, which `model_card_metrics` reads.
+    """Return the result of `noisy_accuracy` as the record of a checkpoint, which `model_card_metrics` reads.
 
     Args:
-        classifier, data: as there.
-        about: further facts, which come first.
-        **settings: those of `noisy_accuracy`.
+        classifier, data: See `noisy_accuracy`.
+        about: Further facts, which come first in the record.
+        **settings: The keyword arguments of `noisy_accuracy`.
     """
     began = time.perf_counter()
     found = noisy_accuracy(classifier, data, **settings)
@@ -116,31 +117,31 @@ def accuracy_record(
 
 
 def scheduler_of(classifier: NoisyClassifier) -> HFDDPMScheduler:
-    """The noise process that a classifier was trained with.
+    """Return the noise process that a classifier was trained with.
 
     Raises:
-        UserError: its config does not say it.
+        UserError: If its config does not contain it.
     """
     schedule = classifier.config["noise_schedule"]
     if schedule is None:
-        raise UserError("the classifier's config has no noise_schedule, so its noisy images are not known: give it one")
+        raise UserError("the classifier's config has no noise_schedule, so its noise process is unknown: add one")
     return noise_process(schedule)
 
 
 def _latents(vae: Any, images: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Scaled latents (B, J, h, w) of images in [-1, 1], on the CPU, z = mu + sigma eps."""
+    """Draw scaled latents (B, J, h, w) of images in [-1, 1], on the CPU, z = mu + sigma eps."""
     moments = encode_moments(vae, images.to(vae.device, vae.dtype)).float().cpu()
     mean, variance = moments.chunk(2, dim=1)
     return latent_scale(vae) * (mean + variance.sqrt() * _normal(mean.shape[1:], generators))
 
 
 def _normal(shape: torch.Size, generators: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal numbers of each image from its own generator, (B, *shape)."""
+    """Draw standard normal noise for each image from its own generator, (B, *shape)."""
     return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
 
 
 def _sums(logits: Tensor, y: Tensor, quartile: Tensor) -> Tensor:
-    """By quartile the sums of `_FIGURES`, and how many images there were, (4, 4)."""
+    """Return the sums of `_FIGURES` and the number of images for each quartile, (4, 4)."""
     right = is_right(logits, y)
     figures = [right["top1"], right.get("top5", torch.ones_like(y)), cross_entropy(logits, y, reduction="none")]
     each = torch.stack([*(figure.float() for figure in figures), torch.ones(len(y), device=y.device)], dim=1)  # (B, 4)
@@ -148,7 +149,7 @@ def _sums(logits: Tensor, y: Tensor, quartile: Tensor) -> Tensor:
 
 
 def _numbers(sums: Tensor, *, many: bool) -> list[Number]:
-    """The cross-entropy, and the accuracies over all t and in each quartile that has images."""
+    """Return the cross-entropy, and the accuracies over all t and in each quartile that has images."""
     total = sums.sum(dim=0)
     found = [Number("-log p(y | x_t, t) in nats", "cross_entropy", float(total[2] / total[3]))]
     for column, name in enumerate(["top-1", "top-5"] if many else ["top-1"]):
@@ -161,21 +162,21 @@ def _numbers(sums: Tensor, *, many: bool) -> list[Number]:
 
 
 def _accuracy(name: str, kind: str, pair: Tensor) -> Number:
-    """Of [right, all], with the standard error of a share."""
+    """Return the accuracy from [right, all], with the standard error of a share."""
     right, count = pair.tolist()
     share = right / count
     return Number(name, kind, share, standard_error=math.sqrt(share * (1 - share) / count))
 
 
 def _classes(classifier: NoisyClassifier, data: ImageData) -> Callable[[Tensor], Tensor]:
-    """A function of rows that returns their classes as the classifier numbers them, (b,): by name, if both have names.
+    """Return a function from rows to the classifier's class numbers, (b,), which matches names if both have names.
 
     Raises:
-        UserError: no labels, or a class that the classifier does not know.
+        UserError: If there are no labels, or if a class is not one of the classifier's.
     """
     labels = data.labels(torch.arange(data.num_images or 0))
     if data.num_classes is None or labels is None:
-        raise UserError(f"the images of {data.source!r} have no labels, and accuracy needs them: name their column")
+        raise UserError(f"the images of {data.source!r} have no labels, which accuracy needs: set their column")
     names, known = data.class_names, classifier.class_names
     if names is None or classifier.config["id2label"] is None:
         names = tuple(map(str, range(data.num_classes)))
@@ -183,8 +184,8 @@ def _classes(classifier: NoisyClassifier, data: ImageData) -> Callable[[Tensor],
     strangers = [name for name in names if name not in known]
     if strangers:
         raise UserError(
-            f"the images of {data.source!r} have a class {strangers[0]!r}, which is none of the classifier's "
-            f"{len(known)}{did_you_mean(strangers[0], known)}; take images of its classes"
+            f"the images of {data.source!r} have a class {strangers[0]!r}, which is not one of the classifier's "
+            f"{len(known)} classes{did_you_mean(strangers[0], known)}; use images of its classes"
         )
     numbers = torch.tensor([known.index(name) for name in names])[labels]
     return lambda rows: numbers[rows]

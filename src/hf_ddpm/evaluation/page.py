@@ -1,4 +1,4 @@
-"""The picture of an evaluation: its first samples, and beside some of them the real images nearest to them."""
+"""The picture of an evaluation: the first samples, and some of them beside their nearest real images."""
 
 from PIL import Image
 from torch import Tensor
@@ -16,13 +16,13 @@ COMPARED, NEIGHBOURS = 8, 5
 def draw_page(
     first: Tensor, extractor: Extractor, neighbours: tuple[ImageData, RealFeatures, str] | None, title: str
 ) -> Image.Image:
-    """The page.
+    """Draw the page.
 
     Args:
-        first: Samples, uint8 (n, C, H, W).
-        extractor: In whose features images are near to each other.
-        neighbours: Real images with their features, and what they are called; None draws none.
-        title: One line.
+        first: The samples, uint8 (n, C, H, W).
+        extractor: The network in whose features distances are measured.
+        neighbours: The real images, their features, and a name for them; None draws no neighbours.
+        title: The title, one line.
     """
     shown = tiles(to_float(first))
     blank = Image.new(shown[0].mode, shown[0].size, "white")
@@ -39,6 +39,6 @@ def draw_page(
             beside.append([shown[i], *tiles(to_float(real))])
             captions.append(["", *(f"{d:.1f}" for d in distances[i].tolist())])
         labels = ["sample", *("" for _ in range(near.shape[1]))]
-        heading = f"The nearest {name} in the features of {extractor.name}, and how far they are"
+        heading = f"The nearest {name} in the features of {extractor.name}, and their distances"
         sheets.append(labelled_grid(beside, captions=captions, column_labels=labels, title=heading, wide_gaps=[1]))
     return stacked(*sheets)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: a record with the conditions of every number, a table, and how two records compare."""
+"""The output of an evaluation: a record with the conditions of every number, a table, a comparison of two records."""
 
 import platform
 import sys
@@ -15,28 +15,28 @@ from hf_ddpm.errors import UserError
 from hf_ddpm.version import __version__
 from hf_ddpm.weights import weights_sha256
 
-if TYPE_CHECKING:  # a card reads records, and needs none of these
+if TYPE_CHECKING:  # model cards read records, and need none of these
     from hf_ddpm.evaluation.evaluate import Evaluation
     from hf_ddpm.evaluation.images import ImageSource
     from hf_ddpm.evaluation.measure import Number, Real
     from hf_ddpm.metrics.extractors import Extractor
 
 NUMBERS, CONDITIONS = "numbers", "conditions"
-MEASURE = ("num_images", "extractor", "reference", "real_images", "training_images")  # of which a difference forbids
-_LONG = 16  # numbers of a list that a record quotes
+MEASURE = ("num_images", "extractor", "reference", "real_images", "training_images")  # must agree for a comparison
+_LONG = 16  # the length of the longest list that a record quotes in full
 _SIGNIFICANT = 4
-COUNTS = ("modes_found",)  # types of figures that are whole numbers, unless they are means
+COUNTS = ("modes_found",)  # types of figures that are integers, unless they are means
 
 
 def record(
     found: "Evaluation", source: "ImageSource", real: "Real", extractor: "Extractor", about: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """An evaluation as JSON.
+    """Return an evaluation as JSON.
 
     Args:
-        found: What was measured.
-        source, real, extractor: Of which.
-        about: Further facts, which come first.
+        found: The result of the evaluation.
+        source, real, extractor: The images, the real images and the extractor of the evaluation.
+        about: Further facts, which come first in the record.
     """
     reference = {key: value for key, value in real.reference.conditions.items() if key not in extractor.conditions}
     conditions: dict[str, Any] = {
@@ -70,12 +70,12 @@ def record(
 
 
 def to_json(numbers: "Sequence[Number]") -> list[dict[str, Any]]:
-    """Figures as JSON, without what was not measured."""
+    """Return figures as JSON, without fields that were not measured."""
     return [{key: value for key, value in number._asdict().items() if value is not None} for number in numbers]
 
 
 def pipeline_conditions(pipeline: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """What fixes the images of a pipeline beside seed and index: its weights, its scheduler, and the call."""
+    """Return what determines the images of a pipeline besides seed and index: weights, scheduler and call arguments."""
     parts = pipeline.components
     networks = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
     found: dict[str, Any] = {"weights_sha256": {name: weights_sha256(part) for name, part in networks.items()}}
@@ -90,7 +90,7 @@ def pipeline_conditions(pipeline: Any, keywords: Mapping[str, Any]) -> dict[str,
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The numbers of a record as a table, with what they are of."""
+    """Return the numbers of a record as a table, followed by a sentence about their conditions."""
     rows = ["| metric | value | |", "|---|---|---|"]
     for number in found[NUMBERS]:
         rows.append(f"| {number['name']} | {shown(number)} | {number.get('note', '')} |")
@@ -98,7 +98,7 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def shown(number: Mapping[str, Any]) -> str:
-    """The value with what is known of its error."""
+    """Return the value as text, with its standard error or standard deviation if there is one."""
     digits = 0 if number["type"] in COUNTS and number["value"] % 1 == 0 else _digits(number["value"])
     text = f"{number['value']:.{digits}f}"
     if number.get("standard_error") is not None:
@@ -109,7 +109,7 @@ def shown(number: Mapping[str, Any]) -> str:
 
 
 def described(found: Mapping[str, Any]) -> str:
-    """The conditions in a sentence."""
+    """Describe the conditions in a sentence."""
     c = found[CONDITIONS]
     data = c["reference"].get("data", {})
     where = f"{data.get('source', 'unknown')}" + (f", split {data['split']}" if data.get("split") else "")
@@ -119,14 +119,14 @@ def described(found: Mapping[str, Any]) -> str:
     draws = f"{c['draws']} draws of " if c["draws"] > 1 else ""
     against = f"against {c['reference'].get('num_images', 0):,} images of {where}"
     how = "".join(f", {part}" for part in _how_drawn(c["samples"]))
-    return f"{draws}{c['num_images']:,} images{how}, {against}, seen by {c['extractor']['extractor']}."
+    return f"{draws}{c['num_images']:,} images{how}, {against}, in the features of {c['extractor']['extractor']}."
 
 
 def compared(files: list[Path]) -> str:
-    """Two records beside each other, and in which conditions they differ.
+    """Return two records side by side, and the conditions in which they differ.
 
     Raises:
-        UserError: a file that is no record of an evaluation.
+        UserError: If a file is not a record of an evaluation.
     """
     one, other = (_read(file) for file in files)
     tables = [{number["name"]: number for number in found[NUMBERS]} for found in (one, other)]
@@ -141,9 +141,9 @@ def compared(files: list[Path]) -> str:
         return "\n".join([*rows, "The conditions are the same."])
     forbidding = [key for key in different if key.split(".")[0] in MEASURE]
     verdict = (
-        f"These numbers do not compare: they were measured with another {', '.join(forbidding)}."
+        f"These numbers cannot be compared, because they were measured with a different {', '.join(forbidding)}."
         if forbidding
-        else "These numbers compare; what was measured differs in:"
+        else "These numbers can be compared; their conditions differ in:"
     )
     rows += [verdict, "", "| condition | | |", "|---|---|---|"]
     rows += [f"| {key} | {left.get(key, 'not recorded')} | {right.get(key, 'not recorded')} |" for key in different]
@@ -151,9 +151,9 @@ def compared(files: list[Path]) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    found = read_object(file, "give what `hf-ddpm evaluate ... --out` wrote")
+    found = read_object(file, "use a file that `hf-ddpm evaluate ... --out` wrote")
     if not isinstance(found.get(NUMBERS), list) or not isinstance(found.get(CONDITIONS), dict):
-        raise UserError(f"{file} is no record of an evaluation: give what `hf-ddpm evaluate ... --out` wrote")
+        raise UserError(f"{file} is not a record of an evaluation: use a file that `hf-ddpm evaluate ... --out` wrote")
     return found
 
 
@@ -166,7 +166,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _how_drawn(samples: Mapping[str, Any]) -> list[str]:
-    """Where images come from: their source, or the sampler and its seed."""
+    """Return where images come from: their source, or the sampler and its seed."""
     if "images" in samples:
         return [samples["images"]["source"]]
     call, parts = samples.get("call", {}), []
@@ -180,7 +180,7 @@ def _how_drawn(samples: Mapping[str, Any]) -> list[str]:
 
 
 def _peak_memory() -> int | None:
-    """Of this process since it began, in MiB; None on systems that do not tell it so."""
+    """Return the peak memory of this process since its start, in MiB; None on systems other than Linux."""
     if sys.platform != "linux":
         return None
     import resource
@@ -189,13 +189,13 @@ def _peak_memory() -> int | None:
 
 
 def _digits(value: float) -> int:
-    """Decimals for four significant digits, one at least and four at most."""
+    """Return the number of decimals for four significant digits, at least one and at most four."""
     whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     return min(4, max(1, _SIGNIFICANT - whole))
 
 
 def _short(value: Any) -> Any:
-    """A value of a config; of a long list its two ends and its length."""
+    """Return a value of a config; for a long list, its length and its first and last number."""
     if isinstance(value, list | tuple) and len(value) > _LONG:
         return f"{len(value)} numbers from {value[0]} to {value[-1]}"
     return value

@@ -1,6 +1,7 @@
-"""Images kept in a folder as runs of indices, each written whole, so that a stopped command goes on where it was.
+"""Keep images in a folder as files of index ranges, so that an interrupted command can continue where it stopped.
 
-What fixes the images stands beside them, and a folder of other images is refused.
+Each file is written completely or not at all. The settings that determine the images are stored beside them, and a
+folder of other images is an error.
 """
 
 import io
@@ -26,18 +27,18 @@ from hf_ddpm.sampling import IMAGE_NAME
 
 Format = Literal["png", "npz", "parquet"]
 CONDITIONS = "conditions.json"
-SHARD_NAME = "shard"  # of files of one run of indices
+SHARD_NAME = "shard"  # the prefix of files with one range of indices
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Images of a source, read from a folder where they are there, and else drawn and written.
+    """Images of a source, which are read from a folder if they are there, and otherwise drawn and written.
 
     Attributes:
-        source: Of the images.
-        folder: One file for each image (png), or for each run of indices (npz, parquet).
-        format: Of the files. An npz has arr_0, uint8 (n, H, W, 3), and arr_1, the classes if there are any; a parquet
-            file the columns index, image and label.
+        source: The source of the images.
+        folder: The folder, with one file for each image (png) or for each range of indices (npz, parquet).
+        format: The file format. An npz file contains arr_0, uint8 (n, H, W, 3), and arr_1, the classes, if there are
+            any; a parquet file has the columns index, image and label.
     """
 
     source: Drawn
@@ -46,16 +47,16 @@ class Kept:
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """Those of the source: where images are kept does not change them."""
+        """The conditions of the source, which do not depend on the folder."""
         return self.source.conditions
 
     @property
     def num_images(self) -> int | None:
-        """As many as the source has."""
+        """The number of images of the source."""
         return self.source.num_images
 
     def pictures(self, indices: range) -> Iterator[Pictures]:
-        """The images of one run of indices, at once."""
+        """Yield the images of one range of indices, all at once."""
         found = self._read(indices)
         if found is None:
             parts = list(self.source.pictures(indices))
@@ -66,7 +67,7 @@ class Kept:
         yield found
 
     def _read(self, indices: range) -> Pictures | None:
-        """What is there, or None; a longer run than is asked for is cut."""
+        """Read the images, or return None if they are missing; a range that is longer than requested is cut."""
         if self.format == "png":
             files = [self.folder / IMAGE_NAME.format(i) for i in indices]
             if not all(file.is_file() for file in files):
@@ -94,29 +95,29 @@ class Kept:
         with new_file(final) as file:
             write(file, indices, pictures)
         for file in self.folder.glob(f"{SHARD_NAME}-{indices.start:07d}-*.{self.format}"):
-            if _end_of(file) < indices.stop:  # of a run with fewer images
+            if _end_of(file) < indices.stop:  # a shorter range, of an evaluation with fewer images
                 file.unlink()
 
 
 def keep(source: Drawn, folder: Path, format: Format, accelerator: Accelerator) -> Kept:
-    """The source with its images kept in a folder; the main process writes what fixes them.
+    """Return the source with its images kept in a folder; the main process writes the conditions.
 
     Raises:
-        UserError: a folder of other images, or of something else.
+        UserError: If the folder contains other images, or something else.
     """
     conditions = json.loads(json.dumps(source.conditions | {"format": format}))
     file = folder / CONDITIONS
     if file.is_file():
-        before = read_object(file, "give another folder")
+        before = read_object(file, "use another folder")
         for key in sorted({*before, *conditions}):
             if before.get(key) != conditions.get(key):
                 raise UserError(
-                    f"the images in --samples {folder} were made with {key}={before.get(key)!r}, and "
-                    f"{conditions.get(key)!r} is asked for: give another folder, or the same options"
+                    f"the images in --samples {folder} were made with {key}={before.get(key)!r}, but "
+                    f"{conditions.get(key)!r} is requested: use another folder, or the same options"
                 )
     elif folder.is_dir() and any(folder.iterdir()):
-        raise UserError(f"the folder --samples {folder} is not empty and holds no {CONDITIONS}: name a new one")
-    accelerator.wait_for_everyone()  # every process has looked
+        raise UserError(f"the folder --samples {folder} is not empty and has no {CONDITIONS}: use a new folder")
+    accelerator.wait_for_everyone()  # every process has checked the folder
     if accelerator.is_main_process and not file.is_file():
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -127,10 +128,10 @@ def keep(source: Drawn, folder: Path, format: Format, accelerator: Accelerator) 
 
 
 def join_npz(folder: Path, num_images: int) -> Path:
-    """One npz of all images, as the evaluator of guided-diffusion reads it, from the files of its runs.
+    """Join the npz files of all ranges into one npz file, in the format of guided-diffusion's evaluator.
 
     Returns:
-        Path: `samples_<N>x<H>x<W>x3.npz` in the folder.
+        Path: The file `samples_<N>x<H>x<W>x3.npz` in the folder.
     """
     shards = sorted(folder.glob(f"{SHARD_NAME}-*.npz"))
     height, width = _read_npz(shards[0]).shape[2:]
@@ -144,7 +145,7 @@ def join_npz(folder: Path, num_images: int) -> Path:
 def _join(shards: list[Path], new: Path, shape: tuple[int, int, int, int]) -> None:
     with zipfile.ZipFile(new, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         labelled, left = True, shape[0]
-        with archive.open("arr_0.npy", "w", force_zip64=True) as array:  # never all of them in memory
+        with archive.open("arr_0.npy", "w", force_zip64=True) as array:  # in parts: all images may not fit in memory
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(array, header)
             for shard in shards:
@@ -191,7 +192,7 @@ def _write_parquet(file: Path, indices: range, pictures: Pictures) -> None:
     columns: dict[str, Any] = {"index": list(indices), "image": pil_images(pictures.pixels)}
     columns |= {} if pictures.labels is None else {"label": pictures.labels.tolist()}
     rows = datasets.Dataset.from_dict(columns)
-    pq.write_table(rows.data.table.cast(rows.features.arrow_schema), file)  # the schema tells that these are images
+    pq.write_table(rows.data.table.cast(rows.features.arrow_schema), file)  # the schema marks the column as images
 
 
 def _read_parquet(file: Path) -> Tensor:
@@ -204,8 +205,8 @@ def _read_parquet(file: Path) -> Tensor:
 
 @contextmanager
 def _damaged(file: Path) -> Iterator[None]:
-    """What cannot be read becomes a sentence."""
+    """Raise a UserError if a file cannot be read in the block."""
     try:
         yield
     except (OSError, SyntaxError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is damaged ({quoted(error)}): delete it, and run again") from error
+        raise UserError(f"{file} is damaged ({quoted(error)}): delete it and run the command again") from error

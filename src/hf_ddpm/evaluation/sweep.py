@@ -8,14 +8,14 @@ from PIL.Image import Image
 from hf_ddpm.evaluation.report import NUMBERS, described, shown
 from hf_ddpm.figures.plots import curve, plot
 
-_WIDE = 4  # times between the largest and the smallest figure, from which an axis is logarithmic
+_WIDE = 4  # an axis is logarithmic if the largest figure is more than so many times the smallest
 _MOST_PANELS = 6
-# In the table only: what says of each class, or of real images, or nearly the same as precision and recall do.
+# Only in the table: figures of single classes or of real images, and those that nearly repeat precision and recall.
 _NOT_DRAWN = ("class_frechet_distance", "class_accuracy_real", "memorised_real", "density", "coverage")
 
 
 def sweep_table(found: Mapping[str, Any]) -> str:
-    """A row for each cell: its place in the grid, its figures, network calls an image and seconds of drawing."""
+    """Return a table with a row for each cell: its grid values, figures, network calls per image and drawing time."""
     axes, cells = list(found["axes"]), found["cells"]
     names = list(dict.fromkeys(number["name"] for cell in cells for number in cell[NUMBERS]))
     rows = [[*axes, *names, "network calls", "seconds"]]
@@ -30,7 +30,7 @@ def sweep_table(found: Mapping[str, Any]) -> str:
 
 
 def draw_sweep(found: Mapping[str, Any]) -> Image:
-    """Each figure, six at most, against the axis that is numbers, a curve for each combination of the others."""
+    """Plot each figure, at most six, against the numeric axis, with a curve for each combination of the other axes."""
     axes, cells = found["axes"], found["cells"]
     along = next((axis for axis, values in axes.items() if all(map(_is_number, values))), next(iter(axes)))
     drawn = [number["name"] for cell in cells for number in cell[NUMBERS] if number["type"] not in _NOT_DRAWN]
@@ -61,7 +61,7 @@ def _panel(cells: list[Any], axes: Mapping[str, list[str]], along: str, name: st
 
     def draw(axes: Any) -> None:
         lines(axes)
-        if numbers:  # the values that were asked for, not powers of ten
+        if numbers:  # ticks at the requested values, not at powers of ten
             axes.set_xticks([float(value) for value in axes_values], labels=axes_values)
             axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
 

@@ -1,6 +1,6 @@
-"""The figures of the papers of DDPM, DDIM and ADM from a checkpoint: `hf-ddpm figure NAME`, or these functions.
+"""Figures of the DDPM, DDIM and ADM papers, drawn from a checkpoint: `hf-ddpm figure NAME`, or these functions.
 
-Each is a pure function of its arguments: a pipeline, images, a seed; none changes the pipeline's weights.
+Each is a pure function of its arguments, such as a pipeline, images and a seed; none changes the pipeline's weights.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""How far images are from those they should be: DDPM's Figure 10, DDIM's Figure 5 and Table 2, with their numbers."""
+"""Distances of images from their targets: DDPM's Figure 10, DDIM's Figure 5 and Table 2, with their numbers."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 CONSISTENCY_STEPS = (5, 10, 20, 50, 100)  # and T
 RECONSTRUCTION_STEPS = (10, 20, 50, 100, 200, 500, 1000)
-# DDIM, Table 2: CIFAR-10 test set, mean squared error of a dimension, images in [0, 1], rounded to 1e-4
+# DDIM, Table 2: CIFAR-10 test set, mean squared error per dimension, images in [0, 1], rounded to 1e-4
 PAPER_ERRORS = {10: 0.014, 20: 0.0065, 50: 0.0023, 100: 0.0009, 200: 0.0004, 500: 0.0001, 1000: 0.0001}
-MOMENTS = 21  # of a walk, at which x0-distance looks
-SHOWN = 6  # images of a reconstruction
+MOMENTS = 21  # the number of timesteps at which x0-distance measures
+SHOWN = 6  # the number of images that `reconstruction` shows
 
 
 def x0_distance(
@@ -51,18 +51,18 @@ def x0_distance(
     eta: float | None = None,
     class_label: int | str | None = None,
 ) -> Figure:
-    """How the image emerges: the x_0 predicted at t against the reverse step T - t (DDPM, Fig. 10 and 6).
+    """Plot how the image emerges: the x_0 predicted at t against the reverse step T - t (DDPM, Fig. 10 and 6).
 
-    Its distance to the final sample, RMSE on 0..255; and for 28x28 digits with real ones beside them the digit
-    distance of the predictions, as the paper gives their FID.
+    The plot shows its distance to the final sample, as the RMSE on 0..255, and for 28x28 digits, if real ones are
+    given, the digit distance of the predictions, for which the paper uses their FID.
 
     Args:
-        training_images: real digits (N, 1, 28, 28), or None. Other images are an error of the digit distance.
-        num_images: samples; 1,000 for digit distances that others can compare with.
+        training_images: Real digits (N, 1, 28, 28), or None. Other images have no digit distance and are an error.
+        num_images: The number of samples; 1,000 for digit distances that can be compared with others.
 
     Returns:
-        Figure: tensors t (K,), rmse (K,), final (num_images, C, H, W); numbers: t, rmse and, with training images,
-        digit_distance.
+        Figure: The tensors t (K,), rmse (K,) and final (num_images, C, H, W); the numbers t, rmse and, with training
+        images, digit_distance.
     """
     require_matplotlib()
     moments = nearest_visited(visited(pipeline, steps), levels(pipeline, evenly(MOMENTS)))
@@ -92,15 +92,15 @@ def ddim_consistency(
     spacing: str = "trailing",
     class_label: int | str | None = None,
 ) -> Figure:
-    """One x_T, other numbers of steps, eta = 0: the same image in other detail (DDIM, Fig. 5).
+    """Decode the same x_T with different numbers of steps and eta = 0: the images differ only in detail (DDIM, Fig. 5).
 
     Args:
-        seed: row i begins with the noise of image i of `hf-ddpm sample` with this seed.
-        spacing: of the timesteps. `trailing` begins at T - 1, the level that x_T stands for, with any number of them.
+        seed: The seed; row i starts from the noise of image i of `hf-ddpm sample` with this seed.
+        spacing: The spacing of the timesteps. `trailing` always starts at T - 1, the level of x_T.
 
     Returns:
-        Figure: tensors images (K, num_images, C, H, W); numbers: steps (K,), the last is T, and `rmse` to the image
-        of T steps on 0..255.
+        Figure: The tensor images (K, num_images, C, H, W); the numbers steps (K,), of which the last is T, and `rmse`,
+        the RMSE to the image with T steps on 0..255.
     """
     scheduler = scheduler_of(pipeline)
     counts = [*(count for count in CONSISTENCY_STEPS if count < len(scheduler)), len(scheduler)]
@@ -126,19 +126,20 @@ def reconstruction(
     spacing: str | None = None,
     class_labels: ClassLabels = None,
 ) -> Figure:
-    """Images encoded to x_T and decoded with eta = 0, in S steps each way: what is lost (DDIM, Table 2).
+    """Encode images to x_T and decode them with eta = 0, in S steps each way, and measure the error (DDIM, Table 2).
 
-    Decoding is measured twice. To undo `invert` step by step, `step` must not clip the x_0 prediction, because `invert`
-    does not; as the checkpoint's scheduler is, it may clip.
+    Decoding is measured twice: without clipping of the x_0 prediction, which undoes `invert` step by step because
+    `invert` does not clip either, and with the clipping of the checkpoint's scheduler.
 
     Args:
-        images: (B, C, H, W), uint8, in [0, 1] or in [-1, 1].
-        spacing: of the timesteps, the checkpoint's unless given.
-        class_labels: of all images, or of each, for a network with classes.
+        images: Images (B, C, H, W), uint8, in [0, 1] or in [-1, 1].
+        spacing: The spacing of the timesteps, by default that of the checkpoint.
+        class_labels: One class for all images, or one for each image, for a network with classes.
 
     Returns:
-        Figure: tensors images (K, B, C, H, W), decoded without clipping; numbers: steps (K,), and the mean squared
-        error of a dimension for images in [0, 1], `mse` without and `mse_clipped` with the checkpoint's clipping.
+        Figure: The tensor images (K, B, C, H, W), decoded without clipping; the numbers steps (K,), and the mean
+        squared error per dimension for images in [0, 1], `mse` without and `mse_clipped` with the checkpoint's
+        clipping.
     """
     require_matplotlib()
     scheduler, x_0 = scheduler_of(pipeline), checked(pipeline, images)
@@ -167,7 +168,7 @@ def reconstruction(
 
 
 def _emergence(numbers: dict[str, Any], num_train: int) -> Image.Image:
-    """The panels of `x0_distance`."""
+    """Draw the panels of `x0_distance`."""
     reverse_steps = [num_train - t for t in numbers["t"]]
     axis: dict[str, Any] = {"x": reverse_steps, "x_label": "reverse step T - t", "marker": "."}
     panels = [curve(y=numbers["rmse"], title="x_0 prediction to final sample", y_label="RMSE, 0..255", **axis)]
@@ -178,7 +179,7 @@ def _emergence(numbers: dict[str, Any], num_train: int) -> Image.Image:
 
 
 def _reconstructions(there: Tensor, decoded: list[Tensor], numbers: dict[str, Any]) -> Image.Image:
-    """Some images beside their reconstructions, the errors below."""
+    """Draw some images beside their reconstructions, with the errors below."""
     columns = [tiles(x[:SHOWN]) for x in (there, *decoded)]
     labels = ["image", *(f"S = {count}" for count in numbers["steps"])]
     return stacked(
@@ -187,11 +188,11 @@ def _reconstructions(there: Tensor, decoded: list[Tensor], numbers: dict[str, An
 
 
 def _errors(numbers: dict[str, Any]) -> "Callable[[Axes], None]":
-    """The panel of `reconstruction`."""
+    """Return the plot panel of `reconstruction`."""
     known = {"as the checkpoint clips": (numbers["steps"], numbers["mse_clipped"])}
     known["CIFAR-10 in the paper"] = (list(PAPER_ERRORS), list(PAPER_ERRORS.values()))
     return curve(
         numbers["steps"], numbers["mse"], label="x_0 not clipped", also=[(name, *xy) for name, xy in known.items()],
-        title=f"Reconstruction, {numbers['num_images']} images", x_label="S", y_label="MSE a dimension, [0, 1]",
+        title=f"Reconstruction, {numbers['num_images']} images", x_label="S", y_label="MSE per dimension, [0, 1]",
         log="xy", marker=".",
     )  # fmt: skip

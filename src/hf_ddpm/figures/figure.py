@@ -1,4 +1,4 @@
-"""A figure as it leaves the mathematics, and as it is written: PNG or GIF, with its origin inside the file."""
+"""The result of a figure function, and how it is saved: as PNG or GIF, with its origin inside the file."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ FRAME_MS, LAST_FRAME_MS = 100, 1500
 
 @dataclass(frozen=True)
 class Figure:
-    """What a figure function returns.
+    """The result of a figure function.
 
-    picture: the PNG. tensors: what it shows, by the paper's names, float32 on the CPU, images in [-1, 1]. numbers:
-    what was measured, ready for JSON; empty for a figure of images alone. sentence: the numbers in short. frames: the
-    GIF, empty unless `motion` was asked for.
+    picture: the image for the PNG. tensors: the data that it shows, with the paper's names, float32 on the CPU, images
+    in [-1, 1]. numbers: the measured values, ready for JSON; empty for a figure that only shows images. sentence: a
+    summary of the numbers. frames: the frames of the GIF, empty unless `motion` was requested.
     """
 
     picture: Image
@@ -34,18 +34,18 @@ class Figure:
 
 
 def save_figure(figure: Figure, out: Path, origin: "Mapping[str, str]") -> list[Path]:
-    """Write the picture, or the frames to a .gif, and the numbers to a .json of the same name.
+    """Write the picture, or the frames to a .gif file, and the numbers to a .json file with the same name.
 
     Args:
-        figure: with frames if `out` is a .gif.
-        out: ends in .png or .gif, in any case.
-        origin: stands in the tEXt chunks of a PNG, in the comment of a GIF, and in the JSON.
+        figure: The figure, with frames if `out` is a .gif file.
+        out: The file, which ends with .png or .gif in lower or upper case.
+        origin: The origin, which is written to the tEXt chunks of a PNG, to the comment of a GIF, and to the JSON.
 
     Returns:
-        list: the files written.
+        list: The files that were written.
 
     Raises:
-        UserError: they cannot be written.
+        UserError: If the files cannot be written.
     """
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,5 +70,5 @@ def _save_gif(frames: tuple[Image, ...], out: Path, comment: str) -> None:
 
 
 def _coarser(frame: Image) -> Image:
-    """Grey frames in 16 levels, black and white among them: noise does not compress, and the file is half as large."""
+    """Reduce grey frames to 16 levels, including black and white: noise compresses badly, and this halves the file."""
     return frame.point([(value + 8) // 17 * 17 for value in range(256)]) if frame.mode == "L" else frame

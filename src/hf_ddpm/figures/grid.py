@@ -10,13 +10,13 @@ from hf_ddpm.data import to_uint8
 from hf_ddpm.data.decode import CHANNEL_MODES
 from hf_ddpm.errors import UserError
 
-TILE = 56  # pixels that a small image is enlarged to, about
+TILE = 56  # the approximate size in pixels to which a small image is enlarged
 _GAP, _WIDE_GAP, _LINE, _FONT_SIZE = 2, 12, 17, 12
 _WHITE, _INK = 255, 0
 
 
 def tiles(x_0: Tensor) -> list[Image.Image]:
-    """Images (B, C, H, W) in [-1, 1], values beyond clipped, as PIL images on white; small ones enlarged n times."""
+    """Convert images (B, C, H, W) in [-1, 1], clipped, to PIL images on white; small ones are enlarged n times."""
     height, width = x_0.shape[2:]
     times = max(1, round(TILE / max(height, width)))
     images = pil_images(to_uint8(x_0))
@@ -24,10 +24,10 @@ def tiles(x_0: Tensor) -> list[Image.Image]:
 
 
 def pil_images(pixels: Tensor) -> list[Image.Image]:
-    """uint8 images (B, C, H, W) as PIL images of the mode of their channels."""
+    """Convert uint8 images (B, C, H, W) to PIL images with the mode of their number of channels."""
     channels = pixels.shape[1]
     if channels not in CHANNEL_MODES:
-        raise UserError(f"images of {channels} channels cannot be drawn: figures are of 1, 2, 3 or 4 channels")
+        raise UserError(f"images with {channels} channels cannot be drawn: figures need 1, 2, 3 or 4 channels")
     arrays = pixels.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, C)
     return [Image.fromarray(array[:, :, 0] if channels == 1 else array, CHANNEL_MODES[channels]) for array in arrays]
 
@@ -41,15 +41,15 @@ def labelled_grid(
     title: str = "",
     wide_gaps: Collection[int] = (),
 ) -> Image.Image:
-    """Tiles of one size, row by row, on white.
+    """Draw tiles of equal size in rows, on white.
 
     Args:
-        rows: equally long.
-        row_labels: left of each row.
-        column_labels: above each column.
-        captions: below each tile, shaped as `rows`.
-        title: one line above all.
-        wide_gaps: columns that a wider gap stands in front of.
+        rows: The rows of tiles, of equal length.
+        row_labels: Labels to the left of each row.
+        column_labels: Labels above each column.
+        captions: Captions below each tile, with the same shape as `rows`.
+        title: A title of one line above the grid.
+        wide_gaps: The indices of columns with a wider gap in front of them.
     """
     first = rows[0][0]
     left = _GAP + _widest(row_labels)
@@ -75,12 +75,12 @@ def labelled_grid(
 
 
 def transposed(columns: Sequence[Sequence[Image.Image]]) -> list[list[Image.Image]]:
-    """Columns of tiles as rows."""
+    """Transpose columns of tiles to rows."""
     return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """L and RGB as they are, LA and RGBA composed over white."""
+    """Return L and RGB images unchanged, LA and RGBA images composed over white."""
     if image.mode in ("L", "RGB"):
         return image
     opaque = Image.new("RGBA", image.size, (_WHITE,) * 4)
@@ -89,7 +89,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _text(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, within: int = 0) -> None:
-    """Text from (x, y), or centred above or below a tile that begins there and is `within` wide."""
+    """Draw text at (x, y), or centred above or below a tile that begins there and is `within` wide."""
     space = max(0.0, within - draw.textlength(text, font=_font()))
     draw.text((x + space / 2, y + 1), text, fill=_INK if draw.mode == "L" else (_INK,) * 3, font=_font())
 
@@ -100,12 +100,12 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _widest(labels: Sequence[str]) -> int:
-    """Pixels of the longest label and the space after it, 0 without labels."""
+    """Return the width in pixels of the longest label and the space after it, 0 without labels."""
     return max((round(_font().getlength(label)) + 8 for label in labels if label), default=0)
 
 
 def stacked(*images: Image.Image) -> Image.Image:
-    """Pictures one below the other on white."""
+    """Stack pictures vertically on white."""
     width, height = max(image.width for image in images), sum(image.height + _WIDE_GAP for image in images)
     canvas = Image.new("RGB", (width, height - _WIDE_GAP), (_WHITE,) * 3)
     y = 0

@@ -27,33 +27,33 @@ def guidance(
     eta: float | None = None,
     class_label: int | str | None = None,
 ) -> Figure:
-    """The same x_T and the same noise on the way, a scale a row: images come nearer to their class, and to each other.
+    """Draw samples with one scale per row, from the same noise: images come nearer to their class, and to each other.
 
     Args:
-        pipeline: whose classifier guides; without one, whose network was trained with and without classes.
-        scales: of the classifier's gradient, or of classifier-free guidance; None takes 0, 1, 2, 4, 8 of the first and
-            1, 1.25, 1.5, 2, 4 of the second.
-        seed: column i is image i of `hf-ddpm sample` with this seed.
-        num_images: at most 64.
-        steps, spacing, eta, class_label: of the walks, as in a call of the pipeline; classes in turn unless one is
-            given.
+        pipeline: The pipeline, with a classifier, or else with a network that was trained with and without classes.
+        scales: The scales of the classifier's gradient, or of classifier-free guidance; None uses 0, 1, 2, 4, 8 for the
+            former and 1, 1.25, 1.5, 2, 4 for the latter.
+        seed: The seed; column i is image i of `hf-ddpm sample` with this seed.
+        num_images: The number of images, at most 64.
+        steps, spacing, eta, class_label: The options of sampling, as in a call of the pipeline; without `class_label`,
+            the classes are used in turn.
 
     Returns:
-        Figure: tensors scales (S,), labels (num_images,) and samples (S, num_images, C, H, W).
+        Figure: The tensors scales (S,), labels (num_images,) and samples (S, num_images, C, H, W).
 
     Raises:
-        UserError: nothing that guides, or more images than fit.
+        UserError: If the pipeline has no guidance, or if there are more images than fit.
     """
     scheduler_of(pipeline)
     if num_images > BATCH_SIZE:
-        raise UserError(f"{num_images} samples make no readable figure: take at most {BATCH_SIZE}")
+        raise UserError(f"{num_images} samples are too many for a readable figure: use at most {BATCH_SIZE}")
     keyword, usual = _guided_by(pipeline)
     shown = tuple(usual if scales is None else scales)
     labels = classes_in_turn(pipeline, range(num_images), class_label)
     walk: dict[str, Any] = {"num_inference_steps": steps, "timestep_spacing": spacing, "eta": eta}
     rows = []
     for scale in shown:
-        own = generators(seed, range(num_images))  # anew: what a walk draws is the same in every row
+        own = generators(seed, range(num_images))  # new generators, so that the noise is the same in every row
         walk[keyword] = scale
         rows.append(decode(pipeline, noise_of(pipeline, own), own, class_labels=labels, **walk))
     samples = torch.stack(rows)
@@ -67,11 +67,11 @@ def guidance(
 
 
 def _guided_by(pipeline: HFDDPMPipeline) -> tuple[str, Sequence[float]]:
-    """The scale of a call that is varied, and its usual values."""
+    """Return the name of the scale that is varied, and its default values."""
     if pipeline.classifier is not None:
         return "classifier_scale", CLASSIFIER_SCALES
     if pipeline.signature.null_class is None:
         raise UserError(
-            "nothing guides this model: give a classifier, or a network that was trained with --label_dropout 0.1"
+            "this model has no guidance: use a classifier, or a network that was trained with --label_dropout 0.1"
         )
     return "guidance_scale", FREE_SCALES

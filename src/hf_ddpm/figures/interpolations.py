@@ -1,4 +1,4 @@
-"""Between two images: DDPM's Figures 8 and 9 (arXiv 2006.11239) and DDIM's Figure 6 (arXiv 2010.02502)."""
+"""Interpolations between two images: DDPM's Figures 8 and 9 (arXiv 2006.11239), DDIM's Figure 6 (arXiv 2010.02502)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +23,9 @@ from hf_ddpm.pipelines import HFDDPMPipeline, slerp
 from hf_ddpm.sampling import classes_in_turn
 
 WEIGHTS = tuple(i / 10 for i in range(11))  # lambda
-FINE_WEIGHTS = tuple(i / 30 for i in range(31))  # of a GIF
-PAPER_STEPS = 50  # of DDIM's Figure 6
-COARSE_TO_FINE_SHARES = (1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0)  # of T
+FINE_WEIGHTS = tuple(i / 30 for i in range(31))  # for a GIF
+PAPER_STEPS = 50  # as in DDIM's Figure 6
+COARSE_TO_FINE_SHARES = (1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0)  # levels, as shares of T
 
 
 def interpolation(
@@ -37,21 +37,21 @@ def interpolation(
     eta: float | None = None,
     class_labels: ClassLabels = None,
 ) -> Figure:
-    """Pairs of real images mixed at t = T/2 and decoded (DDPM, Fig. 8: 500 of 1,000 steps).
+    """Mix pairs of real images at t = T/2 and decode the mixes (DDPM, Fig. 8: 500 of 1,000 steps).
 
     x_t = (1 - lambda) x_t^(1) + lambda x_t^(2). Both images get the same noise, so the mix has the variance of its
-    level, and a pair keeps its noise, of both directions, for all lambda.
+    level, and a pair uses the same noise, in both directions, for all lambda.
 
     Args:
-        images: (2 B, C, H, W), uint8, in [0, 1] or in [-1, 1]; the pairs are (0, 1), (2, 3), ...
-        seed: of the noise of pair i.
-        steps: network calls that a walk from T would take; half of them are walked.
-        eta: as in a call of the pipeline.
-        class_labels: of all images, or of each. A mix has no class of its own, and takes that of the nearer image: the
-            first's for lambda < 1/2, then the second's.
+        images: Images (2 B, C, H, W), uint8, in [0, 1] or in [-1, 1]; the pairs are (0, 1), (2, 3), ...
+        seed: The seed of the noise; pair i uses the generator of image i.
+        steps: The number of network calls from T to 0, of which half are made.
+        eta: See the call of the pipeline.
+        class_labels: One class for all images, or one for each image. A mix has no class of its own, and uses that of
+            the nearer image: the first for lambda < 1/2, the second otherwise.
 
     Returns:
-        Figure: tensors weights (11,), images (11, B, C, H, W), whose first and last are the reconstructions.
+        Figure: The tensors weights (11,) and images (11, B, C, H, W); the first and last images are reconstructions.
     """
     first, second = _pairs(pipeline, images)
     [t] = levels(pipeline, [0.5])
@@ -74,17 +74,17 @@ def coarse_to_fine(
     eta: float | None = None,
     class_labels: ClassLabels = None,
 ) -> Figure:
-    """One pair mixed at nine levels (DDPM, Fig. 9): the more noise, the coarser what the two ends share.
+    """Mix one pair at nine levels (DDPM, Fig. 9): the more noise, the coarser the features that the two ends share.
 
-    A row a level, t = T, 7/8 T, ..., 0; at t = 0 it is the images themselves that are mixed. All rows and all lambda
-    have the same noise.
+    Each row is a level, t = T, 7/8 T, ..., 0; at t = 0, the images themselves are mixed. All rows and all lambda have
+    the same noise.
 
     Args:
-        images: (2, C, H, W) or more, of which two are used.
-        seed, steps, eta, class_labels: as in `interpolation`.
+        images: Images (2, C, H, W); further images are not used.
+        seed, steps, eta, class_labels: See `interpolation`.
 
     Returns:
-        Figure: tensors t (9,), weights (11,), images (9, 11, C, H, W).
+        Figure: The tensors t (9,), weights (11,) and images (9, 11, C, H, W).
     """
     first, second = _pairs(pipeline, images[:2])
     ts = levels(pipeline, COARSE_TO_FINE_SHARES)
@@ -107,17 +107,17 @@ def ddim_interpolation(
     class_label: int | str | None = None,
     motion: bool = False,
 ) -> Figure:
-    """Samples between samples: slerp of two x_T, decoded with eta = 0 (DDIM, Fig. 6 and eq. 67).
+    """Interpolate between samples: slerp of two x_T, decoded with eta = 0 (DDIM, Fig. 6 and eq. 67).
 
     Args:
-        seed: row i runs from image 2 i to image 2 i + 1 of `hf-ddpm sample --eta 0` with this seed.
-        num_images: rows.
-        steps: network calls, by default the paper's 50.
-        class_label: one class for all images, else the classes in turn, one a row.
-        motion: also draw the frames, there and back.
+        seed: The seed; row i goes from image 2 i to image 2 i + 1 of `hf-ddpm sample --eta 0` with this seed.
+        num_images: The number of rows.
+        steps: The number of network calls, by default the paper's 50.
+        class_label: One class for all images; by default the classes in turn, one per row.
+        motion: Whether to also draw the frames, forwards and backwards.
 
     Returns:
-        Figure: tensors weights (K,), images (K, num_images, C, H, W), x_T of the same shape.
+        Figure: The tensors weights (K,), images (K, num_images, C, H, W) and x_T, with the shape of images.
     """
     steps = min(PAPER_STEPS, len(scheduler_of(pipeline))) if steps is None else steps
     ends = noise_of(pipeline, generators(seed, range(2 * num_images)))
@@ -142,9 +142,9 @@ _WEIGHT_LABELS = ["source", "rec.", *(f"{weight:.1f}" for weight in WEIGHTS[1:-1
 
 
 def _pairs(pipeline: HFDDPMPipeline, images: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the second images of pairs, (B, C, H, W) each."""
+    """Return the first and the second images of pairs, (B, C, H, W) each."""
     if len(images) < 2 or len(images) % 2:
-        raise UserError(f"{len(images)} images make no pairs: give an even number")
+        raise UserError(f"the number of images is {len(images)}, but pairs need an even number")
     x_0 = checked(pipeline, images)
     return x_0[::2], x_0[1::2]
 
@@ -159,10 +159,10 @@ def _mixed(
     classes: Sequence[int] | None,
     sampling: dict[str, Any],
 ) -> Tensor:
-    """Mixes after t steps of noise, decoded: (len(weights), B, C, H, W) on the CPU.
+    """Decode mixes after t steps of noise: (len(weights), B, C, H, W) on the CPU.
 
-    The same images as `pipeline.interpolate` with a generator for each pair, all weights in one batch. `classes` are
-    those of first, second, first, second, ...
+    The images are the same as those of `pipeline.interpolate` with a generator for each pair; all weights are in one
+    batch. `classes` contains the classes of first, second, first, second, ...
     """
     mixes = torch.cat([(1 - weight) * first + weight * second for weight in weights])
     pairs, shape = len(first), (len(weights), len(first))

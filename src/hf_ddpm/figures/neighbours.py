@@ -1,4 +1,4 @@
-"""Samples beside their nearest training images: has the model learned, or learned by heart? (DDPM, appendix)"""
+"""Samples beside their nearest training images, to see whether the model has memorised them (DDPM, appendix)."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from hf_ddpm.pipelines import HFDDPMPipeline
 from hf_ddpm.sampling import classes_in_turn
 
 NEIGHBOURS = 5
-COMPARED = 100  # training images whose own nearest neighbours set the scale
+COMPARED = 100  # the number of training images whose own nearest neighbours give the scale
 _CHUNK = 1000
 
 
@@ -30,19 +30,23 @@ def nearest_neighbours(
     eta: float | None = None,
     class_label: int | str | None = None,
 ) -> Figure:
-    """Each sample and its nearest training images by pixels, for 28x28 digits also by the digit features.
+    """Draw each sample beside its nearest training images by pixels, and for 28x28 digits also by the digit features.
 
     Args:
-        training_images: all of them, (N, C, H, W), uint8 or in [-1, 1]; or others, such as a test set's, to compare.
-        seed, num_images, steps, eta, class_label: of the samples, as `hf-ddpm sample` takes them.
+        training_images: All training images, (N, C, H, W), uint8 or in [-1, 1]; or other images, such as a test set,
+            for comparison.
+        seed, num_images, steps, eta, class_label: The options of the samples, as in `hf-ddpm sample`.
 
     Returns:
-        Figure: tensors samples (num_images, C, H, W), distances and indices (num_images, 5) by pixels, RMSE on 0..255;
-        numbers: the mean distance of samples to their nearest, and of 100 training images to their nearest other.
+        Figure: The tensors samples (num_images, C, H, W), distances and indices (num_images, 5) by pixels, as the RMSE
+        on 0..255; the numbers are the mean distance of samples to their nearest image, and of 100 training images to
+        their nearest other image.
     """
     scheduler_of(pipeline)
     if tuple(training_images.shape[1:]) != shape_of(pipeline) or len(training_images) < 2:
-        raise UserError(f"images of shape {tuple(training_images.shape)} must be 2 or more of {shape_of(pipeline)}")
+        raise UserError(
+            f"images of shape {tuple(training_images.shape)} must be at least 2 images of shape {shape_of(pipeline)}"
+        )
     own, labels = generators(seed, range(num_images)), classes_in_turn(pipeline, range(num_images), class_label)
     walk: dict[str, Any] = {"num_inference_steps": steps, "eta": eta, "class_labels": labels}
     samples = decode(pipeline, noise_of(pipeline, own), own, **walk)
@@ -51,20 +55,21 @@ def nearest_neighbours(
         spaces["digit features"] = digit_features
     found = {name: nearest(space(samples), space(training_images), NEIGHBOURS) for name, space in spaces.items()}
     distances, indices = next(iter(found.values()))
-    of_training, _ = nearest(pixels(training_images[:COMPARED]), pixels(training_images), 2)  # itself, another one
+    of_training, _ = nearest(pixels(training_images[:COMPARED]), pixels(training_images), 2)  # itself and another one
     numbers = {"nearest": float(distances[:, 0].mean()), "training_nearest": float(of_training[:, 1].mean())}
     sentence = (
-        f"samples are {numbers['nearest']:.1f} from the nearest of {len(training_images):,} images, "
-        f"those images {numbers['training_nearest']:.1f} from their nearest other"
+        f"the distance of samples to the nearest of {len(training_images):,} images is {numbers['nearest']:.1f}, "
+        f"that of these images to each other is {numbers['training_nearest']:.1f}"
     )
     tensors = {"samples": samples, "distances": distances, "indices": indices}
     return Figure(_drawn(samples, training_images, found), tensors, numbers, sentence)
 
 
 def nearest(points: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` nearest of `among` (N, D) to each of `points` (B, D): distances and indices, (B, count), ascending.
+    """Return the `count` nearest of `among` (N, D) to each of `points` (B, D): ascending distances and their indices.
 
-    Differences are squared one by one, so a point's distance to itself is 0 and not a rounding error.
+    Both are (B, count). Differences are squared one by one, so a point's distance to itself is 0 and not a rounding
+    error.
     """
     exact = "donot_use_mm_for_euclid_dist"
     distances = torch.cat([torch.cdist(points, part, compute_mode=exact) for part in among.split(_CHUNK)], dim=1)
@@ -73,14 +78,14 @@ def nearest(points: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def pixels(images: Tensor) -> Tensor:
-    """(B, D) whose Euclidean distance is the RMSE on 0..255; images as in `nearest_neighbours`."""
+    """Return (B, D) whose Euclidean distance is the RMSE on 0..255; for images see `nearest_neighbours`."""
     x = _floats(images).flatten(1)
     return x * 127.5 / x.shape[1] ** 0.5
 
 
 @torch.no_grad()
 def digit_features(images: Tensor) -> Tensor:
-    """The 64 features of hf_ddpm.metrics of digits (B, 1, 28, 28)."""
+    """Return the 64 features of digits (B, 1, 28, 28) that the digit distance uses."""
     network = DigitFeatures.trained()
     return torch.cat([network(_floats(part))[0] for part in images.split(_CHUNK)])
 
@@ -90,7 +95,7 @@ def _floats(images: Tensor) -> Tensor:
 
 
 def _drawn(samples: Tensor, training_images: Tensor, found: dict[str, tuple[Tensor, Tensor]]) -> Image.Image:
-    """Each sample and its neighbours in every space, with the distances below them."""
+    """Draw each sample and its neighbours in every space, with the distances below them."""
     rows, captions, labels, gaps = [], [], ["sample"], []
     for name, (_, indices) in found.items():
         width = indices.shape[1]

@@ -1,4 +1,4 @@
-"""Curves: the figures that need matplotlib, which the extra `measure` brings."""
+"""Plots of curves, which need matplotlib from the extra `measure`."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,24 +14,24 @@ _DPI, _HEIGHT = 100, 3.0  # inches
 
 
 def require_matplotlib() -> None:
-    """Say before the work, not after it, that matplotlib is missing.
+    """Check that matplotlib is installed, before the work instead of after it.
 
     Raises:
-        UserError: it is.
+        UserError: If it is not installed.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UserError("this figure is a plot, and matplotlib is missing: pip install 'hf_ddpm[measure]'") from error
+        raise UserError("this figure needs matplotlib, which is missing: pip install 'hf_ddpm[measure]'") from error
 
 
 def plot(panels: "Sequence[Callable[[Axes], None]]", *, width: float = 4.2, columns: int | None = None) -> Image.Image:
-    """Panels, each drawn by a function of its axes, as an RGB image.
+    """Draw panels, each by a function of its axes, as an RGB image.
 
     Args:
-        panels: from left to right, then in the next row.
-        width: of one, in inches.
-        columns: panels in a row; None: all.
+        panels: The panels, from left to right, then in the next row.
+        width: The width of one panel, in inches.
+        columns: The number of panels in a row; None puts all panels in one row.
     """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -63,12 +63,12 @@ def curve(
     log: str = "",
     **style: Any,
 ) -> "Callable[[Axes], None]":
-    """A panel of one curve, or of several with a legend.
+    """Return a panel with one curve, or with several curves and a legend.
 
     Args:
-        also: (label, x, y) of further curves.
-        log: which axes are logarithmic, among "x", "y" and "xy".
-        style: of matplotlib's `plot`.
+        also: Further curves, as (label, x, y).
+        log: The logarithmic axes: "x", "y" or "xy"; by default none.
+        style: Keyword arguments of matplotlib's `plot`.
     """
 
     def draw(axes: "Axes") -> None:

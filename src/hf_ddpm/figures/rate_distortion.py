@@ -1,4 +1,4 @@
-"""Rate and distortion over reverse time (DDPM, Fig. 5): what a receiver of x_T, x_{T-1}, ... knows of the image."""
+"""Rate and distortion over reverse time (DDPM, Fig. 5): how well a receiver of x_T, x_{T-1}, ... knows the image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,36 +25,37 @@ def rate_distortion(
     class_labels: ClassLabels = None,
     bit_depth: int = 8,
 ) -> Figure:
-    """Distortion and rate against the reverse step, and one against the other.
+    """Plot distortion and rate against the reverse step, and one against the other.
 
-    The distortion at t is the RMSE of the x_0 prediction on 0..255, the rate the bits a dimension sent until then: the
-    terms of the variational bound above t.
+    The distortion at t is the RMSE of the x_0 prediction on 0..255; the rate is the number of bits per dimension sent
+    until then, which are the terms of the variational bound above t.
 
     Args:
-        images: (B, C, H, W), uint8, in [0, 1] or in [-1, 1], at least 256: T network calls for each.
-        likelihood: the JSON of `hf-ddpm likelihood` for this checkpoint, instead of images.
-        seed: of the noise.
-        class_labels: of all images, or of each, for a network with classes.
-        bit_depth: of the images, whose values lie on its levels.
+        images: At least 256 images (B, C, H, W), uint8, in [0, 1] or in [-1, 1]; each needs T network calls.
+        likelihood: The JSON of `hf-ddpm likelihood` for this checkpoint, instead of images.
+        seed: The seed of the noise.
+        class_labels: One class for all images, or one for each image, for a network with classes.
+        bit_depth: The bit depth of the images, whose values must be levels of this depth.
 
     Returns:
-        Figure: tensors rate, rmse (T,), from t = 1 upwards; numbers: the codelength split at t = 1.
+        Figure: The tensors rate and rmse (T,), from t = 1 upwards; the numbers are the codelength, split at t = 1.
 
     Raises:
-        UserError: neither or both of images and likelihood, or one that is of another checkpoint or has no bound.
+        UserError: If neither or both of images and likelihood are given, or if the likelihood is of another checkpoint
+            or has no bound.
     """
     require_matplotlib()
     if (images is None) == (likelihood is None):
         raise UserError(
-            "rate-distortion takes images or the JSON of hf-ddpm likelihood, one of them: --data or --likelihood"
+            "rate-distortion needs either images or the JSON of hf-ddpm likelihood: pass --data or --likelihood"
         )
     found = likelihood if images is None else _measured(pipeline, images, seed, class_labels, bit_depth)
     weights = weights_sha256(pipeline.unet)
     if found is None or "bound" not in found:
-        raise UserError("the likelihood file holds no variational bound: run hf-ddpm likelihood with --method bound")
+        raise UserError("the likelihood file has no variational bound: run hf-ddpm likelihood with --method bound")
     if found["weights_sha256"] != weights:
         raise UserError(
-            f"the likelihood file is of the weights {found['weights_sha256'][:12]}, the checkpoint's are "
+            f"the likelihood file is for the weights {found['weights_sha256'][:12]}, but those of the checkpoint are "
             f"{weights[:12]}: run hf-ddpm likelihood on this checkpoint"
         )
     return _drawn(found, len(scheduler_of(pipeline)))
@@ -63,7 +64,7 @@ def rate_distortion(
 def _measured(
     pipeline: HFDDPMPipeline, images: Tensor, seed: int, class_labels: ClassLabels, bit_depth: int
 ) -> dict[str, Any]:
-    """The report of a bound measured now."""
+    """Measure the bound and return its report."""
     x_0 = checked(pipeline, images).cpu()
     classes, scheduler = one_class_each(pipeline, class_labels, len(x_0)), scheduler_of(pipeline)
     grid = grid_images(x_0, bit_depth=bit_depth, labels=None if classes is None else torch.tensor(classes))

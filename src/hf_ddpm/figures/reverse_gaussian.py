@@ -1,8 +1,8 @@
 """Why the reverse step is Gaussian, and when it is not: the exact q(x_{t-1} | x_t) of a mixture of two Gaussians.
 
-As beta falls to 0 the reverse of a Gaussian step is Gaussian too (Feller 1949; Sohl-Dickstein et al. 2015), which is
-why DDPM may take 1,000 small ones. With large steps it has several modes: the reason of denoising diffusion GANs
-(Xiao et al. 2022, arXiv 2112.07804, Fig. 2). Everything here is float64.
+As beta approaches 0, the reverse of a Gaussian step becomes Gaussian too (Feller 1949; Sohl-Dickstein et al. 2015),
+which is why DDPM uses 1,000 small steps. For large steps it has several modes, which is the reason for denoising
+diffusion GANs (Xiao et al. 2022, arXiv 2112.07804, Fig. 2). Everything here is float64.
 """
 
 import math
@@ -33,7 +33,7 @@ class Mixture(NamedTuple):
     variances: Tensor
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log q at `x` (N,), in nats."""
+        """Return log q at `x` (N,), in nats."""
         return torch.logsumexp(self.weights.log() + _log_normal(x[:, None], self.means, self.variances), dim=1)
 
     @property
@@ -46,25 +46,25 @@ class Mixture(NamedTuple):
 
     @property
     def support(self) -> Tensor:
-        """(N,) points that hold all but 1e-15 of the mass, evenly spaced."""
+        """Evenly spaced points (N,) over an interval with all but 1e-15 of the mass."""
         reach = 8 * self.variances.sqrt()
         low, high = float((self.means - reach).min()), float((self.means + reach).max())
         return torch.linspace(low, high, _POINTS, dtype=torch.float64)
 
 
 def two_modes() -> Mixture:
-    """The data of the figure: N(-1, 0.4^2) and N(1, 0.4^2), equally often."""
+    """Return the data distribution of the figure: N(-1, 0.4^2) and N(1, 0.4^2) with equal weights."""
     half, one = torch.full((2,), 0.5, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     return Mixture(half, torch.cat([-one, one]), torch.full((2,), 0.16, dtype=torch.float64))
 
 
 def forward_step(q: Mixture, beta: float) -> Mixture:
-    """q(x_t) after x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) eps, x_{t-1} ~ q (DDPM, eq. 2)."""
+    """Return q(x_t) after x_t = sqrt(1 - beta) x_{t-1} + sqrt(beta) eps, x_{t-1} ~ q (DDPM, eq. 2)."""
     return Mixture(q.weights, math.sqrt(1 - beta) * q.means, (1 - beta) * q.variances + beta)
 
 
 def reverse_step(q: Mixture, x_t: float, beta: float) -> Mixture:
-    """q(x_{t-1} | x_t) by Bayes' rule: the posterior of each part, weighted by how well the part explains x_t."""
+    """Return q(x_{t-1} | x_t) by Bayes' rule: the posteriors of the parts, weighted by their likelihood of x_t."""
     after = forward_step(q, beta)
     log_weights = q.weights.log() + _log_normal(torch.tensor(x_t, dtype=torch.float64), after.means, after.variances)
     variances = 1 / (1 / q.variances + (1 - beta) / beta)
@@ -73,13 +73,13 @@ def reverse_step(q: Mixture, x_t: float, beta: float) -> Mixture:
 
 
 def number_of_modes(q: Mixture) -> int:
-    """Local maxima of the density."""
+    """Return the number of local maxima of the density."""
     slope = q.log_density(q.support).diff()
     return int(((slope[:-1] > 0) & (slope[1:] <= 0)).sum())
 
 
 def kl_to_gaussian(q: Mixture) -> float:
-    """KL(q || N(mean, variance of q)) in nats, by the trapezoidal rule: what the best Gaussian loses.
+    """Compute KL(q || N(mean, variance of q)) in nats, the loss of the best Gaussian, by the trapezoidal rule.
 
     Of all Gaussians p, the one with the moments of q has the smallest KL(q || p).
     """
@@ -90,10 +90,10 @@ def kl_to_gaussian(q: Mixture) -> float:
 
 
 def reverse_gaussian() -> Figure:
-    """q(x_{t-1} | x_t = 0.2) for four beta beside the best Gaussian, and its KL against beta.
+    """Plot q(x_{t-1} | x_t = 0.2) for four values of beta with the best Gaussian, and its KL against beta.
 
     Returns:
-        Figure: numbers, for each of `beta`: `modes`, and `kl` in nats.
+        Figure: The numbers `modes`, and `kl` in nats, for each value of `beta`.
     """
     require_matplotlib()
     q = two_modes()

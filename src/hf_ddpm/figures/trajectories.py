@@ -1,4 +1,4 @@
-"""Walks seen on the way: the forward process, and DDPM's Figures 6 and 7 (Ho et al. 2020, arXiv 2006.11239)."""
+"""Trajectories: the forward process, and DDPM's Figures 6 and 7 (Ho et al. 2020, arXiv 2006.11239)."""
 
 from typing import Any
 
@@ -27,24 +27,24 @@ from hf_ddpm.figures.walks import (
 from hf_ddpm.pipelines import HFDDPMPipeline
 from hf_ddpm.sampling import classes_in_turn, mixed_seed
 
-FORWARD_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # of T
+FORWARD_SHARES = (0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1)  # levels, as shares of T
 SHARED_SHARES = (1, 0.75, 0.5, 0.25)  # DDPM's Figure 7: t = 1000, 750, 500, 250
 COLUMNS, FRAMES = 11, 32
 
 
 def forward(pipeline: HFDDPMPipeline, images: Tensor, *, seed: int = 0, motion: bool = False) -> Figure:
-    """The forward process: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps of real images (DDPM, eq. 4).
+    """Draw the forward process of real images: x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4).
 
-    Each image keeps its eps over all t, so that along a row only the two coefficients change.
+    Each image uses the same eps for all t, so that only the two coefficients change along a row.
 
     Args:
-        pipeline: only its scheduler is used.
-        images: x_0, (B, C, H, W), uint8, in [0, 1] or in [-1, 1].
-        seed: of eps.
-        motion: also draw the frames.
+        pipeline: The pipeline, of which only the scheduler is used.
+        images: The images x_0, (B, C, H, W), uint8, in [0, 1] or in [-1, 1].
+        seed: The seed of eps.
+        motion: Whether to also draw the frames.
 
     Returns:
-        Figure: tensors t (K,), as the papers count, and x_t (K, B, C, H, W).
+        Figure: The tensors t (K,), counted as in the papers, and x_t (K, B, C, H, W).
     """
     x_0 = checked(pipeline, images)
     noise = noise_of(pipeline, generators(seed, range(len(x_0))))
@@ -68,19 +68,20 @@ def progressive(
     class_label: int | str | None = None,
     motion: bool = False,
 ) -> Figure:
-    """Progressive generation (DDPM, Fig. 6): the x_0 predicted from x_t as t falls, a sample a row.
+    """Draw progressive generation (DDPM, Fig. 6): the x_0 predicted from x_t as t decreases, one sample per row.
 
     Args:
-        seed: row i is image i of `hf-ddpm sample` with this seed.
-        num_images: at most 64.
-        steps, eta, class_label: of the walk, as in a call of the pipeline; classes in turn unless one is given.
-        motion: also draw the frames, x_t above and its x_0 prediction below.
+        seed: The seed; row i is image i of `hf-ddpm sample` with this seed.
+        num_images: The number of images, at most 64.
+        steps, eta, class_label: The options of sampling, as in a call of the pipeline; without `class_label`, the
+            classes are used in turn.
+        motion: Whether to also draw the frames, with x_t above and its x_0 prediction below.
 
     Returns:
-        Figure: tensors t (K,), x_t and x_0 (K, B, C, H, W), sample (B, C, H, W), which is the last x_0.
+        Figure: The tensors t (K,), x_t and x_0 (K, B, C, H, W) and sample (B, C, H, W), which is the last x_0.
     """
     if num_images > BATCH_SIZE:
-        raise UserError(f"{num_images} samples make no readable figure: take at most {BATCH_SIZE}")
+        raise UserError(f"{num_images} samples are too many for a readable figure: use at most {BATCH_SIZE}")
     walk = visited(pipeline, steps)
     columns, moments = (nearest_visited(walk, levels(pipeline, evenly(count))) for count in (COLUMNS, FRAMES))
     seen = trajectory(
@@ -96,9 +97,9 @@ def progressive(
 
 
 def _moment(seen: Trajectory, k: int) -> Image.Image:
-    """A frame: x_t above, what is seen in it below."""
+    """Draw a frame: x_t above, and the x_0 predicted from it below."""
     rows = [tiles(seen.x_t[k]), tiles(seen.x_0[k])]
-    return labelled_grid(rows, row_labels=["x_t", "x_0 seen"], title=f"t = {seen.t[k]}")
+    return labelled_grid(rows, row_labels=["x_t", "predicted x_0"], title=f"t = {seen.t[k]}")
 
 
 def shared_latents(
@@ -109,16 +110,16 @@ def shared_latents(
     steps: int | None = None,
     class_label: int | str | None = None,
 ) -> Figure:
-    """Samples of p(x_0 | x_t) from the same x_t, for four levels of one walk (DDPM, Fig. 7).
+    """Draw samples of p(x_0 | x_t) from the same x_t, for four levels of one trajectory (DDPM, Fig. 7).
 
-    One image is sampled by Algorithm 2; from its x_t at t = T, 3/4 T, T/2 and T/4 (the nearest that `steps` visits)
-    `num_images` walks go on, each with its own noise. The lower t, the more they have in common.
+    One image is sampled by Algorithm 2; from its x_t at t = T, 3/4 T, T/2 and T/4 (the nearest timesteps with `steps`),
+    `num_images` samples are drawn, each with its own noise. The smaller t is, the more they have in common.
 
     Returns:
-        Figure: tensors t (4,), x_t (4, C, H, W), samples (4, num_images, C, H, W); numbers: `spread`, the standard
-        deviation of a pixel over the samples of a level on the scale 0..255, RMS over pixels.
+        Figure: The tensors t (4,), x_t (4, C, H, W) and samples (4, num_images, C, H, W); the number `spread` is the
+        standard deviation of a pixel over the samples of a level on the scale 0..255, as the RMS over pixels.
     """
-    # A checkpoint may make DDIM its default, which draws no noise: all samples of a level would be one.
+    # The default of a checkpoint may be DDIM, which draws no noise: all samples of a level would be equal.
     eta = None if pipeline.config["default_eta"] is None else 1.0
     walk = visited(pipeline, steps)
     wanted = nearest_visited(walk, levels(pipeline, SHARED_SHARES))
@@ -127,7 +128,7 @@ def shared_latents(
     sampling["class_labels"] = classes_in_turn(pipeline, [0] * num_images, class_label)
     samples = []
     for t, x_t in zip(wanted, seen.x_t, strict=True):
-        own = generators(mixed_seed(seed, t), range(num_images))  # unrelated to the noise of any sample
+        own = generators(mixed_seed(seed, t), range(num_images))  # independent of the noise of any sample
         copies = x_t.to(pipeline.device, pipeline.unet.dtype).repeat(num_images, 1, 1, 1)
         samples.append(decode(pipeline, copies, own, start_timestep=t, **sampling))
     spread = [float(grey_levels(x.var(dim=0, unbiased=False).mean())) for x in samples]
@@ -137,7 +138,7 @@ def shared_latents(
 
 
 def _shared(seen: Trajectory, samples: list[Tensor]) -> Image.Image:
-    """A row a level: x_t, and the samples from it."""
+    """Draw one row per level: x_t, and the samples from it."""
     return labelled_grid(
         [tiles(x_t) + tiles(x) for x_t, x in zip(seen.x_t, samples, strict=True)],
         row_labels=[f"t = {t}" for t in seen.t],
@@ -147,5 +148,5 @@ def _shared(seen: Trajectory, samples: list[Tensor]) -> Image.Image:
 
 
 def _noised(pipeline: HFDDPMPipeline, x_0: Tensor, noise: Tensor, t: int) -> Tensor:
-    """x_t after t steps of noise, (B, C, H, W) on the CPU; x_0 itself at t = 0."""
+    """Return x_t after t steps of noise, (B, C, H, W) on the CPU; x_0 itself at t = 0."""
     return (scheduler_of(pipeline).add_noise(x_0, noise, t - 1) if t else x_0).float().cpu()

@@ -1,7 +1,7 @@
-"""What all figures ask of a pipeline: noise that belongs to an image, and walks down from it.
+"""Functions of pipelines that all figures use: noise for each image, and sampling from it.
 
-Levels are counted as in the papers: after t steps of noise an image is x_t, so x_0 is the image itself and x_T noise.
-The scheduler's timestep of x_t is t - 1.
+Levels are counted as in the papers: after t steps of noise an image is x_t, so x_0 is the image itself and x_T is
+noise. The scheduler's timestep of x_t is t - 1.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,14 +17,14 @@ from hf_ddpm.pipelines.network_signature import ClassLabels
 from hf_ddpm.sampling import classes_in_turn, image_generator
 from hf_ddpm.schedulers import HFDDPMScheduler
 
-BATCH_SIZE = 64  # images that the network sees at a time
+BATCH_SIZE = 64  # the number of images that the network sees at a time
 
 
 class Trajectory(NamedTuple):
     """Some levels of a walk from x_T to x_0, noisiest first, on the CPU.
 
-    t: (K,) as the papers count. x_t, x_0: (K, B, C, H, W), the sample at that level and the x_0 predicted there,
-    clipped as the scheduler clips. sample: (B, C, H, W), where the walk ended.
+    t: (K,), counted as in the papers. x_t, x_0: (K, B, C, H, W), the sample at that level and the x_0 predicted there,
+    clipped as by the scheduler. sample: (B, C, H, W), the final sample.
     """
 
     t: list[int]
@@ -34,21 +34,21 @@ class Trajectory(NamedTuple):
 
 
 def scheduler_of(pipeline: HFDDPMPipeline) -> HFDDPMScheduler:
-    """The pipeline's scheduler, which figures need to be ours.
+    """Return the pipeline's scheduler, which must be an `HFDDPMScheduler`.
 
     Raises:
-        UserError: another one.
+        UserError: If it is another scheduler.
     """
     if not isinstance(pipeline.scheduler, HFDDPMScheduler):
         raise UserError(
-            f"figures need an HFDDPMScheduler, not {type(pipeline.scheduler).__name__}: "
+            f"figures need an HFDDPMScheduler, not {type(pipeline.scheduler).__name__}: set "
             "pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
         )
     return pipeline.scheduler
 
 
 def visited(pipeline: HFDDPMPipeline, steps: int | None) -> list[int]:
-    """The timesteps of a walk of `steps` network calls (None: all T), noisiest first."""
+    """Return the timesteps of a walk of `steps` network calls (None: all T), noisiest first."""
     scheduler = scheduler_of(pipeline)
     number = len(scheduler) if steps is None else steps
     with as_user_error():
@@ -58,35 +58,35 @@ def visited(pipeline: HFDDPMPipeline, steps: int | None) -> list[int]:
 
 
 def levels(pipeline: HFDDPMPipeline, shares: Sequence[float]) -> list[int]:
-    """Levels t in [0, T] at shares of T, as the papers count, each once, in the order of `shares`."""
+    """Return the levels t in [0, T] at shares of T, counted as in the papers, each once, in the order of `shares`."""
     return list(dict.fromkeys(round(share * len(scheduler_of(pipeline))) for share in shares))
 
 
 def checked(pipeline: HFDDPMPipeline, images: Tensor) -> Tensor:
-    """Images that a user gave, as x_0 in [-1, 1] of the network's shape, on its device.
+    """Convert images of a user to x_0 in [-1, 1] with the network's shape, on its device.
 
     Raises:
-        ValueError: another shape, type or range, said in one sentence.
+        ValueError: If the shape, the type or the range is wrong.
     """
     channels, *size = shape_of(pipeline)
     return to_x_0(images, channels, (size[0], size[1])).to(pipeline.device, pipeline.unet.dtype)
 
 
 def shape_of(pipeline: HFDDPMPipeline) -> tuple[int, int, int]:
-    """(C, H, W) of the network's images.
+    """Return (C, H, W) of the network's images.
 
     Raises:
-        UserError: a network whose config says no size.
+        UserError: If the network's config contains no size.
     """
     with as_user_error():
         return pipeline.signature.shape("set it to the size of the images to draw")
 
 
 def one_class_each(pipeline: HFDDPMPipeline, class_labels: ClassLabels, count: int) -> list[int] | None:
-    """The class of each of `count` images; None where none are given.
+    """Return the class of each of `count` images; None if no classes are given.
 
     Raises:
-        UserError: another number of classes, or a name that none has.
+        UserError: If there is another number of classes, or if a name is not that of a class.
     """
     if class_labels is None:
         return None
@@ -96,24 +96,27 @@ def one_class_each(pipeline: HFDDPMPipeline, class_labels: ClassLabels, count: i
     if isinstance(classes, int):
         return [classes] * count
     if len(classes) != count:
-        raise UserError(f"{len(classes)} class_labels for {count} images: give one for each, or one for all")
+        raise UserError(
+            f"the number of class_labels is {len(classes)}, but the number of images is {count}: pass one label for "
+            "each image, or one for all"
+        )
     return classes
 
 
 def generators(seed: int, rows: Sequence[int]) -> list[torch.Generator]:
-    """One for each image: `hf-ddpm sample` with this seed draws image i from the same one."""
+    """Return a generator for each image: `hf-ddpm sample` with this seed draws image i from the same one."""
     return [image_generator(seed, row) for row in rows]
 
 
 def noise_of(pipeline: HFDDPMPipeline, own: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise, (B, C, H, W), each image from its own generator."""
+    """Draw standard normal noise, (B, C, H, W), each image from its own generator."""
     shape = shape_of(pipeline)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in own])
     return noise.to(pipeline.device, pipeline.unet.dtype)
 
 
 def parts(count: int, size: int = BATCH_SIZE) -> Iterator[slice]:
-    """0 .. count - 1 in slices of at most `size`."""
+    """Split 0 .. count - 1 into slices of at most `size`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
@@ -126,14 +129,14 @@ def decode(
     on_step: Callable[..., None] | None = None,
     **sampling: Any,
 ) -> Tensor:
-    """Walk from `x_t` down to x_0, in batches: (B, C, H, W) in [-1, 1] on the CPU.
+    """Denoise `x_t` to x_0, in batches: (B, C, H, W) in [-1, 1] on the CPU.
 
     Args:
-        x_t: (B, C, H, W), noise, or with `start_timestep` among `sampling` the images at that level.
-        own: a generator for each image; None for a walk that draws nothing, eta = 0.
-        class_labels: for each image, if and only if the network has classes.
-        on_step: `callback_on_step_end` of a call, which sees one batch after the other.
-        sampling: further arguments of a call.
+        x_t: The noise, (B, C, H, W), or, with `start_timestep` in `sampling`, images at that level.
+        own: A generator for each image; None if no noise is drawn, that is for eta = 0.
+        class_labels: The class of each image, if and only if the network has classes.
+        on_step: The `callback_on_step_end` of the pipeline call, which is called for each batch.
+        sampling: Further arguments of the pipeline call.
     """
     done = []
     for part in parts(len(x_t)):
@@ -162,13 +165,13 @@ def trajectory(
     class_label: int | str | None = None,
     **sampling: Any,
 ) -> Trajectory:
-    """Sample the images `rows` of a seed and keep what is seen at some timesteps of the walk.
+    """Sample the images `rows` of a seed and keep the states at some timesteps of the walk.
 
     Args:
-        rows: at most `BATCH_SIZE`.
-        steps: network calls, None for all T.
-        keep: timesteps among `visited(pipeline, steps)`.
-        sampling: further arguments of a call.
+        rows: The indices of the images, at most `BATCH_SIZE`.
+        steps: The number of network calls, None for all T.
+        keep: The timesteps to keep, which must be in `visited(pipeline, steps)`.
+        sampling: Further arguments of the pipeline call.
     """
     own = generators(seed, rows)
     x_T = noise_of(pipeline, own)
@@ -186,15 +189,15 @@ def trajectory(
 
 
 def nearest_visited(walk: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """The timesteps of a walk that are nearest to levels t in [0, T], each once; T and 0 are its first and its last."""
+    """Return the timesteps of a walk nearest to levels t in [0, T], each once; T and 0 give its first and its last."""
     return list(dict.fromkeys(min(walk, key=lambda visit: abs(visit + 1 - t)) for t in wanted))
 
 
 def evenly(count: int) -> list[float]:
-    """`count` shares of T from 1 down to 0."""
+    """Return `count` evenly spaced shares of T, from 1 to 0."""
     return [1 - i / (count - 1) for i in range(count)]
 
 
 def grey_levels(squared: Tensor) -> Tensor:
-    """RMSE on the scale 0..255 of mean squared errors between images in [-1, 1]."""
+    """Convert mean squared errors between images in [-1, 1] to the RMSE on the scale 0..255."""
     return squared.sqrt() * 127.5

@@ -1,1 +1,1 @@
-"""What a stranger may have written: looked at once, when it is opened, before anything is built of it."""
+"""Checks of files that may come from a stranger: once, when they are opened, before anything is built from them."""

@@ -1,7 +1,7 @@
-"""Files of a checkpoint, in a folder or on the Hub, checked before anything is built of them.
+"""Files of a checkpoint, in a folder or on the Hub, checked before anything is built from them.
 
-A stranger may have written them. So only JSON and safetensors are fetched and read, never code and never a pickle, and
-what would fill the memory is refused in one sentence.
+They may come from a stranger. Therefore only JSON and safetensors are downloaded and read, never code, and pickles only
+if the caller asks for them; whatever would fill the memory is rejected in one sentence.
 """
 
 import os
@@ -23,38 +23,38 @@ from hf_ddpm.gate.weights import check_safetensors, check_weights
 from hf_ddpm.schedulers.config_files import MOST_BETAS, read_config, wrong_kind_as_value_error
 
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-MOST_JSON, MOST_SHARDS = 2**20, 2**24  # bytes of a config, of an index of shards
-MOST_NAMES = 2**23  # bytes of an index: the names of 100,000 classes
+MOST_JSON, MOST_SHARDS = 2**20, 2**24  # bytes of a config, and of an index of shards
+MOST_NAMES = 2**23  # bytes of a model_index.json with the names of 100,000 classes
 MOST_BYTES = {"model_index.json": MOST_NAMES, "scheduler_config.json": MOST_BETAS}
 PICKLES_ONLY = (
-    "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors, or, if you "
-    "trust it, open it once with use_safetensors=False and save it anew"
+    "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors or, if you "
+    "trust it, open it once with use_safetensors=False and save it again"
 )
 _BEING_OPENED: ContextVar[Path | None] = ContextVar("_BEING_OPENED", default=None)
 
 
 def is_checked(place: str | os.PathLike | None) -> bool:
-    """Whether a folder lies in one that was looked at and is being opened: its parts are loaded as they are."""
+    """Return whether a folder is inside the one that is being opened, whose files are already checked."""
     folder = _BEING_OPENED.get()
     return folder is not None and place is not None and Path(place).absolute().is_relative_to(folder.absolute())
 
 
 class CheckedFiles:
-    """What lies in a folder or in a repository of the Hub, of which files are fetched as they are asked for.
+    """The files in a folder or in a repository of the Hub, which are downloaded when they are needed.
 
     Args:
-        source: the folder, or `user/name`.
-        first: the JSON file that must be there.
-        subfolder: where in it.
-        kwargs: as `from_pretrained` takes them; `HUB_KEYWORDS` say where on the Hub, the rest is not looked at.
+        source: The folder, or the repository `user/name`.
+        first: The JSON file that must exist.
+        subfolder: The sub-folder of the files.
+        kwargs: Arguments of `from_pretrained`; those of `HUB_KEYWORDS` are used for downloads, and the others ignored.
 
     Attributes:
-        source: the folder or the repository, as a string.
-        folder: where the fetched files are.
-        names: of all files there, fetched or not, as `unet/config.json`.
+        source: The folder or the repository, as a string.
+        folder: The local folder of the files.
+        names: The names of all files, downloaded or not, such as `unet/config.json`.
 
     Raises:
-        OSError: nothing there, or the Hub does not give it, in one sentence.
+        OSError: If there is no such file, or the Hub does not return it, in one sentence.
     """
 
     def __init__(self, source: str | os.PathLike | None, first: str, subfolder: str | None = None, **kwargs: Any):
@@ -68,23 +68,23 @@ class CheckedFiles:
         self._hub = None if os.path.isdir(self.source) else hub
         root = Path(self.source) if self._hub is None else self._downloaded([first])
         if self._hub is not None:
-            self._hub["revision"] = root.name  # the commit: what follows is of the same one
+            self._hub["revision"] = root.name  # the commit, so that all files come from the same one
         self.folder = root / self._inside
         self.names = self._list_names()
         if first not in self.names:
-            raise FileNotFoundError(f"{self.shown(first)} is missing: this is no whole checkpoint")
+            raise FileNotFoundError(f"{self.shown(first)} is missing: the checkpoint is incomplete")
 
     def fetch(self, names: Sequence[str]) -> None:
-        """Have these files in the folder."""
+        """Download these files into the folder, if they are not there yet."""
         if self._hub is not None and not self._fetched.issuperset(names):
             self._downloaded(names)
 
     def json(self, name: str) -> dict[str, Any]:
-        """The JSON object of a file, which is read once.
+        """Return the JSON object in a file, which is read only once.
 
         Raises:
-            ValueError: it holds something else, or more than such a file needs.
-            OSError: it is missing.
+            ValueError: If the file contains something else, or more than such a file needs.
+            OSError: If the file is missing.
         """
         where = self.shown(name)
         if name not in self.names:
@@ -96,19 +96,19 @@ class CheckedFiles:
         return self._read[name]
 
     def fetch_network(self, place: str, kind: type, variant: str | None = None, *, pickles: bool = False) -> bool:
-        """Fetch and check the config and the weights of a network.
+        """Download and check the config and the weights of a network.
 
         Args:
-            place: its folder, or "" for the root.
-            kind: its class, whose constructor says what the config may hold.
-            variant: of the weights, if there are such.
-            pickles: instead of safetensors; nothing protects from what they do.
+            place: The folder of the network, or "" for the root.
+            kind: The class of the network, whose constructor determines what the config may contain.
+            variant: The variant of the weights, which is used if it exists.
+            pickles: Whether to use pickles instead of safetensors; they are not checked and may run code.
 
         Returns:
-            bool: whether the weights are of the variant.
+            bool: Whether the weights are of the variant.
 
         Raises:
-            ValueError, OSError: what is wrong, in one sentence.
+            ValueError, OSError: If a file is invalid or missing, in one sentence.
         """
         config = f"{place}/config.json".lstrip("/")
         check_config(self.shown(config), kind, self.json(config))
@@ -122,17 +122,17 @@ class CheckedFiles:
         return of_variant
 
     def check_header(self, name: str) -> None:
-        """Refuse safetensors whose header is a lie; it is read once."""
+        """Reject safetensors with an invalid header, which is read only once."""
         if name not in self._headers:
             check_safetensors(self.folder / name, self.shown(name))
             self._headers.add(name)
 
     @contextmanager
     def being_opened(self) -> Iterator[None]:
-        """While diffusers makes something of these files: nothing looks at them again, what does not fit is refused.
+        """Mark these files as checked while diffusers builds something from them, so that they are not checked again.
 
         Raises:
-            ValueError: a value that passed the checks and that a class does not take.
+            ValueError: If a class does not accept a value that passed the checks.
         """
         token = _BEING_OPENED.set(self.folder)
         try:
@@ -142,14 +142,14 @@ class CheckedFiles:
             _BEING_OPENED.reset(token)
 
     def open_network(self, kind: Any, **kwargs: Any) -> Any:
-        """The network whose config and weights lie here, checked by `fetch_network`.
+        """Load the network whose config and weights are in this folder, after `fetch_network` has checked them.
 
         Args:
-            kind: its class.
-            **kwargs: those of its `from_pretrained`.
+            kind: The class of the network.
+            **kwargs: Arguments of its `from_pretrained`.
 
         Raises:
-            ValueError, OSError: what is wrong, in one sentence.
+            ValueError, OSError: If a file is invalid or missing, in one sentence.
         """
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
@@ -161,11 +161,11 @@ class CheckedFiles:
         return network
 
     def shown(self, name: str) -> str:
-        """A file as a sentence names it."""
+        """Return the name of a file for a message."""
         return f"{self.source.rstrip('/')}/{self._inside}{name}"
 
     def _weights(self, place: str, variant: str | None, suffix: str) -> tuple[list[str], bool]:
-        """The files of the variant, else of the weights that have none; whether they are the variant's."""
+        """Return the files of the weights, of the variant if it exists, and whether they are of the variant."""
         here = {name.rpartition("/")[2]: name for name in self.names if name.rpartition("/")[0] == place}
         for infix in (f".{variant}", "") if variant else ("",):
             shards = rf"diffusion_pytorch_model{re.escape(infix)}(-\d{{5}}-of-\d{{5}})?\.{suffix}"
@@ -177,22 +177,22 @@ class CheckedFiles:
             raise ValueError(f"{self.shown(place)} {PICKLES_ONLY}")
         missing = f"{place}/diffusion_pytorch_model.{suffix}".lstrip("/")
         of_others = [re.fullmatch(rf"diffusion_pytorch_model\.(\w+)\.{suffix}", name) for name in sorted(here)]
-        variants = "".join(f", or take variant={match[1]!r}" for match in of_others if match)
-        raise OSError(f"{self.shown(missing)} is missing: copy it again{variants}")
+        variants = "".join(f", or pass variant={match[1]!r}" for match in of_others if match)
+        raise OSError(f"{self.shown(missing)} is missing: restore it from another copy{variants}")
 
     def _check_shards(self, index: str, weights: Sequence[str]) -> None:
-        """Refuse an index of shards that names other files than these: it could lead out of the folder."""
+        """Reject an index of shards that names other files than these, which could be outside of the folder."""
         found = self.json(index)
         shards, metadata = found.get("weight_map"), found.get("metadata")
         names = {name.rpartition("/")[2] for name in weights if name != index}
         if not isinstance(metadata, dict) or not isinstance(shards, dict):
-            raise ValueError(f"{self.shown(index)} must have weight_map and metadata: copy it again")
+            raise ValueError(f"{self.shown(index)} must have weight_map and metadata: restore it from another copy")
         strays = [shard for shard in shards.values() if not isinstance(shard, str) or shard not in names]
         if strays:
-            raise ValueError(f"{self.shown(index)} names {reprlib.repr(strays[0])}, which is no shard beside it")
+            raise ValueError(f"{self.shown(index)} names {reprlib.repr(strays[0])}, which is not a shard in its folder")
 
     def _downloaded(self, names: Sequence[str]) -> Path:
-        """The folder in the cache, with these files in it; exact names, so that nothing else comes along."""
+        """Download exactly these files, and return their folder in the cache."""
         wanted = [escape(self._inside + name) for name in names]
         self._fetched |= {*names}
         return Path(from_hub(self.source, self._hub or {}, wanted))
@@ -204,6 +204,6 @@ class CheckedFiles:
                 paths = [file.path for file in get_cached_repo_tree(self.source, **where)]
                 return {p.removeprefix(self._inside) for p in paths if p.startswith(self._inside)}
             except CachedRepoTreeNotFoundError:
-                pass  # a cache that another client filled has no list: what is there is there
+                pass  # a cache that another client filled has no list, so the folder is listed
         paths_here = [*self.folder.glob("*"), *self.folder.glob("*/*")]
         return {path.relative_to(self.folder).as_posix() for path in paths_here if path.is_file()}

@@ -1,4 +1,4 @@
-"""Files of the Hub, asked for until they come, and one sentence where they do not."""
+"""Downloads from the Hub, which are retried, and fail with one sentence."""
 
 import logging
 import time
@@ -25,10 +25,10 @@ WAITS = (0.5, 1.0, 2.0, 4.0)  # seconds between five attempts
 
 
 def from_hub(repo_id: str, hub: Mapping[str, Any], names: Sequence[str]) -> str:
-    """`snapshot_download` of these files, tried again while the Hub is busy.
+    """Call `snapshot_download` for these files, and retry while the Hub is busy.
 
     Raises:
-        OSError: one sentence.
+        OSError: If the download fails, in one sentence.
     """
     try:
         return patient(lambda: snapshot_download(repo_id, allow_patterns=[*names], **hub))
@@ -37,7 +37,7 @@ def from_hub(repo_id: str, hub: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def patient(call: Callable[[], T]) -> T:
-    """The result of a call to the Hub, which is made again, later and later, while the Hub is busy or out of reach."""
+    """Return the result of a call to the Hub, which is retried, with longer and longer waits, while the Hub is busy."""
     for wait in WAITS:
         try:
             return call()
@@ -47,33 +47,33 @@ def patient(call: Callable[[], T]) -> T:
             if refused or not isinstance(answer, HTTPError):
                 raise
             what = f"status {answer.response.status_code}" if isinstance(answer, HfHubHTTPError) else "no connection"
-            logger.warning(f"The Hub does not answer ({what}): trying again in {wait:g} s.")
+            logger.warning(f"The Hub does not respond ({what}): retrying in {wait:g} s.")
             time.sleep(wait)
     return call()
 
 
 def _reason(error: Exception, hub: Mapping[str, Any]) -> str:
-    """What the Hub's refusal means, and what to do."""
+    """Return what an error of the Hub means, and what to do."""
     if isinstance(error, HFValidationError):
-        return f"this is no name of a repository, give user/name ({error})"
+        return f"this is not a repository name, which must be user/name ({error})"
     if isinstance(error, RevisionNotFoundError):
         return f"there is no revision {hub.get('revision', 'main')!r}: see the branches and tags on its page"
     if isinstance(error, GatedRepoError):
-        return "its owner admits readers one by one: ask on its page, then give a token of yours"
+        return "the repository is gated: request access on its page, then set HF_TOKEN to your token"
     answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
     status = answer.response.status_code if isinstance(answer, HfHubHTTPError) else None
     if status == 401 and not isinstance(error, RepositoryNotFoundError):
-        return "the Hub does not know this token: `hf auth login`, set HF_TOKEN to another, or give none"
+        return "the Hub rejects this token: run `hf auth login`, set HF_TOKEN to another one, or use no token"
     if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
-        return "there is no such repository, or it is private and this token may not read it: check name and HF_TOKEN"
+        return (
+            "the repository does not exist, or it is private and this token cannot read it: check its name and HF_TOKEN"
+        )
     if status is not None:
-        return f"the Hub is busy or broken (status {status}): try again later, what has arrived is kept"
+        return f"the Hub is not available (status {status}): try again later; files that were downloaded are kept"
     if hub.get("local_files_only") or constants.is_offline_mode():
         kept = "local_files_only=True" if hub.get("local_files_only") else "HF_HUB_OFFLINE"
-        return (
-            f"it is not whole in the cache of this machine, and {kept} keeps the Hub from being asked: go online once"
-        )
-    return (  # the remedy first: what is said may be long
-        f"it is not whole in the cache of this machine, and the Hub gives nothing: go online, or try again "
+        return f"the repository is not completely cached on this machine, and {kept} forbids a download: go online once"
+    return (  # the remedy comes first, because the message of the library may be long
+        f"the repository is not completely cached on this machine, and cannot be downloaded: go online, or try again "
         f"({quoted(error)})"
     )

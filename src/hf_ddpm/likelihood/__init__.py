@@ -1,4 +1,4 @@
-"""How probable a model finds images: a diffusion model by its bound and its ODE, a VAE by importance sampling."""
+"""Likelihoods of images: of a diffusion model by its bound and its ODE, of a VAE by importance sampling."""
 
 from hf_ddpm.likelihood.bound import BoundTerms, bound_terms
 from hf_ddpm.likelihood.evaluate import LEAST_IMAGES, DiffusionLikelihood, evaluate

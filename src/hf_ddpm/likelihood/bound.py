@@ -11,15 +11,16 @@ from hf_ddpm.likelihood.images import GridImages, Stream, normal_noise
 from hf_ddpm.likelihood.network import Network
 from hf_ddpm.variational_bound import decoder_term, kl_term, prior_term, reverse_moments
 
-Progress = Callable[[int], object]  # told how many network calls are done
+Progress = Callable[[int], object]  # called with the number of network calls that were made
 
 
 class BoundTerms(NamedTuple):
-    """The bound of some images, float64 on the CPU; bits are bits a dimension.
+    """The bound of some images, float64 on the CPU; bits are bits per dimension.
 
-    rows: int64 (n,), which images. prior, rate, decoder: bits (n,), L_T, the sum of L_t over t >= 1, and L_0 of each
-    image. bits, x_0_error, epsilon_error: (T,), sums over the images of L_t and of the mean squared errors, a
-    dimension, of the x_0 prediction as it is used (clipped, if asked) and of the epsilon that it implies.
+    rows: int64 (n,), the rows of the images. prior, rate, decoder: (n,) in bits, L_T, the sum of L_t over t >= 1, and
+    L_0 of each image. bits, x_0_error, epsilon_error: (T,), sums over the images of L_t in bits, and of the squared
+    errors, averaged over dimensions, of the x_0 prediction as it is used (clipped, if requested) and of the epsilon
+    that it implies.
     """
 
     rows: Tensor
@@ -32,12 +33,12 @@ class BoundTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """The bound of each image, bits (n,)."""
+        """The bound of each image, (n,) in bits."""
         return self.prior + self.rate + self.decoder
 
     @classmethod
     def merged(cls, parts: "Sequence[BoundTerms]") -> "BoundTerms":
-        """The terms of all images from those of several processes, in the order of the images."""
+        """Merge the terms of several processes, in the order of the images."""
         order = torch.cat([part.rows for part in parts]).argsort()
         of_images = [torch.cat([part[i] for part in parts])[order] for i in range(4)]
         of_steps = [torch.stack([part[i] for part in parts]).sum(dim=0) for i in range(4, 7)]
@@ -55,16 +56,16 @@ def bound_terms(
     clip: bool = True,
     progress: Progress = lambda calls: None,
 ) -> BoundTerms:
-    """All T + 1 terms of the bound of the images in `rows`, T network calls an image.
+    """Compute all T + 1 terms of the bound of the images in `rows`, with T network calls per image.
 
-    Batches are of (image, t) pairs. The noise of a pair is drawn for it alone, from (seed, image index, t): nothing
-    depends on which other pairs share its batch, but the rounding of the network.
+    Batches consist of (image, t) pairs. The noise of a pair depends only on (seed, image index, t), so that nothing but
+    the rounding of the network depends on the other pairs in its batch.
 
     Args:
-        rows: int64 (n,), which of the images.
-        batch_size: pairs at a time.
-        clip: whether the x_0 prediction is clipped to [-1, 1], as in the papers' figures.
-        progress: called after each batch with its number of pairs.
+        rows: The rows of the images, int64 (n,).
+        batch_size: The number of pairs per batch.
+        clip: Whether the x_0 prediction is clipped to [-1, 1], as in the papers' figures.
+        progress: A function that is called after each batch with its number of pairs.
     """
     steps = len(network.scheduler)
     of_pairs = torch.zeros(len(rows) * steps, 3, dtype=torch.float64)
@@ -82,7 +83,7 @@ def bound_terms(
 
 
 def _pair_terms(network: Network, images: GridImages, rows: Tensor, t: Tensor, seed: int, clip: bool) -> Tensor:
-    """L_t in bits, and the squared errors of x_0 and epsilon, of each pair, (B, 3) float64."""
+    """Compute L_t in bits, and the squared errors of x_0 and epsilon, of each pair, (B, 3) float64."""
     scheduler, device = network.scheduler, network.formulas
     x_0 = images.x_0(rows)
     pairs = zip(rows.tolist(), t.tolist(), strict=True)
@@ -93,7 +94,7 @@ def _pair_terms(network: Network, images: GridImages, rows: Tensor, t: Tensor, s
 
     mean, log_variance = reverse_moments(scheduler, output, x_t, t_there, clip=clip)
     nats = kl_term(scheduler, x_0, x_t, t_there, mean, log_variance)
-    first = (t == 0).nonzero().flatten().to(device)  # of which there are few, and their logarithms are dear
+    first = (t == 0).nonzero().flatten().to(device)  # only these few, because their logarithms are expensive
     nats[first] = decoder_term(x_0[first], mean[first], log_variance[first], bit_depth=images.bit_depth)
 
     predicted = scheduler.predict_x_0(scheduler.split_output(output, x_t)[0], x_t, t_there)

@@ -1,4 +1,4 @@
-"""A likelihood worth reporting: enough images, every process at work on its share, a standard error beside it."""
+"""Likelihoods for reports: on enough images, shared among all processes, with a standard error."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from hf_ddpm.likelihood.network import Network
 from hf_ddpm.pipelines.evaluating import evaluating
 from hf_ddpm.progress import ProgressBar
 
-LEAST_IMAGES = 256  # below, the standard error itself is hardly known
-HALVED_IMAGES = 16  # on so many the ODE is solved again with half the steps
+LEAST_IMAGES = 256  # with fewer, the standard error itself is unreliable
+HALVED_IMAGES = 16  # the number of images on which the ODE is solved again with half the steps
 
 Method = Literal["bound", "ode", "both"]
 Terms = TypeVar("Terms")
@@ -26,10 +26,10 @@ Terms = TypeVar("Terms")
 
 @dataclass(frozen=True)
 class DiffusionLikelihood:
-    """What was measured on a set of images, and how; `report.py` makes a table, a file and a picture of it.
+    """The measured likelihood of a set of images, with its settings; `report.py` formats it, `picture.py` plots it.
 
-    bound, flow: of the images in their order, None if not asked for. halved: the flow of the first `HALVED_IMAGES`
-    images with half the steps. seconds: for each method, on the slowest process.
+    bound, flow: the terms of the images in order, None if not requested. halved: the flow of the first `HALVED_IMAGES`
+    images with half the steps. seconds: the time for each method, on the slowest process.
     """
 
     images: GridImages
@@ -57,23 +57,27 @@ def evaluate(
     accelerator: Accelerator | None = None,
     null_class: int | None = None,
 ) -> DiffusionLikelihood:
-    """Bits/dim of a network on at least 256 images, by the variational bound, the probability-flow ODE, or both.
+    """Measure bits/dim of a network on at least 256 images, by the variational bound, the probability-flow ODE or both.
 
-    The images are shared out to the processes of `accelerator`; every one of them returns the whole result. Neither
-    their number nor `batch_size` changes it beyond the rounding of the network (1e-6 of the mean).
+    The images are shared among the processes of `accelerator`, each of which returns the complete result. The number of
+    processes and `batch_size` change it only by the rounding of the network (1e-6 of the mean).
 
     Args:
-        module, scheduler: of a pipeline, such as `pipeline.unet` and `pipeline.scheduler`; see `Network`.
-        images: from `draw_images` or `grid_images`.
-        seed: of all noise.
-        batch_size: (image, t) pairs, or images for the ODE, at a time.
-        clip: whether the bound clips the x_0 prediction to [-1, 1], as the papers do; the ODE never does.
-        ode_steps: see `flow_terms`; at least 2, since half as many tell how far they are from enough.
-        num_probes: see `flow_terms`.
-        null_class: `pipeline.signature.null_class`, the class of a network that no image has.
+        module, scheduler: The network and the scheduler of a pipeline, `pipeline.unet` and `pipeline.scheduler`; see
+            `Network`.
+        images: The images, from `draw_images` or `grid_images`.
+        seed: The seed of all noise.
+        batch_size: The number of (image, t) pairs, or of images for the ODE, per batch.
+        method: `bound`, `ode` or `both`.
+        clip: Whether the bound clips the x_0 prediction to [-1, 1], as the papers do; the ODE never does.
+        ode_steps: See `flow_terms`; at least 2, because the ODE is also solved with half as many to show the error.
+        num_probes: See `flow_terms`.
+        accelerator: The accelerator of the processes.
+        null_class: The class of the network that no image has, `pipeline.signature.null_class`.
 
     Raises:
-        UserError: fewer images, another method, images or labels that do not fit the network.
+        UserError: If there are too few images, if the method is not supported, or if images or labels do not fit the
+            network.
     """
     _check(images, seed, batch_size, method, ode_steps, num_probes)
     network = Network(module, scheduler, null_class)
@@ -99,7 +103,7 @@ def evaluate(
 def _both_flows(
     network: Network, images: GridImages, rows: Tensor, steps: int, accelerator: Accelerator, **settings: Any
 ) -> tuple[FlowTerms, FlowTerms, float]:
-    """The ODE of all images, that of the first few with half the steps, and the seconds of both."""
+    """Return the ODE terms of all images, those of the first few with half the steps, and the seconds of both."""
     first, half = rows[rows < HALVED_IMAGES], steps // 2
     with ProgressBar("ode", CALLS_A_STEP * (steps * len(rows) + half * len(first)), accelerator) as bar:
         own = flow_terms(network, images, rows, steps=steps, progress=bar.update, **settings)
@@ -112,31 +116,31 @@ def _check(images: GridImages, seed: int, batch_size: int, method: Method, ode_s
     check_images(images)
     if method not in get_args(Method):
         allowed = ", ".join(get_args(Method))
-        raise UserError(
-            f"method={method!r} is not known, allowed are {allowed}{did_you_mean(method, get_args(Method))}"
-        )
+        raise UserError(f"method={method!r} must be one of {allowed}{did_you_mean(method, get_args(Method))}")
     require_at_least(0, seed=seed)
     require_at_least(1, batch_size=batch_size, num_probes=num_probes)
     require_at_least(2, ode_steps=ode_steps)
 
 
 def check_images(images: GridImages) -> None:
-    """Refuse other things than images, and too few of them."""
+    """Raise an error for anything other than images, and for too few images."""
     if not isinstance(images, GridImages):
-        raise UserError(f"images are {type(images).__name__}: make them with draw_images or grid_images")
+        raise UserError(
+            f"images must be GridImages, not {type(images).__name__}: create them with draw_images or grid_images"
+        )
     check_number_of_images(len(images.levels))
 
 
 def check_number_of_images(num_images: int) -> None:
-    """Refuse a figure from fewer than `LEAST_IMAGES`."""
+    """Raise an error for fewer than `LEAST_IMAGES` images."""
     if num_images < LEAST_IMAGES:
         raise UserError(
-            f"{num_images} images are too few for a likelihood that is reported: take at least {LEAST_IMAGES}, "
-            "or call importance_terms of a VAE, bound_terms and flow_terms of a diffusion model, for a first look"
+            f"a likelihood needs at least {LEAST_IMAGES} images, not {num_images}: use more, or, for a rough estimate, "
+            "call importance_terms for a VAE, or bound_terms and flow_terms for a diffusion model"
         )
 
 
 def gathered(own: Terms, merged: Callable[[list[Terms]], Terms], seconds: float) -> tuple[Terms, float]:
-    """The terms of all processes, and the time of the slowest."""
+    """Gather the terms of all processes, and the time of the slowest."""
     parts = gather_object([(own, seconds)])
     return merged([part for part, _ in parts]), max(taken for _, taken in parts)

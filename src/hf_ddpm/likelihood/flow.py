@@ -1,15 +1,15 @@
 """Bits/dim by the probability-flow ODE: the model as a continuous normalising flow from images to noise.
 
-DDIM's ODE (Song, Meng & Ermon 2021, eq. 14) is Song et al.'s probability flow (2021, arXiv 2011.13456, sec. 4.3). In
-the angle phi of `NoiseAngle` it reads dx/dphi = v(x, t) with v = cos(phi) eps - sin(phi) x_0, the velocity of Salimans
-& Ho (2022, appendix D). It stays finite where alpha_bar is 0, though a network that predicts epsilon does not know it
-there: its v is (eps - sin(phi) x) / cos(phi). The density follows from the divergence of v:
+DDIM's ODE (Song, Meng & Ermon 2021, eq. 14) is the probability flow of Song et al. (2021, arXiv 2011.13456, sec. 4.3).
+In the angle phi of `NoiseAngle` it reads dx/dphi = v(x, t) with v = cos(phi) eps - sin(phi) x_0, the velocity of
+Salimans & Ho (2022, appendix D). It stays finite where alpha_bar is 0, although a network that predicts epsilon does
+not determine it there: its v is (eps - sin(phi) x) / cos(phi). The density follows from the divergence of v:
 
     log p_0(x) = log N(x_T; 0, I) + integral of div v dphi     (arXiv 2011.13456, eq. 39, appendix D.2)
 
-p_0 is the density at the level t = 0, the last that the network knows, where alpha_bar_0 < 1. The density of images is
-taken to be that of x / sqrt(alpha_bar_0) there: an image x is asked at sqrt(alpha_bar_0) x, and D log sqrt(alpha_bar_0)
-is added for the change of scale.
+p_0 is the density at the level t = 0, the last one that the network was trained on, where alpha_bar_0 < 1. The density
+of images is taken to be that of x / sqrt(alpha_bar_0) there: an image x is evaluated at sqrt(alpha_bar_0) x, and
+D log sqrt(alpha_bar_0) is added for the change of scale.
 """
 
 import math
@@ -26,18 +26,18 @@ from hf_ddpm.likelihood.network import Network
 from hf_ddpm.likelihood.noise_angle import NoiseAngle
 from hf_ddpm.schedulers.transition import velocity
 
-CALLS_A_STEP = 4  # of Runge and Kutta's method of order four
+CALLS_A_STEP = 4  # network calls in one step of the fourth-order Runge-Kutta method
 
 
 class FlowTerms(NamedTuple):
-    """The ODE's estimate for some images: rows int64 (n,), and bits/dim of the dequantised images, float64 (n,)."""
+    """The ODE's estimate for some images. rows: int64 (n,). bits: bits/dim of the dequantised images, float64 (n,)."""
 
     rows: Tensor
     bits: Tensor
 
     @classmethod
     def merged(cls, parts: "Sequence[FlowTerms]") -> "FlowTerms":
-        """The estimates of several processes, in the order of the images."""
+        """Merge the estimates of several processes, in the order of the images."""
         order = torch.cat([part.rows for part in parts]).argsort()
         return cls(*(torch.cat([part[i] for part in parts])[order] for i in range(2)))
 
@@ -53,20 +53,21 @@ def flow_terms(
     batch_size: int = 64,
     progress: Progress = lambda calls: None,
 ) -> FlowTerms:
-    """-log2 p(x_0 + u) / D - log2(bin width) of the images in `rows`, u uniform in the bin of each grey level.
+    """Compute -log2 p(x_0 + u) / D - log2(bin width) of the images in `rows`, u uniform in the bin of each grey level.
 
-    By Jensen's inequality its mean over u is no less than -log2 of the mass that the flow gives to the bins: bits/dim
-    of images, as arXiv 2011.13456 counts them. u and the probes are drawn from (seed, image index) alone.
+    By Jensen's inequality, its mean over u is at least -log2 of the mass that the flow assigns to the bins: bits/dim of
+    images, as defined in arXiv 2011.13456. u and the probes depend only on (seed, image index).
 
     Args:
-        rows: int64 (n,), which of the images.
-        steps: of equal length in u of t = (T - 1) (1 - cos(pi u)) / 2, `CALLS_A_STEP` network calls each.
-        num_probes: of Hutchinson's trace, each one backward pass a network call.
-        batch_size: images at a time.
-        progress: called after each step of a batch with the network calls that it took.
+        rows: The rows of the images, int64 (n,).
+        steps: The number of steps, of equal length in the u of t = (T - 1) (1 - cos(pi u)) / 2, with `CALLS_A_STEP`
+            network calls each.
+        num_probes: The number of probes of Hutchinson's trace estimator, each with one backward pass per network call.
+        batch_size: The number of images per batch.
+        progress: A function that is called after each network call with its number of images.
 
     Raises:
-        UserError: a network that takes only whole t, or fewer than one step or probe.
+        UserError: If the network accepts only integer t, or if there is not at least one step and one probe.
     """
     dimensions, found = images.levels[0].numel(), [torch.empty(0, dtype=torch.float64)]
     for part in rows.split(batch_size) if len(rows) else ():
@@ -86,23 +87,26 @@ def flow_log_density(
     steps: int,
     progress: Progress = lambda calls: None,
 ) -> Tensor:
-    """log p(x) of each image under the flow, in nats, (B,) float64.
+    """Compute log p(x) of each image under the flow, in nats, (B,) float64.
 
-    The steps are fixed, so an image's result does not depend on the batch around it, as under adaptive steps it would.
+    The steps are fixed, so that the result of an image does not depend on the rest of its batch, as it would with
+    adaptive steps.
 
     Args:
-        x: continuous images, float64 (B, C, H, W).
-        labels: classes, (B,), of a class-conditional network.
-        probes: e with E[e e^T] = I, as signs, float64 (K, B, C, H, W): the divergence is the mean of e^T (dv/dx) e.
-        steps: of equal length in u of t = (T - 1) (1 - cos(pi u)) / 2, short at both ends.
-        progress: called after each step with its network calls, B for each evaluation.
+        x: Continuous images, float64 (B, C, H, W).
+        labels: The classes, (B,), for a class-conditional network.
+        probes: Probes e with E[e e^T] = I, such as random signs, float64 (K, B, C, H, W): the divergence is the mean of
+            e^T (dv/dx) e.
+        steps: The number of steps, of equal length in the u of t = (T - 1) (1 - cos(pi u)) / 2, short at both ends.
+        progress: A function that is called after each network call with its number of images, B.
 
     Raises:
-        UserError: a network that takes only whole t, fewer than one step or probe, or torchdiffeq is not installed.
+        UserError: If the network accepts only integer t, if there is not at least one step and one probe, or if
+            torchdiffeq is not installed.
     """
     odeint = _odeint()
     if steps < 1 or len(probes) < 1:
-        raise UserError(f"{steps} steps and {len(probes)} probes: the ODE needs at least one of each")
+        raise UserError(f"steps={steps} and num_probes={len(probes)} must both be at least 1 for the ODE")
     flow = _Flow(network, labels, probes)
 
     def grid(_function: object, _state: object, ends: Tensor) -> Tensor:
@@ -126,22 +130,22 @@ def flow_log_density(
 class _Flow:
     """dx/du and the divergence along t = (T - 1) (1 - cos(pi u)) / 2, u in [0, 1], which is slow at both ends.
 
-    At the clean end because phi begins like a square root of t. At the noisy end because a network that predicts
-    epsilon is divided by alpha there, which multiplies its error by 20,000 on the cosine schedule: where one step of
-    t matters so much, one step of the solver must not span many.
+    At the clean end, this is because phi begins like a square root of t. At the noisy end, it is because the output of
+    a network that predicts epsilon is divided by alpha, which multiplies its error by 20,000 on the cosine schedule:
+    where one step of t matters so much, one step of the solver must not span many.
     """
 
     def __init__(self, network: Network, labels: Tensor | None, probes: Tensor) -> None:
         if network.config.get("time_embedding_type") == "learned":
             raise UserError(
-                "the network has a learned embedding for each whole t, and the ODE passes between them: "
+                "the network has a learned embedding for each integer t, but the ODE also needs the values in between: "
                 "use the bound (--method bound)"
             )
         self.network, self.labels, self.probes = network, labels, probes
         self.angle = NoiseAngle(network.scheduler)
 
     def slopes(self, u: float, x: Tensor) -> tuple[Tensor, Tensor]:
-        """dx/du, shaped as `x`, and the divergence a unit of u, (B,)."""
+        """Return dx/du, with the shape of `x`, and the divergence per unit of u, (B,)."""
         t = self.angle.last * (1 - math.cos(math.pi * u)) / 2
         dphi_du = self.angle.slope(t) * self.angle.last * math.pi / 2 * math.sin(math.pi * u)
         with torch.enable_grad():
@@ -154,7 +158,7 @@ class _Flow:
         return v.detach() * dphi_du, divergence * dphi_du
 
     def _velocity(self, x: Tensor, t: float) -> Tensor:
-        """v at (x, t) as the network sees it; one step before t lies between whole steps, as t does."""
+        """Return v at (x, t) as the network predicts it; like t, t - 1 may lie between integers."""
         scheduler = self.network.scheduler
         time = torch.full((len(x),), t, dtype=torch.float64)
         prediction, _ = scheduler.split_output(self.network(x, time, self.labels), x)
@@ -162,7 +166,7 @@ class _Flow:
 
 
 def dequantised(images: GridImages, rows: Tensor, seed: int) -> Tensor:
-    """x_0 + u, u uniform in [-w/2, w/2) for bins of width w, float64 (B, C, H, W)."""
+    """Return x_0 + u, with u uniform in [-w/2, w/2) for bins of width w, float64 (B, C, H, W)."""
     x_0, where = images.x_0(rows), rows.tolist()
     draws = [
         torch.rand(x_0.shape[1:], generator=images.generator(seed, row, Stream.DEQUANTISATION)).double()
@@ -172,7 +176,7 @@ def dequantised(images: GridImages, rows: Tensor, seed: int) -> Tensor:
 
 
 def _probes(images: GridImages, rows: Tensor, seed: int, num_probes: int) -> Tensor:
-    """Rademacher's signs, float64 (num_probes, B, C, H, W)."""
+    """Draw Rademacher signs, float64 (num_probes, B, C, H, W)."""
     shape = images.levels.shape[1:]
 
     def signs(row: int, number: int) -> Tensor:
@@ -182,7 +186,7 @@ def _probes(images: GridImages, rows: Tensor, seed: int, num_probes: int) -> Ten
 
 
 def _odeint() -> Callable[..., tuple[Tensor, Tensor]]:
-    """torchdiffeq's integrator."""
+    """Return torchdiffeq's integrator."""
     try:
         from torchdiffeq import odeint
     except ImportError as error:

@@ -1,11 +1,11 @@
-"""A VAE's likelihood by importance sampling (Burda et al. 2016, arXiv 1509.00519), and the two halves of its bound.
+"""A VAE's likelihood by importance sampling (Burda et al. 2016, arXiv 1509.00519), and the two terms of its bound.
 
-With exactly K draws z_k from q(z|x), in logarithms from end to end:
+With exactly K draws z_k from q(z|x), computed in logarithms throughout:
 
     log p(x) ~= log 1/K sum_k w_k,    w_k = p(x|z_k) p(z_k) / q(z_k|x)     (eq. 8)
 
-Its expectation is a lower bound of log p(x) that rises with K; K = 1 gives the ELBO. The same draws give the ELBO's
-halves: distortion, -E_q[log p(x|z)], and rate, KL(q(z|x) || p(z)) (Alemi et al. 2018, arXiv 1711.00464).
+Its expectation is a lower bound of log p(x) that rises with K; K = 1 gives the ELBO. The same draws give the two terms
+of the ELBO: distortion, -E_q[log p(x|z)], and rate, KL(q(z|x) || p(z)) (Alemi et al. 2018, arXiv 1711.00464).
 """
 
 import math
@@ -28,20 +28,20 @@ from hf_ddpm.objectives.elbo import kl_per_dimension, log_prior_ratio
 from hf_ddpm.pipelines.evaluating import evaluating
 from hf_ddpm.progress import ProgressBar
 
-ACTIVE_VARIANCE = 0.01  # of a unit's posterior mean over images; less is called inactive (Burda et al., sec. 5.2)
-_MOST_DRAWS, _MOST_ELEMENTS = 1000, 2**23  # in one call of the decoder: more of either are slower, or fill the memory
+ACTIVE_VARIANCE = 0.01  # a unit is inactive if its posterior mean varies less over images (Burda et al., sec. 5.2)
+_MOST_DRAWS, _MOST_ELEMENTS = 1000, 2**23  # in one call of the decoder: more are slower, or do not fit into memory
 
 
 @dataclass(frozen=True)
 class ImportanceTerms:
-    """What K draws an image say, float64 on the CPU, in nats.
+    """The estimates from K draws per image, float64 on the CPU, in nats.
 
     Attributes:
-        rows: int64 (n,), which images.
+        rows: The rows of the images, int64 (n,).
         log_p_x: (n,), the estimate of log p(x).
-        log_p_x_given_z: (n,), the mean of log p(x|z_k) over the draws: minus the distortion.
+        log_p_x_given_z: (n,), the mean of log p(x|z_k) over the draws, which is minus the distortion.
         rate: (n,), KL(q(z|x) || N(0, I)) in closed form.
-        effective_samples: (n,), (sum w)^2 / sum w^2 in 1 .. K: how many draws carry the estimate.
+        effective_samples: (n,), (sum w)^2 / sum w^2 in 1 .. K, the effective number of draws.
         kl, mean, mean_square: (J, h, w), sums over the images of each latent dimension's KL, of mu and of mu^2.
     """
 
@@ -66,18 +66,18 @@ class ImportanceTerms:
 
     @property
     def activity(self) -> Tensor:
-        """Cov_x(E_q[z]) of each latent dimension, (J, h, w): the variance of mu over the images, by n - 1."""
+        """Cov_x(E_q[z]) of each latent dimension, (J, h, w): the variance of mu over the images, with n - 1."""
         n = len(self.rows)
         return (self.mean_square - self.mean.square() / n) / (n - 1) if n > 1 else self.mean * torch.nan
 
     @property
     def active_units(self) -> int:
-        """How many latent dimensions have an activity above `ACTIVE_VARIANCE`."""
+        """The number of latent dimensions with an activity above `ACTIVE_VARIANCE`."""
         return int((self.activity > ACTIVE_VARIANCE).sum())
 
     @classmethod
     def merged(cls, parts: "Sequence[ImportanceTerms]") -> "ImportanceTerms":
-        """The terms of all images from those of several processes, in the order of the images."""
+        """Merge the terms of several processes, in the order of the images."""
         order = torch.cat([part.rows for part in parts]).argsort()
         columns = [[getattr(part, field.name) for part in parts] for field in fields(cls)]
         of_images = [torch.cat(column)[order] for column in columns[:5]]
@@ -86,13 +86,14 @@ class ImportanceTerms:
 
 @dataclass(frozen=True)
 class VAELikelihood:
-    """What was measured on a set of images, and how; `vae_report.py` makes a table, a file and a picture of it.
+    """The measured likelihood of a set of images, with its settings; `vae_report.py` formats and plots it.
 
     Attributes:
-        terms: of the images in their order.
-        normalised: whether p(x|z) adds up to 1 over all such images; greys under a Bernoulli have a cross-entropy only.
-        density: whether p(x|z) is a density of dequantised images, else the mass of one image.
-        seconds: on the slowest process.
+        terms: The terms of the images in order.
+        normalised: Whether p(x|z) sums to 1 over all such images; grey images under a Bernoulli likelihood have only a
+            cross-entropy.
+        density: Whether p(x|z) is a density of dequantised images; otherwise it is the mass of one image.
+        seconds: The time on the slowest process.
     """
 
     images: GridImages
@@ -104,7 +105,7 @@ class VAELikelihood:
     seconds: float
 
     def bits_per_dim(self, nats: Tensor) -> Tensor:
-        """-log2 p / D of nats = -log p; from a density a bin's width is taken for its mass, - log2(bin width)."""
+        """Convert nats = -log p to -log2 p / D; a density is multiplied by the bin width, - log2(bin width)."""
         bits = nats / (self.images.levels[0].numel() * math.log(2))
         return bits - math.log2(self.images.bin_width) if self.density else bits
 
@@ -119,23 +120,25 @@ def evaluate_vae(
     cross_entropy: bool = False,
     accelerator: Accelerator | None = None,
 ) -> VAELikelihood:
-    """-log p(x), ELBO, rate and distortion of a VAE on at least 256 images.
+    """Measure -log p(x), ELBO, rate and distortion of a VAE on at least 256 images.
 
-    Under `bernoulli` images are black and white. Under the Gaussian densities they are dequantised: noise uniform in
-    the bin of each grey level is added, and the encoder sees the same x as p(x|z). The images are shared out to the
-    processes of `accelerator`; every one of them returns the whole result. Neither their number nor `batch_size`
-    changes it beyond the rounding of the network (1e-6 of the mean).
+    Under `bernoulli`, images are black and white. Under the Gaussian densities, they are dequantised: noise that is
+    uniform in the bin of each grey level is added, and the encoder sees the same x as p(x|z). The images are shared
+    among the processes of `accelerator`, each of which returns the complete result. The number of processes and
+    `batch_size` change it only by the rounding of the network (1e-6 of the mean).
 
     Args:
-        images: from `draw_images` or `grid_images`.
-        num_samples: K, draws of z for each image.
-        seed: of all noise.
-        batch_size: draws in one call of the decoder; `draws_at_once` if None.
-        cross_entropy: measure greys under `bernoulli` too, whose cross-entropy no normalised likelihood belongs to.
+        vae: The VAE.
+        images: The images, from `draw_images` or `grid_images`.
+        num_samples: K, the number of draws of z for each image.
+        seed: The seed of all noise.
+        batch_size: The number of draws in one call of the decoder; None uses `draws_at_once`.
+        cross_entropy: Whether to measure grey images under `bernoulli` too; their cross-entropy is not a likelihood.
+        accelerator: The accelerator of the processes.
 
     Raises:
-        UserError: fewer images or draws, images that do not fit the network or its likelihood, a sigma that was not
-            measured, or weights that give nan.
+        UserError: If there are too few images or draws, if the images do not fit the network or its likelihood, if
+            sigma was not measured, or if the results are not finite.
     """
     check_images(images)
     require_at_least(0, seed=seed)
@@ -145,8 +148,8 @@ def evaluate_vae(
     normalised = likelihood != "bernoulli" or is_binary(images)
     if not normalised and not cross_entropy:
         raise UserError(
-            "the images have greys and likelihood='bernoulli' knows black and white: binarise them, or ask for the "
-            "cross-entropy, which is no likelihood (--binarize none, cross_entropy=True)"
+            "the images have grey levels, but likelihood='bernoulli' needs black and white: binarise them, or request "
+            "the cross-entropy, which is not a likelihood (--binarize none, cross_entropy=True)"
         )
     accelerator = accelerator or Accelerator(cpu=vae.device.type == "cpu")
     rows = share(len(images.levels), accelerator.process_index, accelerator.num_processes)
@@ -159,7 +162,7 @@ def evaluate_vae(
     terms, seconds = gathered(own, ImportanceTerms.merged, bar.seconds)
     lost = int((~terms.log_p_x.isfinite()).sum())
     if lost:
-        raise UserError(f"{lost} images have no finite log p(x): the training diverged, take an earlier checkpoint")
+        raise UserError(f"log p(x) is not finite for {lost} image(s): the training diverged, use an earlier checkpoint")
     return VAELikelihood(images, seed, num_samples, terms, normalised, _is_density(vae), seconds)
 
 
@@ -174,22 +177,22 @@ def importance_terms(
     batch_size: int,
     progress: Progress = lambda draws: None,
 ) -> ImportanceTerms:
-    """log p(x), its bound and what the latents carry, of the images in `rows`: K = `num_samples` draws of z an image.
+    """Estimate log p(x), its bound and the information in the latents with K = `num_samples` draws of z per image.
 
-    The K draws of an image come from (seed, image index) alone. No more than `batch_size` are decoded at a time: many
-    images with few draws side by side, or a part of one image's draws, whose weights join a running sum of logarithms.
-    The network keeps its precision, p(x|z) of what it says and the weights are float64.
+    The K draws of an image depend only on (seed, image index). At most `batch_size` draws are decoded at a time: those
+    of many images with few draws, or some of the draws of one image, whose weights are added to a running sum in
+    logarithms. The network keeps its precision; p(x|z) and the weights are computed from its output in float64.
 
     Args:
-        rows: int64 (n,), which of the images; the result is in their order among all.
-        progress: called after each call of the decoder with its number of draws.
+        rows: The rows of the images, int64 (n,), in any order; the result is sorted by row.
+        progress: A function that is called after each call of the decoder with its number of draws.
 
     Raises:
-        UserError: fewer than one draw, or a batch of none.
+        UserError: If `num_samples` or `batch_size` is less than 1.
     """
     if num_samples < 1 or batch_size < 1:
         raise UserError(
-            f"num_samples={num_samples} and batch_size={batch_size} must be at least 1; 200 draws are usual"
+            f"num_samples={num_samples} and batch_size={batch_size} must be at least 1; 200 draws are common"
         )
     of_images = [torch.empty(4, 0, dtype=torch.float64)]
     of_latents = torch.zeros(3, *vae.latent_shape, dtype=torch.float64)
@@ -212,19 +215,19 @@ def importance_terms(
 
 
 def draws_at_once(images: GridImages) -> int:
-    """How many draws one call of the decoder takes if nothing else is said: 1000, fewer of images that are large."""
+    """Return the default number of draws in one call of the decoder: 1000, or fewer for large images."""
     return max(1, min(_MOST_DRAWS, _MOST_ELEMENTS // images.levels[0].numel()))
 
 
 def is_binary(images: GridImages) -> bool:
-    """Whether every element is black or white, the lowest level or the highest."""
+    """Return whether every element is black or white, the lowest level or the highest."""
     return bool(((images.levels == 0) | (images.levels == 2**images.bit_depth - 1)).all())
 
 
 def _estimates(
     vae: HFVAE, x: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor, batch_size: int, progress: Progress
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log p(x), the mean of log p(x|z) and the effective sample size, each (B,), from noise (B, K, J, h, w)."""
+    """Return log p(x), the mean of log p(x|z) and the effective sample size, each (B,), from noise (B, K, J, h, w)."""
     num_samples = noise.shape[1]
     log_sum = x.new_full((len(x),), -math.inf)  # log sum w
     log_sum_squares, log_p_sum = log_sum.clone(), x.new_zeros(len(x))
@@ -239,10 +242,10 @@ def _estimates(
 
 
 def _log_p_x_given_z(vae: HFVAE, x: Tensor, z: Tensor) -> Tensor:
-    """log p(x|z) of images (B, C, H, W) and L draws each, (B, L, J, h, w), as (B, L) in nats."""
+    """Return log p(x|z) of images (B, C, H, W) with L draws each, (B, L, J, h, w), as (B, L) in nats."""
     found = vae.likelihood_params(z.flatten(0, 1).to(vae.device, vae.dtype))
     exact = replace(found, **{field.name: getattr(found, field.name).to(x) for field in fields(found)})
-    beside = x[:, None].expand(-1, z.shape[1], -1, -1, -1).flatten(0, 1)  # of one image a view, no copies
+    beside = x[:, None].expand(-1, z.shape[1], -1, -1, -1).flatten(0, 1)  # for one image, a view without copies
     return exact.log_prob(beside).view(z.shape[:2])
 
 
@@ -251,19 +254,19 @@ def _is_density(vae: HFVAE) -> bool:
 
 
 def _check_fit(vae: HFVAE, images: GridImages) -> None:
-    """Refuse a network that is no HFVAE or not finished, and images that it was not made for."""
-    if "likelihood" not in getattr(vae, "config", {}):  # by its config: a compiled one is of another class
-        raise UserError(f"the network is {type(vae).__name__}: HFVAE alone knows its p(x|z), train one")
+    """Raise an error for a network that is not an HFVAE or not finished, and for images that do not fit it."""
+    if "likelihood" not in getattr(vae, "config", {}):  # checked by the config: a compiled network has another class
+        raise UserError(f"the network is {type(vae).__name__}, but only an HFVAE defines p(x|z): use an HFVAE")
     likelihood, channels = vae.config["likelihood"], vae.config["in_channels"]
     shape, wanted = tuple(images.levels.shape[1:]), (channels, *size_pair(vae.config["sample_size"]))
     if shape != wanted:
         raise UserError(
-            f"the images have shape {shape} and the network takes {wanted}: convert or resize them as integers"
+            f"the images have shape {shape}, but the network needs {wanted}: convert them, or resize integer pixels"
         )
     if likelihood == "discretized_gaussian" and images.bit_depth != 8:
         raise UserError(
-            f"the images have {images.bit_depth} bits and likelihood='discretized_gaussian' gives masses to the 256 "
-            "levels of 8: convert them"
+            f"the images have bit depth {images.bit_depth}, but likelihood='discretized_gaussian' defines the 256 "
+            "levels of 8 bits: convert them"
         )
     if vae.log_variance is not None and bool(vae.log_variance.isnan()):
         raise UserError(f"likelihood={likelihood!r} has no sigma yet: call measure_log_variance(images) and save again")

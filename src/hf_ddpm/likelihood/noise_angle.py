@@ -1,4 +1,4 @@
-"""The noise level at every real t: what lies between the T steps that a model was trained on."""
+"""The noise level at every real t, interpolated between the T steps that a model was trained on."""
 
 import math
 
@@ -11,12 +11,12 @@ from hf_ddpm.schedulers import HFDDPMScheduler
 class NoiseAngle:
     """phi(t) with alpha = sqrt(alpha_bar_t) = cos(phi) and sigma = sqrt(1 - alpha_bar_t) = sin(phi), t in [-1, T-1].
 
-    Between whole t, phi^2 is interpolated by monotone cubics (Fritsch & Carlson 1980). log-SNR = -2 log tan(phi) would
-    be the usual choice, but it is infinite at t = -1, the image itself, and where alpha_bar_T = 0, and bends sharply
-    beside both; phi^2 is close to a parabola there, for 1 - alpha_bar begins as a sum of the betas.
+    Between integer t, phi^2 is interpolated by monotone cubics (Fritsch & Carlson 1980). log-SNR = -2 log tan(phi)
+    would be the usual choice, but it is infinite at t = -1, the image itself, and where alpha_bar_T = 0, and bends
+    sharply near both; phi^2 is close to a parabola there, because 1 - alpha_bar begins as a sum of the betas.
 
     Args:
-        scheduler: its `alphas_cumprod` are met exactly.
+        scheduler: The scheduler, whose `alphas_cumprod` are matched exactly.
     """
 
     def __init__(self, scheduler: HFDDPMScheduler) -> None:
@@ -27,18 +27,18 @@ class NoiseAngle:
         self.last = len(abar) - 1
 
     def __call__(self, t: float) -> float:
-        """phi(t), in radians."""
+        """Return phi(t), in radians."""
         return math.sqrt(self._square_and_slope(t)[0])
 
     def slope(self, t: float) -> float:
-        """d phi / dt, for t > -1."""
+        """Return d phi / dt, for t > -1."""
         square, slope = self._square_and_slope(t)
         return slope / (2 * math.sqrt(square))
 
     def _square_and_slope(self, t: float) -> tuple[float, float]:
-        """phi^2 and its derivative: the cubic with given values y and slopes m at both ends of an interval."""
+        """Return phi^2 and its derivative: the cubic with values y and slopes m at both ends of an interval."""
         if not -1 <= t <= self.last:
-            raise ValueError(f"t={t} must lie within -1..{self.last}")
+            raise ValueError(f"t={t} must be from -1 to {self.last}")
         k = min(math.floor(t) + 1, self.last)
         s = t + 1 - k
         (y0, y1), (m0, m1) = self._square[k : k + 2].tolist(), self._slope[k : k + 2].tolist()
@@ -48,7 +48,7 @@ class NoiseAngle:
 
 
 def _monotone_slopes(values: Tensor) -> Tensor:
-    """Those of parabolas through neighbours, no more than three times a rise beside them, which keeps cubics rising."""
+    """Return the slopes of parabolas through neighbours, at most three times an adjacent rise (for monotone cubics)."""
     rises = values.diff()
     if len(rises) == 1:
         return rises.repeat(2)

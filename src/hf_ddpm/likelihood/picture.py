@@ -1,4 +1,4 @@
-"""The bound as two graphs: its terms by t, and rate against distortion."""
+"""Two plots of the bound: its terms by t, and rate against distortion."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def draw_bound(found: dict[str, Any], path: Path) -> None:
-    """Write a PNG of a report that holds a bound.
+    """Write a PNG plot of a report that contains a bound.
 
     Args:
-        found: from `diffusion_report`.
-        path: ends in .png.
+        found: The report, from `diffusion_report`.
+        path: The file, which ends with .png.
     """
     with drawing(path, width=11) as figure:
         left, right = figure.subplots(1, 2)
@@ -27,8 +27,8 @@ def draw_bound(found: dict[str, Any], path: Path) -> None:
 
 @contextmanager
 def drawing(path: Path, *, width: float) -> "Iterator[Figure]":
-    """An empty figure, `width` by 4 inches, that is written as a PNG when the block ends."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and pyplot's state stays untouched
+    """Yield an empty figure, `width` by 4 inches, which is written as a PNG when the block ends."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # needs no display, and does not use pyplot's state
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""What a likelihood says, as numbers: a dictionary for JSON, a table for the terminal."""
+"""Reports of a likelihood: a dictionary for JSON, and a table for the terminal."""
 
 import platform
 from typing import Any
@@ -12,7 +12,7 @@ from hf_ddpm.likelihood.flow import CALLS_A_STEP
 from hf_ddpm.schedulers import HFDDPMScheduler
 from hf_ddpm.weights import weights_sha256
 
-GREY_STEP = 127.5  # grey levels of an 8-bit scale in one unit of x
+GREY_STEP = 127.5  # 8-bit grey levels per unit of x
 DENSITY = (
     "log p_0(sqrt(alpha_bar_0) x) + D log sqrt(alpha_bar_0), p_0 the flow's density at t = 0, x the image plus noise "
     "uniform in the bin of each grey level; bits/dim = -log2 p / D - log2(bin width)"
@@ -22,11 +22,11 @@ DENSITY = (
 def diffusion_report(
     likelihood: DiffusionLikelihood, module: nn.Module, scheduler: HFDDPMScheduler, **about: Any
 ) -> dict[str, Any]:
-    """Everything that was measured and what it was measured on, ready for JSON; bits are bits a dimension.
+    """Return everything that was measured, and on what, ready for JSON; bits are bits per dimension.
 
     Args:
-        likelihood: from `evaluate`, with the same network and scheduler.
-        about: further facts, such as the checkpoint's name; they come first.
+        likelihood: The result of `evaluate`, with the same network and scheduler.
+        about: Further facts, such as the checkpoint's name; they come first.
     """
     images, config = likelihood.images, scheduler.config
     found: dict[str, Any] = {
@@ -50,7 +50,7 @@ def diffusion_report(
 
 
 def diffusion_table(found: dict[str, Any]) -> str:
-    """A few lines for the terminal: value, standard error and number of images."""
+    """Format a few lines for the terminal: value, standard error and number of images."""
     rows: list[tuple[str, dict[str, float]]] = []
     if "bound" in found:
         bound = found["bound"]
@@ -72,22 +72,22 @@ def diffusion_table(found: dict[str, Any]) -> str:
         halving = found["ode"]["halving"]
         lines.append(
             f"ODE with half of its {found['ode']['steps']} steps, {halving['n']} images: "
-            f"{halving['mean_difference']:+.1e} bits/dim, at most {halving['largest_difference']:.1e} an image"
+            f"{halving['mean_difference']:+.1e} bits/dim, at most {halving['largest_difference']:.1e} per image"
         )
     return "\n".join(lines)
 
 
 def mean_and_error(values: Tensor) -> dict[str, float]:
-    """The mean of values (n,) and its standard error, s / sqrt(n) with n - 1 in s."""
+    """Return the mean of values (n,) and its standard error, s / sqrt(n) with n - 1 in s."""
     error = values.std() / len(values) ** 0.5 if len(values) > 1 else torch.tensor(torch.nan)
     return {"mean": float(values.mean()), "standard_error": float(error)}
 
 
 def _bound(terms: BoundTerms) -> dict[str, Any]:
-    """The bound's parts; rate and RMSE by t as in DDPM's Fig. 5, the split as in its sec. 4.3.
+    """Return the parts of the bound, with rate and RMSE by t as in DDPM's Fig. 5 and the codelength as in its sec. 4.3.
 
-    Whoever has received x_t, the prior and the terms above t, knows the x_0 prediction made from it. Written in the
-    code's t, where index 0 is one step of noise: rate_t = L_T + sum of L_s over s > t.
+    A receiver of x_t, that is of the prior and the terms above t, knows the x_0 prediction from x_t. In the code's t,
+    where index 0 is one step of noise: rate_t = L_T + sum of L_s over s > t.
     """
     n = len(terms.rows)
     bits, x_0_error, epsilon_error = terms.bits / n, terms.x_0_error / n, terms.epsilon_error / n

@@ -1,4 +1,4 @@
-"""What the likelihood of a VAE says: a dictionary for JSON, a table for the terminal, a picture of the latents."""
+"""Reports of the likelihood of a VAE: a dictionary for JSON, a table for the terminal, and a plot of the latents."""
 
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ DENSITY = (
     "density at the image plus noise uniform in the bin of each grey level; "
     "bits/dim = nats / (D ln 2) - log2(bin width)"
 )
-CROSS_ENTROPY = "cross-entropy of greys under a Bernoulli: not a normalised likelihood; bits/dim = nats / (D ln 2)"
+CROSS_ENTROPY = (
+    "cross-entropy of grey levels under a Bernoulli: not a normalised likelihood; bits/dim = nats / (D ln 2)"
+)
 
 
 def vae_report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str, Any]:
-    """Everything that was measured and what it was measured on, ready for JSON.
+    """Return everything that was measured, and on what, ready for JSON.
 
     Args:
-        likelihood: from `evaluate_vae`, with the same network.
-        about: further facts, such as the checkpoint's name; they come first.
+        likelihood: The result of `evaluate_vae`, with the same network.
+        about: Further facts, such as the checkpoint's name; they come first.
     """
     images, terms = likelihood.images, likelihood.terms
     kl, activity = terms.kl_per_dimension.flatten(), terms.activity.flatten()
@@ -53,14 +55,14 @@ def vae_report(likelihood: VAELikelihood, vae: HFVAE, **about: Any) -> dict[str,
 
 
 def vae_table(found: dict[str, Any]) -> str:
-    """A few lines for the terminal: value, standard error and number of images."""
+    """Format a few lines for the terminal: value, standard error and number of images."""
     exact = "nll" in found
     main = found["nll"] if exact else found["cross_entropy"]
     sampled = f"{'-log p(x)' if exact else 'cross-entropy'}, K = {found['num_samples']}"
     rows = [(sampled, main["nats"]), ("-ELBO", found["negative_elbo"]["nats"])]
     rows += [("  rate, KL(q(z|x) || p(z))", found["rate"]["nats"])]
     rows += [("  distortion, -E log p(x|z)", found["distortion"]["nats"])]
-    lines = [f"{'nats an image':<28}{'mean':>11}   standard error   n"]
+    lines = [f"{'nats per image':<28}{'mean':>11}   standard error   n"]
     lines += [_line(name, value, found["n"]) for name, value in rows]
     lines += [f"{'bits/dim':<28}", _line(sampled, main["bits_per_dim"], found["n"])]
     lines += [_line("-ELBO", found["negative_elbo"]["bits_per_dim"], found["n"])]
@@ -70,16 +72,16 @@ def vae_table(found: dict[str, Any]) -> str:
         f"{effective['mean']:.1f} on average, {effective['least']:.1f} at least"
     )
     if not exact:
-        lines.append("greys under a Bernoulli: a cross-entropy, not a likelihood; compare with nothing but itself")
+        lines.append("grey levels under a Bernoulli have a cross-entropy, not a likelihood: do not compare the two")
     return "\n".join(lines)
 
 
 def draw_latents(found: dict[str, Any], path: Path) -> None:
-    """Write a PNG: the KL of every latent dimension, the largest first, those that are not active in grey.
+    """Write a PNG plot of the KL of every latent dimension, in descending order, with inactive dimensions in grey.
 
     Args:
-        found: from `vae_report`.
-        path: ends in .png.
+        found: The report, from `vae_report`.
+        path: The file, which ends with .png.
     """
     pairs = sorted(zip(found["per_dimension"]["kl"], found["per_dimension"]["activity"], strict=True), reverse=True)
     active, threshold = found["active_units"], found["active_units"]["threshold"]

@@ -1,4 +1,4 @@
-"""How good samples are, in numbers whose network and sample count are fixed."""
+"""Metrics of the quality of samples, for a fixed network and a fixed number of samples."""
 
 from hf_ddpm.metrics.digits import DigitFeatures, DigitScore, digit_score, digit_statistics
 from hf_ddpm.metrics.frechet import FeatureStatistics, StatisticsAccumulator, feature_statistics, frechet_distance

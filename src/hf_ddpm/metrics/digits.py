@@ -1,6 +1,6 @@
 """The digit distance: how far 28x28 handwritten digits are from real ones. See digit_features.md for its definition.
 
-It is a Fréchet distance between features of a fixed digit network; it is not the FID and does not compare with one.
+It is a Fréchet distance between features of a fixed digit network; it is not the FID and cannot be compared with it.
 """
 
 from functools import cache
@@ -17,12 +17,12 @@ from hf_ddpm.metrics.frechet import FeatureStatistics, feature_statistics, frech
 
 FEATURES_FILE = Path(__file__).parent / "digit_features.safetensors"
 SURE = 0.9  # a sample counts for the share when its top class is more probable than this
-SIDE = 28  # pixels of a digit
-_CHUNK = 1000  # images seen by the network at a time
+SIDE = 28  # the height and width of a digit, in pixels
+_CHUNK = 1000  # the number of images that the network sees at a time
 
 
 class DigitScore(NamedTuple):
-    """distance: 0 is best, 1,000 real digits get about 6.6. share: of samples with a sure class, in [0, 1]."""
+    """distance: 0 is best; 1,000 real digits have about 6.6. share: the share of samples with a sure class, 0 to 1."""
 
     distance: float
     share: float
@@ -40,7 +40,7 @@ class DigitFeatures(nn.Module):
         self.classifier = nn.Linear(64, 10)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 1, 28, 28) in [-1, 1] to features (B, 64) and logits of the ten digits (B, 10)."""
+        """Map images (B, 1, 28, 28) in [-1, 1] to features (B, 64) and logits of the ten digits (B, 10)."""
         h = self.conv1(images).relu()  # (B, 16, 14, 14)
         h = self.conv2(h).relu()  # (B, 32, 7, 7)
         features = self.features(h.flatten(1)).relu()
@@ -48,28 +48,28 @@ class DigitFeatures(nn.Module):
 
     @classmethod
     def trained(cls) -> "DigitFeatures":
-        """The network with the weights that ship with hf_ddpm, in evaluation mode."""
+        """Return the network with the weights that ship with hf_ddpm, in evaluation mode."""
         network = cls()
         network.load_state_dict(load_file(FEATURES_FILE))
         return network.eval().requires_grad_(False)
 
 
 def digit_statistics(images: Tensor) -> FeatureStatistics:
-    """Mean and covariance of the features of real or sampled digits, shaped as for `digit_score`."""
+    """Compute the mean and covariance of the features of real or sampled digits, with a shape as for `digit_score`."""
     features, _ = _look_at(images)
     return feature_statistics(features)
 
 
 def digit_score(samples: Tensor, reference: FeatureStatistics) -> DigitScore:
-    """How far `samples` are from the digits that `reference` sums up, and how many are clearly some digit.
+    """Compute the distance of `samples` from the real digits of `reference`, and the share that is clearly some digit.
 
     Args:
-        samples: (N, 1, 28, 28), uint8, or floating in [-1, 1] (values beyond are clipped); 1,000 of them for a figure
-            that others can compare with.
-        reference: `digit_statistics` of real digits, for such a figure the 10,000 test digits of MNIST.
+        samples: (N, 1, 28, 28), uint8, or floating point in [-1, 1] (values beyond are clipped); 1,000 samples for a
+            figure that can be compared with others.
+        reference: The `digit_statistics` of real digits; for such a figure, of the 10,000 test digits of MNIST.
 
     Raises:
-        UserError: images of another shape, fewer than two, or not finite.
+        UserError: If the images have another shape, if there are fewer than two, or if they are not finite.
     """
     features, logits = _look_at(samples)
     mean, covariance, num_samples = feature_statistics(features)
@@ -85,14 +85,14 @@ def _network() -> DigitFeatures:
 
 @torch.no_grad()
 def _look_at(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (N, 64) and logits (N, 10) of checked images, float64, on the CPU."""
+    """Check images and compute their features (N, 64) and logits (N, 10), float64, on the CPU."""
     if images.ndim != 4 or tuple(images.shape[1:]) != (1, 28, 28) or len(images) < 2:
         raise UserError(
-            f"images of shape {tuple(images.shape)} have no digit distance: give at least 2 of shape (N, 1, 28, 28)"
+            f"images of shape {tuple(images.shape)} have no digit distance: use at least 2 of shape (N, 1, 28, 28)"
         )
     x = to_float(images) if images.dtype == torch.uint8 else images.float()
     if not x.isfinite().all():
-        raise UserError("images that are not finite have no digit distance: the network that drew them has diverged")
+        raise UserError("the images are not finite and have no digit distance: the network that drew them has diverged")
     parts = [_network()(part) for part in x.cpu().clamp(-1, 1).split(_CHUNK)]
     features, logits = (torch.cat(part).double() for part in zip(*parts, strict=True))
     return features, logits

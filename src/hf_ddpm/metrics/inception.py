@@ -1,8 +1,8 @@
-"""The Inception network of December 2015 that FID, sFID and the Inception Score are defined by.
+"""The Inception network of December 2015, which defines FID, sFID and the Inception Score.
 
-Szegedy et al. 2016 (arXiv 1512.00567), as Google's TensorFlow graph `inception-2015-12-05` has it: 1,008 logits,
-average pools that do not count the border, and a maximum pool in the last block. Its weights are not part of this
-package: the usual file of them, `...-inception-2015-12-05-6726825d.pth`, is given by path or by address.
+Szegedy et al. 2016 (arXiv 1512.00567), as in Google's TensorFlow graph `inception-2015-12-05`: 1,008 logits, average
+pooling that does not count the padding, and max pooling in the last block. Its weights are not part of this package:
+pass the path or the URL of the published file, `...-inception-2015-12-05-6726825d.pth`.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 from hf_ddpm.data.options import one_of
 from hf_ddpm.errors import UserError, quoted
 
-SHA256_BEGINS = "6726825d"  # of the published file, whose name ends with it
+SHA256_BEGINS = "6726825d"  # the start of the hash of the published file, whose name ends with it
 SIZE = 299
-SPATIAL_CHANNELS = 7  # of 17x17 that sFID looks at
+SPATIAL_CHANNELS = 7  # the channels of 17x17 positions that sFID uses
 
 
 class InceptionFeatures(NamedTuple):
-    """What the metrics read of images.
+    """The outputs that the metrics use.
 
-    pool: (B, 2048), for FID, KID and precision. spatial: (B, 2023), 17x17 places of 7 channels, for sFID. logits:
-    (B, 1008) without their bias, for the Inception Score.
+    pool: (B, 2048), for FID, KID and precision. spatial: (B, 2023), 17x17 positions with 7 channels, for sFID. logits:
+    (B, 1008) without the bias, for the Inception Score.
     """
 
     pool: Tensor
@@ -35,7 +35,7 @@ class InceptionFeatures(NamedTuple):
 
 
 class _Convolution(nn.Module):
-    """Convolution, batch normalisation, ReLU. `keep` pads so that the size stays."""
+    """Convolution, batch normalisation, ReLU. With `keep`, padding keeps the size (divided by the stride)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1, keep: bool = True) -> None:
         super().__init__()
@@ -49,13 +49,13 @@ class _Convolution(nn.Module):
 
 
 class _Block(nn.Module):
-    """Convolutions side by side, whose ends are concatenated in their order, a pool without convolution last.
+    """Parallel branches of convolutions, whose outputs are concatenated in order; a pool without convolution is last.
 
     Args:
-        inputs: channels of x.
-        pool: "average" or "max" keep the size; "reduce" is a max pool of stride 2, and an end itself.
-        plan: of each convolution its name, what it reads ("x", "pool" or an earlier one), channels, and kernel; a
-            kernel that ends with "/2" has a stride of 2.
+        inputs: The number of channels of x.
+        pool: "average" and "max" keep the size; "reduce" is max pooling with stride 2, which is itself an output.
+        plan: For each convolution its name, its input ("x", "pool" or an earlier convolution), the number of its
+            channels, and its kernel; a kernel that ends with "/2" has stride 2.
     """
 
     def __init__(self, inputs: int, pool: str, plan: str) -> None:
@@ -141,7 +141,7 @@ def _as_pytorch_fid(pixels: Tensor) -> Tensor:
 
 
 Preprocessing = Literal["guided-diffusion", "pytorch-fid"]
-# From pixels in 0 .. 255 to the network's input, by the program whose numbers it makes.
+# From pixels in 0 .. 255 to the network's input; each key is the program whose numbers it reproduces.
 PREPROCESSING = {"guided-diffusion": _as_guided_diffusion, "pytorch-fid": _as_pytorch_fid}
 
 
@@ -149,7 +149,7 @@ class Inception2015(nn.Module):
     """The network; modules and weights have the names of torchvision's Inception, which the published file uses.
 
     Args:
-        preprocessing: how images come to it, a key of `PREPROCESSING`.
+        preprocessing: The preprocessing of images, a key of `PREPROCESSING`.
     """
 
     def __init__(self, preprocessing: Preprocessing = "guided-diffusion") -> None:
@@ -174,7 +174,7 @@ class Inception2015(nn.Module):
         self.fc = nn.Linear(2048, 1008)
 
     def forward(self, images: Tensor) -> InceptionFeatures:
-        """Of images (B, 3, H, W) or (B, 1, H, W), uint8."""
+        """Compute the features of images (B, 3, H, W) or (B, 1, H, W), uint8."""
         x = self._prepared(images.float())
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x.expand(-1, 3, -1, -1))))
         x = max_pool2d(x, 3, stride=2)  # (B, 64, 73, 73)
@@ -189,21 +189,21 @@ class Inception2015(nn.Module):
 
 
 def resize_like_tensorflow_1(images: Tensor, size: int) -> Tensor:
-    """Bilinear interpolation as `tf.image.resize_bilinear` of TensorFlow 1 does it: no half-pixel centres.
+    """Resize images bilinearly like `tf.image.resize_bilinear` of TensorFlow 1, that is without half-pixel centres.
 
-    Pixel i of the output reads i * H / size of the input, between its two neighbours, the last of which is repeated.
-    Parmar et al. 2022 (arXiv 2104.11222) show how much FID depends on it.
+    Pixel i of the output reads position i * H / size of the input, between its two neighbours; the last pixel is
+    repeated. Parmar et al. 2022 (arXiv 2104.11222) show how much FID depends on it.
 
     Args:
-        images: float (B, C, H, W).
-        size: of the output, in both directions.
+        images: Float images (B, C, H, W).
+        size: The height and width of the output.
     """
     rows, columns = (_interpolation(length, size).to(images) for length in images.shape[-2:])
     return rows @ images @ columns.T
 
 
 def _interpolation(length: int, size: int) -> Tensor:
-    """The matrix (size, length) that interpolates a line."""
+    """Return the matrix (size, length) that interpolates a line."""
     place = torch.arange(size, dtype=torch.float32) * (length / size)
     below = place.floor().long().clamp(max=length - 1)
     above, weight = (below + 1).clamp(max=length - 1), place - below
@@ -213,14 +213,14 @@ def _interpolation(length: int, size: int) -> Tensor:
 
 
 def load_inception(source: str, preprocessing: Preprocessing = "guided-diffusion") -> Inception2015:
-    """The network with the weights of the published file, in evaluation mode.
+    """Load the network with the weights of the published file, in evaluation mode.
 
     Args:
-        source: the file, or its address on the web, from which it is downloaded once into the cache of `torch.hub`.
-        preprocessing: how images come to it, a key of `PREPROCESSING`.
+        source: The file, or its URL, from which it is downloaded once into the cache of `torch.hub`.
+        preprocessing: The preprocessing of images, a key of `PREPROCESSING`.
 
     Raises:
-        UserError: no such file, or one that is another.
+        UserError: If the file does not exist, or is another file.
     """
     file = _downloaded(source) if source.startswith(("http://", "https://")) else Path(source).expanduser()
     try:
@@ -229,23 +229,23 @@ def load_inception(source: str, preprocessing: Preprocessing = "guided-diffusion
         raise UserError(f"the Inception network cannot be read from {source!r} ({quoted(error)})") from error
     if not found.startswith(SHA256_BEGINS):
         raise UserError(
-            f"{source!r} is not the Inception network of FID: its sha256 begins with {found[:8]}, and that of "
-            f"...-inception-2015-12-05-{SHA256_BEGINS}.pth with {SHA256_BEGINS}; give that file"
+            f"{source!r} is not the Inception network of FID: its SHA-256 begins with {found[:8]}, but that of "
+            f"...-inception-2015-12-05-{SHA256_BEGINS}.pth begins with {SHA256_BEGINS}; use that file"
         )
     return inception_of(file, preprocessing)
 
 
 def inception_of(file: Path, preprocessing: Preprocessing = "guided-diffusion") -> Inception2015:
-    """The network with the weights of some file of its layout, which are not those of FID unless the file is.
+    """Load the network with the weights of any file of its layout; only the published file defines FID.
 
     Raises:
-        UserError: pickled code, or other weights.
+        UserError: If the file contains pickled code, or other weights.
     """
     network = Inception2015(preprocessing)
     try:
         network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, UnpicklingError, ValueError, TypeError, AttributeError, EOFError) as error:
-        raise UserError(f"{file} does not hold the Inception network ({quoted(error)})") from error
+        raise UserError(f"{file} does not contain the Inception network ({quoted(error)})") from error
     return network.eval().requires_grad_(False)
 
 
@@ -256,5 +256,5 @@ def _downloaded(address: str) -> Path:
         try:
             torch.hub.download_url_to_file(address, str(file), hash_prefix=SHA256_BEGINS)
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"{address} cannot be downloaded ({quoted(error)}): give the file by its path") from error
+            raise UserError(f"{address} cannot be downloaded ({quoted(error)}): pass the path of the file") from error
     return file

@@ -1,4 +1,4 @@
-"""The kernel distance (KID): how far apart two sets of features are, without the assumption that they are Gaussian."""
+"""The kernel distance (KID) between two sets of features, which does not assume that they are Gaussian."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from hf_ddpm.metrics.frechet import finite
 
 
 class KernelDistance(NamedTuple):
-    """mean and standard_deviation of the squared MMD over the subsets; subsets and their size, which both depend on."""
+    """mean, standard_deviation: of the squared MMD over the subsets; both depend on the subsets and the subset_size."""
 
     mean: float
     standard_deviation: float
@@ -19,12 +19,12 @@ class KernelDistance(NamedTuple):
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """The unbiased estimate of the squared maximum mean discrepancy with the kernel (x . y / D + 1)^3.
+    """Return the unbiased estimate of the squared maximum mean discrepancy with the kernel (x . y / D + 1)^3.
 
-    Binkowski et al. 2018 (arXiv 1801.01401), eq. 4 and section 4. It may be negative for sets that are alike.
+    Binkowski et al. 2018 (arXiv 1801.01401), eq. 4 and section 4. It may be negative for similar sets.
 
     Args:
-        x, y: features (m, D) and (n, D), at least two of each.
+        x, y: Features (m, D) and (n, D), at least two of each.
     """
     x, y = x.double(), y.double()
 
@@ -40,22 +40,22 @@ def squared_mmd(x: Tensor, y: Tensor) -> float:
 def kernel_distance(
     samples: Tensor, reference: Tensor, *, generator: torch.Generator, subsets: int = 100, subset_size: int = 1000
 ) -> KernelDistance:
-    """The mean and the standard deviation of `squared_mmd` over random subsets, as the KID is reported.
+    """Compute the mean and the standard deviation of `squared_mmd` over random subsets, as the KID is reported.
 
     Args:
-        samples, reference: features (N, D) and (M, D).
-        generator: draws the subsets, without replacement in each.
-        subsets, subset_size: 100 of 1,000 in the paper.
+        samples, reference: Features (N, D) and (M, D).
+        generator: The generator that draws the subsets, each without replacement.
+        subsets, subset_size: The number of subsets and their size; 100 and 1,000 in the paper.
 
     Raises:
-        UserError: a subset that is larger than one of the sets or has fewer than two members, or features that are not
+        UserError: If a subset is larger than one of the sets or has fewer than two members, or if features are not
             finite.
     """
     fewest = min(len(samples), len(reference))
     if subsets < 1 or not 2 <= subset_size <= fewest:
         raise UserError(
-            f"subsets={subsets} of subset_size={subset_size} cannot be drawn from {fewest:,} features: give at least 1 "
-            f"of 2 to {fewest:,}"
+            f"subsets={subsets} of subset_size={subset_size} cannot be drawn from {fewest:,} features: use at least 1 "
+            f"subset of 2 to {fewest:,}"
         )
     sets = finite(samples), finite(reference)
     drawn = [

@@ -1,4 +1,4 @@
-"""What nearest neighbours among features say: precision and recall, density and coverage, memorised images."""
+"""Metrics of nearest neighbours among features: precision and recall, density and coverage, memorised images."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from torch import Tensor
 from hf_ddpm.errors import UserError
 from hf_ddpm.metrics.frechet import finite
 
-_ROWS = 512  # of a matrix of distances that are held at a time
-_ROUNDING = 1e-9  # of a distance: a matrix product may round that of two points otherwise the other way round
+_ROWS = 512  # the rows of a matrix of distances that are in memory at a time
+_ROUNDING = 1e-9  # relative: a matrix product may round the distance of two points differently in the other order
 
 
 class PrecisionRecall(NamedTuple):
@@ -22,9 +22,10 @@ class PrecisionRecall(NamedTuple):
 
 
 class DensityCoverage(NamedTuple):
-    """density: in how many neighbourhoods of real images a sample lies, over k; about 1 for real images, and unbounded.
+    """density: the number of neighbourhoods of real images that a sample lies in, on average, divided by k.
 
-    coverage: the share of real images whose neighbourhood holds a sample.
+    It is about 1 for real images, and unbounded. coverage: the share of real images whose neighbourhood contains a
+    sample.
     """
 
     density: float
@@ -33,10 +34,10 @@ class DensityCoverage(NamedTuple):
 
 
 class Memorisation(NamedTuple):
-    """What samples have of the training images.
+    """The nearest training images of samples, and the share of memorised samples.
 
-    nearest: the index of the training image nearest to each sample, int64 (N,). distance: how far it is, float64 (N,).
-    share: the share of samples that are nearer to that image than any other training image is.
+    nearest: the index of the training image nearest to each sample, int64 (N,). distance: the distance to it, float64
+    (N,). share: the share of samples that are nearer to that image than any other training image is.
     """
 
     nearest: Tensor
@@ -45,18 +46,18 @@ class Memorisation(NamedTuple):
 
 
 def precision_recall(samples: Tensor, real: Tensor, k: int = 3) -> PrecisionRecall:
-    """Improved precision and recall, Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 1 and 2.
+    """Compute improved precision and recall, Kynkäänniemi et al. 2019 (arXiv 1904.06991), eq. 1 and 2.
 
-    A feature lies in the manifold of a set if it is no farther from one of its members than that one's k-th neighbour
-    in the set. The figures depend on k, on both numbers and on the network: 50,000 of each, VGG16 and k = 3 in the
-    paper, Inception and 10,000 real ones with ADM; they do not compare.
+    A feature lies in the manifold of a set if it is no farther from one of the members than this member's k-th
+    neighbour in the set. The figures depend on k, on both numbers of images and on the network: the paper uses 50,000
+    of each, VGG16 and k = 3, ADM uses Inception and 10,000 real images; their figures cannot be compared.
 
     Args:
-        samples, real: features (N, D) and (M, D).
-        k: which neighbour bounds a neighbourhood.
+        samples, real: Features (N, D) and (M, D).
+        k: The number of the neighbour that bounds a neighbourhood.
 
     Raises:
-        UserError: fewer than k + 1 of one of the sets, or features that are not finite.
+        UserError: If one of the sets has fewer than k + 1 features, or if features are not finite.
     """
     _check(k, samples=samples, real=real)
     precise, recalled = _inside(samples, real, k).any, _inside(real, samples, k).any
@@ -64,17 +65,17 @@ def precision_recall(samples: Tensor, real: Tensor, k: int = 3) -> PrecisionReca
 
 
 def density_coverage(samples: Tensor, real: Tensor, k: int = 5) -> DensityCoverage:
-    """Density and coverage, Naeem et al. 2020 (arXiv 2002.09797), section 3.
+    """Compute density and coverage, Naeem et al. 2020 (arXiv 2002.09797), section 3.
 
-    Unlike precision and recall they do not take an outlier among the real images, whose neighbourhood is huge, for a
-    part of the manifold. Coverage of real images by as many others is about 1 - 2^-k.
+    Unlike precision and recall, they are robust to outliers among the real images, whose neighbourhoods are huge. The
+    coverage of real images by as many other real images is about 1 - 2^-k.
 
     Args:
-        samples, real: features (N, D) and (M, D).
-        k: which neighbour bounds a neighbourhood; 5 in the paper.
+        samples, real: Features (N, D) and (M, D).
+        k: The number of the neighbour that bounds a neighbourhood; 5 in the paper.
 
     Raises:
-        UserError: as `precision_recall`, of the real images.
+        UserError: If there are fewer than k + 1 real images, or if features are not finite.
     """
     _check(k, real=real)
     inside = _inside(finite(samples), real, k)
@@ -82,13 +83,13 @@ def density_coverage(samples: Tensor, real: Tensor, k: int = 5) -> DensityCovera
 
 
 def memorisation(samples: Tensor, training: Tensor) -> Memorisation:
-    """The training image nearest to each sample, and the share of samples that are nearer to it than it is to others.
+    """Find the training image nearest to each sample, and the share of samples nearer to it than it is to others.
 
     Args:
-        samples, training: features, or flattened pixels, (N, D) and (M, D).
+        samples, training: Features, or flattened pixels, (N, D) and (M, D).
 
     Raises:
-        UserError: fewer than two training images, or features that are not finite.
+        UserError: If there are fewer than two training images, or if features are not finite.
     """
     _check(1, training=training)
     finite(samples)
@@ -100,7 +101,7 @@ def memorisation(samples: Tensor, training: Tensor) -> Memorisation:
 
 
 def neighbour_distance(features: Tensor, k: int, rows: Tensor | None = None) -> Tensor:
-    """How far the k-th nearest other feature of the same set is, float64 (M,), or of some rows alone."""
+    """Return the distance to the k-th nearest other feature of the set, float64 (M,), or only for some rows."""
     rows = torch.arange(len(features)) if rows is None else rows
     radii = []
     for part, d in zip(rows.split(_ROWS), _distances(features[rows], features), strict=True):
@@ -110,10 +111,10 @@ def neighbour_distance(features: Tensor, k: int, rows: Tensor | None = None) -> 
 
 
 def nearest_others(points: Tensor, among: Tensor | None = None) -> Tensor:
-    """The index of the nearest of `among` to each of `points`, int64 (N,); None is `points` themselves, but for each.
+    """Return the index of the nearest of `among` to each of `points`, int64 (N,); None compares them to each other.
 
     Raises:
-        UserError: fewer than two points to compare each other with, or features that are not finite.
+        UserError: If there are fewer than two points to compare to each other, or if features are not finite.
     """
     if among is None:
         _check(1, real=points)
@@ -127,7 +128,7 @@ def nearest_others(points: Tensor, among: Tensor | None = None) -> Tensor:
 
 
 class _Inside(NamedTuple):
-    """Which points lie in a neighbourhood, (N,); which neighbourhoods hold a point, (M,); and the number of pairs."""
+    """Which points lie in a neighbourhood, (N,); which neighbourhoods contain a point, (M,); the number of pairs."""
 
     any: Tensor
     holds: Tensor
@@ -135,7 +136,7 @@ class _Inside(NamedTuple):
 
 
 def _inside(points: Tensor, centres: Tensor, k: int) -> _Inside:
-    """Points against the neighbourhoods that reach from each centre to its k-th neighbour."""
+    """Find the points in the neighbourhoods that reach from each centre to its k-th neighbour."""
     radii, found, pairs = neighbour_distance(centres, k), [], 0
     holds = torch.zeros(len(centres), dtype=torch.bool)
     for d in _distances(points, centres):
@@ -151,7 +152,7 @@ def _share(flags: Tensor) -> float:
 
 
 def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
-    """Euclidean distances of some rows of `a` after others to all of `b`, float64 (rows, len(b))."""
+    """Iterate over the Euclidean distances of batches of rows of `a` to all of `b`, float64 (rows, len(b))."""
     b = b.double()
     return (torch.cdist(part.double(), b) for part in a.split(_ROWS))
 
@@ -159,4 +160,7 @@ def _distances(a: Tensor, b: Tensor) -> Iterator[Tensor]:
 def _check(k: int, **sets: Tensor) -> None:
     for name, features in sets.items():
         if not 1 <= k < len(finite(features)):
-            raise UserError(f"k={k} needs more than {len(features):,} {name} features, and k >= 1: give more images")
+            raise UserError(
+                f"k={k} must be at least 1 and less than the number of features in {name}, {len(features):,}: use more "
+                "images or another k"
+            )

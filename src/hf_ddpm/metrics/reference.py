@@ -1,4 +1,4 @@
-"""Statistics of real images, computed once and kept, with the conditions that a number made of them must share."""
+"""Statistics of real images, computed once and cached, with the conditions that two comparable numbers must share."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from hf_ddpm.metrics.frechet import FeatureStatistics, StatisticsAccumulator, fe
 from hf_ddpm.metrics.inception import PREPROCESSING, Preprocessing
 from hf_ddpm.places import names_on_the_hub, without_places
 
-MNIST_TEST = "mnist-test"  # a reference by its name
+MNIST_TEST = "mnist-test"  # the name of a reference that ships with hf_ddpm
 MNIST_TEST_FILE = Path(__file__).parent / "mnist_test_digits.safetensors"
 _AT_ONCE = 64
 
@@ -32,8 +32,8 @@ _AT_ONCE = 64
 class Reference(NamedTuple):
     """Statistics of a set of real images.
 
-    pool, spatial: of an extractor's `Features`; spatial is None where there are none. conditions: what they hold for:
-    the extractor with its preprocessing and its weights, the data, split, size and number of images.
+    pool, spatial: the statistics of an extractor's `Features`; spatial is None if there are none. conditions: what they
+    are valid for: the extractor with its preprocessing and weights, the data, split, size and number of images.
     """
 
     pool: FeatureStatistics
@@ -42,7 +42,7 @@ class Reference(NamedTuple):
 
 
 class RealFeatures(NamedTuple):
-    """Features of real images: pool (M, D) float32; the rows of the data set, int64 (M,); their classes, or None."""
+    """Features of real images: pool (M, D) float32; the rows of the dataset, int64 (M,); their classes, or None."""
 
     pool: Tensor
     rows: Tensor
@@ -50,24 +50,25 @@ class RealFeatures(NamedTuple):
 
 
 def reference_of(data: ImageData, extractor: Extractor, seen: RealFeatures | None = None) -> Reference:
-    """The statistics of every image of a data set, from the user's cache if they were computed before.
+    """Return the statistics of all images of a dataset, from the user's cache if they were computed before.
 
-    They are kept under a fingerprint of the data, of how its images are cut and resized, of the extractor and of its
-    weights, in `cached_assets_path("hf_ddpm", "statistics")`; `save_reference` writes a portable file of them.
+    They are cached under a fingerprint of the data, of how its images are cropped and resized, of the extractor and of
+    its weights, in `cached_assets_path("hf_ddpm", "statistics")`; `save_reference` writes a portable file of them.
 
     Args:
-        data: Of the images.
-        extractor: Which looks at them.
-        seen: Features of them: if these are all of them, no image is looked at again.
+        data: The dataset.
+        extractor: The network that extracts the features.
+        seen: Features of its images, which are used instead of the images if they are the features of all of them.
 
     Raises:
-        UserError: a stream, fewer than two images, images that cannot be decoded, or a cache that cannot be written.
+        UserError: If the data is a stream or has fewer than two images, if images cannot be decoded, or if the cache
+            cannot be written.
     """
     conditions = conditions_of(data, extractor)
     file = _cached(conditions)
     if not file.is_file():
         whole = seen is not None and len(seen.rows) == data.num_images and extractor.name != INCEPTION
-        if seen is not None and whole:  # the network of sFID has spatial features beside these
+        if seen is not None and whole:  # not for the Inception network, which also has spatial features
             found = Reference(feature_statistics(seen.pool), None, conditions)
         else:
             found = _computed(data, extractor, conditions)
@@ -76,15 +77,15 @@ def reference_of(data: ImageData, extractor: Extractor, seen: RealFeatures | Non
 
 
 def real_features(data: ImageData, extractor: Extractor, count: int | None = None) -> RealFeatures:
-    """Features of images of a data set, in a shuffled order that is always the same; kept as `reference_of` keeps its.
+    """Return features of images of a dataset, in a fixed shuffled order; they are cached like those of `reference_of`.
 
     Args:
-        data: Of the images.
-        extractor: Which looks at them.
-        count: How many; None, or more than there are, is all of them.
+        data: The dataset.
+        extractor: The network that extracts the features.
+        count: The number of images; None, or a number that is too large, uses all images.
 
     Raises:
-        UserError: as `reference_of`.
+        UserError: See `reference_of`.
     """
     count = min(count or sys.maxsize, data.num_images or 0)
     file = _cached(conditions_of(data, extractor) | {"features": count})
@@ -98,17 +99,19 @@ def real_features(data: ImageData, extractor: Extractor, count: int | None = Non
         tensors = load_file(file)
         return RealFeatures(tensors["pool"], tensors["rows"], tensors.get("labels"))
     except (OSError, SafetensorError, KeyError) as error:
-        raise UserError(f"{file} does not hold features ({quoted(error)}): delete it, and run again") from error
+        raise UserError(
+            f"{file} does not contain features ({quoted(error)}): delete it and run the command again"
+        ) from error
 
 
 def conditions_of(data: ImageData, extractor: Extractor) -> dict[str, Any]:
-    """What a number that is measured against a data set must share with another one, for both to compare.
+    """Return the conditions that two numbers measured against datasets must share to be comparable.
 
     Raises:
-        UserError: a stream.
+        UserError: If the data is a stream.
     """
     if data.num_images is None:
-        raise UserError(f"{data.source!r} is a stream, of which no fixed statistics are kept: set streaming to false")
+        raise UserError(f"{data.source!r} is a stream, which has no fixed statistics: set streaming to false")
     source = {"source": data.facts.source, "origin": data.facts.origin, "split": data.facts.split}
     return extractor.conditions | {
         "data": without_places(source, names_on_the_hub(source)),
@@ -119,10 +122,10 @@ def conditions_of(data: ImageData, extractor: Extractor) -> dict[str, Any]:
 
 
 def save_reference(reference: Reference, file: Path) -> None:
-    """Write statistics with their conditions into a safetensors file, whole or not at all.
+    """Write statistics with their conditions to a safetensors file, completely or not at all.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: If the file cannot be written.
     """
     tensors: dict[str, Tensor] = {}
     for name in ("pool", "spatial"):
@@ -134,16 +137,16 @@ def save_reference(reference: Reference, file: Path) -> None:
 
 
 def load_reference(file: Path) -> Reference:
-    """What `save_reference` wrote.
+    """Load a file that `save_reference` wrote.
 
     Raises:
-        UserError: no such file, or one that holds something else.
+        UserError: If the file does not exist, or contains something else.
     """
     try:
         with safe_open(file, framework="pt") as opened:
             about = opened.metadata()
             number, conditions = int(about["num_samples"]), json.loads(about["conditions"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no dict)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         parts = {
             name: FeatureStatistics(tensors[f"{name}.mean"], tensors[f"{name}.covariance"], number)
             for name in ("pool", "spatial")
@@ -152,26 +155,26 @@ def load_reference(file: Path) -> Reference:
         found = Reference(parts["pool"], parts.get("spatial"), dict(conditions))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise UserError(
-            f"{file} does not hold the statistics of a data set ({quoted(error)}): make it again"
+            f"{file} does not contain the statistics of a dataset ({quoted(error)}): create it again"
         ) from error
     return _checked(found, file)
 
 
 def mnist_test() -> Reference:
-    """The statistics of MNIST's 10,000 test digits in the features of `digits`, which ship with hf_ddpm."""
+    """Return the statistics of MNIST's 10,000 test digits in the features of `digits`, which ship with hf_ddpm."""
     return load_reference(MNIST_TEST_FILE)
 
 
 def read_npz(file: Path, origin: Preprocessing, num_images: int) -> Reference:
-    """Published statistics of the Inception network, as an npz of `mu` and `sigma`, of sFID `mu_s` and `sigma_s` too.
+    """Read published statistics of the Inception network: an npz with `mu`, `sigma`, for sFID also `mu_s`, `sigma_s`.
 
     Args:
-        file: the npz, of which no pickle is read.
-        origin: which program made it; this fixes the resize, of which the file says nothing.
-        num_images: how many images it was made of, which the file does not say either.
+        file: The npz file; pickled content is not read.
+        origin: The program that made it, which determines the resize; the file does not record it.
+        num_images: The number of images that it was made from, which the file does not record either.
 
     Raises:
-        UserError: an origin that is not known, or a file that holds something else.
+        UserError: If the origin is not supported, or if the file contains something else.
     """
     if origin not in PREPROCESSING:
         raise UserError(f"origin={origin!r} of {file} must be one of {', '.join(PREPROCESSING)}")
@@ -181,7 +184,7 @@ def read_npz(file: Path, origin: Preprocessing, num_images: int) -> Reference:
         pool = FeatureStatistics(found["mu"], found["sigma"], num_images)
         spatial = FeatureStatistics(found["mu_s"], found["sigma_s"], num_images) if "mu_s" in found else None
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} holds no statistics mu and sigma ({quoted(error)}): give another") from error
+        raise UserError(f"{file} has no statistics mu and sigma ({quoted(error)}): use another file") from error
     conditions: dict[str, Any] = {"extractor": INCEPTION, "preprocessing": INCEPTION_PREPROCESSING.format(origin)}
     conditions |= {"data": {"source": file.name}, "num_images": num_images}
     return _checked(Reference(pool, spatial, conditions), file)
@@ -190,23 +193,23 @@ def read_npz(file: Path, origin: Preprocessing, num_images: int) -> Reference:
 def require_same_conditions(
     reference: Reference, extractor: Extractor, image_size: tuple[int, int] | None = None
 ) -> None:
-    """Refuse statistics that another extractor, other weights, another preprocessing or another size made.
+    """Raise an error for statistics that were made with another extractor, weights, preprocessing or image size.
 
     Args:
-        reference: Of real images. Published statistics know neither their weights nor their size.
-        extractor: That sees the samples.
+        reference: The statistics of real images. Published statistics record neither their weights nor their size.
+        extractor: The extractor of the samples.
         image_size: (H, W) of the samples.
 
     Raises:
-        UserError: What differs.
+        UserError: If a condition differs.
     """
     size: dict[str, Any] = {} if image_size is None else {"image_size": list(image_size)}
     for name, ours in (extractor.conditions | size).items():
         theirs = reference.conditions.get(name, ours)
         if theirs != ours:
             raise UserError(
-                f"the reference was made with {name}={theirs!r} and the samples are seen with {name}={ours!r}: a "
-                "number of both would mean nothing, take one extractor for both"
+                f"the reference was made with {name}={theirs!r} but the samples are measured with {name}={ours!r}, so "
+                "they cannot be compared: use the same for both"
             )
 
 
@@ -223,7 +226,7 @@ def _computed(data: ImageData, extractor: Extractor, conditions: dict[str, Any])
 
 
 def _looked_at(data: ImageData, count: int) -> Iterator[tuple[Tensor, Batch]]:
-    """Pixels of the first `count` images in the order of seed 0, and what else is known of them."""
+    """Yield the pixels of the first `count` images in the order of seed 0, with the batch that they come from."""
     left = count
     with closing(data.batches(batch_size=min(_AT_ONCE, count), seed=0)) as batches:
         while left > 0:
@@ -233,7 +236,7 @@ def _looked_at(data: ImageData, count: int) -> Iterator[tuple[Tensor, Batch]]:
 
 
 def _cached(conditions: dict[str, Any]) -> Path:
-    """Where what was computed under these conditions is kept."""
+    """Return the path of the cached results for these conditions."""
     key = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
     return Path(cached_assets_path("hf_ddpm", "statistics")) / f"{key}.safetensors"
 
@@ -254,8 +257,8 @@ def _checked(reference: Reference, file: Path) -> Reference:
             or not all(values.isfinite().all() for values in part[:2])
         ):
             raise UserError(
-                f"{file} holds a mean of shape {tuple(part.mean.shape)} and a covariance of shape "
-                f"{tuple(part.covariance.shape)} of {part.num_samples} images, which must be (D,), (D, D), at least 2 "
-                "and finite: give another"
+                f"{file} contains a mean of shape {tuple(part.mean.shape)} and a covariance of shape "
+                f"{tuple(part.covariance.shape)} with num_images={part.num_samples}, but they must be finite, of shape "
+                "(D,) and (D, D), with at least 2 images: use another file"
             )
     return reference

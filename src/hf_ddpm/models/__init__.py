@@ -1,4 +1,4 @@
-"""Networks: the UNets of the papers as presets of diffusers' `UNet2DModel`, the VAE, the classifier, those of a GAN."""
+"""Networks: the papers' UNets as presets of diffusers' `UNet2DModel`, a VAE, a classifier and the networks of a GAN."""
 
 from hf_ddpm.models.classifier_presets import CLASSIFIER_PRESETS, classifier_preset
 from hf_ddpm.models.ddgan_discriminator import DDGANDiscriminator

@@ -1,4 +1,4 @@
-"""From the last features of an encoder to logits: the four poolings of ADM's classifiers (arXiv 2105.05233, sec. 4).
+"""Poolings from the features of an encoder to logits: the four of ADM's classifiers (arXiv 2105.05233, sec. 4).
 
 The attention pool is that of CLIP's image encoder (Radford et al. 2021, arXiv 2103.00020, sec. 2.4).
 """
@@ -13,12 +13,12 @@ from hf_ddpm.models.closing_layers import start_at_zero
 
 Pool = Literal["adaptive", "attention", "spatial", "spatial_v2"]
 HIDDEN, HIDDEN_GROUPS = 2048, 32  # of the two spatial poolings
-MOST_POSITIONS = 2**14  # of an attention pool, 128x128; the published classifiers have 8x8
+MOST_POSITIONS = 2**14  # the limit of an attention pool, 128x128; the published classifiers have 8x8
 NORM_EPS = 1e-5
 
 
 class AttentionPool(nn.Module):
-    """One token, the mean of all, asks all tokens by attention; what it is told is projected to the logits.
+    """Attention from one token, the mean of all tokens, to all tokens; its output is projected to the logits.
 
     Every position of the image is a token, and each token has a learned positional embedding.
 
@@ -26,10 +26,10 @@ class AttentionPool(nn.Module):
         channels: C, the width of a token.
         size: (h, w) of the features.
         num_classes: K.
-        head_dim: channels of a head, which divide C.
+        head_dim: The number of channels per head, which must divide C.
 
     Raises:
-        ValueError: more positions than an embedding should hold.
+        ValueError: If there are more than `MOST_POSITIONS` positions.
     """
 
     def __init__(self, channels: int, size: tuple[int, int], num_classes: int, head_dim: int) -> None:
@@ -37,8 +37,8 @@ class AttentionPool(nn.Module):
         positions = size[0] * size[1]
         if positions > MOST_POSITIONS:
             raise ValueError(
-                f"an attention pool over {size[0]}x{size[1]} positions is more than {MOST_POSITIONS}: take more levels "
-                "in block_out_channels, or pool='adaptive'"
+                f"an attention pool over {size[0]}x{size[1]} positions exceeds the limit of {MOST_POSITIONS}: use more "
+                "levels in block_out_channels, or pool='adaptive'"
             )
         self.heads = channels // head_dim
         self.positional_embedding = nn.Parameter(torch.randn(channels, positions + 1) / channels**0.5)
@@ -46,7 +46,7 @@ class AttentionPool(nn.Module):
         self.out = nn.Linear(channels, num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits (B, K) of features (B, C, h, w)."""
+        """Return the logits (B, K) of features (B, C, h, w)."""
         tokens = features.flatten(2)  # (B, C, hw)
         tokens = torch.cat([tokens.mean(dim=2, keepdim=True), tokens], dim=2) + self.positional_embedding
         q, k, v = (
@@ -67,19 +67,20 @@ def make_pool(
     head_dim: int,
     num_groups: int,
 ) -> nn.Sequential:
-    """A pooling and the layer that gives logits.
+    """Build a pooling and the layer that returns the logits.
 
     Args:
-        pool: `adaptive` and `attention` see the last features (B, C, h, w); `spatial` and `spatial_v2` the spatial
-            means of all stages' outputs, beside each other, (B, stage_channels).
+        pool: `adaptive` and `attention` use the last features (B, C, h, w); `spatial` and `spatial_v2` use the
+            concatenated spatial means of the outputs of all stages, (B, stage_channels).
         channels: C.
         size: (h, w).
-        stage_channels: the sum of all stages' channels.
+        stage_channels: The sum of all stages' channels.
         num_classes: K.
-        head_dim, num_groups: of the attention's heads and of the norm before it.
+        head_dim: The number of channels per head of `attention`.
+        num_groups: The number of groups of the norm in `adaptive` and `attention`.
 
     Returns:
-        nn.Sequential: to logits (B, K).
+        nn.Sequential: The layers, which return logits (B, K).
     """
     match pool:
         case "adaptive":

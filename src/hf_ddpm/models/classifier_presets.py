@@ -1,4 +1,4 @@
-"""Noisy classifiers as presets, which are keywords of `NoisyClassifier`.
+"""Presets of noisy classifiers: keywords of `NoisyClassifier`.
 
 Sources: ADM, arXiv 2105.05233, appendix I, and the configurations that the authors released with their code.
 """
@@ -12,7 +12,7 @@ from hf_ddpm.models.presets import NetworkPreset, build_preset, preset
 
 
 def _levels(base: int, multipliers: tuple[float, ...], attention: tuple[int, ...]) -> dict[str, Any]:
-    """Widths and block types; level i is 2**i times smaller than the image."""
+    """Return widths and block types; level i is 2**i times smaller than the image."""
     levels = range(len(multipliers))
     return {
         "block_out_channels": tuple(int(base * m) for m in multipliers),
@@ -88,18 +88,18 @@ CLASSIFIER_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
 
 
 def classifier_preset(name: str, **overrides: Any) -> NoisyClassifier:
-    """Build a classifier, initialised as ADM's: residual branches at zero, the rest as PyTorch draws it.
+    """Build a classifier with ADM's initialisation: residual branches start at zero, the rest is PyTorch's default.
 
     The weights are drawn from torch's global generator. Under `torch.device("meta")` nothing is drawn or allocated.
 
     Args:
-        name: a key of `CLASSIFIER_PRESETS`.
-        overrides: keywords of `NoisyClassifier` that replace the preset's; lists, as YAML has them, become tuples.
+        name: A key of `CLASSIFIER_PRESETS`.
+        overrides: Keywords of `NoisyClassifier` that replace those of the preset; lists, as in YAML, become tuples.
 
     Returns:
-        NoisyClassifier: in training mode.
+        NoisyClassifier: The classifier, in training mode.
 
     Raises:
-        UserError: unknown name or keyword, or what `NoisyClassifier` refuses.
+        UserError: If the name or a keyword is unknown, or `NoisyClassifier` raises a `ValueError`.
     """
     return build_preset(NoisyClassifier, "classifier", CLASSIFIER_PRESETS, name, overrides)

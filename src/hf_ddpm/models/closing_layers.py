@@ -1,4 +1,4 @@
-"""The layers that residual branches end in, which ADM and DDPM start at zero: a block then starts as its shortcut."""
+"""The last layers of residual branches, which ADM and DDPM initialise to zero: a block then starts as its shortcut."""
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def closing_layers(network: nn.Module) -> list[nn.Module]:
-    """The second convolution of each residual block and the output projection of each attention, in their order."""
+    """Return the second convolution of each residual block and the output projection of each attention, in order."""
     layers: list[nn.Module] = []
     for module in network.modules():
         if isinstance(module, ResnetBlock2D):

@@ -1,6 +1,6 @@
-"""What the two networks of a denoising diffusion GAN are built of (Xiao et al. 2022, arXiv 2112.07804, appendix C).
+"""Building blocks of the two networks of a denoising diffusion GAN (Xiao et al. 2022, arXiv 2112.07804, appendix C).
 
-The generator's blocks are those of NCSN++ (Song et al. 2021, arXiv 2011.13456, appendix H) with a latent beside t.
+The generator's blocks are those of NCSN++ (Song et al. 2021, arXiv 2011.13456, appendix H) with a latent in addition.
 """
 
 import math
@@ -17,29 +17,29 @@ from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, silu
 from hf_ddpm.models.vae_networks import each_timestep
 
 FIR = (1.0, 3.0, 3.0, 1.0)
-SLOPE = 0.2  # of the discriminator's activation where it is negative
+SLOPE = 0.2  # of the discriminator's activation for negative inputs
 NORM_EPS = 1e-6
-_OF_THE_MEAN = 1000  # latents
+_OF_THE_MEAN = 1000  # the number of latents in the mean of w
 
 
 def fir_downsample(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, H // 2, W // 2) through the filter (1, 3, 3, 1) in both directions."""
+    """Downsample (B, C, H, W) to (B, C, H // 2, W // 2) with the filter (1, 3, 3, 1) in both directions."""
     return conv2d(x, _fir_kernel(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def fir_upsample(x: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, C, 2H, 2W) through the filter (1, 3, 3, 1) in both directions."""
+    """Upsample (B, C, H, W) to (B, C, 2H, 2W) with the filter (1, 3, 3, 1) in both directions."""
     return conv_transpose2d(x, 4 * _fir_kernel(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def _fir_kernel(x: Tensor) -> Tensor:
-    """(C, 1, 4, 4), whose weights add up to 1."""
+    """Return the kernel, (C, 1, 4, 4), whose weights for each channel add up to 1."""
     return _fir_taps(x.dtype, x.device).expand(x.shape[1], 1, -1, -1).contiguous()
 
 
 @cache
 def _fir_taps(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(4, 4), copied to a device once, so that no step waits for it; training may use what sampling has made."""
+    """Return the kernel, (4, 4), which is copied to a device only once; training may use a copy made while sampling."""
     with torch.inference_mode(False):
         taps = torch.tensor(FIR, dtype=dtype, device=device)
         kernel = torch.outer(taps, taps)
@@ -47,11 +47,11 @@ def _fir_taps(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoids of t through two linear layers, (B,) to (B, `channels`).
+    """An embedding of t: sinusoids through two linear layers, (B,) to (B, `channels`).
 
     Args:
-        sinusoids: how many.
-        channels: of the embedding.
+        sinusoids: The number of sinusoids.
+        channels: The number of channels of the embedding.
     """
 
     def __init__(self, sinusoids: int, channels: int) -> None:
@@ -60,25 +60,25 @@ class TimeEmbedding(nn.Module):
         self.layers = TimestepEmbedding(sinusoids, channels)
 
     def forward(self, timestep: Tensor | int, like: Tensor) -> Tensor:
-        """The embedding of `timestep`, a number for all images of `like` (B, ...) or (B,), in its precision.
+        """Embed `timestep`, one number for all images of `like` (B, ...) or (B,), in the precision of `like`.
 
         Raises:
-            ValueError: neither one timestep nor one for each image.
+            ValueError: If there is neither one timestep nor one for each image.
         """
         found: Tensor = self.layers(self.sinusoids(each_timestep(timestep, like)).to(like.dtype))
         return found
 
 
 class MappingNetwork(nn.Module):
-    """w of a latent z and a class: z of unit mean square, beside an embedding of the class, through linear layers.
+    """Maps a latent z and a class to w: z, normalised to unit mean square, and an embedding of the class, concatenated.
 
-    With neither of them, w is 0.
+    Linear layers follow. With neither z nor classes, w is 0.
 
     Args:
-        latent_dim: of z.
-        channels: of w.
-        num_layers: linear layers, an activation behind each.
-        num_classes: K; None: no classes.
+        latent_dim: The dimension of z.
+        channels: The number of channels of w.
+        num_layers: The number of linear layers, each followed by an activation.
+        num_classes: K; None for no classes.
     """
 
     def __init__(self, latent_dim: int, channels: int, num_layers: int, num_classes: int | None) -> None:
@@ -90,11 +90,11 @@ class MappingNetwork(nn.Module):
         self.layers, self.channels = nn.Sequential(*layers), channels
 
     def forward(self, z: Tensor, class_labels: Tensor | None, truncation: float = 1.0) -> Tensor:
-        """(B, latent_dim) and (B,) to (B, channels); with a `truncation` below 1 nearer to the mean of w."""
+        """Map (B, latent_dim) and (B,) to (B, channels); a `truncation` below 1 moves w towards its mean."""
         w = self._mapped(z, class_labels)
         if truncation == 1:
             return w
-        generator = torch.Generator().manual_seed(0)  # of one mean, whoever asks
+        generator = torch.Generator().manual_seed(0)  # so that every call uses the same mean
         some = torch.randn(_OF_THE_MEAN, z.shape[1], generator=generator).to(z)
         if class_labels is None:
             return torch.lerp(self._mapped(some, None).mean(dim=0), w, truncation)
@@ -111,14 +111,14 @@ class MappingNetwork(nn.Module):
 
 
 class AdaptiveBlock(nn.Module):
-    """A residual block: the group norms are scaled and shifted by w, t is added between the convolutions.
+    """A residual block: w scales and shifts the group norms, and t is added between the convolutions.
 
     Args:
-        in_channels, out_channels: of the images.
-        w_channels, t_channels: of w and of the embedding of t.
-        num_groups: of the group norms, at most; see `norm_groups`.
-        resample: "down" halves the image inside, "up" doubles it; None leaves it.
-        dropout: before the second convolution.
+        in_channels, out_channels: The number of channels of the input and of the output.
+        w_channels, t_channels: The number of channels of w and of the embedding of t.
+        num_groups: The largest number of groups of the group norms; see `norm_groups`.
+        resample: "down" halves the image inside the block, "up" doubles it; None keeps its size.
+        dropout: The dropout probability before the second convolution.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class AdaptiveBlock(nn.Module):
         self.shortcut = nn.Identity() if plain else nn.Conv2d(in_channels, out_channels, kernel_size=1)
 
     def forward(self, x: Tensor, w: Tensor, t: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H', W'); of unit variance if x and the residual are."""
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W'), with unit variance if x and the residual have it."""
         h = self.resample(silu(self.norm1(x, w)))
         h = self.conv1(h) + self.time(silu(t))[:, :, None, None]
         h = self.conv2(self.dropout(silu(self.norm2(h, w))))
@@ -153,7 +153,7 @@ class AdaptiveBlock(nn.Module):
 
 
 def run_block(network: Any, block: nn.Module, *inputs: Tensor) -> Tensor:
-    """A block of a network, computed twice instead of kept where the network's `gradient_checkpointing` says so."""
+    """Run a block of a network, with gradient checkpointing if the network's `gradient_checkpointing` is True."""
     if torch.is_grad_enabled() and network.gradient_checkpointing:
         found: Tensor = network._gradient_checkpointing_func(block, *inputs)
     else:
@@ -162,18 +162,21 @@ def run_block(network: Any, block: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 def norm_groups(channels: int, most: int) -> int:
-    """Groups of a norm: at most `most`, a divisor of `channels`, and of four channels or more, as in NCSN++.
+    """Return the number of groups of a norm: at most `most`, a divisor of `channels`, four channels or more per group.
 
-    A norm subtracts what is added to all channels of a group alike: with one channel a group, t would vanish in it.
+    This is the rule of NCSN++. A norm subtracts what is added to all channels of a group alike: with one channel per
+    group, t would vanish.
     """
     return math.gcd(min(most, max(1, channels // 4)), channels)
 
 
 def attention(channels: int, head_dim: int | None, num_groups: int) -> Attention:
-    """Self-attention over the pixels, (B, C, H, W) to the same, added to its input and divided by sqrt(2).
+    """Build self-attention over the pixels of (B, C, H, W), whose output is added to its input and divided by sqrt(2).
 
     Args:
-        head_dim: channels of a head; None: one head.
+        channels: C.
+        head_dim: The number of channels per head; None for one head.
+        num_groups: The largest number of groups of the norm; see `norm_groups`.
     """
     found = Attention(
         channels,
@@ -186,18 +189,18 @@ def attention(channels: int, head_dim: int | None, num_groups: int) -> Attention
         rescale_output_factor=math.sqrt(2),
         _from_deprecated_attn_block=True,
     )
-    # a bias of the keys moves all logits of a query alike, so it has no gradient but rounding, which Adam would follow
+    # a bias of the keys shifts all logits of a query alike, so its gradient is only rounding, which Adam would follow
     found.to_k = nn.Linear(channels, channels, bias=False)
     return found
 
 
 class DiscriminatorBlock(nn.Module):
-    """A residual block without norms, t added between the convolutions.
+    """A residual block without norms, in which t is added between the convolutions.
 
     Args:
-        in_channels, out_channels: of the images.
-        t_channels: of the embedding of t.
-        down: whether it halves the image.
+        in_channels, out_channels: The number of channels of the input and of the output.
+        t_channels: The number of channels of the embedding of t.
+        down: Whether the block halves the image.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, t_channels: int, down: bool) -> None:
@@ -209,7 +212,7 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H', W')."""
+        """Map (B, in_channels, H, W) to (B, out_channels, H', W')."""
         h = self.conv1(leaky_relu(x, SLOPE)) + self.time(t)[:, :, None, None]
         h = self.conv2(self.resample(leaky_relu(h, SLOPE)))
         found: Tensor = (self.shortcut(self.resample(x)) + h) / math.sqrt(2)
@@ -217,11 +220,11 @@ class DiscriminatorBlock(nn.Module):
 
 
 def minibatch_std(x: Tensor, group_size: int) -> Tensor:
-    """x (B, C, H, W) with one channel more: how much a group of images differs, on average (Karras et al. 2018).
+    """Append a channel to x (B, C, H, W): the mean standard deviation within a group of images (Karras et al. 2018).
 
-    Each group consists of neighbouring images, so that parts of a batch that hold whole groups, on other processes
-    too, are judged as the whole batch is. A batch that the groups do not divide has smaller ones; one image differs by
-    nothing.
+    Each group consists of neighbouring images, so that parts of a batch with whole groups, also on other processes,
+    give the same result as the whole batch. If the group size does not divide the batch size, groups are smaller; for
+    a group of one image the channel is nearly 0.
     """
     group = math.gcd(len(x), group_size)
     grouped = x.view(len(x) // group, group, *x.shape[1:]).to(torch.promote_types(x.dtype, torch.float32))

@@ -20,39 +20,40 @@ from hf_ddpm.models.image_size import size_pair
 from hf_ddpm.models.vae_networks import check_shape, check_sizes
 from hf_ddpm.schedulers.annotations import check_arguments
 
-CLASS_STD = 0.1  # of a class's embedding at first
+CLASS_STD = 0.1  # the initial standard deviation of the embedding of classes
 
 
 @dataclass
 class DDGANDiscriminatorOutput(BaseOutput):
-    """What a forward pass finds.
+    """The output of `DDGANDiscriminator`.
 
     Attributes:
-        logits: of each image, (B,); above 0 it is rather real.
+        logits: The logit of each image, (B,); above 0 the image is more likely real than fake.
     """
 
     logits: Tensor
 
 
 class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
-    """Whether x_{t-1} is one step before x_t of a real image: residual blocks without norms.
+    """A discriminator of real and fake x_{t-1}, given x_t and t: residual blocks without norms.
 
-    Both images are (B, C, H, W), in the range of noisy ones; t is in 0 .. T-1. How much the images of a group differ is
-    one of the last level's channels (minibatch standard deviation). A class goes in beside t, and is asked for by the
-    inner product of another embedding and the features (arXiv 1802.05637). Without arguments it is a small one for
-    28x28 digits.
+    Both images are noisy, (B, C, H, W); t is in 0 .. T-1. The minibatch standard deviation, which measures how much the
+    images of a group differ, is an additional channel of the last level. The embedding of a class is added to that of
+    t, and the inner product of another embedding and the features is added to the logit (arXiv 1802.05637). The
+    defaults give a small discriminator for 28x28 digits.
 
     Args:
-        sample_size: (H, W), or one number for both.
-        in_channels: C.
-        block_out_channels: the width of the first convolution, and that of each block.
-        down_blocks: of each block whether it halves the images, an odd side rounded down.
-        patch_size: side of the squares whose pixels become channels before the first convolution; 1: none do.
-        group_size: images of a group of the minibatch standard deviation.
-        num_classes: K; None: a model without classes.
+        sample_size: The image size (H, W), or one number for both.
+        in_channels: The number of image channels, C.
+        block_out_channels: The width of the first convolution, and the width of each block.
+        down_blocks: Whether each block halves the images; odd sizes are rounded down.
+        patch_size: The side of the square patches whose pixels become channels before the first convolution; 1 for no
+            patches.
+        group_size: The number of images per group of the minibatch standard deviation.
+        num_classes: The number of classes, K; None for a model without classes.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: If the sizes do not fit together.
     """
 
     _supports_gradient_checkpointing = True
@@ -86,7 +87,7 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         self.classes_in = None if num_classes is None else nn.Embedding(num_classes, t_channels)
         init_fan_avg(self)
         if self.classes is not None and self.classes_in is not None:
-            nn.init.normal_(self.classes_in.weight, std=CLASS_STD)  # beside t, whose embedding differs by about as much
+            nn.init.normal_(self.classes_in.weight, std=CLASS_STD)  # about the variation of the embedding of t
             nn.init.zeros_(self.classes.weight)
 
     def forward(
@@ -98,18 +99,18 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
         full_precision: bool = False,
         return_dict: bool = True,
     ) -> DDGANDiscriminatorOutput | tuple[Tensor]:
-        """The logits of pairs of images.
+        """Compute the logits of pairs of images.
 
         Args:
             previous: x_{t-1}, real or fake, (B, C, H, W).
             sample: x_t, (B, C, H, W).
-            timestep: t in 0 .. T-1, a number for all images or (B,).
-            class_labels: in 0 .. K-1, (B,), of a model with classes.
-            full_precision: computes in float32 whatever the autocast around it, as a gradient penalty needs.
-            return_dict: `DDGANDiscriminatorOutput`, or a tuple of the logits (B,).
+            timestep: t in 0 .. T-1, one number for all images or (B,).
+            class_labels: The classes in 0 .. K-1, (B,), for a model with classes.
+            full_precision: Whether to compute in float32 even within autocast, as a gradient penalty needs.
+            return_dict: Whether to return a `DDGANDiscriminatorOutput` instead of a tuple of the logits.
 
         Raises:
-            ValueError: images, timesteps or labels of another shape.
+            ValueError: If the images, timesteps or labels have the wrong shape, or the weights the wrong precision.
         """
         config = self.config
         check_shape("images", sample, ("B", config["in_channels"], *size_pair(config["sample_size"])))
@@ -119,8 +120,8 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
             wide = torch.promote_types(sample.dtype, torch.float32)
             if self.dtype != wide:
                 raise ValueError(
-                    f"full_precision=True needs weights of {wide}, not of {self.dtype}: train with mixed precision, "
-                    "which keeps them"
+                    f"full_precision=True requires weights in {wide}, not in {self.dtype}: train with mixed precision, "
+                    "which keeps the weights in full precision"
                 )
             with torch.autocast(sample.device.type, enabled=False):
                 logits = self._logits(previous.to(wide), sample.to(wide), timestep, class_labels)
@@ -143,7 +144,7 @@ class DDGANDiscriminator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: igno
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    """Refuse numbers that do not fit together."""
+    """Reject numbers that do not fit together."""
     size, widths, downs = size_pair(config["sample_size"]), config["block_out_channels"], config["down_blocks"]
     counts = ("in_channels", "patch_size", "group_size")
     check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: config[key] for key in counts})
@@ -151,13 +152,13 @@ def _check_config(config: Mapping[str, Any]) -> None:
         check_sizes(num_classes=config["num_classes"])
     if len(downs) != len(widths) - 1:
         raise ValueError(
-            f"block_out_channels has {len(widths)} widths and down_blocks {len(downs)}: give the width of the first "
-            "convolution, then one width and one entry of down_blocks for each block"
+            f"the length of block_out_channels is {len(widths)} and that of down_blocks is {len(downs)}: "
+            "block_out_channels needs the width of the first convolution, then one width for each entry of down_blocks"
         )
     if any(side % config["patch_size"] for side in size):
-        raise ValueError(f"patch_size={config['patch_size']} must divide the image's sides, {size[0]} and {size[1]}")
+        raise ValueError(f"patch_size={config['patch_size']} must divide height and width, {size[0]} and {size[1]}")
     if any(side < config["patch_size"] * 2 ** sum(downs) for side in size):
         raise ValueError(
-            f"images of {size[0]}x{size[1]} in patches of {config['patch_size']} are too small to be halved "
-            f"{sum(downs)} times: set fewer entries of down_blocks to True, or take a smaller patch_size"
+            f"images of size {size[0]}x{size[1]} with patch_size={config['patch_size']} are too small to be halved "
+            f"{sum(downs)} time(s): set fewer entries of down_blocks to True, or use a smaller patch_size"
         )

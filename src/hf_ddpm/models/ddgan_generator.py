@@ -32,40 +32,41 @@ from hf_ddpm.schedulers.annotations import check_arguments
 
 @dataclass
 class DDGANGeneratorOutput(BaseOutput):
-    """What a forward pass finds.
+    """The output of `DDGANGenerator`.
 
     Attributes:
-        sample: the images x_0, (B, C, H, W) in [-1, 1].
+        sample: The images x_0, (B, C, H, W) in [-1, 1].
     """
 
     sample: Tensor
 
 
 class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
-    """Images x_0 of noisy ones, a latent and t: the UNet of NCSN++, whose group norms are scaled and shifted by w(z).
+    """A generator of images x_0 from x_t, a latent z and t: the UNet of NCSN++ with group norms modulated by w(z).
 
-    Images are (B, C, H, W) in [-1, 1] before they were noised, t is in 0 .. T-1. Of one x_t many x_0 are possible, and
-    z says which: it goes through a mapping network into the norms of every block, t is added between its convolutions.
-    The image is halved and doubled inside residual blocks, and a pyramid of smaller and smaller images is added on the
-    way down. Without arguments it is a small one for 28x28 digits.
+    Images are (B, C, H, W), in [-1, 1] before noise is added; t is in 0 .. T-1. Many x_0 are possible for one x_t, and
+    z selects one of them: a mapping network maps it to w, which scales and shifts the norms of every block, and t is
+    added between the convolutions. Residual blocks halve and double the image, and a pyramid of smaller and smaller
+    images is added on the way down. The defaults give a small generator for 28x28 digits.
 
     Args:
-        sample_size: (H, W), or one number for both.
-        in_channels: C.
-        block_out_channels: widths of the levels; every level but the last halves the image.
-        layers_per_block: residual blocks of a level.
-        attention_resolutions: heights of the images that attention sees, as a level has them.
-        attention_head_dim: channels of a head; None: one head.
-        norm_num_groups: the largest number of groups of a group norm; every group has at least four channels.
-        dropout: in residual blocks.
-        patch_size: side of the squares whose pixels become channels before the first level; 1: none do.
-        latent_dim: of z; 0: none, so that one x_0 belongs to each x_t, as in DDPM.
-        mapping_channels: of w.
-        mapping_layers: of the mapping network.
-        num_classes: K; None: a model without classes.
+        sample_size: The image size (H, W), or one number for both.
+        in_channels: The number of image channels, C.
+        block_out_channels: The widths of the levels; every level but the last halves the image.
+        layers_per_block: The number of residual blocks per level.
+        attention_resolutions: The image heights at which levels have attention.
+        attention_head_dim: The number of channels per head; None for one head.
+        norm_num_groups: The largest number of groups of a group norm; every group has at least four channels.
+        dropout: The dropout probability in residual blocks.
+        patch_size: The side of the square patches whose pixels become channels before the first level; 1 for no
+            patches.
+        latent_dim: The dimension of z; 0 for no z, so that there is one x_0 for each x_t, as in DDPM.
+        mapping_channels: The number of channels of w.
+        mapping_layers: The number of layers of the mapping network.
+        num_classes: The number of classes, K; None for a model without classes.
 
     Raises:
-        ValueError: sizes that do not fit together.
+        ValueError: If the sizes do not fit together.
     """
 
     _supports_gradient_checkpointing = True
@@ -133,18 +134,19 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         truncation: float = 1.0,
         return_dict: bool = True,
     ) -> DDGANGeneratorOutput | tuple[Tensor]:
-        """The images x_0 that z chooses.
+        """Generate the images x_0 that z selects.
 
         Args:
             sample: x_t, (B, C, H, W).
-            timestep: t in 0 .. T-1, a number for all images or (B,).
-            z: latents, standard normal, (B, latent_dim).
-            class_labels: in 0 .. K-1, (B,), of a model with classes.
-            truncation: how far to go from the mean of w, 0, to w, 1.
-            return_dict: `DDGANGeneratorOutput`, or a tuple of the images.
+            timestep: t in 0 .. T-1, one number for all images or (B,).
+            z: Standard normal latents, (B, latent_dim).
+            class_labels: The classes in 0 .. K-1, (B,), for a model with classes.
+            truncation: The position between the mean of w, at 0, and w itself, at 1.
+            return_dict: Whether to return a `DDGANGeneratorOutput` instead of a tuple of the images.
 
         Raises:
-            ValueError: images, timesteps, latents or labels of another shape.
+            ValueError: If the images, timesteps, latents or labels have the wrong shape, or `truncation` is not in
+                [0, 1].
         """
         config = self.config
         check_shape("images", sample, ("B", config["in_channels"], *size_pair(config["sample_size"])))
@@ -174,14 +176,14 @@ class DDGANGenerator(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[m
         return DDGANGeneratorOutput(sample=x_0) if return_dict else (x_0,)
 
     def _asked(self, level: "_Level", number: int, h: Tensor, w: Tensor, t: Tensor) -> Tensor:
-        """A residual block of a level, and its attention."""
+        """Run a residual block of a level, and its attention."""
         h = run_block(self, level.blocks[number], h, w, t)
         attended: Tensor = level.attentions[number](h)
         return attended
 
 
 class _Level(nn.Module):
-    """The residual blocks of a level; what is skipped to them comes in as further channels.
+    """The residual blocks of a level; skip connections are concatenated to their inputs.
 
     Attention follows every block on the way down and the last one on the way up, as in NCSN++.
     """
@@ -208,38 +210,38 @@ class _Level(nn.Module):
 
 
 def _check_truncation(truncation: object) -> None:
-    """Refuse what is no share.
+    """Reject a truncation that is not a number from 0 to 1.
 
     Raises:
-        ValueError: the value, and what is allowed.
+        ValueError: If it is not.
     """
     if isinstance(truncation, bool) or not isinstance(truncation, Real) or not 0 <= float(truncation) <= 1:
-        raise ValueError(f"truncation={truncation!r} must be a number from 0 to 1, where 1 truncates nothing")
+        raise ValueError(f"truncation={truncation!r} must be a number from 0 to 1; 1 disables truncation")
 
 
 def level_sizes(config: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """(H, W) that each level of a network of this configuration sees."""
+    """Return the image size (H, W) of each level of a network with this configuration."""
     height, width = (side // config["patch_size"] for side in size_pair(config["sample_size"]))
     return [(height >> i, width >> i) for i in range(len(config["block_out_channels"]))]
 
 
 def check_labels(class_labels: Tensor | None, num_classes: int | None, batch_size: int) -> None:
-    """Refuse labels of a network without classes, and a network with classes without labels.
+    """Reject labels for a network without classes, and missing or wrong labels for a network with classes.
 
     Raises:
-        ValueError: which, and how many are needed.
+        ValueError: If the labels do not fit.
     """
     if num_classes is None and class_labels is not None:
-        raise ValueError("class_labels were given, but this network was made without num_classes: leave them out")
+        raise ValueError("class_labels must be omitted: this network was created without num_classes")
     if num_classes is None:
         return
     if not isinstance(class_labels, Tensor) or class_labels.shape != (batch_size,):
         given = f"shape {tuple(class_labels.shape)}" if isinstance(class_labels, Tensor) else repr(class_labels)
         raise ValueError(
-            f"this network has {num_classes} classes: give class_labels of shape ({batch_size},), not {given}"
+            f"this network has num_classes={num_classes}: pass class_labels of shape ({batch_size},), not {given}"
         )
     if class_labels.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"class_labels of {class_labels.dtype} must be whole numbers: torch.long")
+        raise ValueError(f"class_labels of dtype {class_labels.dtype} must be integers: convert them to torch.long")
     if class_labels.device.type == "cpu" and not torch.compiler.is_compiling():  # a GPU would have to be waited for
         least, most = class_labels.aminmax()
         if least < 0 or most >= num_classes:
@@ -249,26 +251,26 @@ def check_labels(class_labels: Tensor | None, num_classes: int | None, batch_siz
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    """Refuse numbers that do not fit together."""
+    """Reject numbers that do not fit together."""
     size, widths = size_pair(config["sample_size"]), config["block_out_channels"]
     counts = ["in_channels", "layers_per_block", "norm_num_groups", "patch_size"]
     counts += ["mapping_channels", "mapping_layers"]
     check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: config[key] for key in counts})
     check_sizes(**{key: config[key] for key in ("num_classes", "attention_head_dim") if config[key] is not None})
     if config["latent_dim"] < 0:
-        raise ValueError(f"latent_dim={config['latent_dim']} must be at least 0, which is a generator without z")
+        raise ValueError(f"latent_dim={config['latent_dim']} must be at least 0; 0 is a generator without z")
     if not 0 <= config["dropout"] < 1:
         raise ValueError(f"dropout={config['dropout']} must be a probability in [0, 1)")
     if any(side % config["patch_size"] for side in size):
-        raise ValueError(f"patch_size={config['patch_size']} must divide the image's sides, {size[0]} and {size[1]}")
+        raise ValueError(f"patch_size={config['patch_size']} must divide height and width, {size[0]} and {size[1]}")
     sizes = level_sizes(config)
     check_halving(sizes[0], len(widths))
     heights = [height for height, _ in sizes]
     strangers = [height for height in config["attention_resolutions"] if height not in heights]
     if strangers:
         raise ValueError(
-            f"attention_resolutions={list(config['attention_resolutions'])}: no level sees images of height "
-            f"{strangers[0]}, they see {', '.join(map(str, heights))}"
+            f"attention_resolutions={list(config['attention_resolutions'])} contains {strangers[0]}, but the levels "
+            f"have the image heights {', '.join(map(str, heights))}"
         )
     attended = {
         width for width, height in zip(widths, heights, strict=True) if height in config["attention_resolutions"]
@@ -276,6 +278,6 @@ def _check_config(config: Mapping[str, Any]) -> None:
     odd = [width for width in sorted({*attended, widths[-1]}) if width % (config["attention_head_dim"] or 1)]
     if odd:
         raise ValueError(
-            f"attention_head_dim={config['attention_head_dim']} must divide the channels of the levels with attention "
-            f"and of the last, and does not divide {odd[0]}"
+            f"attention_head_dim={config['attention_head_dim']} must divide the channels of the last level and of "
+            f"levels with attention, but it does not divide {odd[0]}"
         )

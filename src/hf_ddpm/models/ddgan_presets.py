@@ -1,6 +1,6 @@
-"""The two networks of denoising diffusion GANs as presets, each a pair under one name.
+"""Presets of the two networks of denoising diffusion GANs; a generator and its discriminator have the same name.
 
-Source: arXiv 2112.07804, appendix C, and the settings that were published for its figures.
+Source: arXiv 2112.07804, appendix C, and the settings that were published for its results.
 """
 
 from collections.abc import Mapping
@@ -71,41 +71,41 @@ DISCRIMINATOR_PRESETS: Mapping[str, NetworkPreset] = MappingProxyType(
         "mnist": preset(586_001, "28x28 handwritten digits on a laptop, in patches of 4x4; no paper's row"),
         "cifar10": preset(
             12_708_865,
-            "the small one of DDGAN, for CIFAR-10 32x32",
+            "the small discriminator of DDGAN, for CIFAR-10 32x32",
             **_PAPER,
             sample_size=32,
             block_out_channels=(128, 128, 256, 512, 512),
             down_blocks=(False, True, True, True),
         ),
-        "celebahq-256": preset(27_704_449, "the large one of DDGAN, for CelebA-HQ 256x256", **_LARGE),
-        "church-256": preset(27_704_449, "the large one of DDGAN, for LSUN church 256x256", **_LARGE),
+        "celebahq-256": preset(27_704_449, "the large discriminator of DDGAN, for CelebA-HQ 256x256", **_LARGE),
+        "church-256": preset(27_704_449, "the large discriminator of DDGAN, for LSUN church 256x256", **_LARGE),
     }
 )
 
 
 def generator_preset(name: str, **overrides: Any) -> DDGANGenerator:
-    """Build a generator with NCSN++'s unit gain; the layers that begin at zero there do not, so that z counts at once.
+    """Build a generator with the unit gain of NCSN++, but without its zero layers, so that z has an effect at once.
 
     The weights are drawn from torch's global generator. Under `torch.device("meta")` nothing is drawn or allocated.
 
     Args:
-        name: a key of `GENERATOR_PRESETS`.
-        overrides: keywords of `DDGANGenerator` that replace the preset's; lists, as YAML has them, become tuples.
+        name: A key of `GENERATOR_PRESETS`.
+        overrides: Keywords of `DDGANGenerator` that replace those of the preset; lists, as in YAML, become tuples.
 
     Raises:
-        UserError: unknown name or keyword, or what `DDGANGenerator` refuses.
+        UserError: If the name or a keyword is unknown, or `DDGANGenerator` raises a `ValueError`.
     """
     return build_preset(DDGANGenerator, "generator", GENERATOR_PRESETS, name, overrides)
 
 
 def discriminator_preset(name: str, **overrides: Any) -> DDGANDiscriminator:
-    """Build a discriminator, as `generator_preset` does a generator.
+    """Build a discriminator, in the same way as `generator_preset` builds a generator.
 
     Args:
-        name: a key of `DISCRIMINATOR_PRESETS`.
-        overrides: keywords of `DDGANDiscriminator`.
+        name: A key of `DISCRIMINATOR_PRESETS`.
+        overrides: Keywords of `DDGANDiscriminator` that replace those of the preset.
 
     Raises:
-        UserError: unknown name or keyword, or what `DDGANDiscriminator` refuses.
+        UserError: If the name or a keyword is unknown, or `DDGANDiscriminator` raises a `ValueError`.
     """
     return build_preset(DDGANDiscriminator, "discriminator", DISCRIMINATOR_PRESETS, name, overrides)

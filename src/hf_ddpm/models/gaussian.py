@@ -1,4 +1,4 @@
-"""Gaussians in logarithms: their density, their divergence, and the mass that they give to a grey level."""
+"""Gaussians in logarithms: their density, their divergence, and the probability that they give to a grey level."""
 
 import math
 
@@ -22,18 +22,19 @@ def gaussian_kl(mean1: Tensor, log_variance1: Tensor, mean2: Tensor, log_varianc
 def discretized_gaussian_log_likelihood(
     x_0: Tensor, mean: Tensor, log_variance: Tensor, *, bit_depth: int = 8
 ) -> Tensor:
-    """log of the mass that N(mean, exp(log_variance)) gives to the grey level of each element (DDPM, eq. 13).
+    """log of the probability that N(mean, exp(log_variance)) gives to the grey level of each element (DDPM, eq. 13).
 
     The levels are 2 k / (2^b - 1) - 1; a level's bin reaches half way to its neighbours, and to infinity at the ends.
-    Values and gradients stay finite in float32 a hundred thousand standard deviations away.
+    Values and gradients stay finite in float32 up to a distance of a hundred thousand standard deviations.
 
     Args:
-        x_0: images on the grid of levels in [-1, 1], (B, ...).
-        mean, log_variance: of the decoder p(x_0 | x_1), shapes that broadcast to `x_0`.
+        x_0: Images on the grid of levels in [-1, 1], (B, ...).
+        mean, log_variance: The mean and the log-variance of the decoder p(x_0 | x_1), in shapes that broadcast to
+            `x_0`.
         bit_depth: b.
 
     Returns:
-        Tensor: nats, shaped as `x_0`, at most 0.
+        Tensor: The logarithms in nats, shaped as `x_0`, at most 0.
     """
     half_bin = 1 / (2**bit_depth - 1)
     precision = torch.exp(-0.5 * log_variance)
@@ -45,7 +46,7 @@ def discretized_gaussian_log_likelihood(
 
 
 def log_cdf(z: Tensor) -> Tensor:
-    """log Phi(z) of the standard normal distribution, in nats, with a gradient that is finite wherever z^2 is."""
+    """log Phi(z) of the standard normal distribution, in nats, with a finite gradient wherever z^2 is finite."""
     return torch.where(z < _TAIL, _log_scaled_cdf(z) - z.square() / 2, torch.special.log_ndtr(z.clamp(min=_TAIL)))
 
 
@@ -53,11 +54,11 @@ def _log_mass(middle: Tensor, half_width: Tensor) -> Tensor:
     """log(Phi(middle + half_width) - Phi(middle - half_width)) for middle <= 0, so that neither Phi is rounded to 1.
 
     = log Phi(high) + log(1 - exp(d)) with d = log Phi(low) - log Phi(high). The squares in the two logarithms are
-    subtracted as a product, (low^2 - high^2) / 2 = -2 half_width middle: far out they are all that there is.
+    subtracted as a product, (low^2 - high^2) / 2 = -2 half_width middle, because they dominate far from the mean.
     """
     low, high = middle - half_width, middle + half_width
     d = _log_scaled_cdf(low) - _log_scaled_cdf(high) + 2 * half_width * middle
-    smallest = torch.finfo(d.dtype).tiny  # a bin too narrow for its dtype has no mass of its own, not -inf
+    smallest = torch.finfo(d.dtype).tiny  # for a bin too narrow for its dtype, instead of -inf
     return log_cdf(high) + torch.log(-torch.expm1(d.clamp(max=-smallest)))
 
 

@@ -1,13 +1,13 @@
-"""The size of images: what configurations hold, and what the levels of a network need."""
+"""The size of images in configurations, and the sizes that the levels of a network need."""
 
 from typing import Any
 
 
 def size_pair(sample_size: Any) -> tuple[int, int]:
-    """(H, W) of a number, whose images are square, or of a pair.
+    """Return (H, W) for one number, which means square images, or for a pair.
 
     Raises:
-        ValueError: neither one whole number nor two.
+        ValueError: If the size is neither one whole number nor two.
     """
     pair = tuple(sample_size) if isinstance(sample_size, (list, tuple)) else (sample_size, sample_size)
     if len(pair) != 2 or not all(isinstance(side, int) for side in pair):
@@ -16,5 +16,5 @@ def size_pair(sample_size: Any) -> tuple[int, int]:
 
 
 def side_unit(levels: int) -> int:
-    """2**(levels - 1), which both sides of an image must be multiples of: every level but the last halves it."""
+    """Return 2**(levels - 1), which must divide both sides of an image: every level but the last halves it."""
     return 2 ** (levels - 1)

@@ -29,48 +29,49 @@ SCHEDULE_KEYS: dict[str, Any] = {
     "trained_betas": Sequence[float] | None,
     "rescale_betas_zero_snr": bool,
 }
-"""The keywords of `HFDDPMScheduler` that fix alpha_bar, of which `noise_schedule` is made, and their types."""
-LATENT_KEYS: dict[str, Any] = {"class": str, "scaling_factor": float}  # of `latents`
+"""The keywords of `HFDDPMScheduler` that determine alpha_bar, and their types: the keys of `noise_schedule`."""
+LATENT_KEYS: dict[str, Any] = {"class": str, "scaling_factor": float}  # the keys of `latents`
 
 
 @dataclass
 class NoisyClassifierOutput(BaseOutput):
-    """What a forward pass finds.
+    """The output of `NoisyClassifier`.
 
     Attributes:
-        logits: log p(y | x_t, t) up to a constant of each image, (B, K).
+        logits: log p(y | x_t, t) up to a constant for each image, (B, K).
     """
 
     logits: Tensor
 
 
 class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
-    """p(y | x_t, t) of noisy images: the encoder half of ADM's UNet, of diffusers' blocks, and a pooling.
+    """A classifier of noisy images, p(y | x_t, t): the encoder half of ADM's UNet in diffusers' blocks, and a pooling.
 
-    Images are (B, C, H, W) in [-1, 1] before they were noised, t is in 0 .. T-1. The embedding of t scales and shifts
-    behind each group norm (adaptive group norm), and each level but the last halves the image inside a residual block.
-    Residual branches start at zero. Without arguments it is a small one for 28x28 digits.
+    Images are (B, C, H, W), in [-1, 1] before noise is added; t is in 0 .. T-1. The embedding of t scales and shifts
+    the output of each group norm (adaptive group norm), and each level but the last halves the image inside a residual
+    block. Residual branches start at zero. The defaults give a small classifier for 28x28 digits.
 
     Args:
-        sample_size: (H, W), or one number for both.
-        in_channels: C.
-        num_classes: K, at least 2.
-        block_out_channels: widths of the levels.
-        layers_per_block: residual blocks of a level.
-        down_block_types: of each level, with attention or without; the middle has attention always.
-        attention_head_dim: channels of a head, in the levels and in the attention pool.
-        norm_num_groups: of the group norms.
-        dropout: in residual blocks.
-        pool: `adaptive` is the global mean, `attention` CLIP's pooling, `spatial` and `spatial_v2` see the means of all
-            stages; see `make_pool`.
-        time_embedding_channels: sinusoids of t; None is the width of the first level, which ADM's 512x512 differs from.
-        noise_schedule: keywords of `HFDDPMScheduler` that fix the alpha_bar that it was trained with, `SCHEDULE_KEYS`.
-        id2label: names of classes by their number, which JSON makes a string.
-        latents: for a classifier of latents instead of pixels their VAE's `class`, and the `scaling_factor` that they
-            were multiplied by.
+        sample_size: The image size (H, W), or one number for both.
+        in_channels: The number of image channels, C.
+        num_classes: The number of classes, K, at least 2.
+        block_out_channels: The widths of the levels.
+        layers_per_block: The number of residual blocks per level.
+        down_block_types: The block type of each level, with or without attention; the middle always has attention.
+        attention_head_dim: The number of channels per head, in the levels and in the attention pool.
+        norm_num_groups: The number of groups of the group norms.
+        dropout: The dropout probability in residual blocks.
+        pool: `adaptive` is the global mean, `attention` is CLIP's pooling, `spatial` and `spatial_v2` use the means of
+            all stages; see `make_pool`.
+        time_embedding_channels: The number of sinusoids of t; None is the width of the first level, from which ADM's
+            512x512 classifier differs.
+        noise_schedule: The keywords of `HFDDPMScheduler` that determine the alpha_bar of its training, `SCHEDULE_KEYS`.
+        id2label: The names of classes by their number, which JSON converts to a string.
+        latents: For a classifier of latents instead of pixels, the `class` of their VAE, and the `scaling_factor` by
+            which they were multiplied.
 
     Raises:
-        ValueError: an unknown word, sizes that do not fit together, or the name of a class that is not there.
+        ValueError: If a choice is unknown, sizes do not fit together, or a class that does not exist has a name.
     """
 
     _supports_gradient_checkpointing = True
@@ -119,7 +120,7 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
             pool,
             channels=widths[-1],
             size=(height, width),
-            stage_channels=widths[0] + (layers_per_block + 1) * sum(widths),  # the middle stands for a downsampler
+            stage_channels=widths[0] + (layers_per_block + 1) * sum(widths),  # the middle counts as a downsampler
             num_classes=num_classes,
             head_dim=attention_head_dim,
             num_groups=norm_num_groups,
@@ -127,22 +128,22 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
 
     @property
     def class_names(self) -> list[str]:
-        """The K names, of a class without one its number."""
+        """The names of the K classes; a class without a name has its number."""
         names = self.config["id2label"] or {}
         return [names.get(str(number), str(number)) for number in range(self.config["num_classes"])]
 
     def forward(
         self, sample: Tensor, timestep: Tensor | int, return_dict: bool = True
     ) -> NoisyClassifierOutput | tuple[Tensor]:
-        """The logits of noisy images.
+        """Compute the logits of noisy images.
 
         Args:
             sample: x_t, (B, C, H, W).
-            timestep: t in 0 .. T-1, a number for all images or (B,).
-            return_dict: `NoisyClassifierOutput`, or a tuple of the logits (B, K).
+            timestep: t in 0 .. T-1, one number for all images or (B,).
+            return_dict: Whether to return a `NoisyClassifierOutput` instead of a tuple of the logits (B, K).
 
         Raises:
-            ValueError: images of another shape than those that it is made for.
+            ValueError: If the images or the timesteps have the wrong shape.
         """
         check_shape("images", sample, ("B", self.config["in_channels"], *size_pair(self.config["sample_size"])))
         embedding = self.time_embedding(self.time_proj(each_timestep(timestep, sample)).to(sample.dtype))
@@ -159,7 +160,7 @@ class NoisyClassifier(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[
 
 
 def _down_blocks(config: Mapping[str, Any], **block: Any) -> nn.ModuleList:
-    """The levels; every one but the last ends in a residual block that halves the image."""
+    """Build the levels; every level but the last ends in a residual block that halves the image."""
     widths, types = config["block_out_channels"], config["down_block_types"]
     return nn.ModuleList(
         get_down_block(
@@ -176,19 +177,19 @@ def _down_blocks(config: Mapping[str, Any], **block: Any) -> nn.ModuleList:
 
 
 def _check_config(config: Mapping[str, Any]) -> None:
-    """Refuse numbers that do not fit together."""
+    """Reject numbers that do not fit together."""
     size, widths, types = size_pair(config["sample_size"]), config["block_out_channels"], config["down_block_types"]
     one = ("in_channels", "layers_per_block", "attention_head_dim", "norm_num_groups")
     check_sizes(sample_size=size, block_out_channels=widths or (0,), **{key: config[key] for key in one})
     check_sizes(time_embedding_channels=config["time_embedding_channels"] or 1)
     if config["num_classes"] < 2:
-        raise ValueError(f"num_classes={config['num_classes']} must be at least 2: one class is always right")
+        raise ValueError(f"num_classes={config['num_classes']} must be at least 2: one class leaves nothing to learn")
     if not 0 <= config["dropout"] < 1:
         raise ValueError(f"dropout={config['dropout']} must be a probability in [0, 1)")
     if len(types) != len(widths):
         raise ValueError(
-            f"block_out_channels has {len(widths)} levels and down_block_types {len(types)}: give both with one entry "
-            "for each level"
+            f"the length of block_out_channels is {len(widths)} and that of down_block_types is {len(types)}: both "
+            "must have one entry for each level"
         )
     check_halving(size, len(widths))
     check_groups(widths, config["norm_num_groups"])
@@ -202,7 +203,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
 def _check_heads(widths: Sequence[int], head_dim: int) -> None:
     if any(width % head_dim for width in widths):
         raise ValueError(
-            f"attention_head_dim={head_dim} must divide the channels of the levels with attention and of the last, "
+            f"attention_head_dim={head_dim} must divide the channels of the last level and of levels with attention, "
             f"{', '.join(map(str, dict.fromkeys(widths)))}"
         )
 
@@ -210,9 +211,9 @@ def _check_heads(widths: Sequence[int], head_dim: int) -> None:
 def _check_keys(name: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:
     for key, value in given.items():
         if key not in allowed:
-            raise ValueError(f"{name} has a key {key!r}, allowed are {', '.join(allowed)}")
+            raise ValueError(f"{name} has the unknown key {key!r}: use only {', '.join(allowed)}")
         if as_annotated(value, allowed[key]) is NotImplemented:
-            raise ValueError(f"{name} has {key}={reprlib.repr(value)}, not {described(allowed[key])}")
+            raise ValueError(f"{name} has {key}={reprlib.repr(value)}, which must be {described(allowed[key])}")
 
 
 def _check_names(names: Mapping[Any, Any], num_classes: int) -> None:
@@ -220,6 +221,6 @@ def _check_names(names: Mapping[Any, Any], num_classes: int) -> None:
     for number, name in names.items():
         if str(number) not in numbers or not isinstance(name, str):
             raise ValueError(
-                f"id2label names class {number!r} {name!r}: the classes are 0 to {num_classes - 1}, and a name is a "
-                "string"
+                f"id2label has the name {name!r} for class {number!r}: the classes are 0 to {num_classes - 1}, and a "
+                "name must be a string"
             )

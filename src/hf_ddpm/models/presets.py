@@ -1,4 +1,4 @@
-"""What presets of networks are, and how a network is built of one."""
+"""Presets of networks, and how to build a network from a preset."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ N = TypeVar("N")
 
 @dataclass(frozen=True)
 class NetworkPreset:
-    """One network.
+    """The preset of a network.
 
     Attributes:
-        config: keywords of its class. Read-only: the functions that build it take overrides.
-        parameters: number of weights with no override; a test counts them.
-        about: the model, its data and its paper in one line.
+        config: The keywords of its class. Read-only: the functions that build a network take overrides.
+        parameters: The number of weights without overrides; a test counts them.
+        about: The model, its data and its paper in one line.
     """
 
     config: Mapping[str, Any]
@@ -27,24 +27,24 @@ class NetworkPreset:
 
 
 def preset(parameters: int, about: str, **config: Any) -> NetworkPreset:
-    """A preset of these keywords, read-only."""
+    """Create a read-only preset from these keywords."""
     return NetworkPreset(MappingProxyType(config), parameters, about)
 
 
 def build_preset(
     network: Callable[..., N], word: str, presets: Mapping[str, NetworkPreset], name: str, overrides: Mapping[str, Any]
 ) -> N:
-    """A network of a preset.
+    """Build a network from a preset.
 
     Args:
-        network: its class.
-        word: what a user calls it, such as "classifier".
-        presets: by their names.
-        name: of one of them.
-        overrides: keywords of the class that replace the preset's; lists, as YAML has them, become tuples.
+        network: The class of the network.
+        word: What error messages call the network, such as "classifier".
+        presets: The presets by their names.
+        name: The name of one of them.
+        overrides: Keywords of the class that replace those of the preset; lists, as in YAML, become tuples.
 
     Raises:
-        UserError: unknown name or keyword, or what the class refuses.
+        UserError: If the name or a keyword is unknown, or the class raises a `ValueError`.
     """
     if name not in presets:
         raise UserError(

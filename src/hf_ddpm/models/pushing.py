@@ -1,4 +1,4 @@
-"""What a push does not tell of this machine, and what only an installed package does."""
+"""Pushing without the paths of this machine, and access to functions that need the installed package."""
 
 import os
 import sys
@@ -9,9 +9,10 @@ from typing import Any
 
 @contextmanager
 def pushing(*parts: Any) -> Iterator[None]:
-    """Leave only the last name of the place that each part was opened from in its config, until the block ends.
+    """Shorten the path that each part was loaded from, in its config, to the last component until the block ends.
 
-    Classifiers of transformers, whose config is no dictionary, and image processors, which have none, stay as they are.
+    Classifiers from transformers, whose config is not a dictionary, and image processors, which have no config, are
+    left unchanged.
     """
     configs = [(part, getattr(part, "config", None)) for part in parts]
     there = [part for part, config in configs if isinstance(config, Mapping) and "_name_or_path" in config]
@@ -26,5 +27,5 @@ def pushing(*parts: Any) -> Iterator[None]:
 
 
 def of_package(name: str) -> Any:
-    """A function of the package that this file belongs to; None where the file came with a checkpoint (door 3)."""
+    """Return a function of the package that this file belongs to; None if the file came with a checkpoint (door 3)."""
     return getattr(sys.modules.get(__name__.partition(".")[0]), name, None)

@@ -1,8 +1,8 @@
-"""The UNets of the DDPM family as presets: a configuration of `UNet2DModel` and the paper's initialisation.
+"""Presets of the UNets of the DDPM family: a configuration of `UNet2DModel` and the paper's initialisation.
 
-A preset is nothing but constructor keywords of diffusers' `UNet2DModel` and the name of an initialisation, so what
-`unet_preset` returns is a stock model: `save_pretrained` writes it, plain diffusers reads it.
-How t enters the network and what the skips carry is told in docs/unet.md.
+A preset consists only of constructor keywords of diffusers' `UNet2DModel` and the name of an initialisation, so
+`unet_preset` returns a stock model: `save_pretrained` saves it, and plain diffusers loads it.
+docs/unet.md describes how t enters the network and what the skip connections carry.
 
 Sources: DDPM, arXiv 2006.11239, appendix B; DDIM, arXiv 2010.02502, appendix D; Improved DDPM, arXiv 2102.09672,
 appendix A; ADM (guided diffusion), arXiv 2105.05233, section 3 and appendix I; and the configurations that the authors
@@ -27,10 +27,10 @@ class UNetPreset:
     """One row of a paper's table of architectures.
 
     Attributes:
-        config: keywords of `UNet2DModel`. Read-only: `unet_preset(name, **overrides)` makes variants.
-        init: what `init_unet` draws the weights from.
-        parameters: number of weights with no override; a test counts them.
-        about: the model, its data and its paper in one line.
+        config: The keywords of `UNet2DModel`. Read-only: `unet_preset(name, **overrides)` builds variants.
+        init: The initialisation, see `init_unet`.
+        parameters: The number of weights without overrides; a test counts them.
+        about: The model, its data and its paper in one line.
     """
 
     config: Mapping[str, Any]
@@ -40,7 +40,7 @@ class UNetPreset:
 
 
 def _levels(count: int, attention: tuple[int, ...], down: str, up: str) -> dict[str, Any]:
-    """Block types of `count` levels; level 0 has the image's size, level i is 2**i times smaller."""
+    """Return the block types of `count` levels; level 0 has the image's size, level i is 2**i times smaller."""
     return {
         "down_block_types": tuple("AttnDownBlock2D" if i in attention else down for i in range(count)),
         "up_block_types": tuple("AttnUpBlock2D" if i in attention else up for i in reversed(range(count))),
@@ -48,12 +48,12 @@ def _levels(count: int, attention: tuple[int, ...], down: str, up: str) -> dict[
 
 
 def _conv_levels(count: int, attention: tuple[int, ...]) -> dict[str, Any]:
-    """Levels joined by a strided convolution downwards, by nearest neighbour and a convolution upwards."""
+    """Return levels joined by a strided convolution downwards, by nearest neighbour and a convolution upwards."""
     return _levels(count, attention, "DownBlock2D", "UpBlock2D")
 
 
 def _resnet_levels(count: int, attention: tuple[int, ...]) -> dict[str, Any]:
-    """Levels joined by residual blocks that resample inside (ADM, after BigGAN). `DownBlock2D` has none."""
+    """Return levels joined by residual blocks that resample inside (ADM, after BigGAN). `DownBlock2D` has none."""
     blocks = _levels(count, attention, "ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
     return {**blocks, "downsample_type": "resnet", "upsample_type": "resnet"}
 
@@ -62,7 +62,7 @@ def _channels(base: int, *multipliers: int) -> dict[str, Any]:
     return {"block_out_channels": tuple(base * m for m in multipliers)}
 
 
-# The configuration of google/ddpm-cifar10-32 and google/ddpm-celebahq-256, with their paper's dropout added per row.
+# The configuration of google/ddpm-cifar10-32 and google/ddpm-celebahq-256; each preset adds the paper's dropout.
 _DDPM: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
@@ -75,7 +75,7 @@ _DDPM: dict[str, Any] = {
     "norm_eps": 1e-6,
 }
 
-# Improved DDPM and ADM: scale and shift after the norm, 64 channels a head, 2C outputs (prediction and variance).
+# Improved DDPM and ADM: scale and shift after the norm, 64 channels per head, 2C outputs (prediction and variance).
 _OPENAI: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 6,
@@ -191,25 +191,26 @@ UNET_PRESETS: Mapping[str, UNetPreset] = MappingProxyType(
 
 
 def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
-    """Build the UNet of a paper, initialised as its paper does.
+    """Build the UNet of a paper, with the paper's initialisation.
 
-    Two keywords follow another one unless they are given too: `out_channels` keeps its ratio to `in_channels`
-    (C, or 2C where the preset learns the variance), and `attn_norm_num_groups` keeps to `norm_num_groups`.
+    Two keywords follow others unless they are passed too: `out_channels` keeps its ratio to `in_channels` (C, or 2C if
+    the preset learns the variance), and `attn_norm_num_groups` is set to `norm_num_groups`.
 
-    The weights are drawn from torch's global generator, as diffusers' constructor itself draws: `torch.manual_seed`
-    before the call fixes them. Under `torch.device("meta")` nothing is drawn or allocated.
+    The weights are drawn from torch's global generator, as in diffusers' constructor: `torch.manual_seed` before the
+    call makes them reproducible. Under `torch.device("meta")` nothing is drawn or allocated.
 
     Args:
-        name: a key of `UNET_PRESETS`.
-        overrides: keywords of `UNet2DModel` that replace the preset's. `sample_size` is an int or (height, width);
-            lists, as YAML has them, become tuples.
+        name: A key of `UNET_PRESETS`.
+        overrides: Keywords of `UNet2DModel` that replace those of the preset. `sample_size` is an int or (height,
+            width); lists, as in YAML, become tuples.
 
     Returns:
         A stock model in training mode: (B, in_channels, H, W), t of shape (B,) -> (B, out_channels, H, W).
 
     Raises:
-        UserError: unknown name or keyword, levels that disagree, groups or heads that do not divide the channels,
-            a `sample_size` that the levels cannot halve, groups of one channel (they cancel an added embedding of t).
+        UserError: If the name or a keyword is unknown, the levels do not match, groups or heads do not divide the
+            channels, the levels cannot halve `sample_size`, or a group has one channel (which cancels an added
+            embedding of t).
     """
     if name not in UNET_PRESETS:
         raise UserError(
@@ -229,7 +230,7 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
 
 
 def _override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """All keywords of `UNet2DModel`: its defaults, then the preset's, then the user's."""
+    """Return all keywords of `UNet2DModel`: its defaults, overridden by the preset's, then by the user's."""
     signature = inspect.signature(UNet2DModel.__init__).parameters
     known = {key: parameter.default for key, parameter in signature.items() if key != "self"}
     for key in overrides:

@@ -1,4 +1,4 @@
-"""What fits a UNet and what does not: image sizes, levels, groups and heads, each mistake told in one sentence."""
+"""Checks of the configuration of a UNet: image sizes, levels, groups and heads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 
 
 def check_image_size(model: UNet2DModel | Mapping[str, Any], height: int, width: int) -> None:
-    """Refuse an image that the levels cannot halve without a remainder.
+    """Reject an image size that the levels cannot halve without a remainder.
 
-    Every level but the last halves the image, and the way up doubles it: an odd size would come back one pixel off
-    and meet a skip of another size. So both sides must be multiples of 2**(levels - 1). They may differ.
+    Every level but the last halves the image, and the way up doubles it: an odd size would come back one pixel off and
+    would not match the skip connection. So both sides must be multiples of 2**(levels - 1). They may differ.
 
     Args:
-        model: the network, or its configuration with at least `block_out_channels`.
-        height, width: size of the images in pixels.
+        model: The network, or its configuration with at least `block_out_channels`.
+        height, width: The size of the images in pixels.
 
     Raises:
-        UserError: a side is not a positive multiple of 2**(levels - 1).
+        UserError: If a side is not a positive multiple of 2**(levels - 1).
     """
     config = model if isinstance(model, Mapping) else model.config
     levels = len(config["block_out_channels"])
@@ -36,16 +36,16 @@ def check_image_size(model: UNet2DModel | Mapping[str, Any], height: int, width:
     above = [max(-(-side // multiple), 1) * multiple for side in sides]
     sizes = dict.fromkeys(f"{h}x{w}" for h, w in (below, above))
     raise UserError(
-        f"image size {height}x{width} does not fit this UNet: its {levels} levels halve the image {levels - 1} times, "
-        f"so height and width must be multiples of {multiple}; resize, crop or pad to {' or '.join(sizes)}"
+        f"image size {height}x{width} does not fit this UNet: its {levels} levels halve it {levels - 1} time(s), so "
+        f"height and width must be multiples of {multiple}; resize, crop or pad to {' or '.join(sizes)}"
     )
 
 
 def check_sample_size(config: Mapping[str, Any]) -> None:
-    """Refuse a `sample_size` that is no size, or that the levels cannot halve; None is any.
+    """Reject a `sample_size` that is invalid or that the levels cannot halve; None is any size.
 
     Raises:
-        UserError: what is allowed.
+        UserError: If it is; the message names the allowed sizes.
     """
     if config["sample_size"] is None:
         return
@@ -55,26 +55,26 @@ def check_sample_size(config: Mapping[str, Any]) -> None:
 
 
 def check_unet_levels(config: Mapping[str, Any]) -> None:
-    """Refuse widths and block types that are not one a level, or unknown."""
+    """Reject widths and block types that are not one per level, or that are not supported."""
     channels, down, up = (config[k] for k in ("block_out_channels", "down_block_types", "up_block_types"))
     if not len(channels) == len(down) == len(up) > 0:
         raise UserError(
-            f"block_out_channels has {len(channels)} levels, down_block_types {len(down)} and up_block_types "
-            f"{len(up)}: give all three with one entry a level (down from the finest level, up from the coarsest)"
+            f"the lengths of block_out_channels, down_block_types and up_block_types are {len(channels)}, {len(down)} "
+            f"and {len(up)}: all must have one entry per level (down from the finest level, up from the coarsest)"
         )
     for key, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         for block in config[key]:
             if block not in known:
-                raise UserError(f"{key} has {block!r}; use one of {', '.join(known)}{did_you_mean(block, known)}")
+                raise UserError(f"{key} contains {block!r}; use one of {', '.join(known)}{did_you_mean(block, known)}")
     if not all(isinstance(width, int) and width > 0 for width in channels):
         raise UserError(f"block_out_channels must be positive whole numbers, not {channels!r}")
 
 
 def check_time_embedding(config: Mapping[str, Any]) -> None:
-    """Refuse an unknown type of time embedding, and a table of them without a length.
+    """Reject an unknown type of time embedding, and a table of time embeddings without a length.
 
     Raises:
-        UserError: The allowed types, or what is missing.
+        UserError: If the type is unknown, or the length is missing.
     """
     kind, rows = config["time_embedding_type"], config["num_train_timesteps"]
     if kind not in TIME_EMBEDDINGS:
@@ -88,7 +88,7 @@ def check_time_embedding(config: Mapping[str, Any]) -> None:
 
 
 def check_divisors(config: Mapping[str, Any]) -> None:
-    """Groups must divide the channels of every level, the width of a head those of every level with attention."""
+    """Check that groups divide the channels of every level, and heads those of every level with attention."""
     channels = config["block_out_channels"]
     levels = [*zip(channels, config["down_block_types"], strict=True)]
     levels += zip(reversed(channels), config["up_block_types"], strict=True)
@@ -102,10 +102,10 @@ def check_divisors(config: Mapping[str, Any]) -> None:
     if attended and config["attention_head_dim"] is not None:
         _check_divides("attention_head_dim", config["attention_head_dim"], sorted(attended))
     if t_before_norm and config["norm_num_groups"] in channels:
-        # the shift that t adds to a channel is constant over the image: a norm over this channel alone subtracts it
+        # the shift that t adds to a channel is constant over the image, so a norm over this channel alone subtracts it
         groups = config["norm_num_groups"]
         raise UserError(
-            f"norm_num_groups={groups} normalises every channel of the level with {groups} channels alone, which "
+            f"norm_num_groups={groups} normalises each channel of the level with {groups} channels separately, which "
             "cancels the time embedding added to them; use fewer groups or more channels"
         )
 

@@ -1,4 +1,4 @@
-"""The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114): q(z|x), p(x|z) and what joins them."""
+"""The variational autoencoder (Kingma & Welling 2014, arXiv 1312.6114): q(z|x) and p(x|z)."""
 
 import math
 from dataclasses import dataclass
@@ -41,19 +41,19 @@ from hf_ddpm.models.vae_networks import (
 )
 from hf_ddpm.schedulers.annotations import check_arguments
 
-MOST_WEIGHTS = 2**31  # of one layer of an MLP
+MOST_WEIGHTS = 2**31  # the limit for one layer of an MLP
 
 
 @dataclass
 class VAEOutput(BaseOutput):
-    """What a forward pass finds.
+    """The output of `HFVAE`.
 
     Attributes:
-        sample: mean images of p(x|z), (B, C, H, W) in [-1, 1]; (B * L, C, H, W) for L draws of z an image.
-        moments: mean and log-variance of q(z|x), (B, 2J, h, w); `DiagonalGaussianDistribution` reads them.
-        latents: z, (B, J, h, w), or (B * L, J, h, w), the draws of an image beside each other.
-        output: of the decoder, which `decoder_distribution` reads.
-        log_variance: the sigma that all elements share, (1,), where the likelihood has one.
+        sample: The mean images of p(x|z), (B, C, H, W) in [-1, 1]; (B * L, C, H, W) for L draws of z per image.
+        moments: The mean and the log-variance of q(z|x), (B, 2J, h, w), for `DiagonalGaussianDistribution`.
+        latents: z, (B, J, h, w), or (B * L, J, h, w) with the draws of an image next to each other.
+        output: The output of the decoder, for `decoder_distribution`.
+        log_variance: The log-variance that all elements share, (1,), if the likelihood has one.
     """
 
     sample: Tensor
@@ -64,28 +64,29 @@ class VAEOutput(BaseOutput):
 
 
 class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type: ignore[misc]  # they disagree on config_name
-    """q(z|x) = N(mu, diag sigma^2) and p(x|z), as MLPs or convolutions; stands where `AutoencoderKL` stands.
+    """A VAE with q(z|x) = N(mu, diag sigma^2) and p(x|z), as MLPs or convolutions; it can replace `AutoencoderKL`.
 
-    Images are (B, C, H, W) in [-1, 1], latents (B, J, h, w): (B, J, 1, 1) for MLPs. Without arguments a small one.
+    Images are (B, C, H, W) in [-1, 1], latents are (B, J, h, w), or (B, J, 1, 1) for MLPs. The defaults give a small
+    VAE.
 
     Args:
-        sample_size: (H, W), or one number for both.
-        in_channels: C.
-        latent_channels: J.
-        network: `mlp` knows one image size; `conv` is diffusers' encoder and decoder, each level but the last halving
-            the image.
-        hidden_sizes: of the MLP, from image to latent; the decoder has them in reverse.
-        activation: of the MLP.
-        block_out_channels: widths of the levels of `conv`.
-        layers_per_block: residual blocks of a level of `conv`; its decoder has one more.
-        norm_num_groups: of the group norms of `conv`.
-        likelihood: p(x|z). `bernoulli` (logits); `gaussian` with a sigma of each element, `gaussian_global` with one
-            that is learned, `gaussian_optimal` with the one that fits best, `gaussian_fixed` with sigma = 1;
-            `discretized_gaussian` gives masses to the 256 grey levels, hence bits a dimension.
-        scaling_factor: 1 over the standard deviation of latents, which a diffusion model in them multiplies by.
+        sample_size: The image size (H, W), or one number for both.
+        in_channels: The number of image channels, C.
+        latent_channels: The number of latent channels, J.
+        network: The architecture of encoder and decoder. `mlp` supports one image size; `conv` is that of diffusers, in
+            which each level but the last halves the image.
+        hidden_sizes: The hidden sizes of the MLP, from image to latent; the decoder has them in reverse.
+        activation: The activation of the MLP.
+        block_out_channels: The widths of the levels of `conv`.
+        layers_per_block: The number of residual blocks per level of `conv`; its decoder has one more.
+        norm_num_groups: The number of groups of the group norms of `conv`.
+        likelihood: The likelihood p(x|z). `bernoulli` has logits; `gaussian` has a sigma for each element,
+            `gaussian_global` has one learned sigma, `gaussian_optimal` the one that fits best, `gaussian_fixed` has
+            sigma = 1; `discretized_gaussian` gives the probability of the 256 grey levels, hence bits per dimension.
+        scaling_factor: 1 / the standard deviation of the latents, by which a latent diffusion model multiplies them.
 
     Raises:
-        ValueError: an unknown word, or sizes that do not fit together.
+        ValueError: If a choice is unknown, or sizes do not fit together.
     """
 
     _supports_gradient_checkpointing = True
@@ -142,18 +143,18 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
             self.log_variance = nn.Parameter(torch.full((1,), torch.nan), requires_grad=False)
 
     def enable_tiling(self) -> None:
-        """Refuse to cut images into tiles, which group norms would see one by one, and so change every number.
+        """Raise an error: with tiles, group norms would see parts of an image, which would change the results.
 
         Raises:
-            ValueError: always.
+            ValueError: Always.
         """
         raise ValueError(
-            "tiles would change the images of an HFVAE, whose norms look at whole ones: take enable_slicing()"
+            "tiling would change the images of an HFVAE, whose norms depend on whole images: use enable_slicing()"
         )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(J, h, w) of an image of `sample_size`."""
+        """(J, h, w) for an image with `sample_size`."""
         channels, (height, width) = self.config["latent_channels"], size_pair(self.config["sample_size"])
         if self.config["network"] == "mlp":
             return channels, 1, 1
@@ -162,39 +163,41 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
 
     @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """q(z|x) of images (B, C, H, W) in [-1, 1]: `.latent_dist` has `mean`, `logvar`, `sample(generator)`, `kl()`.
+        """Compute q(z|x) of images (B, C, H, W) in [-1, 1].
 
-        The log-variance is clamped to [-30, 20].
+        `.latent_dist` has `mean`, `logvar`, `sample(generator)` and `kl()`. The log-variance is clamped to [-30, 20].
 
         Raises:
-            ValueError: images of another shape.
+            ValueError: If the images have the wrong shape.
         """
         posterior = self.posterior(x)
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     @apply_forward_hook
     def posterior(self, x: Tensor) -> DiagonalGaussianDistribution:
-        """q(z|x) by itself, what `encode(x).latent_dist` is."""
+        """Compute q(z|x) alone, which is `encode(x).latent_dist`."""
         return DiagonalGaussianDistribution(self._moments(x))
 
     @apply_forward_hook
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """The mean image of p(x|z), (B, C, H, W) in [-1, 1], of latents (B, J, h, w).
+        """Compute the mean images of p(x|z), (B, C, H, W) in [-1, 1], from latents (B, J, h, w).
 
         Args:
-            generator: not used; `AutoencoderKL` has it.
+            z: The latents.
+            return_dict: Whether to return a `DecoderOutput` instead of a tuple of the images.
+            generator: Unused; it is there because `AutoencoderKL` has it.
         """
         mean = decoder_distribution(self.config["likelihood"], self._decoded(z), self.log_variance).mean
         return DecoderOutput(sample=mean) if return_dict else (mean,)
 
     @apply_forward_hook
     def likelihood_params(self, z: Tensor) -> DecoderDistribution:
-        """p(x|z) of latents (B, J, h, w): `Bernoulli(logits)`, `Gaussian(location, log_variance)` or its discrete form.
+        """Compute p(x|z) from latents (B, J, h, w): a `Bernoulli`, a `Gaussian` or a `DiscretizedGaussian`.
 
         Raises:
-            ValueError: a `gaussian_optimal` model whose sigma was not measured.
+            ValueError: If the sigma of a `gaussian_optimal` model was not measured.
         """
         unknown = self.log_variance is not None and bool(self.log_variance.isnan())
         if unknown and self.config["likelihood"] == "gaussian_optimal":
@@ -202,21 +205,21 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
         return decoder_distribution(self.config["likelihood"], self._decoded(z), self.log_variance)
 
     def log_prob(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z) of each image, (B,): the sum over its elements, in nats.
+        """Compute log p(x|z) of each image, (B,): the sum over its elements, in nats.
 
         Args:
-            x: (B, C, H, W) in [-1, 1]; under `bernoulli` white is 1 and black -1, and greys have no likelihood.
-            z: (B, J, h, w).
+            x: Images, (B, C, H, W) in [-1, 1]; for `bernoulli`, white is 1, black is -1, and greys have no likelihood.
+            z: Latents, (B, J, h, w).
 
         Raises:
-            ValueError: images outside [-1, 1] or of another shape.
+            ValueError: If the images are outside [-1, 1] or have the wrong shape.
         """
         p = self.likelihood_params(z)
         check_shape("images", x, ("B", *p.mean.shape[1:]))
         low, high = (x.min().item(), x.max().item()) if len(x) else (0.0, 0.0)
         if not (low >= -1.001 and high <= 1.001):  # NaN fails too
             raise ValueError(
-                f"images with values from {low:g} to {high:g} must lie in [-1, 1]: 2 y - 1 maps [0, 1] there"
+                f"images with values from {low:g} to {high:g} must lie in [-1, 1]: convert [0, 1] with 2 * x - 1"
             )
         return p.log_prob(x)
 
@@ -228,13 +231,14 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
     ) -> VAEOutput | tuple[Tensor, ...]:
-        """Encode, draw z, decode. z is the mean of q(z|x) unless it is drawn.
+        """Encode images, draw z, and decode. z is the mean of q(z|x) unless it is drawn.
 
         Args:
-            sample: images (B, C, H, W) in [-1, 1].
-            sample_posterior: draw z = mu + sigma * noise (the reparameterisation trick) with `generator`.
-            noise: standard normal (B, L, J, h, w), for L draws an image, instead of a generator.
-            return_dict: `VAEOutput`, or a tuple whose first entry are the images.
+            sample: Images (B, C, H, W) in [-1, 1].
+            sample_posterior: Whether to draw z = mu + sigma * noise (the reparameterisation trick) with `generator`.
+            return_dict: Whether to return a `VAEOutput` instead of a tuple, which starts with the images.
+            generator: The generator of the noise; if it is passed, z is drawn.
+            noise: Standard normal noise (B, L, J, h, w), for L draws per image, instead of a generator.
         """
         moments = self._moments(sample)
         posterior = DiagonalGaussianDistribution(moments)
@@ -250,12 +254,12 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
 
     @torch.no_grad()
     def measure_scaling_factor(self, images: Tensor) -> float:
-        """Set `scaling_factor` to 1 / std of the latents z ~ q(z|x) of these images, over all elements.
+        """Set `scaling_factor` to 1 / std of the latents z ~ q(z|x) of these images, over all elements, and return it.
 
-        As in arXiv 2112.10752, appendix G, which takes one batch.
+        This follows arXiv 2112.10752, appendix G, which uses one batch.
 
         Args:
-            images: (n, C, H, W) in [-1, 1]; a few hundred will do.
+            images: Images (n, C, H, W) in [-1, 1]; a few hundred are enough.
         """
         posteriors = [self.posterior(part) for part in images.split(64)]
         means, variances = (torch.cat([getattr(p, name) for p in posteriors]) for name in ("mean", "var"))
@@ -265,23 +269,23 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
 
     @torch.no_grad()
     def measure_log_variance(self, images: Tensor) -> float:
-        """Set the sigma of `gaussian_optimal` to the one under which `images` are most probable, seen from their mu.
+        """Set the sigma of `gaussian_optimal` to the one for which `images` are most probable, given their mean z.
 
         Args:
-            images: (n, C, H, W) in [-1, 1], as many as fit in memory.
+            images: Images (n, C, H, W) in [-1, 1], as many as fit in memory.
 
         Returns:
             float: log sigma^2.
         """
         if self.config["likelihood"] != "gaussian_optimal":
-            raise ValueError(f"likelihood={self.config['likelihood']!r} measures no sigma, 'gaussian_optimal' does")
+            raise ValueError(f"likelihood={self.config['likelihood']!r} must be 'gaussian_optimal' to measure a sigma")
         outputs = [self._decoded(self.posterior(part).mode()) for part in images.split(64)]
         found = optimal_log_variance(images, torch.cat(outputs))
         self.log_variance = nn.Parameter(found, requires_grad=False)
         return float(found)
 
     def _moments(self, x: Tensor) -> Tensor:
-        """mu and log sigma^2, (B, 2J, h, w)."""
+        """Return mu and log sigma^2, (B, 2J, h, w)."""
         channels, size = self.config["in_channels"], size_pair(self.config["sample_size"])
         sides = size if self.config["network"] == "mlp" else ("H", "W")
         check_shape("images", x, ("B", channels, *sides), ": resize and convert them first")
@@ -290,13 +294,13 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
         return self._in_slices(self.encoder, x)
 
     def _decoded(self, z: Tensor) -> Tensor:
-        """The decoder's output, (B, C, H, W) or (B, 2C, H, W)."""
+        """Return the decoder's output, (B, C, H, W) or (B, 2C, H, W)."""
         channels, *sides = self.latent_shape
         check_shape("latents", z, ("B", channels, *(sides if self.config["network"] == "mlp" else ("h", "w"))))
         return self._in_slices(self.decoder, z)
 
     def _in_slices(self, network: nn.Module, x: Tensor) -> Tensor:
-        """One image at a time, if `enable_slicing` asked for it; the parts of `conv` checkpoint by themselves."""
+        """Run a network, one image at a time if slicing is enabled; the parts of `conv` checkpoint by themselves."""
         if self.gradient_checkpointing and self.config["network"] == "mlp" and torch.is_grad_enabled():
             found: Tensor = self._gradient_checkpointing_func(network, x)
             return found
@@ -304,10 +308,10 @@ class HFVAE(CheckedNetwork, AutoencoderMixin, ModelMixin, ConfigMixin):  # type:
 
 
 def _check_layers(*sizes: int) -> None:
-    """Refuse an MLP that no memory holds."""
+    """Reject an MLP that is too large for any memory."""
     weights = max(i * o for i, o in pairwise(sizes))
     if weights > MOST_WEIGHTS:
         raise ValueError(
-            f"a layer of {weights:,} weights is more than the {MOST_WEIGHTS:,} of 8 GB: take network='conv', smaller "
-            "images or smaller hidden_sizes"
+            f"a layer with {weights:,} weights exceeds the limit of {MOST_WEIGHTS:,} (8 GB): use network='conv', "
+            "smaller images or smaller hidden_sizes"
         )

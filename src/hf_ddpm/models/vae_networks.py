@@ -1,4 +1,4 @@
-"""What an `HFVAE` is built of: layers, sizes, and one sentence where they do not fit."""
+"""Building blocks of an `HFVAE`, and checks of sizes and shapes that other networks use too."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "si
 def mlp(
     inputs: tuple[int, int, int], hidden_sizes: tuple[int, ...], outputs: tuple[int, int, int], activation: Activation
 ) -> nn.Sequential:
-    """Linear layers from (B, *inputs) to (B, *outputs), `activation` between them."""
+    """Build linear layers from (B, *inputs) to (B, *outputs), with `activation` between them."""
     sizes = [_numel(inputs), *hidden_sizes, _numel(outputs)]
     layers: list[nn.Module] = [nn.Flatten()]
     for i, o in pairwise(sizes):
@@ -27,15 +27,16 @@ def mlp(
 
 
 def unit_scale(mean: Tensor, variance: Tensor) -> float:
-    """1 / std of draws of N(mean, variance), over all elements: Var(mean) and the mean of the variance make theirs.
+    """Compute 1 / std of draws from N(mean, variance), over all elements; their variance is Var(mean) + mean(variance).
 
     Raises:
-        ValueError: it is not finite.
+        ValueError: If it is not finite.
     """
     scale = float((mean.var(correction=0) + variance.mean()).rsqrt())
     if not 0 < scale < math.inf:  # NaN fails too
         raise ValueError(
-            f"the latents have no scale (1 / std is {scale}): training diverged, or all images are encoded alike"
+            f"the latents cannot be scaled because 1 / std is {scale}: training has diverged, or all images have the "
+            "same latents"
         )
     return scale
 
@@ -45,7 +46,7 @@ def _numel(shape: tuple[int, int, int]) -> int:
 
 
 def check_sizes(**sizes: int | Sequence[int]) -> None:
-    """Refuse what is no number, or no numbers, of something."""
+    """Reject sizes that are not positive whole numbers, or sequences of them."""
     for name, given in sizes.items():
         values = given if isinstance(given, Sequence) else [given]
         if not all(isinstance(value, int) and value >= 1 for value in values):
@@ -54,7 +55,7 @@ def check_sizes(**sizes: int | Sequence[int]) -> None:
 
 
 def check_shape(what: str, given: Tensor, wanted: tuple[int | str, ...], remedy: str = "") -> None:
-    """Refuse what is no tensor, or one of another shape than `wanted`, in which a letter stands for any number."""
+    """Reject anything but a tensor with the shape `wanted`, in which a letter stands for any number."""
     needed = f"({', '.join(map(str, wanted))}){remedy}"
     if not isinstance(given, Tensor):
         raise ValueError(f"{what} of type {type(given).__name__} must be a tensor of shape {needed}")
@@ -64,30 +65,32 @@ def check_shape(what: str, given: Tensor, wanted: tuple[int | str, ...], remedy:
 
 
 def each_timestep(timestep: Tensor | int, images: Tensor) -> Tensor:
-    """A timestep for all `images` (B, ...), or one for each, as (B,) on their device.
+    """Return one timestep for all `images` (B, ...), or one for each, as (B,) on their device.
 
     Raises:
-        ValueError: neither.
+        ValueError: If there is neither one timestep nor one for each image.
     """
     t = torch.as_tensor(timestep, device=images.device)
     if t.shape not in ((), (1,), (len(images),)):
         raise ValueError(
-            f"timesteps of shape {tuple(t.shape)} must be one number, or one for each of {len(images)} images"
+            f"timesteps of shape {tuple(t.shape)} must be one number, or one for each image of a batch of size "
+            f"{len(images)}"
         )
     return t.expand(len(images))
 
 
 def check_halving(size: Sequence[int], levels: int) -> None:
-    """Refuse an image that the levels of convolutions cannot halve."""
+    """Reject an image size that the levels of convolutions cannot halve."""
     unit = side_unit(levels)
     if any(side % unit or side < unit for side in size):
         raise ValueError(
-            f"images of {size[0]}x{size[1]} do not fit {levels} levels: both sides must be multiples of {unit}"
+            f"images of size {size[0]}x{size[1]} do not fit a network with {levels} levels: height and width must be "
+            f"multiples of {unit}"
         )
 
 
 def check_groups(block_out_channels: Sequence[int], norm_num_groups: int) -> None:
-    """Refuse widths that the groups do not divide."""
+    """Reject widths that are not multiples of the number of groups."""
     if any(width % norm_num_groups for width in block_out_channels):
         raise ValueError(
             f"block_out_channels={list(block_out_channels)} must be multiples of norm_num_groups={norm_num_groups}"

@@ -1,8 +1,9 @@
-"""What a model is trained to minimise: each file reads like its paper's algorithm box.
+"""Training objectives: each file follows the algorithm box of its paper.
 
-`SimpleObjective.loss` is L_simple of DDPM, `VLBObjective.loss` the variational bound, `HybridObjective.loss` Improved
-DDPM's, `ELBOObjective.loss` that of a VAE, `ClassificationObjective.loss` that of a noisy classifier,
-`AdversarialObjective` a denoising GAN's; `Objective` says what `training/train.py` asks of each.
+`SimpleObjective.loss` is L_simple of DDPM, `VLBObjective.loss` is the variational bound, `HybridObjective.loss` is the
+loss of Improved DDPM, `ELBOObjective.loss` is the loss of a VAE, `ClassificationObjective.loss` is the loss of a noisy
+classifier, and `AdversarialObjective` is for a denoising GAN; `Objective` is the interface that `training/train.py`
+uses.
 """
 
 from hf_ddpm.objectives.adversarial import DISCRIMINATOR, GENERATOR, AdversarialObjective

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from hf_ddpm.data import Batch
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
-MOST_KEPT = 0.01  # alpha_bar at T
-LOOK_EVERY = 20  # steps between two looks at what z changes, each of which costs a call of the generator
+MOST_KEPT = 0.01  # the largest alpha_bar after the last step
+LOOK_EVERY = 20  # steps between two measurements of the effect of z, each of which costs a call of the generator
 
 
 class Pairs(NamedTuple):
-    """The images that a turn is about, each (B, C, H, W), and their t, (B,).
+    """The images of a turn, each (B, C, H, W), and their timesteps, (B,).
 
     Attributes:
-        t: the step from x_t to x_{t-1}.
-        x_t: the noisy images.
-        real: x_{t-1} of q(x_{t-1}, x_t | x_0).
-        x_0: what the generator predicts from x_t.
-        fake: x_{t-1} of q(x_{t-1} | x_t, x_0), of that x_0.
+        t: The timesteps, of the step from x_t to x_{t-1}.
+        x_t: The noisy images.
+        real: x_{t-1} drawn from q(x_{t-1}, x_t | x_0).
+        x_0: The prediction of the generator from x_t.
+        fake: x_{t-1} drawn from q(x_{t-1} | x_t, x_0) with that prediction.
     """
 
     t: Tensor
@@ -43,26 +43,28 @@ class AdversarialObjective:
 
     The discriminator compares real and fake x_{t-1} of one x_t. A real pair is drawn from q(x_{t-1}, x_t | x_0); for
     the fake, the generator predicts x_0 from (x_t, z, t), and x_{t-1} is drawn from q(x_{t-1} | x_t, x_0). Each player
-    has draws of its own of t, noise and z.
+    has its own draws of t, noise and z.
 
     Args:
-        scheduler: owns the noise process, in few steps; `prediction_type` is `sample`, `variance_type` `fixed_small`.
-        latent_dim: of z.
-        total_steps: of the training, which `l2_until` is a share of.
-        r1_gamma: gamma / 2 ||grad_{x_{t-1}} D||^2 of real pairs; it is not multiplied by `r1_every`, as in the figures
-            that are published. 0 is none.
-        r1_every: steps between two penalties.
-        r2_gamma: the same of fake pairs (R3GAN, arXiv 2501.05441); 0 is none.
-        relativistic: each fake is judged against the real image of the same x_t (arXiv 2501.05441, eq. 2), instead of
-            each for itself.
-        l2_weight: of ||x_0 - G||^2 per dimension, which draws the generator to the mean over z.
-        l2_until: share of the training in which that weight falls to 0 along a line; None: it stays.
-        timestep_weights: how often each t is drawn, T numbers; None: all alike.
-        timestep_group: neighbours in the batch that share one t. If it equals the discriminator's `group_size`, the
-            minibatch standard deviation compares images of one noise level. The paper does not group: 1.
+        scheduler: The noise process, in few steps, with `prediction_type="sample"` and `variance_type="fixed_small"`.
+        latent_dim: The dimension of z.
+        total_steps: The number of training steps, to which `l2_until` refers.
+        r1_gamma: The gamma of the R1 penalty on real pairs, gamma / 2 ||grad_{x_{t-1}} D||^2. It is not multiplied by
+            `r1_every`, as in the published results. 0 disables the penalty.
+        r1_every: The number of steps between two penalties.
+        r2_gamma: The gamma of the same penalty on fake pairs (R3GAN, arXiv 2501.05441). 0 disables it.
+        relativistic: Whether each fake is judged relative to the real image of the same x_t, instead of by itself. See
+            arXiv 2501.05441, eq. 2.
+        l2_weight: The weight of ||x_0 - G||^2 per dimension, which pulls the generator towards the mean over z.
+        l2_until: The fraction of the training over which `l2_weight` decreases linearly to 0. None keeps it constant.
+        timestep_weights: The relative frequency of each t, as T numbers. None draws all t equally often.
+        timestep_group: The number of neighbours in the batch that share one t. If it equals the discriminator's
+            `group_size`, the minibatch standard deviation compares images of one noise level. The paper does not group:
+            1.
 
     Raises:
-        ValueError: a number out of range, or a scheduler whose steps are no draws of the posterior or end before noise.
+        ValueError: If a number is out of range, or the steps of the scheduler are not draws from the posterior, or do
+            not end in noise.
     """
 
     turns = (DISCRIMINATOR, GENERATOR)
@@ -86,23 +88,25 @@ class AdversarialObjective:
         if not isinstance(scheduler, HFDDPMScheduler):
             raise ValueError(f"scheduler of type {type(scheduler).__name__} must be an HFDDPMScheduler")
         if obstacle := scheduler.posterior_obstacle:
-            raise ValueError(f"{obstacle}: the generator predicts x_0, from whose posterior x_{{t-1}} is drawn")
+            raise ValueError(f"{obstacle}: the generator predicts x_0, and x_{{t-1}} is drawn from the posterior")
         if (kept := float(scheduler.alphas_cumprod[-1])) > MOST_KEPT:
             raise ValueError(
-                f"after the last step alpha_bar is {kept:.3g} and must be at most {MOST_KEPT}, because sampling starts "
-                "from noise: take beta_schedule 'vp', or a beta_end nearer to 1"
+                f"alpha_bar after the last step is {kept:.3g}, but it must be at most {MOST_KEPT} because sampling "
+                "starts from noise: use beta_schedule 'vp', or a beta_end closer to 1"
             )
         for name, value in (("r1_gamma", r1_gamma), ("r2_gamma", r2_gamma), ("l2_weight", l2_weight)):
             if not 0 <= value < math.inf:
-                raise ValueError(f"{name}={value} must be a number of at least 0, where 0 leaves the term out")
+                raise ValueError(f"{name}={value} must be a finite number of at least 0; 0 disables the term")
         if latent_dim < 0 or total_steps < 1:
-            raise ValueError(f"latent_dim={latent_dim} must be at least 0, and total_steps={total_steps} at least 1")
+            raise ValueError(
+                f"latent_dim={latent_dim} must be at least 0, and total_steps={total_steps} must be at least 1"
+            )
         if r1_every < 1:
-            raise ValueError(f"r1_every={r1_every} must be at least 1, which is every step")
+            raise ValueError(f"r1_every={r1_every} must be at least 1; 1 is every step")
         if timestep_group < 1:
-            raise ValueError(f"timestep_group={timestep_group} must be at least 1, which is a t of its own for each")
+            raise ValueError(f"timestep_group={timestep_group} must be at least 1; 1 gives each image its own t")
         if l2_until is not None and not 0 < l2_until <= 1:
-            raise ValueError(f"l2_until={l2_until} must be a share of the training in (0, 1], or null")
+            raise ValueError(f"l2_until={l2_until} must be a fraction of the training in (0, 1], or null")
         self.scheduler, self.latent_dim, self.total_steps = scheduler, latent_dim, total_steps
         self.r1_gamma, self.r1_every, self.r2_gamma, self.relativistic = r1_gamma, r1_every, r2_gamma, relativistic
         self.l2_weight, self.l2_until = l2_weight, l2_until
@@ -110,9 +114,9 @@ class AdversarialObjective:
         self._weights = _timestep_weights(timestep_weights, len(scheduler))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> Draws:
-        """For each player `t` (B,), `noise`, `step_noise`, `posterior_noise` (B, C, H, W) and `z` (B, latent_dim).
+        """Draw `t` (B,), `noise`, `step_noise`, `posterior_noise` (B, C, H, W) and `z` (B, latent_dim) for each player.
 
-        The generator has an `other_z` too, by which it is seen how much z changes.
+        The generator also gets an `other_z`, which is used to measure the effect of z.
         """
         device, rows = generator.device, {}
         for turn in self.turns:
@@ -126,30 +130,30 @@ class AdversarialObjective:
         return Draws(rows, torch.ones(shape[0], device=device))
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
-        """Algorithm box of the paper: the loss of each image, (B,), of the player whose turn it is."""
+        """Compute the loss of each image, (B,), for the player whose turn it is, as in the paper's algorithm box."""
         if turn not in self.turns:
             raise ValueError(f"turn={turn!r} must be one of {', '.join(self.turns)}")
         play = self._of_discriminator if turn == DISCRIMINATOR else self._of_generator
         return play(models, batch, draws, step)
 
     def learn(self, turn: str, draws: Draws, losses: Tensor, gather: Callable[[Tensor], Tensor]) -> None:
-        """It learns nothing beside the players."""
+        """Do nothing: the objective itself learns nothing."""
 
     def state(self) -> dict[str, Tensor]:
-        """Nothing: the phase of R1 follows from the step."""
+        """Return an empty state: the phase of R1 follows from the step."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing."""
+        """Do nothing: the state is empty."""
 
     def l2_weight_at(self, step: int) -> float:
-        """The weight of the L2 term after `step` steps."""
+        """Return the weight of the L2 term after `step` steps."""
         if self.l2_until is None:
             return self.l2_weight
         return self.l2_weight * max(0.0, 1 - step / (self.l2_until * self.total_steps))
 
     def _of_discriminator(self, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
-        """-log D(real) - log(1 - D(fake)), and every few steps gamma / 2 ||grad D||^2."""
+        """-log D(real) - log(1 - D(fake)), plus gamma / 2 ||grad D||^2 every few steps."""
         judge, y = models[DISCRIMINATOR], batch.labels
         with torch.no_grad():
             pairs = self._pairs(DISCRIMINATOR, models, batch, draws)
@@ -165,7 +169,7 @@ class AdversarialObjective:
         return Losses(each, said)
 
     def _of_generator(self, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
-        """-log D(fake), and the L2 term."""
+        """-log D(fake), plus the L2 term."""
         judge, y = models[DISCRIMINATOR], batch.labels
         pairs = self._pairs(GENERATOR, models, batch, draws)
         fake = _widened(judge(pairs.fake, pairs.x_t, pairs.t, y).logits)
@@ -182,7 +186,7 @@ class AdversarialObjective:
         return Losses(each, said)
 
     def _pairs(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws) -> Pairs:
-        """What the player of this turn is shown."""
+        """Return the images that the player of this turn sees."""
         rows = {name: draws.rows[f"{turn}.{name}"] for name in ("t", "noise", "step_noise", "posterior_noise", "z")}
         t = rows["t"]
         real, x_t = self.scheduler.add_noise_pair(batch.x_0, rows["noise"], rows["step_noise"], t)
@@ -193,7 +197,7 @@ class AdversarialObjective:
 def _judged(
     judge: nn.Module, previous: Tensor, x_t: Tensor, t: Tensor, y: Tensor | None, penalised: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The logits of pairs, (B,), and, if they are penalised, ||grad_{x_{t-1}} D||^2 with a graph, (B,), in float32."""
+    """Return the logits of pairs, (B,), and, if penalised, ||grad_{x_{t-1}} D||^2, (B,), in float32 with a graph."""
     if not penalised:
         return _widened(judge(previous, x_t, t, y).logits), None
     previous = _widened(previous.detach()).requires_grad_()
@@ -203,22 +207,23 @@ def _judged(
 
 
 def _widened(x: Tensor) -> Tensor:
-    """In float32 or better."""
+    """Convert a tensor to float32, unless it has a higher precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _by_t(name: str, figures: Tensor, t: Tensor, num_steps: int) -> dict[str, Tensor]:
-    """[sum, count] of the figures of each t, `name_t0` and on."""
+    """Return [sum, count] of the figures of each t, as `name_t0`, `name_t1`, ..."""
     pairs = torch.stack([figures, torch.ones_like(figures)], dim=1)  # (B, 2)
     sums = torch.zeros(num_steps, 2, dtype=pairs.dtype, device=pairs.device).index_add_(0, t, pairs)
     return {f"{name}_t{step}": sums[step] for step in range(num_steps)}
 
 
 def _timestep_weights(weights: Sequence[float] | None, num_steps: int) -> Tensor:
-    """How likely each t is but for a factor, (T,) float64."""
+    """Return the unnormalised probability of each t, (T,) float64."""
     values = torch.as_tensor([1.0] * num_steps if weights is None else weights, dtype=torch.float64)
     if values.shape != (num_steps,) or not (values >= 0).all() or not 0 < float(values.sum()) < math.inf:
         raise ValueError(
-            f"timestep_weights={values.tolist()} must be {num_steps} numbers of at least 0, one for each timestep"
+            f"timestep_weights={values.tolist()} must be one number of at least 0 for each timestep (T={num_steps}), "
+            "with a finite sum above 0"
         )
     return values

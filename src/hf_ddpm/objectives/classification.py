@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from hf_ddpm.data import Batch
 
 QUARTILES = 4  # of t
-MANY = 5  # classes of a top-5 accuracy
+MANY = 5  # the number of classes in a top-5 accuracy
 
 
 class ClassificationObjective(DiffusionObjective):
     """E_{t, x_0, eps} -log p(y | x_t, t), x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, in nats.
 
     Args:
-        scheduler: owns the noise process, that of the diffusion model that is to be guided.
-        timestep_sampling: how t is drawn, see `make_objective`; ADM draws it uniformly.
-        logit_mean, logit_std: of `logit_normal`; a higher mean means more noise.
+        scheduler: The noise process, which must be that of the diffusion model to guide.
+        timestep_sampling: How t is drawn, see `make_objective`; ADM draws it uniformly.
+        logit_mean: The mean of the logits of `logit_normal`; a higher mean means more noise.
+        logit_std: The standard deviation of the logits of `logit_normal`.
 
     Raises:
-        ValueError: an unknown sampling, or a number out of range.
+        ValueError: If the sampling is unknown, or a number is out of range.
     """
 
     def __init__(
@@ -43,14 +44,14 @@ class ClassificationObjective(DiffusionObjective):
         super().__init__(scheduler, sampler)
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
-        """The cross-entropy of each image, (B,), and `top1_q1` .. `top5_q4`: the accuracy in each quartile of t.
+        """Compute the cross-entropy of each image, (B,), and `top1_q1` .. `top5_q4`: the accuracy per quartile of t.
 
         Raises:
-            ValueError: images without labels.
+            ValueError: If the images have no labels.
         """
         x_0, y, t, noise = batch.x_0, batch.labels, draws.rows["t"], draws.rows["noise"]
         if y is None:
-            raise ValueError("a classifier learns from labels, and these images have none: give --label_column auto")
+            raise ValueError("a classifier learns from labels, but these images have none: set --label_column auto")
         logits = models[turn](self.scheduler.add_noise(x_0, noise, t), t).logits.float()  # (B, K)
         quartile = quartile_of(t, len(self.scheduler))
         said = {
@@ -62,9 +63,9 @@ class ClassificationObjective(DiffusionObjective):
 
 
 def is_right(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Whether the label is the most probable class, `top1`, or one of five, `top5`, each (B,) bool.
+    """Return whether the label is the most probable class, `top1`, or one of the first five, `top5`, each (B,) bool.
 
-    Of five classes or fewer there is no top-5 accuracy: it would be 1.
+    There is no `top5` for five classes or fewer: it would always be True.
     """
     found = {"top1": logits.argmax(dim=1) == labels}
     if logits.shape[1] > MANY:
@@ -73,5 +74,5 @@ def is_right(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def quartile_of(t: Tensor, num_steps: int) -> Tensor:
-    """0 .. 3, the quarter of 0 .. T-1 that each t lies in."""
+    """Return the quarter of 0 .. T-1 that each t lies in, 0 .. 3."""
     return t * QUARTILES // num_steps

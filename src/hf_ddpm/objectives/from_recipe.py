@@ -1,4 +1,4 @@
-"""The objective that a diffusion recipe's block `objective` asks for."""
+"""Construction of the objective in the `objective` block of a diffusion recipe."""
 
 from typing import Literal, get_args
 
@@ -24,40 +24,45 @@ def make_objective(
     min_snr_gamma: float | None = None,
     label_dropout: float = 0.0,
 ) -> DiffusionObjective:
-    """The objective of a diffusion recipe.
+    """Build the objective of a diffusion recipe.
 
     Args:
-        scheduler: owns the noise process and says what the model predicts.
-        loss: L_simple of DDPM, the variational bound L_vlb in bits a dimension, or L_simple + 0.001 L_vlb for learned
-            variances (arXiv 2102.09672, eq. 16).
-        rescaled: whether vlb and hybrid multiply their term L_t by T, so that its mean over t is L_vlb. If not, vlb is
-            L_t and hybrid L_simple + L_t.
-        timestep_sampling: how t is drawn, see docs/training.md. `uniform` in 0 .. T-1 (Algorithm 1); `antithetic` pairs
-            t with T-1-t (DDIM's code); `stratified` draws one t from each of B equal parts of the range. These three
-            are uniform for each sample. `loss_second_moment` draws t more often where the loss is large and weighs it
-            less: the same expectation (arXiv 2102.09672, eq. 18). `logit_normal` trains more where t / T =
-            sigmoid(logit_mean + logit_std * normal) lies (arXiv 2403.03206, eq. 19), stratified too: that weights the
-            loss (benchmarks/RECIPE_TRIALS.md).
-        logit_mean, logit_std: of `logit_normal`; a higher mean means more noise.
-        min_snr_gamma: weight L_simple by min(SNR, gamma) in terms of x_0; null is weight 1 (arXiv 2303.09556, eq. 6).
-        label_dropout: how likely an image is trained without its label, in [0, 1), for classifier-free guidance: one
-            network learns p(x) and p(x | label) (arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 serve alike there). The
-            network has one class more, which stands for "no label".
+        scheduler: The noise process; its config defines what the model predicts.
+        loss: L_simple of DDPM (`simple`), the variational bound L_vlb in bits per dimension (`vlb`), or L_simple +
+            0.001 L_vlb for learned variances (`hybrid`); see arXiv 2102.09672, eq. 16.
+        rescaled: Whether `vlb` and `hybrid` multiply their term L_t by T, so that its mean over t is L_vlb. If False,
+            `vlb` is L_t and `hybrid` is L_simple + L_t.
+        timestep_sampling: How t is drawn, see docs/training.md. `uniform` draws from 0 .. T-1 (Algorithm 1);
+            `antithetic` pairs t with T-1-t (DDIM's code); `stratified` draws one t from each of B equal parts of the
+            range. These three are uniform for each sample. `loss_second_moment` draws t more often where the loss is
+            large and gives it a smaller weight, so the expectation is the same (arXiv 2102.09672, eq. 18).
+            `logit_normal` draws t / T = sigmoid(logit_mean + logit_std * normal) (arXiv 2403.03206, eq. 19), also
+            stratified, which weights the loss (benchmarks/RECIPE_TRIALS.md).
+        logit_mean: The mean of the logits of `logit_normal`; a higher mean means more noise.
+        logit_std: The standard deviation of the logits of `logit_normal`.
+        min_snr_gamma: The gamma of the weight min(SNR, gamma) of L_simple, in terms of x_0; null is weight 1. See arXiv
+            2303.09556, eq. 6.
+        label_dropout: The probability of training an image without its label, in [0, 1), for classifier-free guidance:
+            one network learns p(x) and p(x | label) (arXiv 2207.12598, Algorithm 1; 0.1 and 0.2 perform similarly
+            there). The network has one more class, which stands for "no label".
 
     Raises:
-        ValueError: an unknown choice, a number out of range, a variance that the loss cannot train, or a keyword that
-            the loss does not have.
+        ValueError: If a choice is unknown, a number is out of range, the loss cannot train the variance, or a keyword
+            does not apply to the loss.
     """
     check_choice("loss", loss, get_args(Loss))
     sampler = TimestepSampler(len(scheduler), timestep_sampling, logit_mean=logit_mean, logit_std=logit_std)
     match loss:
         case "simple":
             if not rescaled:
-                raise ValueError("rescaled=False belongs to loss='vlb' and 'hybrid': L_simple has no term L_t")
+                raise ValueError("rescaled=False requires loss='vlb' or loss='hybrid': L_simple has no term L_t")
             return SimpleObjective(scheduler, sampler, min_snr_gamma=min_snr_gamma, label_dropout=label_dropout)
         case "vlb":
             if min_snr_gamma is not None:
-                raise ValueError(f"min_snr_gamma={min_snr_gamma} weights L_simple: choose loss='simple' or 'hybrid'")
+                raise ValueError(
+                    f"min_snr_gamma={min_snr_gamma} weights L_simple, which loss='vlb' does not contain: use "
+                    "loss='simple' or loss='hybrid'"
+                )
             return VLBObjective(scheduler, sampler, rescaled=rescaled, label_dropout=label_dropout)
         case _:
             return HybridObjective(

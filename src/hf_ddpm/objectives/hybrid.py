@@ -1,4 +1,4 @@
-"""L_hybrid of Improved DDPM (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 16): a learned variance beside L_simple."""
+"""L_hybrid of Improved DDPM (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 16): L_simple and a learned variance."""
 
 import math
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ LAMBDA = 0.001
 
 
 class HybridObjective(DiffusionObjective):
-    """L_simple + lambda L_vlb, lambda = 0.001 and L_vlb = E_t [T L_t] in bits a dimension.
+    """L_simple + lambda L_vlb, with lambda = 0.001 and L_vlb = E_t [T L_t] in bits per dimension.
 
     The first half of the output, the prediction, learns from L_simple alone: L_t sees it behind a stop-gradient. The
     second half, the variance, learns from L_t alone (sec. 3.1). One forward pass serves both.
 
     Args:
-        scheduler: owns the noise process and says what the model predicts; its variance is learned.
-        sampler: draws t.
-        min_snr_gamma: weights L_simple, see `min_snr_weight`.
-        rescaled: whether L_t weighs lambda T = T / 1000 (the authors' RESCALED_MSE); if not, 1.
-        label_dropout: see `DiffusionObjective`.
+        scheduler: The noise process, with a learned variance; its config defines what the model predicts.
+        sampler: The sampler of t.
+        min_snr_gamma: The gamma of the weight of L_simple, see `min_snr_weight`.
+        rescaled: Whether L_t has the weight lambda T = T / 1000 (the authors' RESCALED_MSE) instead of 1.
+        label_dropout: See `DiffusionObjective`.
 
     Raises:
-        ValueError: a variance that is not learned, a gamma that `min_snr_weight` does not know, or a `label_dropout`
+        ValueError: If the variance is not learned, `min_snr_weight` does not support the gamma, or `label_dropout` is
             out of range.
     """
 
@@ -51,7 +51,7 @@ class HybridObjective(DiffusionObjective):
         if not scheduler.learns_variance:
             raise ValueError(
                 f"variance_type={scheduler.config['variance_type']!r} is fixed, so the L_vlb half of L_hybrid has no "
-                "gradient: choose variance_type='learned_range' (or 'learned'), or loss='simple'"
+                "gradient: use variance_type='learned_range' (or 'learned'), or loss='simple'"
             )
         check_min_snr(min_snr_gamma, scheduler.config["prediction_type"])
         super().__init__(scheduler, sampler, label_dropout=label_dropout)
@@ -59,7 +59,7 @@ class HybridObjective(DiffusionObjective):
         self.scale = LAMBDA * len(scheduler) if rescaled else 1.0
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
-        """The loss of each image, (B,)."""
+        """Compute the loss of each image, (B,)."""
         x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
         labels = self.labels(batch, draws)
         x_t = self.scheduler.add_noise(x_0, noise, t)

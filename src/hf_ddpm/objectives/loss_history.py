@@ -14,15 +14,16 @@ UNIFORM_SHARE = 0.001
 class LossHistory:
     """The last 10 losses of each t, and p_t ~ sqrt(E[L_t^2]) from them (eq. 18).
 
-    Such a p_t gives the weighted loss L_t / (T p_t) its least variance, and L_vlb needs it: its terms differ by orders
-    of magnitude. It is a function of what was recorded alone, so processes that record the same draw the same.
+    Such a p_t minimises the variance of the weighted loss L_t / (T p_t), which L_vlb needs because its terms differ by
+    orders of magnitude. It depends only on the recorded losses, so processes that record the same losses draw the same
+    t.
 
     Args:
         num_steps: T.
 
     Attributes:
-        losses: (T, 10) float64, a ring for each t.
-        counts: how many losses each t had, (T,) int64.
+        losses: The losses, (T, 10) float64, as a ring buffer for each t.
+        counts: The number of losses that were recorded for each t, (T,) int64.
     """
 
     def __init__(self, num_steps: int) -> None:
@@ -30,9 +31,9 @@ class LossHistory:
         self.counts = np.zeros(num_steps, dtype=np.int64)
 
     def record(self, t: Tensor, losses: Tensor) -> None:
-        """Remember the losses of a batch, `t` and `losses` (B,), in their order; one that is not finite is left out.
+        """Record the losses of a batch, `t` and `losses` (B,), in their order; losses that are not finite are skipped.
 
-        A device that computes them is waited for.
+        This waits for the device that computes them.
         """
         for step, loss in zip(t.tolist(), losses.tolist(), strict=True):
             if math.isfinite(loss):
@@ -40,7 +41,7 @@ class LossHistory:
                 self.counts[step] += 1
 
     def probabilities(self) -> np.ndarray:
-        """p_t, (T,) float64: uniform until every t has its 10 losses, from then on 0.1% of it stays uniform."""
+        """Return p_t, (T,) float64: uniform until every t has 10 losses, afterwards with a uniform part of 0.1%."""
         uniform = np.full(len(self.counts), 1 / len(self.counts))
         root_mean_square = np.sqrt(np.square(self.losses).mean(axis=1))
         if self.counts.min() < LOSSES_PER_T or root_mean_square.sum() == 0:
@@ -48,16 +49,16 @@ class LossHistory:
         return (1 - UNIFORM_SHARE) * root_mean_square / root_mean_square.sum() + UNIFORM_SHARE * uniform
 
     def state(self) -> dict[str, Tensor]:
-        """What a saved state holds."""
+        """Return the history as tensors for a saved state."""
         return {"losses": torch.from_numpy(self.losses), "counts": torch.from_numpy(self.counts)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state()` of a history of the same T.
+        """Continue from the `state()` of a history with the same T.
 
         Raises:
-            ValueError: a state of another T, or of no history.
+            ValueError: If the state has another T, or is not that of a history.
         """
         for name, own in self.state().items():
             if name not in state or state[name].shape != own.shape:
-                raise ValueError(f"the history of losses must hold {name} of shape {tuple(own.shape)}")
+                raise ValueError(f"the history of losses must contain {name} of shape {tuple(own.shape)}")
             own.copy_(state[name])

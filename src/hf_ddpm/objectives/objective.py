@@ -1,4 +1,4 @@
-"""What an objective is: turns, what is drawn for them, and the loss of each image."""
+"""The interface of an objective: its turns, its random draws, and the loss of each image."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -14,25 +14,25 @@ MODEL = "model"
 
 
 class Draws(NamedTuple):
-    """What is random in one optimizer step.
+    """The random draws of one optimizer step.
 
-    rows: by name, each tensor with a row for each image, (B, ...). weight: of the loss of each image, (B,).
+    rows: The tensors by name, each with one row per image, (B, ...). weight: The weight of each image's loss, (B,).
     """
 
     rows: dict[str, Tensor]
     weight: Tensor
 
     def part(self, cut: slice) -> "Draws":
-        """The rows of some of the images."""
+        """Return the rows of some of the images."""
         return Draws({name: values[cut] for name, values in self.rows.items()}, self.weight[cut])
 
 
 class Losses(NamedTuple):
-    """The loss of each image, and what else the log says.
+    """The loss of each image, and further figures for the log.
 
-    each: the loss of each image, (B,). said: further figures for the log, by name. A scalar is a mean over these
-    images. A pair [sum, count], (2,), is a mean over some of them, of which a part of a batch may have none: pairs are
-    added up over parts, steps and processes before they are divided. All processes say the same names.
+    each: The loss of each image, (B,). said: Further figures for the log, by name. A scalar is a mean over these
+    images. A pair [sum, count], (2,), is a mean over some of them, which may be none in a part of a batch: pairs are
+    added up over parts, steps and processes before they are divided. All processes report the same names.
     """
 
     each: Tensor
@@ -40,66 +40,66 @@ class Losses(NamedTuple):
 
     @classmethod
     def joined(cls, parts: "Sequence[Losses]") -> "Losses":
-        """Of the equal parts of a batch that of the batch, without gradients."""
+        """Join the losses of the equal parts of a batch, without gradients."""
         said = {name: _joined([part.said[name].detach() for part in parts]) for name in parts[0].said}
         return cls(torch.cat([part.each.detach() for part in parts]), said)
 
 
 def as_pair(figure: Tensor) -> Tensor:
-    """A figure of `Losses.said` as [sum, count], float32 (2,): a scalar counts once."""
+    """Return a figure of `Losses.said` as [sum, count], float32 (2,): a scalar counts once."""
     return figure.float() if figure.ndim else torch.stack([figure, torch.ones_like(figure)]).float()
 
 
 def _joined(figures: "Sequence[Tensor]") -> Tensor:
-    """The mean of scalars, or the sum of pairs."""
+    """Return the mean of scalars, or the sum of pairs."""
     stacked = torch.stack([*figures])
     return stacked.sum(dim=0) if stacked.ndim == 2 else stacked.mean()
 
 
 class Objective(Protocol):
-    """What the training loop asks of an objective, step after step and turn after turn.
+    """The interface that the training loop uses in every step and every turn.
 
-    In a turn one player is trained, by `(draws.weight * loss(...).each).mean()`, and the others stand still. Everything
-    random is drawn once a step for the global batch, as a function of the seed and the step; processes and accumulation
-    parts get their rows of it.
+    In a turn one player is trained on `(draws.weight * loss(...).each).mean()`, and the others are not. All random
+    numbers are drawn once per step for the global batch, as a function of the seed and the step; processes and
+    accumulation parts get their rows of them.
 
     Attributes:
-        turns: the name of the player whose turn it is, in their order.
+        turns: The name of the player of each turn, in order.
     """
 
     turns: tuple[str, ...]
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator, step: int = 0) -> Draws:
-        """What is random in a step for a global batch of images of `shape` (B, C, H, W), on the generator's device."""
+        """Draw the random numbers of a step for a global batch of `shape` (B, C, H, W), on the generator's device."""
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
-        """The losses of a part of the batch.
+        """Compute the losses of a part of the batch.
 
         Args:
-            turn: one of `turns`.
-            models: every player's network. That of `turn` is in Accelerate's wrapper and trainable, the others are
-                neither.
-            batch: images in [-1, 1], (B, C, H, W), and their classes.
-            draws: the rows of these images.
-            step: optimizer steps done before, from 0.
+            turn: One of `turns`.
+            models: The networks of all players. The network of `turn` is in Accelerate's wrapper and trainable, the
+                others are neither.
+            batch: Images in [-1, 1], (B, C, H, W), and their classes.
+            draws: The rows of these images.
+            step: The number of optimizer steps before this one, from 0.
         """
 
     def learn(self, turn: str, draws: Draws, losses: Tensor, gather: Callable[[Tensor], Tensor]) -> None:
-        """See the losses of a turn that was taken, on every process alike.
+        """Learn from the losses of a completed turn, in the same way on every process.
 
         Args:
-            turn: one of `turns`.
-            draws: of the global batch.
-            losses: of this process's images, (B / processes,).
-            gather: makes those of the global batch of them; a collective, so every process calls it or none.
+            turn: One of `turns`.
+            draws: The draws of the global batch.
+            losses: The losses of this process's images, (B / processes,).
+            gather: Gathers the losses of the global batch; a collective, so either all processes call it or none.
         """
 
     def state(self) -> dict[str, Tensor]:
-        """What the objective has learned, for a saved state; alike on every process."""
+        """Return what the objective has learned, for a saved state; it is the same on every process."""
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from `state()`.
+        """Continue from `state()`.
 
         Raises:
-            ValueError: the state of another objective.
+            ValueError: If it is the state of another objective.
         """

@@ -1,4 +1,4 @@
-"""Which timesteps a training step looks at, and what their losses weigh."""
+"""The timesteps of a training step, and the weights of their losses."""
 
 from typing import Literal, get_args
 
@@ -17,15 +17,16 @@ class TimestepSampler:
 
     Args:
         num_steps: T.
-        timestep_sampling: how.
-        logit_mean, logit_std: of `logit_normal`.
+        timestep_sampling: The way in which t is drawn.
+        logit_mean, logit_std: The mean and the standard deviation of the logits of `logit_normal`.
 
     Attributes:
-        history: the losses that `loss_second_moment` learns p_t from, None for the others. Whoever trains records the
-            whole batch's losses in it, once a step and alike on every process, and keeps it with its training state.
+        history: The losses from which `loss_second_moment` learns p_t, None for the others. The caller records the
+            losses of the global batch in it, once per step and in the same way on every process, and saves it with the
+            training state.
 
     Raises:
-        ValueError: an unknown sampling, or logit_std <= 0.
+        ValueError: If the sampling is unknown, or logit_std <= 0.
     """
 
     def __init__(
@@ -44,10 +45,10 @@ class TimestepSampler:
         self.history = LossHistory(num_steps) if timestep_sampling == "loss_second_moment" else None
 
     def draw(self, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`t` (B,) in [0, T-1] and the weight of each loss (B,) float32, on the generator's device.
+        """Draw `t` (B,) in [0, T-1] and return it with the weight of each loss (B,) float32, on the generator's device.
 
         The weight is 1 / (T p_t) for `loss_second_moment`, so that E[weight * loss] is the mean over all t whatever p,
-        and 1 for the others: what `logit_normal` prefers, it prefers in the objective too.
+        and 1 for the others: the preference of `logit_normal` is part of the objective.
         """
         if self.history is not None:
             return self._draw_by_history(self.history.probabilities(), batch_size, generator)
@@ -68,7 +69,7 @@ class TimestepSampler:
         return (u * num_steps).long().clamp(max=num_steps - 1)
 
     def _draw_by_history(self, p: np.ndarray, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One t from each of B equal parts of p's cumulative distribution: each t is drawn B p_t times on average."""
+        """Draw one t from each of B equal parts of p's cumulative distribution: each t comes B p_t times on average."""
         u = torch.rand(batch_size, generator=generator, device=generator.device).cpu().double().numpy()
         u = (np.arange(batch_size) + u) / batch_size
         t = np.searchsorted(p.cumsum(), u, side="right").clip(max=self.num_steps - 1)

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class VLBObjective(DiffusionObjective):
-    """E_{t, x_0, eps} [T L_t] = L_0 + ... + L_{T-1} in bits a dimension: L_vlb without its prior, which is constant.
+    """E_{t, x_0, eps} [T L_t] = L_0 + ... + L_{T-1} in bits per dimension: L_vlb without its prior, which is constant.
 
-    L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or -log p(x_0 | x_1) at t = 0. Every prediction and every
-    variance has a gradient in it; x_0 is not clipped, as that would have none.
+    L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)), or -log p(x_0 | x_1) at t = 0. All predictions and variances
+    have a gradient in it; x_0 is not clipped, because clipping would remove the gradient.
 
     Args:
-        scheduler: owns the noise process and says what the model predicts.
-        sampler: draws t; the terms differ by orders of magnitude, which `loss_second_moment` is made for.
-        rescaled: whether to take T L_t (the authors' RESCALED_KL); if not, the term L_t alone, 1 / T of it.
-        label_dropout: see `DiffusionObjective`.
+        scheduler: The noise process; its config defines what the model predicts.
+        sampler: The sampler of t; `loss_second_moment` is made for terms that differ by orders of magnitude, as here.
+        rescaled: Whether the loss is T L_t (the authors' RESCALED_KL) instead of L_t.
+        label_dropout: See `DiffusionObjective`.
 
     Raises:
-        ValueError: a `label_dropout` out of range.
+        ValueError: If `label_dropout` is out of range.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class VLBObjective(DiffusionObjective):
         self.scale = len(scheduler) if rescaled else 1
 
     def loss(self, turn: str, models: Mapping[str, nn.Module], batch: "Batch", draws: Draws, step: int) -> Losses:
-        """The loss of each image, (B,), in bits a dimension."""
+        """Compute the loss of each image, (B,), in bits per dimension."""
         x_0, t, noise = batch.x_0, draws.rows["t"], draws.rows["noise"]
         labels = self.labels(batch, draws)
         x_t = self.scheduler.add_noise(x_0, noise, t)

@@ -16,37 +16,37 @@ from torch import Tensor
 from hf_ddpm.schedulers.annotations import check_choice
 
 StockBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
-"""Curves that diffusers computes from the same name; `sigmoid` is GeoDiff's."""
+"""Schedules that diffusers computes under the same name; `sigmoid` is the one of GeoDiff."""
 
 OwnBetaSchedule = Literal["linear_rescaled", "sigmoid_cumprod", "const", "jsd", "vp", "geometric"]
-"""Curves that diffusers lacks: a saved config carries their betas, so that stock classes read them too."""
+"""Schedules that diffusers does not have: a saved config contains their betas, so that stock classes can use them."""
 
 PaperBetaSchedule = Literal["cosine", "quad"]
-"""The papers' names of `squaredcos_cap_v2` (iDDPM) and `scaled_linear` (DDPM's code)."""
+"""The papers' names for `squaredcos_cap_v2` (iDDPM) and `scaled_linear` (DDPM's code)."""
 
 BetaSchedule = Literal[StockBetaSchedule, OwnBetaSchedule, PaperBetaSchedule]
 
 STOCK_NAMES = {"cosine": "squaredcos_cap_v2", "quad": "scaled_linear"}
 MAX_BETA = 0.999
-VP_START = 1e-3  # the time on the curve of the SDE at which DDGAN's chain begins
-MAX_STEPS = 10**6  # T: what a table of coefficients holds
+VP_START = 1e-3  # the time in the SDE at which DDGAN's chain begins
+MAX_STEPS = 10**6  # the largest T, because every coefficient table has T rows
 
 
 def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_end: float) -> Tensor:
-    """beta_t of a named schedule.
+    """Compute beta_t of a named schedule.
 
     Args:
-        schedule: one of `BetaSchedule`.
+        schedule: One of `BetaSchedule`.
         num_steps: T, at least 1.
-        beta_start, beta_end: first and last beta of `linear`, `scaled_linear`, `sigmoid`, `linear_rescaled` and `vp`
-            (the last two stated for T = 1000), `beta_end` the value of `const`; the variance of `geometric` grows
-            from the one to the other, so that `beta_end` has to be near 1. The other schedules ignore them.
+        beta_start, beta_end: The first and the last beta of `linear`, `scaled_linear`, `sigmoid`, `linear_rescaled` and
+            `vp` (in the last two, as if T were 1000); `beta_end` is the value of `const`. The variance of `geometric`
+            grows from `beta_start` to `beta_end`, so `beta_end` has to be near 1. The other schedules ignore both.
 
     Returns:
-        Tensor: (T,) float64 in (0, 1].
+        Tensor: The betas, (T,) float64 in (0, 1].
 
     Raises:
-        ValueError: an unknown schedule, T < 1, or betas outside (0, 1).
+        ValueError: If the schedule is unknown, T < 1, or not 0 < `beta_start` <= `beta_end` < 1.
     """
     check_choice("beta_schedule", schedule, get_args(BetaSchedule))
     check_num_steps(num_steps)
@@ -84,38 +84,40 @@ def make_betas(schedule: BetaSchedule, num_steps: int, beta_start: float, beta_e
 
 
 def check_num_steps(num_steps: int) -> None:
-    """Raise a `ValueError` for a T that is no whole number from 1 to `MAX_STEPS`."""
+    """Raise a `ValueError` unless T is a whole number from 1 to `MAX_STEPS`."""
     if not isinstance(num_steps, int) or num_steps < 1:
         raise ValueError(f"num_train_timesteps={num_steps!r} must be a whole number of at least 1")
     if num_steps > MAX_STEPS:
         raise ValueError(
-            f"num_train_timesteps={num_steps} must be at most {MAX_STEPS}: the tables would fill the memory"
+            f"num_train_timesteps={num_steps} must be at most {MAX_STEPS}: the tables would not fit in memory"
         )
 
 
 def user_betas(betas: Sequence[float], num_steps: int) -> Tensor:
-    """The betas a user gives, checked: (T,) float64, each in (0, 1], as many as `num_steps`."""
+    """Check the betas that a user passes, `num_steps` numbers in (0, 1], and return them as (T,) float64."""
     values = torch.as_tensor(betas, dtype=torch.float64)
     if values.shape != (num_steps,):
         shape = tuple(values.shape)
-        raise ValueError(f"trained_betas has shape {shape}, num_train_timesteps={num_steps} needs ({num_steps},)")
+        raise ValueError(
+            f"trained_betas has shape {shape}, but num_train_timesteps={num_steps} requires shape ({num_steps},)"
+        )
     if not ((values > 0) & (values <= 1)).all():
-        raise ValueError(f"trained_betas must lie in (0, 1], got {values.min().item()} to {values.max().item()}")
+        raise ValueError(f"trained_betas from {values.min().item()} to {values.max().item()} must all lie in (0, 1]")
     return values
 
 
 def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Betas of the same curve shifted and scaled so that alpha_bar_T = 0 (arXiv 2305.08891, Algorithm 1).
+    """Shift and scale the curve of the betas so that alpha_bar_T = 0 (arXiv 2305.08891, Algorithm 1).
 
-    Idempotent: a curve that already ends at 0 comes back unchanged, to the last bit.
+    Idempotent: a curve that already ends at 0 is returned unchanged, to the last bit.
 
     Raises:
-        ValueError: a single step, which has nothing to scale.
+        ValueError: If there is only one step, so that there is nothing to scale.
     """
     if betas[-1] == 1:
         return betas
     if len(betas) < 2:
-        raise ValueError("rescale_betas_zero_snr=True needs num_train_timesteps of at least 2")
+        raise ValueError("rescale_betas_zero_snr=True requires num_train_timesteps to be at least 2")
     root = torch.cumprod(1 - betas, dim=0).sqrt()
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     alpha_bar = root**2
@@ -124,31 +126,33 @@ def rescale_zero_terminal_snr(betas: Tensor) -> Tensor:
 
 
 def check_terminal_snr(alphas_cumprod: Tensor, config: Mapping[str, Any]) -> None:
-    """Refuse a curve that reaches alpha_bar = 0 early, or one that ends there with what cannot begin there.
+    """Check a curve that reaches alpha_bar = 0: only its last step may, and the config must allow sampling from there.
 
     Args:
         alphas_cumprod: alpha_bar, (T,).
-        config: of `HFDDPMScheduler`.
+        config: The config of the `HFDDPMScheduler`.
     """
     if alphas_cumprod[-1] > 0:
         return
     if len(alphas_cumprod) > 1 and alphas_cumprod[-2] == 0:
         first = int((alphas_cumprod == 0).nonzero()[0])
-        raise ValueError(f"alpha_bar is 0 from t = {first} on, which only the last step may be: take smaller betas")
+        raise ValueError(
+            f"alpha_bar is 0 from t = {first} on, but it may be 0 only at the last step: use smaller betas"
+        )
     if config["prediction_type"] == "epsilon":
         raise ValueError(
-            "prediction_type='epsilon' is undefined where the schedule ends at alpha_bar = 0, "
-            "allowed are 'v_prediction', 'sample' and 'mean'"
+            "prediction_type='epsilon' is undefined for a schedule that ends at alpha_bar = 0: "
+            "use 'v_prediction', 'sample' or 'mean'"
         )
     if config["timestep_spacing"] != "trailing":
         raise ValueError(
-            f"timestep_spacing={config['timestep_spacing']!r} need not start at the last step, where a "
-            "schedule that ends at alpha_bar = 0 must start: choose 'trailing'"
+            f"timestep_spacing={config['timestep_spacing']!r} does not always start at the last step, where sampling "
+            "must start if the schedule ends at alpha_bar = 0: use 'trailing'"
         )
 
 
 def _betas_of_alpha_bar(alpha_bar: Callable[[float], float], num_steps: int, most: float = MAX_BETA) -> Tensor:
-    """beta_t = min(1 - alpha_bar((t+1)/T) / alpha_bar(t/T), .999) (iDDPM, eq. 17); alpha_bar(0) stands for 1."""
+    """beta_t = min(1 - alpha_bar((t+1)/T) / alpha_bar(t/T), .999) (iDDPM, eq. 17); alpha_bar(0) counts as 1."""
     curve = [alpha_bar(t / num_steps) for t in range(num_steps + 1)]
     betas = [1 - after / before for before, after in pairwise(curve)]
     return torch.tensor(betas, dtype=torch.float64).clamp(max=most)
@@ -159,7 +163,7 @@ def _cosine_alpha_bar(u: float) -> float:
 
 
 def _vp_alpha_bar(beta_min: float, beta_max: float, u: float) -> float:
-    """exp(-int_0^s beta), beta linear from beta_min to beta_max, at s = u but for `VP_START`."""
+    """exp(-int_0^s beta), where beta is linear from beta_min to beta_max, and s goes from `VP_START` to 1."""
     s = VP_START + (1 - VP_START) * u
     return math.exp(-0.5 * s**2 * (beta_max - beta_min) - s * beta_min)
 
@@ -177,7 +181,7 @@ def _sigmoid_alpha_bar(u: float, start: float = -3, end: float = 3) -> float:
 
 
 def _laplace_alpha_bar(u: float) -> float:
-    """The curve that diffusers calls `laplace`: log-SNR Laplace-distributed in u."""
+    """The curve that diffusers calls `laplace`: the log-SNR follows a Laplace distribution over u."""
     log_snr_half = -0.5 * math.copysign(1, 0.5 - u) * math.log(1 - 2 * math.fabs(0.5 - u) + 1e-6)
     snr = math.exp(log_snr_half)
     return math.sqrt(snr / (1 + snr))

@@ -1,4 +1,4 @@
-"""The coefficients of the training chain, all T steps of it."""
+"""The coefficients of all T steps of the training chain."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from hf_ddpm.schedulers.transition import log_variance_bounds, x_0_from_score
 
 
 def chain_tables(betas: Tensor, prediction_type: str, variance_type: str) -> CoefficientTables:
-    """Tables by t of what `HFDDPMScheduler` computes on the training chain; `betas` is (T,) float64.
+    """Compute the tables, indexed by t, that `HFDDPMScheduler` uses on the training chain; `betas` is (T,) float64.
 
-    forward: sqrt(abar), sqrt(1 - abar). pair: those of the step before, and sqrt(alpha), sqrt(beta). posterior: what
-    its mean takes of x_0 and x_t (DDPM, eq. 7). prediction: what x_0 takes of x_t and of the network's output.
-    guidance: what x_0 and eps take of a score that is added. log variance: one column if fixed, bounds of
-    `learned_range` if not.
+    forward: sqrt(abar), sqrt(1 - abar). pair: sqrt(abar), sqrt(1 - abar) of the step before, and sqrt(alpha),
+    sqrt(beta). posterior: the coefficients of x_0 and x_t in its mean (DDPM, eq. 7). prediction: the coefficients of
+    x_t and of the network's output in x_0. guidance: the coefficients of an added score in x_0 and in eps.
+    log variance: one column if it is fixed, the two bounds for `learned_range`.
     """
     alpha = 1 - betas
     abar = alpha.cumprod(dim=0)

@@ -1,4 +1,4 @@
-"""Keeping a predicted x_0 within the range of images."""
+"""Clipping and thresholding of a predicted x_0 to the range of images."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 def check_clipping(config: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` for ranges and ratios that cannot be."""
+    """Raise a `ValueError` if a range or a ratio in the config is invalid."""
     if config["clip_sample_range"] <= 0 or config["sample_max_value"] < 1:
         raise ValueError(
             f"clip_sample_range={config['clip_sample_range']} must be positive and "
-            f"sample_max_value={config['sample_max_value']} at least 1"
+            f"sample_max_value={config['sample_max_value']} must be at least 1"
         )
     if not 0 < config["dynamic_thresholding_ratio"] <= 1:
         raise ValueError(f"dynamic_thresholding_ratio={config['dynamic_thresholding_ratio']} must lie in (0, 1]")
 
 
 def clip_(x_0: Tensor, config: Mapping[str, Any]) -> Tensor:
-    """Threshold, clip or leave `x_0` as a scheduler's config says, overwriting it."""
+    """Threshold `x_0`, clip it in place, or return it unchanged, as a scheduler's config says."""
     if config["thresholding"]:
         return dynamic_threshold(x_0, config["dynamic_thresholding_ratio"], config["sample_max_value"])
     if config["clip_sample"]:

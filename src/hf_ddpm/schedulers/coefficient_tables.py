@@ -1,4 +1,4 @@
-"""Coefficients by timestep: float64 tables on the CPU, gathered from copies on the images' device."""
+"""Coefficients by timestep: float64 tables on the CPU, which are read from copies on the images' device."""
 
 import operator
 from collections.abc import Hashable, Sequence
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class CoefficientTables:
-    """Named tables of one row a timestep; a row's columns come out ready to be multiplied with images.
+    """Named tables with one row per timestep, whose columns are returned in a shape that broadcasts to images.
 
-    The copies are float32, or float64 for float64 images, so that half precision never touches alpha_bar; they are made
+    The copies are float32, or float64 for float64 images, so that alpha_bar is never in half precision; they are made
     once for each device, so that nothing waits for a GPU.
 
     Args:
@@ -26,12 +26,12 @@ class CoefficientTables:
         return name in self._tables
 
     def __getitem__(self, name: Hashable) -> Tensor:
-        """The float64 table, (T, columns)."""
+        """Return the float64 table, (T, columns)."""
         return self._tables[name]
 
     def add(self, name: Hashable, columns: Sequence[Tensor], steps: Tensor | None = None) -> None:
-        """Add a table of `columns`, each (T,) or, with `steps`, their values at those; the other rows are NaN."""
-        with torch.inference_mode(False):  # what sampling has made, training may use
+        """Add a table of `columns`, each (T,), or with one value for each of `steps`; the other rows are then NaN."""
+        with torch.inference_mode(False):  # a table that was made while sampling may be used in training
             values = torch.stack(list(columns), dim=1)
             if steps is not None:
                 table = torch.full((self.num_steps, values.shape[1]), torch.nan, dtype=torch.float64)
@@ -40,11 +40,11 @@ class CoefficientTables:
             self._tables[name] = values
 
     def rows(self, name: Hashable, timesteps: int | Tensor, like: Tensor) -> tuple[Tensor, ...]:
-        """The columns at `timesteps`, each (B or 1, 1, ..., 1) on the device of `like` (B, ...).
+        """Return the columns at `timesteps`, each (B or 1, 1, ..., 1) on the device of `like` (B, ...).
 
         Raises:
-            ValueError: timesteps that are no integers in [0, T-1], or not one for each sample. Those on a GPU are not
-                looked at, an index error there is the GPU's.
+            ValueError: If the timesteps are not integers in [0, T-1], or neither one nor one for each sample. The
+                values of timesteps on a GPU are not checked: the GPU raises its own index error.
         """
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         ones = [1] * (like.ndim - 1)
@@ -55,7 +55,7 @@ class CoefficientTables:
         return picked.view(len(picked), -1, *ones).unbind(1)
 
     def column(self, name: Hashable, timesteps: Tensor) -> Tensor:
-        """The only column of a table at `timesteps`, float32, shaped and placed as they are."""
+        """Return the only column of a table at `timesteps`, in float32, with their shape and on their device."""
         table = self._copy(name, timesteps.device, torch.float32)
         return self._select(table, timesteps, timesteps.numel()).view(timesteps.shape)
 
@@ -79,7 +79,7 @@ class CoefficientTables:
         if timesteps.is_floating_point() or timesteps.numel() not in (1, batch_size):
             raise ValueError(
                 f"timesteps of dtype {timesteps.dtype} and shape {tuple(timesteps.shape)} must be integers, "
-                f"one or as many as the {batch_size} samples"
+                f"either one or one for each sample of a batch of size {batch_size}"
             )
         try:
             return table.index_select(0, timesteps.reshape(-1).to(table.device))

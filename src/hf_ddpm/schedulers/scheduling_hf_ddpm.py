@@ -56,30 +56,38 @@ VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_l
 
 
 class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the mixins disagree on config_name
-    """q(x_t | x_0), q(x_{t-1} | x_t, x_0) and p(x_{t-1} | x_t), drop-in for `DDPMScheduler` and `DDIMScheduler`.
+    """A drop-in replacement for `DDPMScheduler` and `DDIMScheduler`: q(x_t | x_0), its posterior, and p(x_{t-1} | x_t).
 
     Args:
-        num_train_timesteps: T. Timesteps are integers 0 .. T-1; t = 0 is one step of noise.
-        beta_start, beta_end, beta_schedule: see `beta_schedules.make_betas`. `cosine` and `quad` are kept in the config
-            under the names that diffusers gives the same curves.
-        trained_betas: T betas in (0, 1], used instead of a named schedule; filled in for those that diffusers lacks or
-            does not end at 0.
-        variance_type: the variance of `step` with `eta=None`. `fixed_small` is beta-tilde (DDPM, eq. 7), `fixed_large`
+        num_train_timesteps: The number T of training timesteps. Timesteps are integers 0 .. T-1; t = 0 is one step of
+            noise.
+        beta_start: The first beta; see `beta_schedules.make_betas`.
+        beta_end: The last beta.
+        beta_schedule: The noise schedule. The config contains `cosine` and `quad` under diffusers' names for them.
+        trained_betas: T betas in (0, 1], used instead of a named schedule. The config contains them too for schedules
+            that diffusers does not have, and for those that end at alpha_bar = 0.
+        variance_type: The variance of `step` with `eta=None`. `fixed_small` is beta-tilde (DDPM, eq. 7), `fixed_large`
             is beta; their `_log` forms are the same variances. `learned` reads a log-variance and `learned_range` an
             interpolation (iDDPM, eq. 15) from the second half of 2C output channels.
-        clip_sample, clip_sample_range: clip the predicted x_0.
-        prediction_type: what the network predicts: the noise, x_0 (`sample`), v = sqrt(abar) eps - sqrt(1-abar) x_0
-            (Salimans & Ho 2022), or the paper's posterior mean mu (`mean`).
-        thresholding, dynamic_thresholding_ratio, sample_max_value: Imagen's dynamic thresholding, instead of clipping.
-        timestep_spacing, steps_offset: see `timestep_spacing.spaced_timesteps`.
-        rescale_betas_zero_snr: shift the curve so that alpha_bar_T = 0; filled in for those that end there anyway.
-        clip_after_guidance: whether the x_0 that a `score` has moved is clipped again. OpenAI's code does not, and
-            where alpha_bar is nearly 0, as at the noisy end of a cosine schedule, a classifier's small error then moves
-            x_0 by thousands. False is saved in the config, True is not: stock schedulers do not know the key.
+        clip_sample: Whether to clip the predicted x_0.
+        clip_sample_range: The largest magnitude of a clipped x_0.
+        prediction_type: What the network predicts: the noise (`epsilon`), x_0 (`sample`), v = sqrt(abar) eps -
+            sqrt(1-abar) x_0 (Salimans & Ho 2022), or the paper's posterior mean mu (`mean`).
+        thresholding: Whether to use Imagen's dynamic thresholding instead of clipping.
+        dynamic_thresholding_ratio: The quantile of |x_0| to which dynamic thresholding clips.
+        sample_max_value: The largest threshold of dynamic thresholding.
+        timestep_spacing: The spacing of the timesteps; see `timestep_spacing.spaced_timesteps`.
+        steps_offset: The offset of the timesteps with `leading` spacing.
+        rescale_betas_zero_snr: Whether to shift the schedule so that alpha_bar_T = 0. The config has True for every
+            schedule that ends there.
+        clip_after_guidance: Whether x_0 is clipped again after a `score` has moved it. OpenAI's code does not do so,
+            and where alpha_bar is nearly 0, as at the noisy end of a cosine schedule, a classifier's small error then
+            moves x_0 by thousands. Only False is saved in the config, because stock schedulers do not know the key.
 
     Raises:
-        ValueError: an unknown choice (the allowed ones are listed) or a contradiction, e.g. epsilon prediction on a
-            curve that ends at alpha_bar = 0, where x_0 cannot be recovered from the noise.
+        ValueError: If a choice is unknown (the message lists the allowed ones), or if choices contradict each other,
+            such as epsilon prediction with a schedule that ends at alpha_bar = 0, where the noise does not determine
+            x_0.
     """
 
     _compatibles = [e.name for e in KarrasDiffusionSchedulers]  # noqa: RUF012 (diffusers reads the class attribute)
@@ -109,8 +117,8 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         check_arguments(HFDDPMScheduler, self.config)
         check_clipping(self.config)
         self.betas = self._make_betas()
-        # `from_config` drops the keys listed here, positional arguments included. Every value counts, as on disk, but
-        # for the default of a key that stock schedulers would complain about.
+        # `from_config` drops the keys listed here, even those of positional arguments. Every value is kept, as on disk,
+        # except the default of a key that stock schedulers would warn about.
         self.register_to_config(_use_default_values=[CLIP_AFTER_GUIDANCE] if clip_after_guidance else [])
         self.alphas = 1 - self.betas
         self.alphas_cumprod = torch.cumprod(self.alphas, dim=0)
@@ -122,36 +130,36 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         self.timesteps = torch.tensor(self._walk.steps)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # as ConfigMixin's: a path-like goes too
+    def from_pretrained(  # type: ignore[override]  # like ConfigMixin's, it accepts a path-like object too
         cls, pretrained_model_name_or_path: str | os.PathLike | None = None, subfolder: str | None = None, **kwargs: Any
     ) -> Any:
-        """Open a saved scheduler from a folder or the Hub, `subfolder="scheduler"` of a pipeline.
+        """Load a saved scheduler from a folder or the Hub; in a pipeline it is in `subfolder="scheduler"`.
 
         Args:
-            pretrained_model_name_or_path: a folder, or `user/name`.
-            subfolder: where in it.
-            **kwargs: those of diffusers: `revision`, `cache_dir`, `token`, ...
+            pretrained_model_name_or_path: A folder, or `user/name` on the Hub.
+            subfolder: The subfolder of the scheduler.
+            **kwargs: The other keywords of diffusers: `revision`, `cache_dir`, `token`, ...
 
         Raises:
-            OSError: nothing is there, or the Hub does not give it.
-            ValueError: a config that is damaged, that does not fit or that would fill the memory.
+            OSError: If the scheduler does not exist, or cannot be downloaded from the Hub.
+            ValueError: If the config is corrupted, does not fit this class or would not fit in memory.
         """
         with wrong_kind_as_value_error(pretrained_model_name_or_path):
             return super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """What `from_config` takes of a config: `clip_after_guidance` whatever it is, which others are not told of."""
+        """Return what `from_config` uses of a config; `clip_after_guidance` counts even if listed as a default."""
         passed_over = [key for key in config_dict.get("_use_default_values", []) if key != CLIP_AFTER_GUIDANCE]
         return super().extract_init_dict({**config_dict, "_use_default_values": passed_over}, **kwargs)
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
-        """Where diffusers reads the config, which a stranger may have written."""
+        """Read the config for diffusers; it may come from an untrusted source."""
         return read_config(Path(json_file), MOST_BETAS, str(json_file))
 
     def to_json_string(self) -> str:
-        """The config as it is saved, without a `clip_after_guidance` that is true."""
+        """Return the config as it is saved, without `clip_after_guidance` if it is True."""
         config: dict[str, Any] = json.loads(super().to_json_string())
         if config[CLIP_AFTER_GUIDANCE]:
             del config[CLIP_AFTER_GUIDANCE]
@@ -189,12 +197,12 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
 
     @property
     def learns_variance(self) -> bool:
-        """Whether the `variance_type` reads the second half of a 2C-channel output."""
+        """Whether the variance is learned, in the second half of a 2C-channel output."""
         return self.config["variance_type"].startswith("learned")
 
     @property
     def posterior_obstacle(self) -> str | None:
-        """What keeps `step` with `eta=None` from being `sample_posterior` of an x_0 in [-1, 1]; None: it is that."""
+        """Why `step` with `eta=None` differs from `sample_posterior` for an x_0 in [-1, 1]; None if it does not."""
         config = self.config
         if config["prediction_type"] != "sample":
             return f"prediction_type={config['prediction_type']!r} must be 'sample'"
@@ -219,41 +227,47 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         *,
         timestep_spacing: str | None = None,
     ) -> None:
-        """Choose the sub-sequence that `step` walks: S spaced steps, sections, or your own descending list.
+        """Choose the timesteps that `step` visits: S spaced steps, sections, or your own descending list.
 
-        The alpha_bar before each step is read from this list, whatever its spacing; after the last one it is 1.
+        A step goes to the alpha_bar of the next timestep in this list, whatever the spacing; the last one goes to 1.
         `num_inference_steps` of the scheduler is then the true number of network calls.
 
         Args:
-            num_inference_steps: S.
-            device: of `timesteps`.
-            timesteps: the list itself.
-            timestep_spacing: leading, trailing, linspace or quadratic with S (default: the config's); without S
-                sections such as "10,15,20", or "ddim25" (see timestep_spacing.py).
+            num_inference_steps: The number S of steps.
+            device: The device of `timesteps`.
+            timesteps: Your own descending list of timesteps.
+            timestep_spacing: `leading`, `trailing`, `linspace` or `quadratic` with S (defaults to the config's);
+                without S, sections such as "10,15,20", or "ddim25" (see timestep_spacing.py).
+
+        Raises:
+            ValueError: If not exactly one kind of choice is passed, or it does not fit the T training timesteps.
         """
         config = self.config
         if timesteps is None:
             if num_inference_steps is None and timestep_spacing is None:
                 raise ValueError(
-                    "set_timesteps takes exactly one of num_inference_steps, timesteps, and a spacing such as 'ddim25'"
+                    "set_timesteps requires exactly one of num_inference_steps, timesteps, and a timestep_spacing such "
+                    "as 'ddim25'"
                 )
             spacing = config["timestep_spacing"] if timestep_spacing is None else timestep_spacing
             steps = select_timesteps(num_inference_steps, spacing, len(self), config["steps_offset"])
         elif num_inference_steps is None and timestep_spacing is None:
             steps = check_timesteps(timesteps, len(self))
         else:
-            raise ValueError("set_timesteps takes timesteps alone: give exactly one of them and num_inference_steps")
+            raise ValueError(
+                "timesteps cannot be combined with num_inference_steps or timestep_spacing: pass exactly one of them"
+            )
         self.num_inference_steps = len(steps)
         self.timesteps = torch.tensor(steps, device=device)
         if steps != self._walk.steps:  # the next batch of the same sampler keeps its tables
             self._walk = self._new_walk(steps)
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor | None = None) -> Tensor:
-        """The sample itself: this process needs no scaling."""
+        """Return the sample unchanged: this process needs no scaling."""
         return sample
 
     def previous_timestep(self, timestep: int | Tensor) -> int:
-        """The timestep that `step` goes to from `timestep`, -1 after the last."""
+        """Return the timestep that `step` goes to from `timestep`, -1 after the last one."""
         return self._walk.previous(timestep)
 
     def step(
@@ -269,34 +283,35 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         variance_noise: Tensor | None = None,
         score: Tensor | None = None,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """x_t -> x_{t-1} along `timesteps`.
+        """Take one step from x_t to x_{t-1} along `timesteps`.
 
         `eta=None` is DDPM's Algorithm 2 with the config's `variance_type`. A number is DDIM (eq. 12, with sigma of
-        eq. 16), the variance type ignored; 1 is `fixed_small`, 0 draws no noise.
+        eq. 16), which ignores the variance type; 1 is `fixed_small`, 0 draws no noise.
 
-        A `score` is what guidance adds to grad log q(x_t), such as s grad log p(y | x_t) (ADM, arXiv 2105.05233). With
-        `eta=None` the mean moves by Sigma * score (Algorithm 1); with a number eps moves by -sqrt(1 - alpha_bar_t)
-        score (Algorithm 2), and x_0 with it, which is clipped again unless `clip_after_guidance` is false. With
-        alpha_bar_t = 0 nothing moves.
+        A `score` is what guidance adds to grad log q(x_t), such as s grad log p(y | x_t) (ADM, arXiv 2105.05233). If
+        `eta` is None, the mean moves by Sigma * score (Algorithm 1); if it is a number, eps moves by
+        -sqrt(1 - alpha_bar_t) score (Algorithm 2), and so does x_0, which is clipped again unless `clip_after_guidance`
+        is False. If alpha_bar_t = 0, the score is ignored.
 
         Args:
-            model_output: (B, C, H, W), or (B, 2C, H, W) of a network that also predicts variances.
-            timestep: one of `timesteps`, or (B,) of them.
+            model_output: The output of the network, (B, C, H, W), or (B, 2C, H, W) if it also predicts variances.
+            timestep: One of `timesteps`, or (B,) of them.
             sample: x_t, (B, C, H, W).
-            generator: draws the noise as diffusers does: none at t = 0 of Algorithm 2. A `timestep` on a GPU is not
-                looked at, so there the (unused) noise of t = 0 is drawn too.
-            eta: None, or in [0, 1].
-            use_clipped_model_output: with `eta` a number, whether eps is re-derived from the clipped x_0.
-            variance_noise: the noise itself, shaped as `sample`, instead of a draw.
-            score: of guidance, shaped as `sample`.
+            generator: The generator of the noise, used as in diffusers: Algorithm 2 draws none at t = 0. The value of a
+                `timestep` on a GPU is not read, so there the (unused) noise of t = 0 is drawn too.
+            return_dict: Whether to return a `DDPMSchedulerOutput` instead of a tuple.
+            eta: None, or a number in [0, 1].
+            use_clipped_model_output: Whether eps is recomputed from the clipped x_0, if `eta` is a number.
+            variance_noise: The noise itself, shaped as `sample`, instead of a draw.
+            score: The score of guidance, shaped as `sample`.
 
         Returns:
-            `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`; with
-            `eta=None` the prediction is the network's own, whatever the score.
+            A `DDPMSchedulerOutput` (or a tuple) of x_{t-1} and the clipped x_0 prediction, in the dtype of `sample`. If
+            `eta` is None, the prediction does not depend on the score.
         """
         output, variance_output = self.split_output(model_output, sample)
         c = self._walk.coefficients(eta, timestep, sample)
-        # Products are new tensors, everything after works in place: at small batches memory costs more than arithmetic.
+        # The products are new tensors, all else works in place: for small batches memory costs more than arithmetic.
         predicted_x_0 = (c.x_0_from_x_t * sample).addcmul_(c.x_0_from_output, output)
         keeps_eps = eta is not None and not use_clipped_model_output
         x_0 = clip_(predicted_x_0.clone() if keeps_eps else predicted_x_0, self.config)
@@ -314,16 +329,16 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             _check_shape("variance_noise", variance_noise, sample)
             prev.addcmul_(self._std(c, variance_output), variance_noise)
         if score is not None and eta is None:
-            prev.addcmul_(self._variance(c, variance_output), score * (c.x_0_from_score > 0))  # not of pure noise
+            prev.addcmul_(self._variance(c, variance_output), score * (c.x_0_from_score > 0))  # not for pure noise
         if prev.dtype != sample.dtype:
             prev, x_0 = prev.to(sample.dtype), x_0.to(sample.dtype)
         return DDPMSchedulerOutput(prev_sample=prev, pred_original_sample=x_0) if return_dict else (prev, x_0)
 
     @property
     def inverse_timesteps(self) -> list[int]:
-        """The levels that `step_inverse` starts from, in its order: -1, the image itself, then `timesteps` upwards.
+        """The levels that `step_inverse` starts from, in order: -1 for the image itself, then `timesteps` upwards.
 
-        The noisiest timestep is where the last of these steps arrives, so it is not among them.
+        The noisiest timestep is where the last of these steps ends, so it is not included.
         """
         return [-1, *self._walk.steps[:0:-1]]
 
@@ -336,25 +351,27 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         *,
         score: Tensor | None = None,
     ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
-        """x_t -> the next noisier x along `timesteps`: DDIM's step (eq. 12, eta = 0) walked upwards (sec. 4.3).
+        """Take one step from x_t to the next noisier x along `timesteps`: DDIM's step (eq. 12, eta = 0) reversed.
 
-        Euler's step of the ODE of eq. 14: eps at the level where the sample is stands for eps at the level where it
-        goes, so `step` leads back up to an error that falls with the number of steps. Nothing is clipped.
+        This is an Euler step of the ODE of eq. 14 (sec. 4.3): it uses eps at the level where the sample is in place of
+        eps at the level where it goes, so `step` leads back with an error that decreases with the number of steps.
+        Nothing is clipped.
 
         Args:
-            model_output: of the network at (sample, max(timestep, 0)), (B, C, H, W) or (B, 2C, H, W).
-            timestep: where the sample is, one of `inverse_timesteps`; -1 is the image itself.
+            model_output: The output of the network at (sample, max(timestep, 0)), (B, C, H, W) or (B, 2C, H, W).
+            timestep: The level of the sample, one of `inverse_timesteps`; -1 is the image itself.
             sample: x_t, (B, C, H, W).
-            score: of guidance, as in `step` with `eta=0`, shaped as `sample`.
+            return_dict: Whether to return a `DDPMSchedulerOutput` instead of a tuple.
+            score: The score of guidance, as in `step` with `eta=0`, shaped as `sample`.
 
         Returns:
-            `DDPMSchedulerOutput` (or a tuple) whose `prev_sample` is the noisier x, and the x_0 prediction.
+            A `DDPMSchedulerOutput` (or a tuple) of the noisier x, as `prev_sample`, and the x_0 prediction.
 
         Raises:
-            ValueError: a timestep that is none of `inverse_timesteps`.
+            ValueError: If the timestep is not one of `inverse_timesteps`.
         """
         reached = self._walk.following(timestep)
-        level = max(int(timestep), 0)  # the image itself is seen as the cleanest level that the network knows
+        level = max(int(timestep), 0)  # for the image itself, the cleanest level that the network knows
         output, _ = self.split_output(model_output, sample)
         x_0 = self.predict_x_0(output, sample, level)
         epsilon = self.predict_epsilon(x_0, sample, level)
@@ -378,21 +395,21 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         noise: Tensor | None = None,
         score: Tensor | None = None,
     ) -> Tensor:
-        """x_t + delta score + sqrt(2 delta) z: a step of Langevin dynamics that stays at the level t.
+        """Take a step of Langevin dynamics that stays at the level t: x_t + delta score + sqrt(2 delta) z.
 
-        The corrector of Song et al. 2021 (arXiv 2011.13456, Algorithm 5), delta = 2 (snr |z| / |score|)^2, with the
-        norms replaced by what they are on average: delta = 2 snr^2 (1 - alpha_bar_t), the annealed step size of Song &
-        Ermon 2019 (Algorithm 1). So images do not depend on their batch. Its stationary distribution is q(x_t) up to an
-        error of the order of snr^2.
+        This is the corrector of Song et al. 2021 (arXiv 2011.13456, Algorithm 5), delta = 2 (snr |z| / |score|)^2, with
+        the norms replaced by their averages: delta = 2 snr^2 (1 - alpha_bar_t), the annealed step size of Song & Ermon
+        2019 (Algorithm 1). So images do not depend on their batch. The stationary distribution is q(x_t) up to an error
+        of the order of snr^2.
 
         Args:
-            model_output: of the network at (sample, timestep), (B, C, H, W) or (B, 2C, H, W).
-            timestep: in [0, T-1], one or (B,).
+            model_output: The output of the network at (sample, timestep), (B, C, H, W) or (B, 2C, H, W).
+            timestep: An integer in [0, T-1], or (B,) of them.
             sample: x_t.
-            generator: draws z.
-            snr: size of a step against its noise.
+            generator: The generator of z.
+            snr: The signal-to-noise ratio of a step, which determines its size.
             noise: z itself, instead of a draw.
-            score: what guidance adds to the score of the network, shaped as `sample`.
+            score: What guidance adds to the score of the network, shaped as `sample`.
         """
         if snr <= 0:
             raise ValueError(f"snr={snr} must be positive")
@@ -418,10 +435,10 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
             named, betas = rescale_zero_terminal_snr(named), rescale_zero_terminal_snr(betas)
         if schedule in get_args(OwnBetaSchedule) and not torch.allclose(named, betas, rtol=1e-9, atol=0):
             raise ValueError(
-                f"trained_betas differ from beta_schedule={schedule!r}: give one of them, "
-                "trained_betas with beta_schedule='linear' for betas of your own"
+                f"trained_betas differ from beta_schedule={schedule!r}: pass only one of them, or use "
+                "beta_schedule='linear' with your own trained_betas"
             )
-        # stock classes read a curve of their own or none: the betas tell them; and where it ends at 0, so does the flag
+        # stock classes compute these curves differently or not at all: the config has the betas, and the flag for 0
         ends_at_zero = bool(betas[-1] == 1)
         if given is not None or schedule in get_args(OwnBetaSchedule) or ends_at_zero:
             self.register_to_config(trained_betas=betas.tolist(), rescale_betas_zero_snr=ends_at_zero)
@@ -433,23 +450,23 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
     # --- parts of a step ---------------------------------------------------------------------------------------------
 
     def _draws(self, eta: float | None, timestep: int | Tensor) -> bool:
-        """Whether this step draws noise: the same calls of the generator as DDPMScheduler's and DDIMScheduler's."""
+        """Return whether this step draws noise; DDPMScheduler and DDIMScheduler use the generator in the same steps."""
         if eta is not None:
             return eta > 0
         return not (on_host(timestep) and int(timestep) == 0)
 
     def _std(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor:
-        """The standard deviation of the noise, 0 at the end of the walk."""
+        """Compute the standard deviation of the noise, 0 at the last step."""
         log_variance = self._learned_log_variance(c, variance_output)
         return c.std if log_variance is None else c.std * torch.exp(0.5 * log_variance)
 
     def _variance(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor:
-        """Sigma of p(x_{t-1} | x_t), which guidance needs; a learned one is not 0 at the end of the walk."""
+        """Compute Sigma of p(x_{t-1} | x_t), which guidance needs; a learned one is not 0 at the last step."""
         log_variance = self._learned_log_variance(c, variance_output)
         return c.std.square() if log_variance is None else log_variance.exp()
 
     def _learned_log_variance(self, c: StepCoefficients, variance_output: Tensor | None) -> Tensor | None:
-        """log Sigma of the network's output; None where the table holds no bounds, because Sigma is fixed."""
+        """Compute log Sigma from the network's output; None if the table has no bounds because Sigma is fixed."""
         if c.min_log_variance is None or c.max_log_variance is None or variance_output is None:
             return None
         log_variance = variance_output.to(c.std.dtype)
@@ -458,10 +475,10 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
         return log_variance
 
     def _guided(self, x_0: Tensor) -> Tensor:
-        """An x_0 that a score has moved, clipped again if the config says so."""
+        """Clip an x_0 that a score has moved, if the config says so."""
         return clip_(x_0, self.config) if self.config[CLIP_AFTER_GUIDANCE] else x_0
 
 
 def _check_shape(name: str, given: Tensor, sample: Tensor) -> None:
     if given.shape != sample.shape:
-        raise ValueError(f"{name} of shape {tuple(given.shape)} must have that of sample, {tuple(sample.shape)}")
+        raise ValueError(f"{name} of shape {tuple(given.shape)} must have the shape of sample, {tuple(sample.shape)}")

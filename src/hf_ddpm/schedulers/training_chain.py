@@ -1,8 +1,8 @@
-"""q and p of DDPM (Ho et al. 2020, arXiv 2006.11239) on all T steps: what training and likelihoods ask.
+"""q and p of DDPM (Ho et al. 2020, arXiv 2006.11239) on all T steps, as training and likelihoods need them.
 
-Each function is a method of `HFDDPMScheduler`, `scheduler.add_noise(...)`: the half of it that knows no sampler.
+Each function is a method of `HFDDPMScheduler`, such as `scheduler.add_noise(...)`; none of them depends on a sampler.
 All tables are float64 on the CPU. Coefficients are gathered by t from copies cached per device in float32 (float64 for
-float64 images), so half precision images never meet a half precision alpha_bar, and nothing synchronises with a GPU.
+float64 images), so half-precision images never meet a half-precision alpha_bar, and nothing synchronises with a GPU.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from hf_ddpm.schedulers.transition import between_bounds
 
 
 class Chain(Protocol):
-    """What these functions read of the scheduler."""
+    """The part of the scheduler that these functions use."""
 
     alphas_cumprod: Tensor  # alpha_bar, (T,) float64
-    _tables: CoefficientTables  # of chain_tables.py
+    _tables: CoefficientTables  # from chain_tables.py
 
     @property
     def config(self) -> Mapping[str, Any]: ...
@@ -37,15 +37,15 @@ def add_noise(scheduler: Chain, original_samples: Tensor, noise: Tensor, timeste
     """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps (DDPM, eq. 4).
 
     Args:
-        original_samples: x_0, (B, ...), any floating dtype.
+        original_samples: x_0, (B, ...), in any floating-point dtype.
         noise: eps, of the same shape.
-        timesteps: integers in [0, T-1], (B,) or one.
+        timesteps: Integers in [0, T-1], (B,) or one.
 
     Returns:
-        Tensor: x_t in the dtype of `original_samples`; the arithmetic is float32 or better.
+        Tensor: x_t in the dtype of `original_samples`; the arithmetic is in float32 or better.
 
     Raises:
-        ValueError: images of whole numbers, noise of another shape, or timesteps that do not fit.
+        ValueError: If the images are integers, the noise has another shape, or the timesteps do not fit.
     """
     _check_noise("original_samples", original_samples, noise=noise)
     signal, sigma = scheduler._tables.rows("forward", timesteps, original_samples)
@@ -56,9 +56,9 @@ def diffuse(scheduler: Chain, sample: Tensor, noise: Tensor, from_timestep: int,
     """x_t = sqrt(abar_t / abar_s) x_s + sqrt(1 - abar_t / abar_s) eps: from level s to a noisier t (DDPM, eq. 2).
 
     Args:
-        sample: x_s, (B, ...); with `from_timestep` -1 the images themselves.
+        sample: x_s, (B, ...); the images themselves if `from_timestep` is -1.
         noise: eps, of the same shape.
-        from_timestep, to_timestep: s and t, whole numbers with -1 <= s <= t < T.
+        from_timestep, to_timestep: s and t, integers with -1 <= s <= t < T.
     """
     if not -1 <= from_timestep <= to_timestep < len(scheduler):
         raise ValueError(f"from_timestep={from_timestep} must lie in [-1, to_timestep={to_timestep}]")
@@ -70,7 +70,7 @@ def diffuse(scheduler: Chain, sample: Tensor, noise: Tensor, from_timestep: int,
 def add_noise_pair(
     scheduler: Chain, original_samples: Tensor, noise: Tensor, step_noise: Tensor, timesteps: int | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(x_{t-1}, x_t) of q(x_{t-1}, x_t | x_0), which a denoising GAN compares (arXiv 2112.07804, eq. 5).
+    """Draw (x_{t-1}, x_t) from q(x_{t-1}, x_t | x_0), the real pair of a denoising GAN (arXiv 2112.07804, eq. 5).
 
     x_{t-1} = sqrt(abar') x_0 + sqrt(1 - abar') eps with abar' = alpha_bar_{t-1}, which is x_0 itself at t = 0, and
     x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps'.
@@ -81,7 +81,7 @@ def add_noise_pair(
         timesteps: t, integers in [0, T-1], (B,) or one.
 
     Raises:
-        ValueError: images of whole numbers, noise of another shape, or timesteps that do not fit.
+        ValueError: If the images are integers, the noise has another shape, or the timesteps do not fit.
     """
     _check_noise("original_samples", original_samples, noise=noise, step_noise=step_noise)
     signal, sigma, kept, added = scheduler._tables.rows("pair", timesteps, original_samples)
@@ -91,24 +91,26 @@ def add_noise_pair(
 
 
 def _check_noise(name: str, images: Tensor, **others: Tensor) -> None:
-    """Refuse images of whole numbers, which would be rounded, and others that are no tensors of their shape."""
+    """Check that the images are floating-point tensors, and not integers, and that the others have their shape."""
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"{name} of {kind} must be a floating tensor: divide bytes by 127.5 and subtract 1")
+        raise ValueError(
+            f"{name} of type {kind} must be a floating-point tensor: divide uint8 images by 127.5 and subtract 1"
+        )
     for other, given in others.items():
         if not isinstance(given, Tensor) or given.shape != images.shape:
             what = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
-            raise ValueError(f"{other} {what} must be a tensor of the shape of {name}, {tuple(images.shape)}")
+            raise ValueError(f"{other} {what} must be a tensor with the shape of {name}, {tuple(images.shape)}")
 
 
 def get_velocity(scheduler: Chain, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), shapes as `add_noise`."""
+    """v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x_0 (Salimans & Ho 2022), with shapes as in `add_noise`."""
     signal, sigma = scheduler._tables.rows("forward", timesteps, sample)
     return (signal * noise).addcmul_(sigma, sample, value=-1).to(sample.dtype)
 
 
 def snr(scheduler: Chain, timesteps: Tensor) -> Tensor:
-    """alpha_bar_t / (1 - alpha_bar_t), float32, shaped and placed as `timesteps`."""
+    """alpha_bar_t / (1 - alpha_bar_t), in float32, with the shape and on the device of `timesteps`."""
     return scheduler._tables.column("snr", timesteps)
 
 
@@ -118,24 +120,25 @@ def snr(scheduler: Chain, timesteps: Tensor) -> Tensor:
 def posterior_mean(scheduler: Chain, x_0: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
     """mu-tilde_t(x_t, x_0) = sqrt(abar') beta / (1 - abar) x_0 + sqrt(alpha) (1 - abar') / (1 - abar) x_t.
 
-    DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0`, `x_t` (B, ...), `timesteps` (B,) or one; equals x_0 at t = 0.
+    DDPM, eq. 7, with abar' = alpha_bar_{t-1}. `x_0` and `x_t` are (B, ...), `timesteps` is (B,) or one integer. The
+    mean is x_0 at t = 0.
     """
     from_x_0, from_x_t = scheduler._tables.rows("posterior", timesteps, x_t)
     return (from_x_0 * x_0).addcmul_(from_x_t, x_t).to(x_t.dtype)
 
 
 def posterior_log_variance_at(scheduler: Chain, timesteps: int | Tensor, like: Tensor) -> Tensor:
-    """`posterior_log_variance` of `timesteps`, (B or 1, 1, ..., 1), in the precision and place of `like`."""
+    """`posterior_log_variance` at `timesteps`, (B or 1, 1, ..., 1), in float32 or better on the device of `like`."""
     return scheduler._tables.rows("posterior log variance", timesteps, like)[0]
 
 
 def sample_posterior(scheduler: Chain, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps: int | Tensor) -> Tensor:
-    """x_{t-1} = mu-tilde_t(x_t, x_0) + sqrt(beta-tilde_t) eps, a draw of q(x_{t-1} | x_t, x_0); x_0 itself at t = 0.
+    """x_{t-1} = mu-tilde_t(x_t, x_0) + sqrt(beta-tilde_t) eps, a draw from q(x_{t-1} | x_t, x_0); x_0 itself at t = 0.
 
-    `x_0` and `noise` are shaped as `x_t`, the rest is as for `posterior_mean`. A gradient goes to `x_0`.
+    `x_0` and `noise` are shaped as `x_t`, the rest is as for `posterior_mean`. Gradients flow to `x_0`.
 
     Raises:
-        ValueError: images of whole numbers, or tensors of different shapes.
+        ValueError: If the images are integers, or the tensors have different shapes.
     """
     _check_noise("x_t", x_t, x_0=x_0, noise=noise)
     mean = posterior_mean(scheduler, x_0, x_t, timesteps)
@@ -143,17 +146,17 @@ def sample_posterior(scheduler: Chain, x_0: Tensor, x_t: Tensor, noise: Tensor, 
     return mean + (variance.sqrt() * noise).to(mean.dtype)
 
 
-# --- what a network is to predict -------------------------------------------------------------------------------------
+# --- what a network should predict ------------------------------------------------------------------------------------
 
 
 def target(scheduler: Chain, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What a network of this `prediction_type` should answer at (x_t, t), shaped as `x_0`.
+    """Return what a network with this `prediction_type` should predict at (x_t, t), shaped as `x_0`.
 
     Args:
-        x_0: the images, (B, ...).
+        x_0: The images, (B, ...).
         x_t: `add_noise(x_0, noise, timesteps)`.
         noise: eps, of the same shape.
-        timesteps: integers in [0, T-1], (B,).
+        timesteps: Integers in [0, T-1], (B,).
     """
     match scheduler.config["prediction_type"]:
         case "epsilon":
@@ -167,10 +170,10 @@ def target(scheduler: Chain, x_0: Tensor, x_t: Tensor, noise: Tensor, timesteps:
 
 
 def x_0_error_weight(scheduler: Chain, timesteps: Tensor) -> Tensor:
-    """(target - prediction)^2 divided by the squared error of the x_0 that it amounts to, float32, as `timesteps`.
+    """(target - prediction)^2 divided by the squared error of the implied x_0, in float32, shaped as `timesteps`.
 
     SNR for `epsilon`, 1 for `sample`, SNR + 1 for `v_prediction` (Salimans & Ho 2022, sec. 4); for `mean` the
-    square of what the posterior mean takes of x_0 (DDPM, eq. 7).
+    square of the coefficient of x_0 in the posterior mean (DDPM, eq. 7).
     """
     match scheduler.config["prediction_type"]:
         case "epsilon":
@@ -183,11 +186,11 @@ def x_0_error_weight(scheduler: Chain, timesteps: Tensor) -> Tensor:
             return scheduler._tables.column("mean from x_0", timesteps).square()
 
 
-# --- what a prediction says -------------------------------------------------------------------------------------------
+# --- what a prediction implies ----------------------------------------------------------------------------------------
 
 
 def predict_x_0(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-    """The unclipped x_0 that a network output (C channels) of `prediction_type` stands for, shaped as `x_t`."""
+    """Return the unclipped x_0 that a network's output (C channels, of this `prediction_type`) implies, as `x_t`."""
     from_x_t, from_output = scheduler._tables.rows("prediction", timesteps, x_t)
     return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
 
@@ -199,10 +202,10 @@ def predict_epsilon(scheduler: Chain, x_0: Tensor, x_t: Tensor, timesteps: int |
 
 
 def score(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
-    """grad_{x_t} log q(x_t) = -eps / sqrt(1 - alpha_bar_t) as the network sees it (Song et al. 2021, sec. 4).
+    """grad_{x_t} log q(x_t) = -eps / sqrt(1 - alpha_bar_t) as the network predicts it (Song et al. 2021, sec. 4).
 
-    `model_output` has C channels, or 2C with variances; shapes as `predict_x_0`. L_simple with epsilon is denoising
-    score matching with the weight 1 - alpha_bar_t.
+    `model_output` has C channels, or 2C with variances; the shapes are as in `predict_x_0`. L_simple with epsilon is
+    denoising score matching with the weight 1 - alpha_bar_t.
     """
     output, _ = split_output(scheduler, model_output, x_t)
     from_x_t, from_output = scheduler._tables.rows("score", timesteps, x_t)
@@ -212,7 +215,7 @@ def score(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps: int | 
 def reverse_mean(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps: int | Tensor) -> Tensor:
     """mu_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, x_0 not clipped (DDPM, eq. 11 for epsilon).
 
-    `model_output` has C channels; shapes as `predict_x_0`. With `mean` prediction it is the output itself.
+    `model_output` has C channels; the shapes are as in `predict_x_0`. With `mean` prediction this is the output itself.
     """
     from_x_t, from_output = scheduler._tables.rows("reverse mean", timesteps, x_t)
     return (from_x_t * x_t).addcmul_(from_output, model_output).to(x_t.dtype)
@@ -221,18 +224,18 @@ def reverse_mean(scheduler: Chain, model_output: Tensor, x_t: Tensor, timesteps:
 def reverse_log_variance(
     scheduler: Chain, variance_output: Tensor | None, x_t: Tensor, timesteps: int | Tensor
 ) -> Tensor:
-    """log Sigma_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, of a shape that broadcasts to `x_t`.
+    """log Sigma_theta(x_t, t) of p(x_{t-1} | x_t) on the training chain, in a shape that broadcasts to `x_t`.
 
-    log beta-tilde_t for `fixed_small`, log beta_t for `fixed_large`; `variance_output` for `learned`, a mix of the
-    two bounds for `learned_range` (iDDPM, eq. 15). At t = 0, where Algorithm 2 adds no noise but a likelihood needs
-    a width, beta-tilde stands for beta-tilde_1, and so does `fixed_large`, for the better L_0 (DDPM's choice).
+    It is log beta-tilde_t for `fixed_small`, log beta_t for `fixed_large`, `variance_output` for `learned`, and an
+    interpolation of the two bounds for `learned_range` (iDDPM, eq. 15). At t = 0, where Algorithm 2 adds no noise but a
+    likelihood needs a width, beta-tilde is that of t = 1, also for `fixed_large`: L_0 is better (DDPM's choice).
 
     Args:
-        variance_output: the second half of a 2C-channel output, None for fixed variances.
-        x_t, timesteps: as `predict_x_0`.
+        variance_output: The second half of a 2C-channel output, None for fixed variances.
+        x_t, timesteps: As in `predict_x_0`.
 
     Raises:
-        ValueError: a learned variance without an output, or the other way round.
+        ValueError: If a learned variance has no output, or a fixed variance has one.
     """
     if (variance_output is None) == scheduler.learns_variance:
         raise ValueError(
@@ -247,10 +250,10 @@ def reverse_log_variance(
 
 
 def split_output(scheduler: Chain, model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A network's output as its prediction (C channels) and, of 2C channels, the variance half.
+    """Split a network's output into its prediction (C channels) and, if it has 2C channels, the variance half.
 
     Raises:
-        ValueError: neither C nor 2C channels, or C for a `variance_type` that is learned.
+        ValueError: If there are neither C nor 2C channels, or C channels although the variance is learned.
     """
     channels, out_channels = sample.shape[1], model_output.shape[1]
     if out_channels == 2 * channels:
@@ -259,12 +262,12 @@ def split_output(scheduler: Chain, model_output: Tensor, sample: Tensor) -> tupl
     if out_channels != channels or scheduler.learns_variance:
         needed = 2 * channels if scheduler.learns_variance else f"{channels} or {2 * channels}"
         raise ValueError(
-            f"model_output has {out_channels} channels for a sample of {channels}, and variance_type="
-            f"{scheduler.config['variance_type']!r} needs {needed}: take the one that the network was trained with"
+            f"the number of channels is {out_channels} for model_output and {channels} for sample, but variance_type="
+            f"{scheduler.config['variance_type']!r} requires {needed}: use the one that the network was trained with"
         )
     return model_output, None
 
 
 def output_channels(scheduler: Chain, channels: int) -> int:
-    """How many channels a network's output has for images of C: C, or 2C where it learns the variance too."""
+    """Return the number of output channels of a network for C image channels: 2C if the variance is learned, else C."""
     return 2 * channels if scheduler.learns_variance else channels

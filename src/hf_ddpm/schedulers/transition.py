@@ -1,7 +1,7 @@
 """The reverse step x_t -> x_{t'} between any two noise levels, in closed form.
 
 Every step of DDPM and DDIM is x_{t'} = from_x_0 * x_0 + from_x_t * x_t + std * noise. Arguments are float64 tensors of
-one shape: `alpha_bar` (of t) and `alpha_bar_prev` (of t', 1 after the last step); beta = 1 - alpha_bar / alpha_bar_prev
+one shape: `alpha_bar` (at t) and `alpha_bar_prev` (at t', 1 after the last step); beta = 1 - alpha_bar / alpha_bar_prev
 is the respaced beta of that step.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor
 def mean_coefficients(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> tuple[Tensor, Tensor]:
     """`from_x_0` and `from_x_t` of DDIM's mean, sqrt(abar') x_0 + sqrt(1 - abar' - sigma^2) eps(x_t, x_0) (eq. 12).
 
-    With eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar), and 1 - abar' - sigma^2 written without a difference of nearly
-    equal numbers. At eta = 1 this is DDPM's posterior mean (eq. 7).
+    Here eps = (x_t - sqrt(abar) x_0) / sqrt(1 - abar), and 1 - abar' - sigma^2 is computed without a difference of
+    nearly equal numbers. At eta = 1 this is DDPM's posterior mean (eq. 7).
     """
     alpha = alpha_bar / alpha_bar_prev
     beta = 1 - alpha
@@ -29,11 +29,11 @@ def velocity(prediction_type: str, prediction: Tensor, x_t: Tensor, angle: float
     """v = cos(phi) eps - sin(phi) x_0 of what a network predicts, x_0 not clipped (Salimans & Ho 2022, appendix D).
 
     Args:
-        prediction_type: of `HFDDPMScheduler`.
-        prediction: of the network at x_t, of the same shape.
-        x_t: (B, ...) at any level, a whole t or not.
-        angle: phi of the level, cos(phi) = sqrt(alpha_bar).
-        angle_prev: phi of the level one step before, where a `mean` prediction lies.
+        prediction_type: The `prediction_type` of the `HFDDPMScheduler`.
+        prediction: The prediction of the network at x_t, of the same shape.
+        x_t: The noisy images, (B, ...), at any level, which need not be an integer t.
+        angle: phi at this level, where cos(phi) = sqrt(alpha_bar).
+        angle_prev: phi one step before, at the level of a `mean` prediction.
     """
     alpha, sigma = math.cos(angle), math.sin(angle)
     match prediction_type:
@@ -50,9 +50,9 @@ def velocity(prediction_type: str, prediction: Tensor, x_t: Tensor, angle: float
 
 
 def x_0_from_score(alpha_bar: Tensor) -> Tensor:
-    """(1 - abar) / sqrt(abar): what x_0 takes of a score that eps takes -sqrt(1 - abar) of (ADM, Algorithm 2).
+    """(1 - abar) / sqrt(abar): the coefficient of a score in x_0; in eps it is -sqrt(1 - abar) (ADM, Algorithm 2).
 
-    0 where alpha_bar = 0: x_t is pure noise there, which no score of a classifier says anything about.
+    It is 0 where alpha_bar = 0: x_t is pure noise there, and a classifier's score has no meaning.
     """
     return torch.where(alpha_bar > 0, (1 - alpha_bar) / alpha_bar.sqrt(), 0.0)
 
@@ -65,8 +65,8 @@ def ddim_std(alpha_bar: Tensor, alpha_bar_prev: Tensor, eta: float) -> Tensor:
 def log_variance_bounds(alpha_bar: Tensor, alpha_bar_prev: Tensor) -> tuple[Tensor, Tensor]:
     """log beta-tilde and log beta of each step of a whole chain, noisiest step first.
 
-    beta-tilde is 0 at the last step, so there its logarithm is replaced by that of the step before, as in DDPM's code
-    (of beta itself in a chain of one step).
+    beta-tilde is 0 at the last step, so its logarithm there is replaced by that of the step before, as in DDPM's code
+    (by log beta in a chain of one step).
     """
     beta = 1 - alpha_bar / alpha_bar_prev
     variance = (1 - alpha_bar_prev) / (1 - alpha_bar) * beta

@@ -1,1 +1,1 @@
-"""A Gradio app for a checkpoint: app.py, which a Space holds as it is, and what writes it."""
+"""A Gradio app for a checkpoint: app.py, which a Space contains unchanged, and files.py, which writes the Space."""

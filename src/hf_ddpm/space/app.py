@@ -1,7 +1,8 @@
-"""A page that draws from one checkpoint: images, the way from noise to an image, and the ways between two seeds.
+"""A page that samples from one checkpoint: images, the denoising of an image, and interpolations between two seeds.
 
-In a Space this file is app.py as it is, and checkpoint.json beside it names the checkpoint and its commit. It is opened
-by the code files of its own repository, or by hf_ddpm where that is installed. `hf-ddpm demo` shows the same page.
+A Space contains this file as app.py, and checkpoint.json beside it names the checkpoint and its commit. The checkpoint
+is opened with hf_ddpm if that is installed, and otherwise with the code files of its repository. `hf-ddpm demo` shows
+the same page.
 """
 
 import inspect
@@ -22,11 +23,11 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image, fromarray
 from torch import Tensor
 
-LARGEST_SEED = 2**53 - 1  # of the whole numbers that a browser keeps exactly
+LARGEST_SEED = 2**53 - 1  # the largest integer that a browser represents exactly
 MOST_IMAGES, MOST_FRAMES, BATCH = 64, 100, 16
-UNIPC, UNIPC_STEPS, DDIM_STEPS = "UniPC", 20, 50  # the steps that each begins with
+UNIPC, UNIPC_STEPS, DDIM_STEPS = "UniPC", 20, 50  # the default number of steps of each sampler
 IN_TURN = "each in turn"
-ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "network"}  # a walk's place is in the scheduler
+ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "network"}  # the scheduler keeps the state of a sampling run
 CSS = """
 .drawn img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated }
 .drawn .grid-wrap { max-height: none; height: auto; overflow: hidden }
@@ -35,7 +36,7 @@ LOOK: dict[str, Any] = {"css": CSS, "footer_links": ["api"], "run_history": Fals
 
 
 def open_checkpoint(name: str, commit: str) -> Any:
-    """The pipeline of a checkpoint, on the GPU if there is one. Without hf_ddpm the code of the commit runs here."""
+    """Load the pipeline of a checkpoint, onto the GPU if there is one. Without hf_ddpm the code of the commit runs."""
     if find_spec("hf_ddpm") is None:
         at = {"revision": commit, "custom_revision": commit}
         pipeline = DiffusionPipeline.from_pretrained(name, custom_pipeline=name, trust_remote_code=True, **at)
@@ -47,22 +48,24 @@ def open_checkpoint(name: str, commit: str) -> Any:
 
 
 def build(pipeline: Any, name: str) -> gr.Blocks:
-    """The page, which `launch(**LOOK)` shows.
+    """Build the page, which `launch(**LOOK)` shows.
 
     Args:
-        pipeline: an `HFDDPMPipeline`, `HFVAEPipeline` or `HFDDGANPipeline`, of this module's hf_ddpm or of code files.
-        name: of the checkpoint, for the title.
+        pipeline: An `HFDDPMPipeline`, `HFVAEPipeline` or `HFDDGANPipeline`, from hf_ddpm or from code files.
+        name: The name of the checkpoint, for the title.
 
     Raises:
-        ValueError: a model that draws no images, without a size, or whose images have more channels than a picture.
+        ValueError: If the model draws no images, has no size, or its images have neither 1 nor 3 channels.
     """
     check_pictures(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     with gr.Blocks(title=name, analytics_enabled=False) as page:
-        gr.Markdown(f"# {name}\n\nImage i of a seed is the one that `hf-ddpm sample --seed` draws by the same steps.")
+        gr.Markdown(
+            f"# {name}\n\nImage i of a seed is the one that `hf-ddpm sample --seed` draws with the same settings."
+        )
         with gr.Tab("Sample"):
             gallery_tab(pipeline, sample, ["Seed"], 1, in_turn=True, solver=True)
-        if type(scheduler_of(pipeline)).__name__ == "HFDDPMScheduler":  # others do not tell the x_0 that they see
+        if type(scheduler_of(pipeline)).__name__ == "HFDDPMScheduler":  # others do not return their x_0 prediction
             with gr.Tab("Denoising"):
                 denoising_tab(pipeline)
         with gr.Tab("Interpolation"):
@@ -73,12 +76,12 @@ def build(pipeline: Any, name: str) -> gr.Blocks:
 def gallery_tab(
     pipeline: Any, function: Callable[..., list[Image]], seeds: list[str], least: int, **controlled: bool
 ) -> None:
-    """Images that `function` draws from some seeds.
+    """Add a gallery of the images that `function` draws from some seeds.
 
     Args:
-        seeds: captions of their fields, whose values are 0, 1, ...
-        least: number of images.
-        controlled: of `walk_controls`.
+        seeds: The captions of the fields of the seeds, whose values are 0, 1, ...
+        least: The smallest number of images.
+        controlled: Arguments of `walk_controls`.
     """
     name = function.__name__
     with gr.Row():
@@ -94,7 +97,7 @@ def gallery_tab(
 
 
 def denoising_tab(pipeline: Any) -> None:
-    """x_t and the x_0 that the network sees in it, beside each other."""
+    """Add a view of x_t and the x_0 that the network predicts from it, beside each other."""
     with gr.Row():
         with gr.Column(scale=1):
             seed, controls = seed_box("Seed", 0), walk_controls(pipeline, most_steps=MOST_FRAMES)
@@ -103,7 +106,7 @@ def denoising_tab(pipeline: Any) -> None:
             at = gr.Slider(0, 1, 0, step=1, label="Steps taken", interactive=False, elem_id="denoise-at")
             with gr.Row():
                 shown = [*image_box("**x_t**", "denoise-x-t")]
-                shown.append(image_box("**x_0** that is seen in it", "denoise-x-0")[1])
+                shown.append(image_box("**x_0**, predicted from x_t", "denoise-x-0")[1])
     frames = gr.State(time_to_live=3600)
     call = spoken(denoise, pipeline, tuple(controls))
     button.click(call, [seed, *controls.values()], [frames, at, *shown], api_name="denoise", **ONE_AT_A_TIME)
@@ -112,33 +115,33 @@ def denoising_tab(pipeline: Any) -> None:
 
 
 def image_gallery(label: str, elem_id: str) -> gr.Gallery:
-    """Images in rows of four, as exact as they were drawn."""
+    """Create a gallery with rows of four images, which are shown losslessly."""
     look: dict[str, Any] = {"show_label": False, "format": "png", "height": "auto", "buttons": ["download_all"]}
     return gr.Gallery(label=label, columns=4, elem_id=elem_id, elem_classes="drawn", **look)
 
 
 def image_box(caption: str, elem_id: str) -> tuple[gr.Markdown, gr.Image]:
-    """An image under its caption."""
+    """Create an image under its caption."""
     look: dict[str, Any] = {"show_label": False, "format": "png", "height": 300, "buttons": ["download", "fullscreen"]}
     with gr.Column(min_width=160):
         return gr.Markdown(caption), gr.Image(elem_id=elem_id, elem_classes="drawn", interactive=False, **look)
 
 
 def seed_box(label: str, value: int) -> gr.Number:
-    """A field for a seed; what it holds is checked by `whole`."""
+    """Create a field for a seed; `whole` checks its value."""
     return gr.Number(value, label=label)
 
 
 def walk_controls(
     pipeline: Any, *, most_steps: int | None = None, eta: bool = True, in_turn: bool = False, solver: bool = False
 ) -> dict[str, Any]:
-    """Components by the argument of a call that they set; a pipeline that draws in one call has none.
+    """Create the components, by the argument of a call that they set; a pipeline that draws in one call has none.
 
     Args:
-        most_steps: fewer than the steps of training.
-        eta: offer it.
-        in_turn: offer that image i is of class i, then of the first again.
-        solver: offer UniPC, which draws better images in fewer steps, where it knows the network.
+        most_steps: The largest number of steps, if that is less than the steps of training.
+        eta: Whether to offer eta.
+        in_turn: Whether to offer all classes in turn: class i modulo their number for image i.
+        solver: Whether to offer UniPC, which draws better images in fewer steps, if it supports the network.
     """
     scheduler, controls = scheduler_of(pipeline), {}
     solver = solver and takes_unipc(pipeline)
@@ -159,23 +162,23 @@ def walk_controls(
 
 
 def guidance_controls(pipeline: Any) -> dict[str, Any]:
-    """What trades diversity for fidelity: the scales of a network that knows "no label", of a classifier, or of z."""
+    """Create the controls that trade diversity for fidelity: guidance of a network or a classifier, or truncation."""
     controls: dict[str, Any] = {}
     if pipeline.config.get("null_class") is not None and "guidance_scale" in inspect.signature(pipeline).parameters:
-        about = "1 is off, more is nearer to the class and less diverse"
+        about = "1 is off; larger values give images that are closer to the class and less diverse"
         controls["guidance_scale"] = gr.Slider(1, 8, 1, step=0.05, label="Guidance", info=about)
     if pipeline.components.get("classifier") is not None:
         controls["classifier_scale"] = gr.Slider(0, 10, 1, step=0.1, label="Classifier scale", info="0 is off")
     if "truncation" in inspect.signature(pipeline).parameters:
-        about = "1 is off, less is more alike"
+        about = "1 is off; smaller values give less diverse images"
         controls["truncation"] = gr.Slider(0, 1, 1, step=0.05, label="Truncation", info=about)
     return controls
 
 
 def class_choices(pipeline: Any) -> list[tuple[str, int]]:
-    """The classes of a network, or of the classifier that guides it, by their names where they have some."""
+    """Return the classes of a network, or of the classifier that guides it, by their names if they have some."""
     guided = pipeline.components.get("classifier") is not None
-    # code files of an older checkpoint know neither classifiers nor names
+    # the code files of an older checkpoint support neither classifiers nor names
     named = (pipeline.class_signature.id2label if guided else pipeline.config.get("id2label")) or {}
     names = [named.get(k, str(k)) for k in range(pipeline.num_classes)]
     several = {name for name, count in Counter(names).items() if count > 1}
@@ -183,7 +186,7 @@ def class_choices(pipeline: Any) -> list[tuple[str, int]]:
 
 
 def sample(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: float, count: int) -> list[Image]:
-    """Images 0 .. count - 1 of a seed."""
+    """Draw images 0 .. count - 1 of a seed."""
     number = whole("Seed", seed, LARGEST_SEED)
     generators = [image_generator(number, i) for i in range(count)]
     if walk.pop("solver", "") == UNIPC and walk["num_inference_steps"] < len(scheduler_of(pipeline)):
@@ -193,13 +196,13 @@ def sample(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: flo
 
 
 def takes_unipc(pipeline: Any) -> bool:
-    """Whether UniPC knows the network: a scheduler of ours that predicts noise, x_0 or v."""
+    """Return whether UniPC supports the network: its scheduler is an HFDDPMScheduler that predicts noise, x_0 or v."""
     scheduler = scheduler_of(pipeline)
     return type(scheduler).__name__ == "HFDDPMScheduler" and scheduler.config.prediction_type != "mean"
 
 
 def by_unipc(pipeline: Any) -> Any:
-    """The same pipeline with UniPC in the place of its scheduler, as `hf-ddpm sample` has it."""
+    """Return the same pipeline with UniPC instead of its scheduler, as `hf-ddpm sample` uses it."""
     solver = UniPCMultistepScheduler.from_config(scheduler_of(pipeline).config, timestep_spacing="trailing")
     other = copy(pipeline)
     other.register_modules(scheduler=solver)
@@ -209,19 +212,21 @@ def by_unipc(pipeline: Any) -> Any:
 def interpolate(
     pipeline: Any, progress: gr.Progress, walk: dict[str, Any], first: float, second: float, count: int
 ) -> list[Image]:
-    """`count` images from image 0 of one seed to image 0 of another, along the sphere on which noise lies, eta 0."""
+    """Draw `count` images from image 0 of one seed to image 0 of another, along the sphere of the noise, with eta 0."""
     generator = image_generator(whole("First seed", first, LARGEST_SEED), 0)
     x = noise(pipeline, generator)
     y = noise(pipeline, image_generator(whole("Second seed", second, LARGEST_SEED), 0))
     if takes_eta(pipeline):
         walk = walk | {"eta": 0.0}
     latents = torch.cat([slerp(x, y, k / (count - 1)) for k in range(count)])
-    generators = [generator.clone_state() for _ in range(count)]  # what a GAN draws next is the first image's, for all
+    generators = [
+        generator.clone_state() for _ in range(count)
+    ]  # all images take the later noise of a GAN from the first
     return drawn(pipeline, progress, walk, count, latents=latents, generator=generators)
 
 
 def denoise(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: float) -> tuple[Any, ...]:
-    """All frames of image 0's walk, and what shows the one half way."""
+    """Draw all frames of the denoising of image 0, and return them with what shows the middle one."""
     generator = image_generator(whole("Seed", seed, LARGEST_SEED), 0)
     x = noise(pipeline, generator)
     levels: list[str] = []
@@ -234,15 +239,15 @@ def denoise(pipeline: Any, progress: gr.Progress, walk: dict[str, Any], seed: fl
         x_0.append(picture(pipeline, seen["pred_original_sample"]))
 
     pipeline(1, latents=x, generator=[generator], callback_on_step_end=keep, **walk)
-    frames = {"level": [*levels, "done"], "x_t": x_t, "x_0": [*x_0, x_t[-1]]}  # x_t[k] is what x_0[k] was seen in
+    frames = {"level": [*levels, "done"], "x_t": x_t, "x_0": [*x_0, x_t[-1]]}  # x_0[k] was predicted from x_t[k]
     at = len(levels) // 2
     return frames, gr.Slider(maximum=len(levels), value=at, interactive=True), *frame(frames, at)
 
 
 def frame(frames: dict[str, Any] | None, at: int) -> tuple[str, Image, Image]:
-    """The caption of x_t after `at` steps, x_t, and the x_0 seen in it."""
-    if frames is None:  # the page is older than the session that drew them
-        raise gr.Error("these frames are no longer kept: press Draw again", print_exception=False)
+    """Return the caption of x_t after `at` steps, x_t, and the x_0 predicted from it."""
+    if frames is None:  # the session that drew them has ended
+        raise gr.Error("these frames are no longer stored: press Draw again", print_exception=False)
     at = min(at, len(frames["level"]) - 1)
     return f"**x_t**, {frames['level'][at]}", frames["x_t"][at], frames["x_0"][at]
 
@@ -250,11 +255,11 @@ def frame(frames: dict[str, Any] | None, at: int) -> tuple[str, Image, Image]:
 def drawn(
     pipeline: Any, progress: gr.Progress, walk: dict[str, Any], count: int, **fixed: list[torch.Generator] | Tensor
 ) -> list[Image]:
-    """`count` images, a batch at a time.
+    """Draw `count` images, a batch at a time.
 
     Args:
-        walk: arguments of a call; class -1 is each in turn.
-        fixed: the generators or the latents of all images.
+        walk: The arguments of a call; class -1 means all classes in turn.
+        fixed: The generators or the latents of all images.
     """
     images: list[Image] = []
     for start in range(0, count, BATCH):
@@ -269,7 +274,7 @@ def drawn(
 
 
 def reporter(progress: gr.Progress, start: int, size: int, count: int, steps: int) -> Callable[..., None]:
-    """A callback that tells how much of all is done, while `size` images beginning with `start` are drawn."""
+    """Return a callback that reports the progress of all images, while `size` images from `start` on are drawn."""
 
     def report(_pipeline: Any, i: int, _t: Tensor, _seen: dict[str, Tensor]) -> None:
         progress((start + size * (i + 1) / steps) / count)
@@ -278,9 +283,9 @@ def reporter(progress: gr.Progress, start: int, size: int, count: int, steps: in
 
 
 def spoken(function: Callable[..., Any], pipeline: Any, names: tuple[str, ...]) -> Callable[..., Any]:
-    """A handler that gives the last values of the page by these names, and tells what went wrong in one sentence."""
+    """Return a handler that passes the last values of the page by these names, and shows errors in one sentence."""
 
-    def call(progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008  # gradio's way
+    def call(progress: gr.Progress = gr.Progress(), *values: Any) -> Any:  # noqa: B008  # gradio expects it
         own = len(values) - len(names)
         walk = dict(zip(names, values[own:], strict=True))
         try:
@@ -290,32 +295,32 @@ def spoken(function: Callable[..., Any], pipeline: Any, names: tuple[str, ...]) 
         except (MemoryError, RuntimeError) as error:
             if "memory" not in str(error).lower() and not isinstance(error, MemoryError):
                 raise
-            raise gr.Error("it does not fit into memory: draw fewer images", print_exception=False) from error
+            raise gr.Error("the images do not fit into memory: draw fewer images", print_exception=False) from error
 
     return call
 
 
 def whole(name: str, value: float | None, most: int) -> int:
-    """The number in a field; a `ValueError` if it is not whole, below 0 or above `most`."""
+    """Return the number in a field; raise a `ValueError` if it is not whole, below 0 or above `most`."""
     if value is None or not float(value).is_integer() or not 0 <= value <= most:
         raise ValueError(f"{name} {'(empty)' if value is None else value} must be a whole number from 0 to {most}")
     return int(value)
 
 
 def image_generator(seed: int, index: int) -> torch.Generator:
-    """The generator of image `index`, as hf_ddpm.sampling has it."""
+    """Return the generator of image `index`, the same as in hf_ddpm.sampling."""
     state = np.random.SeedSequence((2, seed, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def noise(pipeline: Any, generator: torch.Generator) -> Tensor:
-    """The first draw of an image, (1, C, h, w): x_T, or a VAE's z."""
+    """Draw the initial noise of an image, (1, C, h, w): x_T, or a VAE's z."""
     dtype = next(pipeline.noise_network.parameters()).dtype
     return randn_tensor((1, *pipeline.noise_shape), generator=generator, device=pipeline.device, dtype=dtype)
 
 
 def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
-    """Spherical interpolation, weight 0 is `first` (DDIM, eq. 67); where both are nearly parallel, a straight line."""
+    """Interpolate spherically, weight 0 is `first` (DDIM, eq. 67); nearly parallel tensors linearly."""
     a, b = first.flatten().cpu().double(), second.flatten().cpu().double()
     theta = (a @ b / (a.norm() * b.norm())).clamp(-1, 1).acos()
     if theta.sin() < 1e-6:
@@ -326,7 +331,7 @@ def slerp(first: Tensor, second: Tensor, weight: float) -> Tensor:
 
 @torch.no_grad()
 def picture(pipeline: Any, x: Tensor) -> Image:
-    """The first of x (B, C, h, w) as an image, clipped to [-1, 1]; latents of a VAE are decoded."""
+    """Return the first of x (B, C, h, w) as an image, clipped to [-1, 1]; latents of a VAE are decoded."""
     if pipeline.vae is not None:
         x = pipeline._space.decoded(x)
     array = ((x[0].float().clamp(-1, 1) + 1) * 127.5).round().byte()  # (C, H, W)
@@ -334,26 +339,26 @@ def picture(pipeline: Any, x: Tensor) -> Image:
 
 
 def check_pictures(pipeline: Any) -> None:
-    """Refuse what this page cannot show, by a `ValueError`."""
+    """Raise a `ValueError` for a model that this page cannot show."""
     if not isinstance(getattr(type(pipeline), "noise_shape", None), property):
         raise ValueError(
-            f"{type(pipeline).__name__} does not say what noise an image starts from: a page shows models that draw "
-            "images; if this is one, its code files are older than the page, open it with hf_ddpm and push it anew"
+            f"{type(pipeline).__name__} has no noise_shape, so it cannot draw images for this page: if it is a model "
+            "that draws images, its code files are older than the page; open it with hf_ddpm and push it again"
         )
     if pipeline.image_channels not in (1, 3):
-        raise ValueError(f"the images have {pipeline.image_channels} channels, and a page shows 1 or 3")
+        raise ValueError(f"the images have {pipeline.image_channels} channels, and the page can only show 1 or 3")
     if pipeline.noise_shape is None:
-        raise ValueError("the network's config has no sample_size, so the size of images is unknown: write it there")
+        raise ValueError("the network's config has no sample_size, so the size of images is unknown: add it there")
 
 
 def scheduler_of(pipeline: Any) -> Any:
-    """None for a pipeline that draws an image in one call, or in steps that nobody chooses, as a denoising GAN."""
+    """Return the scheduler; None for a pipeline with a fixed number of calls, such as a VAE or a denoising GAN."""
     chosen = "eta" in inspect.signature(pipeline).parameters
     return pipeline.components.get("scheduler") if chosen else None
 
 
 def takes_eta(pipeline: Any) -> bool:
-    """Whether a call may name eta: if there is a scheduler, and it knows it."""
+    """Return whether a call may have eta: there is a scheduler, and its step takes it."""
     scheduler = scheduler_of(pipeline)
     return scheduler is not None and "eta" in inspect.signature(scheduler.step).parameters
 
