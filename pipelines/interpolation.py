@@ -53,6 +53,6 @@ def check_pairs(first: Tensor, second: Tensor) -> None:
     """
     if first.shape != second.shape:
         raise ValueError(
-            f"{len(first)} first and {len(second)} second image(s) do not form pairs: pass equal numbers of images of "
-            "the same size"
+            f"images of shapes {tuple(first.shape)} and {tuple(second.shape)} do not form pairs: pass equal numbers of "
+            "images of the same size"
         )

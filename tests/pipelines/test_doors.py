@@ -267,6 +267,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
     make_pipeline().save_pretrained(tmp_path)
     import hf_ddpm.models.image_size as image_size
     import hf_ddpm.models.pushing as pushing
+    import hf_ddpm.models.savable as savable
     import hf_ddpm.pipelines.call_checks as checks
     import hf_ddpm.pipelines.classifiers as classifiers
     import hf_ddpm.pipelines.doors as doors
@@ -300,6 +301,7 @@ def test_saved_code_differs_from_the_package_in_its_imports_only(make_pipeline, 
         image_size,
         image_space,
         pushing,
+        savable,
         network_signature,
         pipeline_walk,
         opening,

@@ -266,7 +266,7 @@ def test_interpolation_without_a_generator_follows_torchs_seed(make_pipeline):
 
 
 def test_interpolation_needs_pairs(make_pipeline):
-    with pytest.raises(ValueError, match=r"2 first and 3 second image\(s\) do not form pairs"):
+    with pytest.raises(ValueError, match=r"images of shapes \(2, .*\) and \(3, .*\) do not form pairs"):
         make_pipeline().interpolate(pictures(2), pictures(3), [0.5], 500)
 
 

@@ -99,6 +99,11 @@ def test_ties_between_two_steps_fall_as_in_improved_ddpm():
     assert sectioned_timesteps("43", 1000)[42 - 35] == 833
 
 
+def test_more_sections_than_timesteps_are_an_error():
+    with pytest.raises(ValueError, match="has 3 sections, which must be at most T=2"):
+        sectioned_timesteps("1,1,1", 2)
+
+
 def test_sections():
     """Each section's first and last step are taken, low noise first; remainders go to the first sections."""
     assert sectioned_timesteps("2,3", 10) == [9, 7, 5, 4, 0]

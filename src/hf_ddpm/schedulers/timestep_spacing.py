@@ -83,6 +83,10 @@ def sectioned_timesteps(sections: str, num_train: int) -> list[int]:
             f"timestep_spacing={sections!r} is not supported: use one of {', '.join(EVEN_SPACINGS)} with "
             "num_inference_steps, counts of sections such as '10,15,20', or a name such as 'ddim25'"
         ) from error
+    if len(counts) > num_train:
+        raise ValueError(
+            f"timestep_spacing={sections!r} has {len(counts)} sections, which must be at most T={num_train}"
+        )
     size, extra = divmod(num_train, len(counts))
     steps: list[int] = []
     start = 0

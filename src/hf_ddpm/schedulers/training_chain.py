@@ -61,7 +61,10 @@ def diffuse(scheduler: Chain, sample: Tensor, noise: Tensor, from_timestep: int,
         from_timestep, to_timestep: s and t, integers with -1 <= s <= t < T.
     """
     if not -1 <= from_timestep <= to_timestep < len(scheduler):
-        raise ValueError(f"from_timestep={from_timestep} must lie in [-1, to_timestep={to_timestep}]")
+        raise ValueError(
+            f"from_timestep={from_timestep} and to_timestep={to_timestep} must satisfy -1 <= from_timestep <= "
+            f"to_timestep <= {len(scheduler) - 1}"
+        )
     before = scheduler.alphas_cumprod[from_timestep] if from_timestep >= 0 else 1.0
     kept = float(scheduler.alphas_cumprod[to_timestep] / before)
     return kept**0.5 * sample + (1 - kept) ** 0.5 * noise
