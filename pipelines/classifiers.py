@@ -160,8 +160,8 @@ def _check_space(config: Mapping[str, Any], vae: Any) -> None:
     trained, walked = ("pixels" if there is None else "latents" for there in (config.get("latents"), vae))
     if trained != walked:
         raise ValueError(
-            f"the classifier was trained on {trained}, but the network generates {walked}: train a classifier with the "
-            "'latents' block of the network's recipe"
+            f"the classifier was trained on {trained}, but the network generates {walked}: train a classifier "
+            + ("without a 'latents' block" if vae is None else "with the 'latents' block of the network's recipe")
         )
     if vae is None:
         return

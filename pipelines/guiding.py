@@ -72,7 +72,7 @@ def check_mean(pipeline: Any, step: Mapping[str, Any], corrector_steps: int) -> 
     if step.get("eta") is not None and step["eta"] == pipeline.config["default_eta"]:
         raise ValueError(
             f"classifier_gradient='mean' requires Algorithm 2, but this checkpoint samples with default_eta="
-            f"{step['eta']}: use 'x_t', or load it with default_eta=None"
+            f"{step['eta']}: use 'x_t', or call pipeline.register_to_config(default_eta=None)"
         )
     if step.get("eta") is not None or corrector_steps:
         raise ValueError(
@@ -87,8 +87,8 @@ def _log_probability(pipeline: Any, predict: Predict, labels: Tensor | None) -> 
         return None
     if classifier is None or labels is None:
         raise ValueError(
-            f"classifier_scale={scale} requires a classifier: "
-            "HFDDPMPipeline.from_pretrained(..., classifier=NoisyClassifier.from_pretrained(...))"
+            f"classifier_scale={scale} requires a classifier: HFDDPMPipeline.from_pretrained(..., "
+            "classifier=NoisyClassifier.from_pretrained(..., subfolder='classifier'))"
         )
     check_classifier(classifier, processor, pipeline)
     if pipeline.signature.takes_labels and pipeline.signature.num_classes is None:  # their number is unknown

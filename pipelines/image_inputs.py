@@ -48,11 +48,11 @@ def to_x_0(images: Images, channels: int, size: Sequence[int] | None, *, noisy: 
     low, high = x_0.min().item(), x_0.max().item()
     if low >= -_TOLERANCE and high <= 1 + _TOLERANCE:
         return x_0.float() * 2 - 1
+    if not bool(x_0.isfinite().all()):
+        raise ValueError("the images have values that are not finite: check how they were computed")
     if noisy:
-        if not bool(x_0.isfinite().all()):
-            raise ValueError("the images have values that are not finite: check how they were computed")
         return x_0.float()
-    if not (low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE):  # NaN fails too
+    if not (low >= -1 - _TOLERANCE and high <= 1 + _TOLERANCE):
         raise ValueError(
             f"images with values from {low:g} to {high:g} must lie in [0, 1] or in [-1, 1]: divide by 255 what lies in "
             "[0, 255]"

@@ -79,9 +79,11 @@ def latent_scale(vae: Any) -> float:
     """
     scale = vae.config.get("scaling_factor")
     if scale is None:
+        measured = "vae.measure_scaling_factor(images), with images from the training data"
+        given = "vae.register_to_config(scaling_factor=...), 1 / the standard deviation of its latents"
         raise ValueError(
             "the vae's config has no scaling_factor, which gives latents unit variance: set it with "
-            "vae.measure_scaling_factor(images), with images from the training data"
+            f"{given if getattr(vae, 'measure_scaling_factor', None) is None else measured}"
         )
     return scale
 
@@ -92,7 +94,6 @@ def check_vae(vae: Any, channels: int) -> None:
     Raises:
         ValueError: If one of these is the case.
     """
-    latent_scale(vae)
     if vae.config.get("network") == "mlp":
         raise ValueError("the vae is an MLP, whose latents have no height and width: use a convolutional VAE")
     if vae.config["latent_channels"] != channels:
@@ -100,6 +101,7 @@ def check_vae(vae: Any, channels: int) -> None:
             f"the vae has latent_channels={vae.config['latent_channels']}, but the network has in_channels={channels}: "
             "use the VAE that the network was trained with"
         )
+    latent_scale(vae)
 
 
 def latent_frame(vae: Any) -> tuple[Tensor | float, Tensor | float]:

@@ -313,9 +313,11 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
     ) -> None:
         """Set the scheduler's timesteps from one number, one spacing or one list."""
         if timestep_spacing is not None and not isinstance(self.scheduler, HFDDPMScheduler):
+            of_diffusers = timestep_spacing in ("leading", "trailing", "linspace")
             raise ValueError(
                 f"timestep_spacing={timestep_spacing!r} is not supported in a call with "
-                f"{type(self.scheduler).__name__}: set it in the scheduler's config"
+                f"{type(self.scheduler).__name__}: "
+                + ("set it in the scheduler's config" if of_diffusers else "only HFDDPMScheduler has it, omit it")
             )
         if timesteps is not None:
             if num_inference_steps is not None or timestep_spacing is not None:
@@ -353,7 +355,8 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         self._needs_own_scheduler("start_timestep")
         if latents is None:
             raise ValueError(
-                f"start_timestep={t} requires latents, x_t at that level: vary(images, {t}) computes them from images"
+                f"start_timestep={t} requires latents, x_t at that level: scheduler.add_noise(x_0, noise, {t}) "
+                f"computes them; or call vary(images, {t})"
             )
         self.scheduler.set_timesteps(timesteps=[t, *(s for s in self.scheduler.timesteps.tolist() if s < t)])
 
@@ -365,15 +368,15 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
         if first != last:
             raise ValueError(
                 f"sampling starts at t = {first}, but a schedule that ends at alpha_bar = 0 has pure noise only at "
-                f"t = {last}: use timestep_spacing='trailing', or pass start_timestep and latents of that level"
+                f"t = {last}: use timestep_spacing='trailing' (--spacing trailing) instead"
             )
 
     def _needs_own_scheduler(self, what: str) -> None:
         if not isinstance(self.scheduler, HFDDPMScheduler):
-            raise ValueError(
-                f"{what} requires an HFDDPMScheduler, not {type(self.scheduler).__name__}: set "
-                "pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
-            )
+            remedy = "set pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
+            if getattr(self.scheduler, "alphas_cumprod", None) is None:  # of another noise process
+                remedy = "use the scheduler that the network was trained with"
+            raise ValueError(f"{what} requires an HFDDPMScheduler, not {type(self.scheduler).__name__}: {remedy}")
 
 
 def _as_hf_ddpm(scheduler: SchedulerMixin) -> HFDDPMScheduler:

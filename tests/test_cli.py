@@ -55,7 +55,7 @@ def test_the_default_sampler(checkpoint, make_pipeline, tmp_path, capsys):
     pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(unipc.config)
     pipeline.save_pretrained(tmp_path / "euler")
     sample(tmp_path / "euler", tmp_path / "euler.png", "-n", "1")
-    assert "1 images by EulerDiscrete, 3 network calls" in capsys.readouterr().out
+    assert "(images: 1, sampler: EulerDiscrete, network calls per image: 3)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [("--device", "meta"), ("--out", "")])
@@ -68,7 +68,7 @@ def test_no_device_and_no_place_are_refused(words, checkpoint, tmp_path, monkeyp
 
 @pytest.mark.parametrize("error", [MemoryError("3 TiB"), RuntimeError("CUDA out of memory.\nTried to allocate 3 TiB")])
 def test_full_memory_is_one_sentence(error):
-    said = r"there is not enough memory, use a smaller batch: .*3 TiB"
+    said = r"there is not enough memory, use a smaller batch or fewer images: .*3 TiB"
     with pytest.raises(SystemExit, match=said) as caught, exit_with_a_sentence():
         raise error
     assert "\n" not in str(caught.value)

@@ -196,16 +196,17 @@ def open_test_images(recipe: Recipe, settings: TestImages, **more: Any) -> tuple
     try:
         data = plain_images(recipe, split=settings.test_split, **source, max_images=None, **more)
     except UserError as error:
+        hold_back = "" if recipe["data"].get("streaming") else "hold back training images with --held_back, "
         raise UserError(
-            f"evaluation: {error}; set the test images with --test_source and --test_split, hold back training images "
-            f"with --held_back, or {_measure_nothing(settings)}"
+            f"evaluation: {error}; set the test images with --test_source and --test_split, {hold_back}or "
+            f"{_measure_nothing(settings)}"
         ) from error
     return data, f"split {settings.test_split}"
 
 
 def _measure_nothing(settings: TestImages) -> str:
     """Return the end of a message: how to turn off the evaluation of a run with this block."""
-    on_the_way = isinstance(settings, Evaluation) and settings.every is not None
+    on_the_way = getattr(settings, "every", None) is not None
     return f"measure nothing with --samples 0{' --evaluation.every null' if on_the_way else ''}"
 
 

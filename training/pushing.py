@@ -61,7 +61,8 @@ class Pusher:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         later = f"the run continues without {tag}"
         if tag is None:
-            command = shlex.join(["hf-ddpm", "push", str(checkpoint), self._repo_id])
+            private = ["--private"] if self._settings.hub_private_repo else []
+            command = shlex.join(["hf-ddpm", "push", str(checkpoint), self._repo_id, *private])
             later = f"the checkpoint is kept, push it later with `{command}`"
         tqdm.write(f"not pushed: {reason}; {later}", file=sys.stderr)
 

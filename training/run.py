@@ -73,11 +73,20 @@ class Run:
 
     def how_to_mend(self) -> str:
         """Return the end of a message: what to do if numbers of the run are not finite."""
-        several = " or ".join(f"--{player}_optimization.lr" for player in self.players)
-        rate = several if len(self.players) > 1 else "--lr"
+        rates: list[str] = []
+        for name, player in self.players.items():
+            option = "--" if len(self.players) == 1 else f"--{name}_optimization."
+            rates += [f"{option}muon_lr", f"{option}lr"] if player.optimization.optimizer == "muon" else [f"{option}lr"]
+        lower = f"a lower {' and '.join(rates)}"
+        if self.accelerator.mixed_precision != "no":
+            lower += ", or with --mixed_precision no"
         states = self.folder.saved_states()
-        how = f"continue from the last state, {states[-1]}, with --resume latest and" if states else "start again with"
-        return f"{how} a lower {rate}, or with --mixed_precision no"
+        last = self.folder.state_of(self.training.total_steps)
+        if last in states:  # from which no step would follow
+            return f"start a new run, with another --output_dir and {lower}"
+        if states:
+            return f"continue from the last state, {states[-1]}, with --resume latest and {lower}"
+        return f"start again with --resume auto and {lower}"
 
     def log_name(self, player: str, name: str) -> str:
         """Return the name of a player's figure in the log: the name alone if there is only one player."""

@@ -204,7 +204,7 @@ class RunFolder:
 
     def forget_after(self, step: int) -> None:
         """Delete the log's lines, the states and the best checkpoint after `step`; a resumed run creates them again."""
-        if self.best.is_dir() and read_object(self.best / FACTS_FILE, "delete the folder").get("steps", 0) > step:
+        if self.best.is_dir() and read_object(self.best / FACTS_FILE, f"delete {self.best}").get("steps", 0) > step:
             shutil.rmtree(self.best)
         for state in self.saved_states():
             if int(state.name.removeprefix("step_")) > step:

@@ -154,7 +154,9 @@ def select_best(run: Run, evaluator: Evaluator) -> None:
         with not_essential(run, "the log"):
             run.folder.append_log({"step": run.step, **figures, "seconds": round(run.seconds, 3)})
     first, best = numbers[0], run.folder.best / FACTS_FILE
-    is_best = not best.is_file() or first["value"] < read_object(best, "delete the folder")["selection"]["value"]
+    is_best = (
+        not best.is_file() or first["value"] < read_object(best, f"delete {run.folder.best}")["selection"]["value"]
+    )
     if broadcast_object_list([is_best])[0]:
         chosen = {"step": run.step, "name": first["name"], "value": first["value"]}
         with not_essential(run, "saving the best checkpoint"):

@@ -117,8 +117,8 @@ class Optimization:
             or (self.max_grad_norm is not None and self.max_grad_norm <= 0)
         ):
             raise UserError(
-                f"lr={self.lr}, muon_lr={self.muon_lr} and max_grad_norm={self.max_grad_norm} must be positive, and "
-                f"warmup_steps={self.warmup_steps} must not be negative"
+                f"lr={self.lr} and muon_lr={self.muon_lr} must be positive, max_grad_norm={self.max_grad_norm} must be "
+                f"positive or null, and warmup_steps={self.warmup_steps} must not be negative"
             )
         if not 0 <= self.floor < 1:
             raise UserError(f"floor={self.floor} must be a fraction of the peak learning rate in [0, 1)")
@@ -222,7 +222,7 @@ class Sampling:
         if self.eta is not None and not 0 <= self.eta <= 1:
             raise UserError(f"sampling.eta={self.eta} must lie in [0, 1], or be null to leave it to the solver")
         if self.eta is not None and self.solver != "default":
-            raise UserError(f"sampling.eta={self.eta} does not apply to solver={self.solver!r}: leave one of them out")
+            raise UserError(f"sampling.eta={self.eta} does not apply to solver={self.solver!r}: set --eta null")
 
     def sampler(self, pipeline: HFDDPMPipeline) -> dict[str, Any]:
         """Set the requested sampler of a pipeline, and return the arguments of its call."""

@@ -11,6 +11,10 @@ another number of processes, uses the same ones.
 from hf_ddpm.training.stopping import STOPPED, Agreement, RunStopped, StopRequests
 
 REQUESTS = StopRequests()
+MEMORY_REMEDY = (
+    "continue with --resume auto and --gradient_accumulation_steps 2, which keeps the batch, or with "
+    "--gradient_checkpointing true"
+)
 if __name__ == "__main__":
     REQUESTS.__enter__()  # a signal during the slow imports is a request too
 
@@ -44,7 +48,7 @@ def main(argv: Sequence[str] | None = None, requests: StopRequests = REQUESTS) -
 
     An error that the user can fix is one sentence on stderr and exit code 1.
     """
-    with exit_with_a_sentence():
+    with exit_with_a_sentence(MEMORY_REMEDY):
         recipe, resume = parse_command_line(sys.argv[1:] if argv is None else argv)
         try:
             train(recipe, resume, requests)

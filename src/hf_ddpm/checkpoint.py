@@ -32,7 +32,8 @@ FACTS_FILE = "training.json"
 EVALUATION_FILE = "evaluation.json"
 RAW_WEIGHTS = "diffusion_pytorch_model.raw.safetensors"
 GO_ON = (
-    "earlier checkpoints are unchanged; free disk space or choose another folder, then continue with --resume latest"
+    "earlier checkpoints are unchanged; free disk space, or move the run's folder and set --output_dir to it, then "
+    "continue with --resume latest"
 )
 
 
@@ -227,7 +228,9 @@ def hint_at_checkpoint(folder: Path) -> str:
     beside = [
         parent / "checkpoint" / INDEX for parent in list(folder.parents)[:2]
     ]  # the folder may be of a run's states
-    near = [*sorted(folder.glob(f"*/{INDEX}")), *(index for index in beside if index.is_file())]
+    inside = [index for index in folder.glob(f"*/{INDEX}") if not index.parent.name.startswith(".")]  # not unfinished
+    inside.sort(key=lambda index: (index.parent.name != "checkpoint", index))
+    near = [*inside, *(index for index in beside if index.is_file())]
     return f"did you mean {near[0].parent}?" if near else f"a checkpoint folder contains a {INDEX}"
 
 

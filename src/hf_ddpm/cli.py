@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
                     train_main(words[1:], requests)
                 return
-            options = _parser().parse_args([at_home(spelled(word, "-")) for word in words])
+            options, unknown = _parser().parse_known_args([at_home(spelled(word, "-")) for word in words])
+            if unknown:
+                raise UserError(f"unrecognized arguments: {' '.join(unknown)}; see hf-ddpm {words[0]} --help")
             options.run(options)
             sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has ended; the interpreter's last flush must not fail again

@@ -71,11 +71,14 @@ def import_error(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def exit_with_a_sentence() -> Iterator[None]:
+def exit_with_a_sentence(memory_remedy: str = "use a smaller batch or fewer images") -> Iterator[None]:
     """Turn a `UserError`, Ctrl-C or full memory in a command into one sentence on stderr and exit code 1.
 
     If several processes have the same error, the first one prints it: the others wait, until the launcher terminates
     them. An error of only one process is printed by that process.
+
+    Args:
+        memory_remedy: What to do if the memory is full.
     """
     try:
         yield
@@ -91,7 +94,7 @@ def exit_with_a_sentence() -> Iterator[None]:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in FULL_MEMORY):
             raise
         wait_for_the_first()
-        sys.exit(f"error: there is not enough memory, use a smaller batch: {quoted(error)}")
+        sys.exit(f"error: there is not enough memory, {memory_remedy}: {quoted(error)}")
 
 
 def wait_for_the_first() -> None:

@@ -124,8 +124,8 @@ def push_pipeline(pipeline: DiffusionPipeline, repo_id: str, **kwargs: Any) -> s
     """
     if pipeline.components.get("image_processor") is not None:
         raise UserError(
-            f"the classifier is a {type(pipeline.components[GUIDE]).__name__} of transformers, which cannot be part of "
-            "a checkpoint: push it separately, and pass it when you sample"
+            "a classifier of transformers cannot be part of a checkpoint: set pipeline.classifier and "
+            "pipeline.image_processor to None before the push, and pass them when you sample"
         )
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "checkpoint"
@@ -276,8 +276,8 @@ def _check_metadata(folder: Path, name: str) -> None:
         more = sorted((weights.metadata() or {}).keys() - {"format"})
     if more:
         raise UserError(
-            f"{folder / name} has {more[0]!r} in its header, which may contain folders of your machine: open it with "
-            "hf_ddpm and save it again with save_pretrained"
+            f"{folder / name} has {more[0]!r} in its header, which may contain folders of your machine: load it with "
+            "hf_ddpm and save it with save_pretrained in a new folder, or delete this file if it is a variant"
         )
 
 

@@ -103,7 +103,10 @@ def check_files(
         else:
             varied |= files.fetch_network(place, kind, variant, pickles=pickles)
     if variant is not None and not varied:
-        raise ValueError(f"{files.shown(INDEX)} has no weights with variant={variant!r} beside it: leave variant out")
+        option = ", --raw and --init_raw" if variant == "raw" else ""
+        raise ValueError(
+            f"{files.shown(INDEX)} has no weights with variant={variant!r} beside it: leave variant{option} out"
+        )
     return configs
 
 

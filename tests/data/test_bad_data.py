@@ -52,7 +52,7 @@ def save(folder: Path, **columns: list[object]) -> str:
         ({"crop_scale": (0.9, 0.8), "resize": "random_crop"}, "crop_scale is [0.9, 0.8]; it must be"),
         ({"crop_scale": (0.8, 1.1), "resize": "random_crop"}, "crop_scale is [0.8, 1.1]; it must be"),
         ({"crop_scale": (0.8, float("nan")), "resize": "random_crop"}, "crop_scale is [0.8, nan]; it must be"),
-        ({"crop_scale": (0.8, 1.0)}, "but resize is 'crop'; use 'random_crop', or crop_scale [1, 1]"),
+        ({"crop_scale": (0.8, 1.0)}, "but resize is 'crop'; use 'random_crop', or crop_scale [1,1]"),
         ({"num_workers": -1}, "num_workers is -1"),
         ({"max_images": 0}, "max_images is 0; it must be an integer of at least 1"),
         ({"num_classes": 10}, "num_classes is 10, but there are no labels"),
@@ -148,7 +148,7 @@ def test_data_without_labels(tmp_path: Path) -> None:
 def test_labels_outside_the_range_are_named(bad: int | None, tmp_path: Path) -> None:
     source = save(tmp_path, image=[random_image(0)] * 4, label=[0, 1, bad, 1])
     message = refuse(source, channels=3, label_column="label", num_classes=2)
-    remedy = "add a label to the image" if bad is None else "fix the label or set num_classes"
+    remedy = "add a label to the image" if bad is None else "fix the label"
     assert (
         message == f"image 2 has label {bad!r} in column 'label', but labels must be in 0..1 (num_classes=2); {remedy}"
     )

@@ -331,6 +331,7 @@ def test_very_large_images_have_a_setting(monkeypatch: pytest.MonkeyPatch) -> No
     assert ImageDecoder((4, 4), 1)(large).pixels.max() == GREY  # the bound of ours, not that of this process
     assert Image.MAX_IMAGE_PIXELS == 20
     with pytest.raises(
-        UndecodableError, match="it has 10x10 pixels, more than max_pixels=99: set a larger --max_pixels"
+        UndecodableError,
+        match="it has 10x10 pixels, more than max_pixels=99: make it smaller, or train with a larger --max_pixels",
     ):
         ImageDecoder((4, 4), 1, max_pixels=99)(large)

@@ -113,7 +113,7 @@ def test_a_pipeline_that_lost_its_classifier_or_has_another_is_pushed_as_it_is(
         ("{checkpoint}", "contains a diffusion model without a classifier"),
         ("{large}", "the classifier has the sample size (16, 16), but the network has (8, 8)"),
         ("./nowhere", "--classifier: there is no checkpoint folder at './nowhere'"),
-        ("{vit}", "a ViTForImageClassification of transformers, which cannot be part of a checkpoint: push it sep"),
+        ("{vit}", "a classifier of transformers cannot be part of a checkpoint: set pipeline.classifier and"),
     ],
 )
 def test_what_cannot_be_joined_is_one_sentence(source, sentence, hub, checkpoint, make_classifier, tmp_path):

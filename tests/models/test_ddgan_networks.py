@@ -245,7 +245,10 @@ def test_saved_and_opened_they_are_the_same(build, tmp_path):
     ("keywords", "sentence"),
     [
         ({"patch_size": 3}, "patch_size=3 must divide height and width, 8 and 8"),
-        ({"sample_size": 6, "attention_resolutions": ()}, "images of size 3x3 do not fit a network with 2 levels"),
+        (
+            {"sample_size": 6, "attention_resolutions": ()},
+            "images of size 6x6 do not fit a network with 2 levels: height and width must be multiples of 4",
+        ),
         ({"attention_resolutions": (16,)}, r"attention_resolutions=\[16\] contains 16, but .* the image heights 4, 2"),
         ({"attention_head_dim": 3}, "attention_head_dim=3 must divide the channels .* does not divide 8"),
         ({"latent_dim": -1}, "latent_dim=-1 must be at least 0; 0 is a generator without z"),

@@ -346,7 +346,7 @@ def test_saved_and_loaded_bit_for_bit_by_plain_diffusers(tmp_path):
         ("adm-64", {"attn_norm_num_groups": 7}, "attn_norm_num_groups=7 does not divide the channels 768"),
         ("mnist", {"sample_size": 30}, "30x30 does not fit"),
         ("mnist", {"sample_size": "28"}, r"one whole number or \(height, width\), not '28'"),
-        ("mnist", {"time_embedding_type": "sinus"}, "'sinus' must be one of positional, fourier, learned"),
+        ("mnist", {"time_embedding_type": "sinus"}, "'sinus' must be one of positional, learned"),
         ("mnist", {"time_embedding_type": "learned"}, "num_train_timesteps=None must be the number of timesteps"),
         ("mnist", {"dropout": 1.5}, r"dropout=1.5 must be a probability in \[0, 1\)"),
     ],

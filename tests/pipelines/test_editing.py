@@ -155,7 +155,7 @@ def test_colour_images_of_other_shapes(make_pipeline):
         (torch.zeros(0, 1, 8, 8), r"shape \(0, 1, 8, 8\)"),
         (torch.zeros(1, 3, 8, 8), r"\(B, 1, 8, 8\)"),
         (torch.full((1, 1, 8, 8), 200.0), r"from 200 to 200 must lie in \[0, 1\] or in \[-1, 1\]: divide by 255"),
-        (torch.full((1, 1, 8, 8), float("nan")), r"from nan to nan must lie in \[0, 1\] or in \[-1, 1\]"),
+        (torch.full((1, 1, 8, 8), float("nan")), "the images have values that are not finite"),
         (torch.zeros(1, 1, 8, 8, dtype=torch.int64), "dtype torch.int64 must be uint8"),
         (np.zeros((1, 8, 9, 1)), r"shape \(1, 1, 8, 9\) must have shape \(B, 1, 8, 8\)"),
         (np.full((1, 8, 8, 1), 255.0), r"from 255 to 255 must lie in \[0, 1\]"),

@@ -17,7 +17,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--port", type=int, help="port of the page (default: the first free port from 7860 on)")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 accepts connections from other machines (default: 127.0.0.1)"
+        "--host",
+        default="127.0.0.1",
+        help="address of the page; 0.0.0.0 allows other machines to connect (default: 127.0.0.1)",
     )
     parser.add_argument("--share", action="store_true", help="create a public link for a week on Gradio's servers")
     parser.add_argument("--classifier", metavar="FOLDER", help="classifier that guides the model, as in hf-ddpm sample")

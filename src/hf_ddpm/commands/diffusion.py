@@ -127,8 +127,8 @@ def _check_mean(options: argparse.Namespace) -> None:
     algorithm_2 = options.eta in (SIGMA_HAT, ALGORITHM_2) or options.solver == DDPM
     if options.corrector_steps or not algorithm_2:
         raise UserError(
-            "--classifier-gradient mean needs --eta none (Algorithm 2) and no --corrector-steps: pass --eta none, or "
-            "leave --classifier-gradient out"
+            "--classifier-gradient mean needs Algorithm 2 without --corrector-steps: pass --eta none"
+            f"{' instead of --solver' if options.solver else ''}, or leave --classifier-gradient out"
         )
 
 
@@ -162,7 +162,7 @@ SAMPLE = KindCommand(
         ),
         option(
             "--spacing",
-            help="of timesteps: leading, trailing, linspace or quadratic; without --steps also '10,15,20' or ddim25",
+            help="timestep spacing: leading, trailing, linspace, quadratic; without --steps, also '10,15,20' or ddim25",
         ),
         option(
             "--eta",

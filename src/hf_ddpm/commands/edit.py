@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="image files of the network's size, in grey or colour")
     parser.add_argument("--steps", type=int, help="number of sampling steps (default: all steps of training)")
     parser.add_argument(
-        "--spacing", help="of timesteps: leading, trailing, linspace or quadratic; without --steps also '10,15,20'"
+        "--spacing", help="timestep spacing: leading, trailing, linspace or quadratic; without --steps, also '10,15,20'"
     )
     parser.add_argument(
         "--eta",
@@ -76,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     guidance = parser.add_argument_group("guidance")
     for one in GUIDANCE_OPTIONS:
         guidance.add_argument(one.flag, default=one.default, **one.keywords)
-    parser.add_argument("--seed", type=int, help="of the noise for vary, interpolate and inpaint (default: 0)")
+    parser.add_argument("--seed", type=int, help="seed of the noise for vary, interpolate and inpaint (default: 0)")
     add_device(parser)
     parser.add_argument("--out", default="edited.png", help="a .png file: the original images above the results")
 

@@ -89,7 +89,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     )
     measured.add_argument("--seed", type=int, default=0, help="image i depends on the seed and i alone (default: 0)")
     measured.add_argument("--batch-size", type=int, default=64, help="number of images per batch (default: 64)")
-    measured.add_argument("--labels", choices=LABELS, help="for a network with classes (default: in-turn)")
+    measured.add_argument("--labels", choices=LABELS, help="order of the classes, if there are any (default: in-turn)")
     measured.add_argument("--raw", action="store_true", help="use the weights that were not averaged")
     measured.add_argument(
         "--samples", metavar="DIR", help="folder that keeps the images; an interrupted command resumes from it"

@@ -96,7 +96,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=int, help="network calls per sample (default: all steps of training; ddim-interpolation: 50)"
     )
-    parser.add_argument("--spacing", help="of timesteps: leading, trailing, linspace or quadratic")
+    parser.add_argument("--spacing", help="timestep spacing: leading, trailing, linspace or quadratic")
     parser.add_argument(
         "--eta",
         type=number_in_unit_interval,

@@ -24,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="JSON",
-        help="a file that `hf-ddpm evaluate` or `likelihood` wrote for these weights; may be repeated",
+        help="a file that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote for these weights; may be repeated",
     )
     parser.add_argument("--classifier", metavar="FOLDER", help="a noisy classifier, pushed as part of the model")
 

@@ -1,6 +1,7 @@
 """`hf-ddpm space`: write a Gradio app for a pushed checkpoint, or upload it as a Space."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from hf_ddpm.errors import UserError
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
         out = Path(options.out or "space").expanduser()
         write_space(files, out)
         needed = ", ".join(files["requirements.txt"].decode().split())
-        print(f"written: {out} (python {out / 'app.py'} shows the page; it needs {needed})")
+        print(f"written: {out} (python {shlex.quote(str(out / 'app.py'))} shows the page; it needs {needed})")
     if space is not None:
         private = options.private or bool(info.private)
         print(f"pushed: {push_space(files, space, private=private)}" + (" (private)" if private else ""))

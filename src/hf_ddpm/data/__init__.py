@@ -1,4 +1,4 @@
-"""Images in, x_0 in [-1, 1] out: whatever `datasets` opens, as an endless, exactly resumable stream of batches."""
+"""Image datasets of any source that `datasets` can open, as an endless, exactly resumable stream of batches."""
 
 from hf_ddpm.data.binarize import binarized
 from hf_ddpm.data.image_data import Batch, ImageData

@@ -71,8 +71,8 @@ def find_label_column(features: "Features", wanted: str | None, image_column: st
     candidates = label_candidates(features)
     if not candidates:
         raise UserError(
-            f"the dataset has no label column: its columns are {_described(features)}; "
-            "set label_column to one of them, or leave it out"
+            f"the dataset has no label column: its columns are {_described(features)}; put the images into one folder "
+            "per class, set label_column to a column of classes, or set it to null"
         )
     return Column(candidates[0], "guessed", tuple(name for name in features if name != image_column))
 
@@ -108,7 +108,9 @@ class LabelCoder:
         if wrong.size:
             first = int(wrong[0])
             shown = labels[first] if self.stored is None or labels[first] is None else int(encoded[first])
-            remedy = "add a label to the image" if shown is None else "fix the label or set num_classes"
+            remedy = "add a label to the image" if shown is None else "fix the label or set a larger num_classes"
+            if encoded[first] < 0 and shown is not None:
+                remedy = "fix the label, or remove the image"
             raise UserError(
                 f"image {rows[first]} has label {shown!r} in column {self.column!r}, but labels must be in "
                 f"0..{self.num_classes - 1} (num_classes={self.num_classes}); {remedy}"

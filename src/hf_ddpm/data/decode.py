@@ -165,8 +165,8 @@ def _loaded(source: str | io.BytesIO, max_pixels: int) -> "tuple[Image.Image, tu
     with image:
         if image.width * image.height > max_pixels:
             raise ValueError(
-                f"it has {image.width}x{image.height} pixels, more than max_pixels={max_pixels:,}: set a larger "
-                "--max_pixels if you trust it"
+                f"it has {image.width}x{image.height} pixels, more than max_pixels={max_pixels:,}: make it "
+                "smaller, or train with a larger --max_pixels if you trust it"
             )
         notes = []
         if image.mode in ("RGB", "RGBA", "LA") and any(";16" in str(tile[-1]) for tile in image.tile):

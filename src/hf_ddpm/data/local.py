@@ -261,8 +261,10 @@ def _nothing(source: str, listing: Listing) -> UserError:
 
 def _several(source: str, kinds: Mapping[str, Sequence[str]]) -> UserError:
     found = " and ".join(f"{len(names):,} {kind} file(s)" for kind, names in kinds.items())
-    pattern = f"{source.rstrip('/')}/**/*{suffix_of([*kinds.values()][-1][0])}"
+    name = [*kinds.values()][-1][0]
+    pattern = f"{glob.escape(source.rstrip('/'))}/**/*{name[len(name) - len(suffix_of(name)) :]}"
+    select = f"select them by a pattern, such as {pattern!r}, or " if Path(source).expanduser().is_dir() else ""
     return UserError(
-        f"{source!r} contains {found}, but a dataset has only one kind of files: select them by a pattern, such as "
-        f"{pattern!r}, or pass a folder that contains only one kind"
+        f"{source!r} contains {found}, but a dataset has only one kind of files: {select}pass a folder that contains "
+        "only one kind"
     )

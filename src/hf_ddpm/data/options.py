@@ -62,7 +62,7 @@ def crop_scale_of(crop_scale: Sequence[float], resize: Resize) -> CropScale:
     if (low, high) != LARGEST and resize != "random_crop":
         raise UserError(
             f"crop_scale is [{low}, {high}], the size of random crops, but resize is {resize!r}; use 'random_crop', "
-            "or crop_scale [1, 1]"
+            "or crop_scale [1,1]"
         )
     return (low, high)
 

@@ -41,7 +41,7 @@ class Report:
             row = min(bad)
             raise UserError(
                 f"image {row} of {self._source!r} cannot be decoded: {bad[row]}; "
-                "fix or remove it, or set on_bad_image to 'skip'"
+                "fix or remove it, or train with on_bad_image set to 'skip'"
             )
 
     def skipped_images(self) -> tuple[SkippedImage, ...]:

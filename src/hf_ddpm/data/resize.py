@@ -44,7 +44,9 @@ def fit(
     if image.size == (width, height) and zoom == 1:
         return image
     if resize == "none":
-        raise ValueError(f"it has {image.height}x{image.width} pixels, but must have {height}x{width}")
+        raise ValueError(
+            f"it has {image.height}x{image.width} pixels, but must have {height}x{width}: use another resize, such as crop"
+        )
     window = _window(image.size, (width, height), resize, crop, zoom)
     fitted = image.resize(window.size, Image.Resampling.BICUBIC, box=window.box)
     if window.size == (width, height):
@@ -86,5 +88,5 @@ def _window(source: tuple[int, int], target: tuple[int, int], resize: Resize, cr
 def _cut(image: "Image.Image", box: tuple[int, int, int, int]) -> "Image.Image":
     left, top, right, bottom = box
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-        raise ValueError(f"crop_box {box} is not inside its {image.width}x{image.height} pixels")
+        raise ValueError(f"crop_box {box} is not inside its {image.width}x{image.height} pixels: set crop_box to null")
     return image.crop(box)

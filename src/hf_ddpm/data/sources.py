@@ -147,10 +147,10 @@ def _local_files(source: str) -> tuple[Path | None, list[Path]]:
     if files := _glob(path):
         return next(parent for parent in path.parents if not _has_pattern(parent)), files
     if _looks_like_a_path(source):
-        neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        neighbours = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
             f"the data path {source!r} does not exist: pass an existing folder or file, the name of a dataset on the "
-            f"Hub, or {DIGITS!r}{did_you_mean(path.name, neighbours)}"
+            f"Hub, or {DIGITS!r}{did_you_mean(str(path), neighbours)}"
         )
     return None, []
 
@@ -263,7 +263,12 @@ def _cannot_open(source: str, is_folder: bool, error: BaseException) -> str:
         error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
     )
     if isinstance(error, ImportError) and "://" in source:
-        return f"the address {source!r} cannot be opened ({reason}): run pip install aiohttp, or download the file"
+        needed = "run pip install aiohttp" if source.startswith("http") else "install the package that it names"
+        return f"the address {source!r} cannot be opened ({reason}): {needed}, or download the file"
+    if is_folder and hub.declares_its_data(Path(source).expanduser() / "README.md"):
+        return (
+            f"the files that {source}/README.md declares cannot be opened ({reason}): correct or remove its `configs`"
+        )
     if is_folder:
         return f"no dataset can be read from the folder {source!r}: {reason}; put images, parquet or tar files into it"
     if isinstance(error, ConnectionError) or "Couldn't reach" in reason:

@@ -198,7 +198,10 @@ def class_order(how: str, num_classes: int, seed: int, labels: Tensor | None = N
     if how == "balanced":
         return lambda i: _permutation(seed, i // num_classes, num_classes)[i % num_classes]
     if labels is None:
-        raise UserError("--labels data: the data has no labels; set the column of labels with --label-column")
+        raise UserError(
+            "--labels data needs the labels of real images: pass --data instead of --reference, with --label-column if "
+            "the column of labels is not found"
+        )
     order = labels[torch.from_numpy(np.random.default_rng(mixed_seed(seed, len(labels))).permutation(len(labels)))]
     return lambda i: int(order[i % len(order)])
 

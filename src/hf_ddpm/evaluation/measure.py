@@ -312,7 +312,9 @@ def _few(seen: Seen, dimension: int) -> str | None:
 
 def _images(real: Real, metric: str) -> RealFeatures:
     if real.images is None:
-        raise UserError(f"--metrics {metric} needs real images, not only their statistics: pass --data")
+        raise UserError(
+            f"--metrics {metric} needs real images, not only their statistics: pass --data instead of --reference"
+        )
     return real.images
 
 

@@ -72,6 +72,7 @@ def _guided_by(pipeline: HFDDPMPipeline) -> tuple[str, Sequence[float]]:
         return "classifier_scale", CLASSIFIER_SCALES
     if pipeline.signature.null_class is None:
         raise UserError(
-            "this model has no guidance: use a classifier, or a network that was trained with --label_dropout 0.1"
+            "this model has no guidance: use a classifier, or a network that was trained with --label_column auto "
+            "--label_dropout 0.1"
         )
     return "guidance_scale", FREE_SCALES

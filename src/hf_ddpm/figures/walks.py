@@ -41,8 +41,8 @@ def scheduler_of(pipeline: HFDDPMPipeline) -> HFDDPMScheduler:
     """
     if not isinstance(pipeline.scheduler, HFDDPMScheduler):
         raise UserError(
-            f"figures need an HFDDPMScheduler, not {type(pipeline.scheduler).__name__}: set "
-            "pipeline.scheduler = HFDDPMScheduler.from_config(pipeline.scheduler.config)"
+            f"figures need an HFDDPMScheduler, not {type(pipeline.scheduler).__name__}: save the checkpoint with the "
+            "HFDDPMScheduler that it was trained with"
         )
     return pipeline.scheduler
 

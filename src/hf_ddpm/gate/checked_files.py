@@ -26,10 +26,8 @@ HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "
 MOST_JSON, MOST_SHARDS = 2**20, 2**24  # bytes of a config, and of an index of shards
 MOST_NAMES = 2**23  # bytes of a model_index.json with the names of 100,000 classes
 MOST_BYTES = {"model_index.json": MOST_NAMES, "scheduler_config.json": MOST_BETAS}
-PICKLES_ONLY = (
-    "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors or, if you "
-    "trust it, open it once with use_safetensors=False and save it again"
-)
+PICKLES_ONLY = "has no safetensors, only pickles, and opening a pickle may run code: ask its author for safetensors"
+TRUSTED_PICKLE = " or, if you trust it, load it once with use_safetensors=False and save it again"  # of diffusers
 _BEING_OPENED: ContextVar[Path | None] = ContextVar("_BEING_OPENED", default=None)
 
 
@@ -72,7 +70,10 @@ class CheckedFiles:
         self.folder = root / self._inside
         self.names = self._list_names()
         if first not in self.names:
-            raise FileNotFoundError(f"{self.shown(first)} is missing: the checkpoint is incomplete")
+            whole = "the checkpoint is incomplete"
+            if "model_index.json" in self.names:  # a network is loaded from the folder of a pipeline
+                whole = "this is the folder of a pipeline, pass subfolder with the folder of the network in it"
+            raise FileNotFoundError(f"{self.shown(first)} is missing: {whole}")
 
     def fetch(self, names: Sequence[str]) -> None:
         """Download these files into the folder, if they are not there yet."""
@@ -174,7 +175,8 @@ class CheckedFiles:
             if found:
                 return found, infix != ""
         if suffix == "safetensors" and any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in here):
-            raise ValueError(f"{self.shown(place)} {PICKLES_ONLY}")
+            of_diffusers = any(re.fullmatch(r"diffusion_pytorch_model.*\.bin", name) for name in here)
+            raise ValueError(f"{self.shown(place)} {PICKLES_ONLY}{TRUSTED_PICKLE if of_diffusers else ''}")
         missing = f"{place}/diffusion_pytorch_model.{suffix}".lstrip("/")
         of_others = [re.fullmatch(rf"diffusion_pytorch_model\.(\w+)\.{suffix}", name) for name in sorted(here)]
         variants = "".join(f", or pass variant={match[1]!r}" for match in of_others if match)

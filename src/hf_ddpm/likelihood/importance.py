@@ -269,4 +269,7 @@ def _check_fit(vae: HFVAE, images: GridImages) -> None:
             "levels of 8 bits: convert them"
         )
     if vae.log_variance is not None and bool(vae.log_variance.isnan()):
-        raise UserError(f"likelihood={likelihood!r} has no sigma yet: call measure_log_variance(images) and save again")
+        remedy = "the training has diverged, use an earlier checkpoint"
+        if likelihood == "gaussian_optimal":
+            remedy = "call measure_log_variance(images) and save again"
+        raise UserError(f"likelihood={likelihood!r} has no sigma: {remedy}")

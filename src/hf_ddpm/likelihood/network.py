@@ -32,7 +32,7 @@ class Network:
         if not isinstance(scheduler, HFDDPMScheduler):
             raise UserError(
                 f"the checkpoint's scheduler is {type(scheduler).__name__}, but a likelihood needs an HFDDPMScheduler; "
-                "load_pipeline converts a DDPMScheduler or a DDIMScheduler to it"
+                "save the checkpoint with the HFDDPMScheduler that it was trained with"
             )
         self.module, self.scheduler, self.null_class = module, scheduler, null_class
         self.config: Mapping[str, Any] = getattr(module, "config", {})

@@ -73,7 +73,7 @@ def reference_of(data: ImageData, extractor: Extractor, seen: RealFeatures | Non
         else:
             found = _computed(data, extractor, conditions)
         save_reference(found, file)
-    return load_reference(file)
+    return load_reference(file, remedy="delete it and run the command again")
 
 
 def real_features(data: ImageData, extractor: Extractor, count: int | None = None) -> RealFeatures:
@@ -136,8 +136,12 @@ def save_reference(reference: Reference, file: Path) -> None:
     _write(tensors, file, metadata)
 
 
-def load_reference(file: Path) -> Reference:
+def load_reference(file: Path, remedy: str = "create it again") -> Reference:
     """Load a file that `save_reference` wrote.
+
+    Args:
+        file: The file.
+        remedy: The end of the message for a damaged file.
 
     Raises:
         UserError: If the file does not exist, or contains something else.
@@ -154,9 +158,7 @@ def load_reference(file: Path) -> Reference:
         }
         found = Reference(parts["pool"], parts.get("spatial"), dict(conditions))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{file} does not contain the statistics of a dataset ({quoted(error)}): create it again"
-        ) from error
+        raise UserError(f"{file} does not contain the statistics of a dataset ({quoted(error)}): {remedy}") from error
     return _checked(found, file)
 
 

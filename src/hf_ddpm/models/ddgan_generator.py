@@ -264,7 +264,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
     if any(side % config["patch_size"] for side in size):
         raise ValueError(f"patch_size={config['patch_size']} must divide height and width, {size[0]} and {size[1]}")
     sizes = level_sizes(config)
-    check_halving(sizes[0], len(widths))
+    check_halving(size, len(widths), config["patch_size"])
     heights = [height for height, _ in sizes]
     strangers = [height for height in config["attention_resolutions"] if height not in heights]
     if strangers:

@@ -9,7 +9,7 @@ from hf_ddpm.errors import UserError, as_user_error, did_you_mean
 from hf_ddpm.models.image_size import side_unit, size_pair
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
-TIME_EMBEDDINGS = ("positional", "fourier", "learned")
+TIME_EMBEDDINGS = ("positional", "learned")  # "fourier" is for continuous times, and not finite at t = 0
 UP_BLOCKS = ("UpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D")
 
 

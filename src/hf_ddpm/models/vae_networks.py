@@ -79,9 +79,9 @@ def each_timestep(timestep: Tensor | int, images: Tensor) -> Tensor:
     return t.expand(len(images))
 
 
-def check_halving(size: Sequence[int], levels: int) -> None:
-    """Reject an image size that the levels of convolutions cannot halve."""
-    unit = side_unit(levels)
+def check_halving(size: Sequence[int], levels: int, patch_size: int = 1) -> None:
+    """Reject an image size that the levels of convolutions, on patches of the image, cannot halve."""
+    unit = patch_size * side_unit(levels)
     if any(side % unit or side < unit for side in size):
         raise ValueError(
             f"images of size {size[0]}x{size[1]} do not fit a network with {levels} levels: height and width must be "

@@ -149,7 +149,13 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Return what `from_config` uses of a config; `clip_after_guidance` counts even if listed as a default."""
+        """Return what `from_config` uses of a config.
+
+        `clip_after_guidance` counts even if it is listed as a default, and a `variance_type` of None, which solvers of
+        diffusers may have, does not.
+        """
+        if config_dict.get("variance_type", "") is None:
+            config_dict = {key: value for key, value in config_dict.items() if key != "variance_type"}
         passed_over = [key for key in config_dict.get("_use_default_values", []) if key != CLIP_AFTER_GUIDANCE]
         return super().extract_init_dict({**config_dict, "_use_default_values": passed_over}, **kwargs)
 

@@ -56,7 +56,12 @@ def spaced_timesteps(spacing: EvenSpacing, num_steps: int, num_train: int, offse
     num_steps = int(num_steps)
     if spacing == "leading":
         ascending = [i * (num_train // num_steps) + offset for i in range(num_steps)]
-        return check_timesteps(ascending[::-1], num_train)
+        if not 0 <= ascending[0] <= ascending[-1] < num_train:
+            raise ValueError(
+                f"steps_offset={offset} shifts {num_steps} leading timesteps out of 0 .. {num_train - 1}: use fewer "
+                "steps, or timestep_spacing='trailing'"
+            )
+        return ascending[::-1]
     if spacing == "trailing":
         stride = num_train - (num_train - num_train / num_steps)  # with the rounding error of numpy.arange
         return [round(num_train - i * stride) - 1 for i in range(num_steps)]
