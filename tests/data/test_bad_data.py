@@ -80,7 +80,7 @@ def test_missing_paths(source: str) -> None:
 
 def test_a_missing_path_names_its_neighbour(tmp_path: Path) -> None:
     write_folder(tmp_path / "flowers")
-    assert refuse(str(tmp_path / "flower")).endswith("; did you mean flowers?")
+    assert refuse(str(tmp_path / "flower")).endswith(f"; did you mean {tmp_path / 'flowers'}?")
     assert "did you mean" not in refuse(str(tmp_path / "zzz"))
 
 
@@ -148,7 +148,8 @@ def test_data_without_labels(tmp_path: Path) -> None:
 def test_labels_outside_the_range_are_named(bad: int | None, tmp_path: Path) -> None:
     source = save(tmp_path, image=[random_image(0)] * 4, label=[0, 1, bad, 1])
     message = refuse(source, channels=3, label_column="label", num_classes=2)
-    remedy = "add a label to the image" if bad is None else "fix the label"
+    remedies = {5: "fix the label or set a larger num_classes", -1: "fix the label, or remove the image"}
+    remedy = remedies.get(bad, "add a label to the image")
     assert (
         message == f"image 2 has label {bad!r} in column 'label', but labels must be in 0..1 (num_classes=2); {remedy}"
     )

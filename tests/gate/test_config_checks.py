@@ -49,7 +49,7 @@ def test_a_unet_may_have_no_groups():
 def test_a_value_of_another_kind_names_its_file():
     with pytest.raises(ValueError, match=r"^x\.json has layers_per_block='2', which must be int: fix it$"):
         check_config("x.json", UNet2DModel, {"layers_per_block": "2"})
-    with pytest.raises(ValueError, match=r"^x\.json has hidden_sizes of 65 entries, and 64 are allowed$"):
+    with pytest.raises(ValueError, match=r"^x\.json has hidden_sizes with 65 entries, and at most 64 are allowed$"):
         check_config("x.json", HFVAE, {"hidden_sizes": [1] * 65})
     check_config("x.json", HFDDPMScheduler, {"trained_betas": [0.1] * 1000, "something_else": {"a": "b"}})
 

@@ -170,5 +170,7 @@ def test_a_missing_file_and_an_unreachable_address_are_one_sentence(tmp_path, mo
 
 
 def test_a_preprocessing_that_is_not_known_is_a_sentence():
-    with pytest.raises(UserError, match="preprocessing is 'clean-fid'; allowed are guided-diffusion, pytorch-fid"):
+    with pytest.raises(
+        UserError, match="preprocessing is 'clean-fid'; it must be one of guided-diffusion, pytorch-fid"
+    ):
         Inception2015("clean-fid")

@@ -44,9 +44,8 @@ def fit(
     if image.size == (width, height) and zoom == 1:
         return image
     if resize == "none":
-        raise ValueError(
-            f"it has {image.height}x{image.width} pixels, but must have {height}x{width}: use another resize, such as crop"
-        )
+        found, wanted = f"{image.height}x{image.width}", f"{height}x{width}"
+        raise ValueError(f"it has {found} pixels, but must have {wanted}: use another resize, such as crop")
     window = _window(image.size, (width, height), resize, crop, zoom)
     fitted = image.resize(window.size, Image.Resampling.BICUBIC, box=window.box)
     if window.size == (width, height):
