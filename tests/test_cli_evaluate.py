@@ -196,7 +196,10 @@ def test_two_records(checkpoint, tmp_path, capsys):
         ),
         (["{checkpoint}", *AGAINST, "-n", "1", "--class", "1"], "num_images=1 must be at least 2"),
         (["{checkpoint}", *AGAINST, *FEW, "--class", "1", "--labels", "balanced"], "--class 1 sets the class of all"),
-        (["{checkpoint}", *AGAINST, *FEW, "--labels", "data"], "--labels data: the data has no labels"),
+        (
+            ["{checkpoint}", *AGAINST, *FEW, "--labels", "data"],
+            "--labels data needs the labels of real images: pass --data",
+        ),
         (["{checkpoint}", *AGAINST, *FEW, "--metrics", "kid"], "--metrics kid needs real images"),
         (["{checkpoint}", *AGAINST, *FEW, "--metrics", " ,"], "--metrics ' ,' has no metric"),
         (["{checkpoint}", *AGAINST, *FEW, "--metrics", "fid"], "is defined only for the Inception network of 2015"),

@@ -170,8 +170,14 @@ def test_a_scale_of_1_beside_what_shapes_guidance_is_the_plain_walk_of_a_compari
         ),
         (["free", "--class", "9"], "--class 9 must be from 0 to 2, the network's classes"),
         (["free", "--classifier", "alone", "--classifier-gradient", "mean", "--eta", "0"], "pass --eta none"),
-        (["plain", "--classifier", "alone", "--classifier-gradient", "mean"], "mean needs --eta none"),
-        (["plain", "--classifier-gradient", "mean", "--eta", "none", "--corrector-steps", "1"], "no --corrector-steps"),
+        (
+            ["plain", "--classifier", "alone", "--classifier-gradient", "mean"],
+            "mean needs Algorithm 2 without --corrector-steps: pass --eta none",
+        ),
+        (
+            ["plain", "--classifier-gradient", "mean", "--eta", "none", "--corrector-steps", "1"],
+            "without --corrector-steps",
+        ),
         (["free", "--guidance-rescale", "0.7"], "--guidance-rescale 0.7 needs classifier-free guidance"),
         (["plain", "--classifier", "alone", "--guidance-rescale", "0.7"], "needs classifier-free guidance: pass --gui"),
         (["free", "--guidance-interval", "0,9"], "--guidance-interval 0,9 needs guidance: pass --guidance"),

@@ -163,7 +163,7 @@ def test_weights_with_settings_in_their_header_are_refused(hub, root, make_pipel
     file = root / "c" / "unet" / "diffusion_pytorch_model.safetensors"
     save_file(load_file(file), file, metadata={"format": "pt", "ss_output_dir": str(root)})
     with pytest.raises(
-        UserError, match=r"model\.safetensors has 'ss_output_dir' in its header, .*: open it with hf_ddpm"
+        UserError, match=r"model\.safetensors has 'ss_output_dir' in its header, .*: load it with hf_ddpm"
     ):
         push_checkpoint(str(root / "c"), "ada/c")
     assert hub.log == []

@@ -464,9 +464,7 @@ def test_zero_terminal_snr_starts_from_noise_at_its_end_only(make_pipeline):
     pipeline = make_pipeline(zero_snr)
     assert len(pipeline(num_inference_steps=5, timestep_spacing="linspace").images) == 1
     for walk in ({"num_inference_steps": 5, "timestep_spacing": "quadratic"}, {"timesteps": [500, 0]}):
-        with pytest.raises(
-            ValueError, match="has pure noise only at t = 999: use timestep_spacing='trailing', or pass"
-        ):
+        with pytest.raises(ValueError, match="has pure noise only at t = 999: use timestep_spacing='trailing' "):
             pipeline(**walk)
         assert len(pipeline.vary(pictures(1), 300, **walk).images) == 1
 

@@ -65,7 +65,7 @@ def test_lists_of_other_things_than_whole_numbers(timesteps):
 
 
 def test_offset_that_leaves_the_chain():
-    with pytest.raises(ValueError, match="steps_offset=1 shifts 1000 leading timesteps out of 0 .. 999: use fewer"):
+    with pytest.raises(ValueError, match=r"steps_offset=1 shifts 1000 leading timesteps out of 0 \.\. 999: use fewer"):
         HFDDPMScheduler(steps_offset=1).set_timesteps(1000)
     HFDDPMScheduler(steps_offset=1).set_timesteps(999)
 

@@ -179,6 +179,6 @@ def _of_transformers(source: str) -> tuple[Any, Any]:
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:2])
         raise UserError(
-            f"--classifier {source} lacks weights ({missing}, ...), which would be random: use a complete model"
+            f"--classifier {source} has missing weights ({missing}, ...), which would be random: use a complete model"
         )
     return network, processor
