@@ -163,7 +163,7 @@ def test_an_empty_index_says_what_it_lacks(checkpoint):
             {"in_channels": 3},
             "Cannot load because conv_in.*: config.json and the weights do not belong to the same model",
         ),
-        (UNET, {"num_class_embeds": 3}, "weights are missing \([0-9]+, such as .*\): config.json and the weights do"),
+        (UNET, {"num_class_embeds": 3}, r"weights are missing \([0-9]+, such as .*\): config.json and the weights do"),
         (UNET, {"sample_size": "28"}, f"{UNET} has sample_size='28', which must be None or int or list: fix it"),
         (UNET, {"sample_size": [28]}, "sample_size in config.json of the UNet: sample_size must be"),
         (UNET, {"sample_size": 33}, "sample_size in config.json of the UNet: image size 33x33 does not fit"),
@@ -192,7 +192,7 @@ VAE, VAE_WEIGHTS = "vae/config.json", "vae/diffusion_pytorch_model.safetensors"
         ),
         (
             lambda folder: change(folder / VAE, layers_per_block=2),
-            "weights are missing \([0-9]+, such as .*\): config.json",
+            r"weights are missing \([0-9]+, such as .*\): config.json",
         ),
     ],
 )

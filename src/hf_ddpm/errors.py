@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 FIRST_WAITS, LAST_WAITS = 2.0, 5.0  # seconds that processes wait for those of a smaller rank
 LOST_PEER = ("Connection closed by peer", "Connection reset by peer")  # in messages of gloo
@@ -42,10 +43,16 @@ def require_at_least(least: int, **values: int | None) -> None:
             raise UserError(f"{name}={value} must be at least {least}")
 
 
-def did_you_mean(word: object, known: Iterable[object]) -> str:
-    """Return the end of a message: the known word that was probably meant, or "" if no word is similar."""
+def did_you_mean(word: object, known: Iterable[object], folder: Path | None = None) -> str:
+    """Return the end of a message: the known word that was probably meant, or "" if no word is similar.
+
+    Args:
+        word: The unknown word.
+        known: The known words.
+        folder: The folder of the known words, if they are names of files.
+    """
     close = difflib.get_close_matches(str(word), list(map(str, known)), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    return f"; did you mean {close[0] if folder is None else folder / close[0]}?" if close else ""
 
 
 def quoted(text: object) -> str:

@@ -11,8 +11,6 @@ from hf_ddpm.evaluation.report import described
 from hf_ddpm.schedulers.config_files import WRONG_KIND
 from hf_ddpm.weights import weights_of
 
-_WRITTEN = "pass a file that `hf-ddpm evaluate` or `hf-ddpm likelihood` wrote"
-
 
 def metrics_of(file: Path, folder: Path) -> list[dict[str, Any]]:
     """Return the figures of one file, as the card shows them.

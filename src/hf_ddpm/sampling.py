@@ -183,7 +183,8 @@ def use_solver(pipeline: HFDDPMPipeline, name: str, timestep_spacing: str | None
         UserError: If the solver or the spacing is unknown, or the solver would sample this checkpoint incorrectly.
     """
     if name not in SOLVERS:
-        raise UserError(f"solver {name!r} must be one of {', '.join(SOLVERS)}{did_you_mean(name, SOLVERS)}")
+        allowed = (DDIM, DDPM, *SOLVERS)
+        raise UserError(f"solver {name!r} must be one of {', '.join(allowed)}{did_you_mean(name, allowed)}")
     if timestep_spacing not in (None, *get_args(TimestepSpacing)):
         known = ", ".join(get_args(TimestepSpacing))
         raise UserError(f"timestep_spacing={timestep_spacing!r} must be one of {known} for the solver {name}")

@@ -62,7 +62,7 @@ def test_the_classes_of_the_data(folder):
     order = class_order("data", 3, 0, labels)
     drawn = [order(i) for i in range(12)]
     assert sorted(drawn[:6]) == sorted(labels.tolist()) and drawn[:6] == drawn[6:]
-    with pytest.raises(UserError, match="--labels data: the data has no labels"):
+    with pytest.raises(UserError, match="--labels data needs the labels of real images: pass"):
         class_order("data", 3, 0)
 
 

@@ -154,7 +154,7 @@ def test_greys_under_the_other_likelihoods(likelihood, checkpoint, tmp_path):
             ["--binarize-seed", "3"],
             "and 'checkpoint' has likelihood='gaussian': leave the option",
         ),
-        ({"likelihood": "gaussian_optimal"}, [], "'gaussian_optimal' has no sigma yet"),
+        ({"likelihood": "gaussian_optimal"}, [], "'gaussian_optimal' has no sigma: call"),
     ],
 )
 def test_mistakes_are_one_sentence(config, more, sentence, checkpoint, tmp_path, monkeypatch):

@@ -249,7 +249,7 @@ def test_large_images_are_decoded_fewer_at_a_time():
         ({"sample_size": (4, 6)}, {}, {}, r"shape \(1, 4, 4\), but the network needs \(1, 4, 6\)"),
         ({"in_channels": 3}, {}, {}, r"shape \(1, 4, 4\), but the network needs \(3, 4, 4\)"),
         ({"likelihood": "discretized_gaussian"}, {"bit_depth": 16}, {}, "depth 16, but likelihood='discretized_gau"),
-        ({"likelihood": "gaussian_optimal"}, {}, {}, "'gaussian_optimal' has no sigma yet: call measure_log_variance"),
+        ({"likelihood": "gaussian_optimal"}, {}, {}, "'gaussian_optimal' has no sigma: call measure_log_variance"),
     ],
 )
 def test_what_cannot_be_measured(config, change, options, sentence):

@@ -147,10 +147,10 @@ def _local_files(source: str) -> tuple[Path | None, list[Path]]:
     if files := _glob(path):
         return next(parent for parent in path.parents if not _has_pattern(parent)), files
     if _looks_like_a_path(source):
-        neighbours = [str(entry) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        neighbours = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
             f"the data path {source!r} does not exist: pass an existing folder or file, the name of a dataset on the "
-            f"Hub, or {DIGITS!r}{did_you_mean(str(path), neighbours)}"
+            f"Hub, or {DIGITS!r}{did_you_mean(path.name, neighbours, path.parent)}"
         )
     return None, []
 
