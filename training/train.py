@@ -11,10 +11,6 @@ another number of processes, uses the same ones.
 from hf_ddpm.training.stopping import STOPPED, Agreement, RunStopped, StopRequests
 
 REQUESTS = StopRequests()
-MEMORY_REMEDY = (
-    "continue with --resume auto and --gradient_accumulation_steps 2, which keeps the batch, or with "
-    "--gradient_checkpointing true"
-)
 if __name__ == "__main__":
     REQUESTS.__enter__()  # a signal during the slow imports is a request too
 
@@ -41,6 +37,11 @@ from hf_ddpm.training.remarks import remark, slow_remark
 from hf_ddpm.training.run import Run, build_run, introduce, mean_said, not_essential, open_folder, start_trackers
 from hf_ddpm.training.saving import finish, push_on_the_way, save_samples, select_best
 from hf_ddpm.training.states import choose_state, load_state, save_state, stop_if_asked
+
+MEMORY_REMEDY = (
+    "continue with --resume auto and --gradient_accumulation_steps 2, which keeps the batch, or with "
+    "--gradient_checkpointing true"
+)
 
 
 def main(argv: Sequence[str] | None = None, requests: StopRequests = REQUESTS) -> None:

@@ -119,6 +119,23 @@ def test_tables_and_shards_are_all_read_whatever_they_are_called(streaming, hub,
         assert count == (None if streaming else 12)
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_splits_whose_shards_end_in_a_hash_stay_apart(streaming, hub, run_python):
+    """`push_to_hub` wrote such names until 2023, and no `configs` in the page."""
+    files = {}
+    for split, count in (("train", 6), ("test", 3)):
+        rows = {"image": [random_image(i, mode="L") for i in range(count)], "label": [count] * count}
+        file = io.BytesIO()
+        Dataset.from_dict(rows).cast_column("image", Image()).to_parquet(file)
+        files[f"data/{split}-00000-of-00001-566cc9b19d7203f8.parquet"] = file.getvalue()
+    hub.add_repo("ada/older", files, repo_type="dataset")
+    for split, count in (("train", 6), ("test", 3)):
+        options = {"split": split, "label_column": "label", "num_classes": 10, "streaming": streaming}
+        (found, _, _), labels = opened(run_python, "ada/older", **options)
+        assert found == (None if streaming else count)
+        assert set(labels) == {count}
+
+
 def test_a_downloaded_repository_opens_without_the_hub(hub, pictures, run_python, monkeypatch):
     hub.add_repo("ada/pictures", pictures, repo_type="dataset")
     before = opened(run_python, "ada/pictures")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from hf_ddpm.data.listing import ARCHIVES, TABLES, by_split, suffix_of
 
-BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}  # of `datasets`, for addresses
+BUILDERS = {**TABLES, ".tar": "webdataset"}  # of `datasets`, for addresses
 
 
 class Addresses(NamedTuple):

@@ -221,7 +221,10 @@ def by_split(names: Sequence[str], *, folders: bool) -> list[str]:
             a folder counts too.
     """
     parts = [name.split("/") for name in _below_common_folder(names)]
-    words = ["" if folders and len(part) == 1 else re.sub(r"(-\d+-of-\d+)?(\..*)?$", "", part[0]) for part in parts]
+    words = [
+        "" if folders and len(part) == 1 else re.sub(r"(-\d+-of-\d+(-[0-9a-f]{16})?)?(\..*)?$", "", part[0])
+        for part in parts
+    ]
     splits = [SPLITS.get(word.lower()) for word in words]
     known = [split for split in splits if split is not None]
     return known if len(known) == len(names) and "train" in known else ["train"] * len(names)
