@@ -219,14 +219,22 @@ def _take_split(splits: "dict[str, Dataset]", split: str, source: str) -> "Datas
     return datasets.concatenate_datasets([splits[name].select(rows) for name, rows in parts])
 
 
-def _load(source: str, path: str, *, split: str, **options: Any) -> Any:
-    """Call `datasets.load_dataset`, and turn its errors into one sentence."""
+def _load(source: str, path: str, *, split: str, streaming: bool, **options: Any) -> Any:
+    """Do what `datasets.load_dataset` does, and turn its errors into one sentence."""
     import datasets
+
+    from hf_ddpm.data.row_groups import read_row_groups
 
     local = Path(path).expanduser()
     with _opening(source, split=split, is_folder=local.is_dir()):
         # absolute, because `datasets` would take a folder called "parquet" for a builder
-        loaded = datasets.load_dataset(str(local.resolve()) if local.is_dir() else path, split=split, **options)
+        builder = read_row_groups(
+            datasets.load_dataset_builder(str(local.resolve()) if local.is_dir() else path, **options)
+        )
+        if streaming:
+            return builder.as_streaming_dataset(split=split)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(split=split)
     if "[" in split:  # `datasets` reads train[3:2] to the end
         lengths = {name: info.num_examples for name, info in loaded.info.splits.items()}
         slices(split, datasets.ReadInstruction.from_spec(split).to_absolute(lengths), lengths)
