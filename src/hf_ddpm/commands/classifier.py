@@ -23,7 +23,7 @@ def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[st
         UserError: If an option that concerns samples is given, or the data do not fit the classifier.
     """
     from hf_ddpm.checkpoint import load_checkpoint
-    from hf_ddpm.commands.options import on_device, open_data
+    from hf_ddpm.commands.options import cropping, on_device, open_data
     from hf_ddpm.evaluation.noisy_accuracy import accuracy_record
     from hf_ddpm.kinds import kind_of
 
@@ -32,8 +32,7 @@ def evaluate(options: argparse.Namespace, accelerator: "Accelerator") -> dict[st
     variant = {"variant": "raw"} if options.raw else {}
     pipeline: Any = on_device(load_checkpoint(options.checkpoint, **variant), device)
     _refuse_latents(pipeline.classifier.config["latents"], options.checkpoint)
-    more: dict[str, Any] = {"label_column": options.label_column or "auto", "cache": "none"}
-    more |= {} if options.resize is None else {"resize": options.resize}
+    more = {"label_column": options.label_column or "auto", "cache": "none", **cropping(options)}
     with accelerator.main_process_first():  # which may have to download the data
         data = open_data(options.data, options.split, pipeline, options.checkpoint, **more)
     about = {"checkpoint": options.checkpoint, "kind": kind_of(pipeline).word}

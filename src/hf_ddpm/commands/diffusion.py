@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ddpm.commands.guidance import GUIDANCE_OPTIONS, guide
 from hf_ddpm.commands.kind_options import KindCommand, Measurement, option
 from hf_ddpm.commands.options import (
+    cropping,
     number_in_unit_interval,
     on_device,
     open_data,
@@ -99,15 +100,16 @@ def _measure(
 def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> "ImageData":
     """Open the data with the network's size and channels, cropped and resized as in training."""
     where = (options.data, options.split, pipeline, options.checkpoint)
+    more: dict[str, Any] = {"cache": "none", **cropping(options)}
     if pipeline.signature.takes_labels:
         remedy = "pass the name of the label column with --label-column"
-        return open_labelled_data(*where, remedy=remedy, label_column=options.label_column, cache="none")
+        return open_labelled_data(*where, remedy=remedy, label_column=options.label_column, **more)
     if options.label_column != "auto":
         raise UserError(
             f"--label-column {options.label_column} needs a network with classes, and this one was trained without "
             "classes: leave the option out"
         )
-    return open_data(*where, cache="none")
+    return open_data(*where, **more)
 
 
 def _check_sample(options: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_ddpm.commands.kind_options import add_kind_options, check_kind_options
 from hf_ddpm.commands.options import (
+    add_cropping,
     add_device,
     require_all_processes,
     require_positive,
@@ -47,9 +48,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     real.add_argument("--data", help="a folder, files or a Hub name, as for data.source of a recipe")
     real.add_argument("--split", default="test", help="split of the data (default: test)")
     real.add_argument("--label-column", help="label column of the data (default: detected if labels are needed)")
-    real.add_argument(
-        "--resize", help="crop, pad or stretch the data (default: as in training; none if images are evaluated)"
-    )
+    add_cropping(real)
     real.add_argument(
         "--reference",
         metavar="FILE",

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hf_ddpm.commands.guidance import finite_number, use_classifier
 from hf_ddpm.commands.options import (
+    add_cropping,
     add_device,
+    cropping,
     number_in_unit_interval,
     on_device,
     open_data,
@@ -65,6 +67,8 @@ PARAMETERS = {
     "checkpoint": ("pipeline",),
     "data": ("images", "training_images"),
     "split": ("images", "training_images"),
+    "resize": ("images", "training_images"),
+    "crop_box": ("images", "training_images"),
     "likelihood": ("likelihood",),
     "num_images": ("num_images", "images"),
     "steps": ("steps",),
@@ -115,6 +119,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "dropout)",
     )
     parser.add_argument("--classifier", metavar="FOLDER", help="for guidance: a classifier, as in hf-ddpm sample")
+    add_cropping(parser)
     add_device(parser)
     parser.add_argument(
         "--out",
@@ -214,8 +219,9 @@ def _open(options: argparse.Namespace, pipeline: "HFDDPMPipeline", labelled: boo
     """Open the data with the network's size and, if `labelled`, with the labels that a network with classes needs."""
     where = (options.data, options.split or "train", pipeline, options.checkpoint)
     if not (pipeline.signature.takes_labels and labelled):
-        return open_data(*where)
-    return open_labelled_data(*where, remedy="pass --class to use one class for all images")
+        return open_data(*where, **cropping(options))
+    remedy = "pass --class to use one class for all images"
+    return open_labelled_data(*where, remedy=remedy, **cropping(options))
 
 
 def _first_images(data: "ImageData", count: int, seed: int) -> "Batch":

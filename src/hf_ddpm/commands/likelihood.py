@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ddpm.commands.kind_options import Measurement, add_kind_options, check_kind_options, settle
 from hf_ddpm.commands.options import (
     add_checkpoint,
+    add_cropping,
     add_device,
     require_all_processes,
     require_pixels,
@@ -30,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument("--data", required=True, help="a folder, files or a Hub name, as for data.source of a recipe")
     parser.add_argument("--split", default="train", help="split of the data (default: train, also for plain files)")
+    add_cropping(parser)
     parser.add_argument("--label-column", default="auto", help="for a network with classes (default: detected)")
     parser.add_argument("-n", "--num-images", type=int, default=256, help="256 (the default) or more")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images and the noise (default: 0)")

@@ -49,6 +49,33 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best available)")
 
 
+def add_cropping(parser: "argparse._ActionsContainer") -> None:
+    """Add `--resize` and `--crop-box`, which replace what training recorded."""
+    parser.add_argument("--resize", help="crop, pad, stretch or none, for the data (default: as in training)")
+    parser.add_argument(
+        "--crop-box",
+        type=_box,
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="box in pixels that is cropped from the data before they are resized, or none (default: as in training)",
+    )
+
+
+def cropping(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `ImageData` that `--resize` and `--crop-box` give."""
+    given = {} if options.resize is None else {"resize": options.resize}
+    return given if options.crop_box is None else {**given, "crop_box": options.crop_box or None}
+
+
+def _box(word: str) -> tuple[int, ...]:
+    """Parse the edges of a box, for argparse; `none` is the empty tuple."""
+    edges = word.split(",")
+    if word == "none":
+        return ()
+    if len(edges) != 4 or not all(edge.strip().isdecimal() for edge in edges):
+        raise argparse.ArgumentTypeError(f"{word!r} must be four edges in pixels, such as 0,20,178,198, or none")
+    return tuple(map(int, edges))
+
+
 def require_positive(options: argparse.Namespace, *names: str) -> None:
     """Reject options below 1."""
     for name in names:
@@ -68,7 +95,7 @@ def require_all_processes(accelerator: "Accelerator") -> None:
     if started != accelerator.num_processes:
         raise UserError(
             f"the launcher set WORLD_SIZE={started}, but Accelerate has num_processes={accelerator.num_processes}: "
-            "launch with --cpu, or with as many GPUs as processes"
+            "set ACCELERATE_USE_CPU=true, or launch as many processes as there are GPUs"
         )
 
 
@@ -152,7 +179,7 @@ def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: s
     Args:
         source, split: As in `ImageData`.
         checkpoint: The folder or Hub name that the pipeline was loaded from.
-        more: Further arguments of `ImageData`, such as label_column.
+        more: Further arguments of `ImageData`, such as label_column and those of `cropping`.
 
     Raises:
         UserError: If the data cannot be opened, or the network's config has no size.
@@ -160,7 +187,7 @@ def open_data(source: str, split: str, pipeline: "HFDDPMPipeline", checkpoint: s
     from hf_ddpm.data import ImageData
 
     size, channels = size_of_network(pipeline, checkpoint), pipeline.image_channels
-    return ImageData(source, split=split, image_size=size, channels=channels, **cut_of_training(checkpoint), **more)
+    return ImageData(source, split=split, image_size=size, channels=channels, **{**cut_of_training(checkpoint), **more})
 
 
 def open_labelled_data(

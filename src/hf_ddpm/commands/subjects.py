@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from hf_ddpm.checkpoint import FACTS_FILE, INDEX, load_checkpoint, read_object
 from hf_ddpm.commands.kind_options import commands_of_kinds, settle
-from hf_ddpm.commands.options import on_device, open_data, open_labelled_data
+from hf_ddpm.commands.options import cropping, on_device, open_data, open_labelled_data
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError
 from hf_ddpm.evaluation.images import Drawn, Found, ImageSource, Reconstructed, class_order
@@ -87,7 +87,7 @@ def _images(options: argparse.Namespace, accelerator: Accelerator, device: str) 
 
     def open_real(source: str, split: str) -> ImageData:
         settings: dict[str, Any] = {"image_size": found.image_size, "channels": found.channels, "cache": "none"}
-        settings |= {"split": split, "resize": options.resize or "none"}
+        settings |= {"split": split, "resize": "none", **cropping(options)}
         return ImageData(source, label_column=_label_column(options), **settings)
 
     extractor = _extractor(options, found.channels, found.image_size, device)
@@ -222,7 +222,7 @@ def _reference(options: argparse.Namespace) -> Reference:
 
 def _opener(options: argparse.Namespace, pipeline: Any) -> OpenData:
     """Return a function that opens data with the network's size and channels, cropped as in training."""
-    more: dict[str, Any] = {"cache": "none"} | ({} if options.resize is None else {"resize": options.resize})
+    more: dict[str, Any] = {"cache": "none", **cropping(options)}
     column = _label_column(options)
 
     def open_real(source: str, split: str) -> ImageData:

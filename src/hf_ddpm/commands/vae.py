@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from hf_ddpm.commands.kind_options import KindCommand, Measurement, option
-from hf_ddpm.commands.options import cut_of_training, on_device, require_packages, require_positive
+from hf_ddpm.commands.options import cropping, cut_of_training, on_device, require_packages, require_positive
 from hf_ddpm.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _open(options: argparse.Namespace, vae: "HFVAE", binarisation: dict[str, Any
 
     if options.label_column != "auto":
         raise UserError(f"--label-column {options.label_column} is not supported for a VAE: leave the option out")
-    settings = cut_of_training(options.checkpoint)
+    settings = cut_of_training(options.checkpoint) | cropping(options)
     if binarisation is not None and binarisation["kind"] == "static":
         settings |= {"binarize": "static", "binarize_seed": binarisation["seed"]}
     return ImageData(

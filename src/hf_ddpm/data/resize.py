@@ -87,5 +87,8 @@ def _window(source: tuple[int, int], target: tuple[int, int], resize: Resize, cr
 def _cut(image: "Image.Image", box: tuple[int, int, int, int]) -> "Image.Image":
     left, top, right, bottom = box
     if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
-        raise ValueError(f"crop_box {box} is not inside its {image.width}x{image.height} pixels: set crop_box to null")
+        raise ValueError(
+            f"crop_box {box} is not inside its {image.width}x{image.height} pixels: use another "
+            "one, or none (null in a recipe, --crop-box none in a command)"
+        )
     return image.crop(box)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_ddpm.errors import UserError, require_at_least
 from hf_ddpm.evaluation.images import ImageSource, Pictures
-from hf_ddpm.evaluation.measure import K_DENSITY, Number, Real, Seen, numbers_of, over_draws
+from hf_ddpm.evaluation.measure import K_DENSITY, Number, Real, Seen, check_real, numbers_of, over_draws
 from hf_ddpm.metrics.extractors import Extractor
 from hf_ddpm.metrics.reference import require_same_conditions
 from hf_ddpm.progress import ProgressBar
@@ -70,6 +70,7 @@ def evaluate(
         UserError: If there are too few images, if the real images do not fit, or if the extractor rejects the images.
     """
     _check(source, metrics, num_images, draws)
+    check_real(metrics, real)
     accelerator = accelerator or Accelerator(cpu=True)
     shards = shards_of(num_images * draws)[accelerator.process_index :: accelerator.num_processes]
     seen = [Seen(metrics, num_images) for _ in range(draws)]

@@ -28,7 +28,8 @@ from hf_ddpm.metrics.modes import ModeCounter
 from hf_ddpm.metrics.reference import RealFeatures, Reference
 
 METRICS = ("fd", "fid", "sfid", "kid", "is", "prdc", "memorisation", "classes", "modes")
-OF_IMAGES = ("kid", "prdc", "memorisation", "classes")  # these need the features of each image, not only their sums
+OF_REAL_IMAGES = ("kid", "prdc", "classes")
+OF_IMAGES = (*OF_REAL_IMAGES, "memorisation")  # these need the features of each image, not only their sums
 KID_SUBSETS, KID_SIZE = 100, 1000  # as in Binkowski et al. 2018
 K_PRECISION, K_DENSITY = 3, 5  # as in the papers
 IS_SPLITS = 10
@@ -96,6 +97,25 @@ def check_metrics(words: Sequence[str], extractor: Extractor) -> tuple[str, ...]
     return tuple(word for word in METRICS if word in wanted)
 
 
+def check_real(metrics: Sequence[str], real: Real) -> None:
+    """Check that the real images are sufficient for the metrics, before samples are drawn.
+
+    Raises:
+        UserError: If a metric needs more than is there.
+    """
+    for metric in metrics:
+        if metric in OF_REAL_IMAGES and real.images is None:
+            raise UserError(
+                f"--metrics {metric} needs real images, not only their statistics: pass --data instead of --reference"
+            )
+    if "sfid" in metrics and real.reference.spatial is None:
+        raise UserError("--metrics sfid: the reference has no spatial statistics (mu_s, sigma_s); use another one")
+    if "memorisation" in metrics and real.training is None:
+        raise UserError("--metrics memorisation needs the training images: pass --training-data")
+    if "classes" in metrics and real.images is not None and real.images.labels is None:
+        raise UserError("--metrics classes: the real images have no classes; remove this metric")
+
+
 @dataclass
 class Seen:
     """The state of one process after it has seen some images of one draw.
@@ -121,8 +141,10 @@ class Seen:
         """Add some images with the places (b,) in 0 .. num_images - 1.
 
         Raises:
-            UserError: If a metric needs an output that the network does not have.
+            UserError: If a metric needs classes that the images do not have, or an output that the network lacks.
         """
+        if "classes" in self.metrics and pictures.labels is None:
+            raise UserError("--metrics classes: the samples have no classes; remove this metric")
         features = extractor(pictures.pixels)
         self.pool = self.pool or StatisticsAccumulator(features.pool.shape[1])
         self.pool.update(features.pool)
@@ -173,7 +195,7 @@ def numbers_of(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     """Compute the figures of one draw.
 
     Raises:
-        UserError: If a metric needs real images or labels that are missing, or if there are fewer images than it needs.
+        UserError: If there are fewer images than a metric needs.
     """
     found: list[Number] = []
     for metric in seen.metrics:
@@ -202,14 +224,14 @@ def _frechet(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 
 def _spatial(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
-    if seen.spatial is None or real.reference.spatial is None:
-        raise UserError("--metrics sfid: the reference has no spatial statistics (mu_s, sigma_s); use another one")
+    assert seen.spatial is not None and real.reference.spatial is not None
     value = _distance(seen.spatial.statistics(), real.reference.spatial)
     return [Number("sFID", "sfid", value, note=_few(seen, len(seen.spatial.mean)))]
 
 
 def _kernel(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
-    features, images = seen.features[0], _images(real, "kid")
+    assert real.images is not None
+    features, images = seen.features[0], real.images
     size = min(KID_SIZE, len(features), len(images.pool))
     generator = torch.Generator().manual_seed(0)
     found = kernel_distance(features, images.pool, generator=generator, subsets=KID_SUBSETS, subset_size=size)
@@ -228,7 +250,8 @@ def _score(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 def _neighbours(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     features = seen.features[0]
-    images = _images(real, "prdc").pool[: len(features)]  # as many as samples: all four depend on both numbers
+    assert real.images is not None
+    images = real.images.pool[: len(features)]  # as many as samples: all four depend on both numbers
     precise = precision_recall(features, images, K_PRECISION)
     dense = density_coverage(features, images, K_DENSITY)
     against = f"k = {{}}, {len(images):,} real images"
@@ -241,8 +264,7 @@ def _neighbours(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 
 def _memorised(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
-    if real.training is None:
-        raise UserError("--metrics memorisation needs the training images: pass --training-data")
+    assert real.training is not None
     features, training = seen.features[0], real.training.pool
     share = memorisation(features, training).share
     note = f"of {len(training):,} training images"
@@ -255,10 +277,8 @@ def _memorised(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
 
 def _classes(seen: Seen, real: Real, extractor: Extractor) -> list[Number]:
     features, labels = seen.features
-    images = _images(real, "classes")
-    if labels is None or images.labels is None:
-        whose = "samples" if labels is None else "real images"
-        raise UserError(f"--metrics classes: the {whose} have no classes; remove this metric")
+    images = real.images
+    assert labels is not None and images is not None and images.labels is not None
     accuracy = class_accuracy(features, labels, images.pool, images.labels)
     note = "by the nearest real image"
     found = [
@@ -308,14 +328,6 @@ def _distance(ours: FeatureStatistics, theirs: FeatureStatistics) -> float:
 def _few(seen: Seen, dimension: int) -> str | None:
     """Return a note for a covariance that cannot have full rank."""
     return f"N = {seen.num_images:,} is too few for {dimension:,} features" if seen.num_images < dimension else None
-
-
-def _images(real: Real, metric: str) -> RealFeatures:
-    if real.images is None:
-        raise UserError(
-            f"--metrics {metric} needs real images, not only their statistics: pass --data instead of --reference"
-        )
-    return real.images
 
 
 def _merged(one: Any, other: Any) -> Any:
