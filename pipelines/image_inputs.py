@@ -131,7 +131,11 @@ def _from_pil(items: list[Any], channels: int) -> Tensor:
             way = f"image.convert({MODES[channels]!r})" if channels in MODES else "no mode has that many, pass a tensor"
             if image.mode.startswith(("I", "F")):  # convert() would cut the values off at 255
                 way = "scale it to 8 bits, or pass a tensor in [0, 1]"
-            elif image.mode in ("LA", "PA", "RGBA"):
+            elif image.mode == "LAB":  # which convert() does not support
+                way = "convert it to RGB with PIL.ImageCms"
+            elif image.mode == "La":
+                way = "use image.convert('LA'), and paste it on a background"
+            elif image.mode in ("LA", "PA", "RGBA", "RGBa"):
                 way = f"paste it on a background, then {way}"
             raise ValueError(f"an image in mode {image.mode} does not fit a network with {channels} channels: {way}")
     if len({image.size for image in items}) > 1:

@@ -48,6 +48,7 @@ class ImageSpace:
         """Convert images to x_0: pixels, or the latents that are the mean of q(z|image)."""
         pixels = self.pixels(images)
         if self.vae is None:
+            self.signature.check_size(pixels.shape[2:], "images")
             return pixels
         x_0, size = encode_images(self.vae, pixels.to(self.vae.dtype)), self.signature.size
         if size is not None and tuple(x_0.shape[2:]) != size:

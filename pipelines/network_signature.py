@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_ddpm.models.image_size import size_pair
+from hf_ddpm.models.image_size import side_unit, size_pair
 
 # One for all images, or one for each: a number, or the name of a class.
 ClassLabels = int | str | Sequence[int | str] | Tensor | None
@@ -34,6 +34,7 @@ class NetworkSignature:
         id2label: The names of some or all classes; None if they have only numbers.
         num_timesteps: T, the number of training timesteps.
         variance_type: The variance type of the scheduler; None for a solver that has none.
+        levels: The number of levels of the network; every level but the last halves x_t.
         whose: The owner of the classes, "network", or "classifier" for those of a classifier that guides it.
     """
 
@@ -46,6 +47,7 @@ class NetworkSignature:
     id2label: Mapping[int, str] | None
     num_timesteps: int
     variance_type: str | None
+    levels: int = 1
     whose: str = "network"
 
     @classmethod
@@ -78,6 +80,7 @@ class NetworkSignature:
             id2label=id2label,
             num_timesteps=scheduler["num_train_timesteps"],
             variance_type=scheduler.get("variance_type"),
+            levels=len(unet.get("block_out_channels") or (1,)),
         )
 
     @property
@@ -105,6 +108,21 @@ class NetworkSignature:
             raise ValueError(f"the network's config has no sample_size: {remedy}")
         return (self.channels, *self.size)
 
+    def check_size(self, size: Sequence[int], said: str) -> None:
+        """Reject a size (H, W) of x_t that the levels of the network cannot halve.
+
+        Args:
+            size: The size.
+            said: The beginning of the message, in the caller's words, such as "latents".
+
+        Raises:
+            ValueError: If a side is not a multiple of 2^(levels - 1).
+        """
+        unit = side_unit(self.levels)
+        if any(side % unit for side in size):
+            shown = "x".join(map(str, size))
+            raise ValueError(f"{said} of size {shown} do not fit this network: use sides that are multiples of {unit}")
+
     def check_variances(self) -> None:
         """Reject a network without the variances that the scheduler reads.
 
@@ -131,6 +149,11 @@ class NetworkSignature:
             said = said or f"num_inference_steps={steps!r} must be a whole number"
             raise ValueError(f"{said} from 1 to {self.num_timesteps}, the number of steps in training")
 
+    @property
+    def supports_guidance(self) -> bool:
+        """Whether classifier-free guidance is possible: the network has a class for "no label"."""
+        return self.takes_labels and self.null_class is not None
+
     def check_guidance(self, guidance_scale: float, said: str) -> None:
         """Reject classifier-free guidance for a network that does not support calls without a class.
 
@@ -141,7 +164,7 @@ class NetworkSignature:
         Raises:
             ValueError: If the scale is not 1 and the network has no classes, or no class for "no label".
         """
-        if guidance_scale == 1 or (self.takes_labels and self.null_class is not None):
+        if guidance_scale == 1 or self.supports_guidance:
             return
         if self.takes_labels:
             lacks = 'was trained without the class "no label"; train one with --label_dropout 0.1'

@@ -235,6 +235,8 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             raise ValueError(f"corrector_steps={corrector_steps!r} must be a whole number, 0 or more")
         if corrector_steps:
             self._needs_own_scheduler("corrector_steps")
+            if not corrector_snr > 0:
+                raise ValueError(f"corrector_snr={corrector_snr!r} must be positive")
         x_t = self._x_T(batch_size, latents, generator)
         steps, langevin = len(self.scheduler.timesteps), {"generator": generator, "snr": corrector_snr}
         corrector: dict[str, Any] = {"corrector_steps": corrector_steps, "langevin": langevin}
@@ -348,6 +350,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             latents = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents of shape {tuple(latents.shape)} must have shape {shape}")
+        signature.check_size(shape[2:], "latents")
         return latents.to(device, dtype) * self.scheduler.init_noise_sigma
 
     def _start_at(self, t: int, latents: Tensor | None) -> None:

@@ -30,7 +30,7 @@ from hf_ddpm.training.initial import take_weights
 from hf_ddpm.training.players import Player, check_turns
 from hf_ddpm.training.pushing import Pusher, make_pusher
 from hf_ddpm.training.recipe import Recipe, blocks_of
-from hf_ddpm.training.run_folder import RunFolder
+from hf_ddpm.training.run_folder import START_ANEW, RunFolder
 from hf_ddpm.training.settings import Checkpoints, Hub, Training
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
@@ -83,7 +83,7 @@ class Run:
         states = self.folder.saved_states()
         last = self.folder.state_of(self.training.total_steps)
         if last in states:  # from which no step would follow
-            return f"start a new run, with another --output_dir and {lower}"
+            return f"{START_ANEW}, and with {lower}"
         if states:
             return f"continue from the last state, {states[-1]}, with --resume latest and {lower}"
         return f"start again with --resume auto and {lower}"

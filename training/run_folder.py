@@ -25,6 +25,7 @@ FIXED = {"training.batch_size", "training.seed"}  # they determine the training 
 FREE_DATA = {"cache", "num_workers", "max_pixels"}  # how images are read, but not which images
 FREE_RATES = {"lr", "muon_lr", "warmup_steps", "decay", "floor", "max_grad_norm"}  # of every optimization block
 LOCK, HOLDER = ".lock", ".lock.txt"
+START_ANEW = "start a new run in another --output_dir, without --resume"
 
 
 class RunFolder:
@@ -159,8 +160,7 @@ class RunFolder:
             first = f"with {began[key]!r}" if key in began else "without one"
             now_is = f"is {given[key]!r}" if key in given else "is not set"
             raise UserError(
-                f"--resume: {key} {now_is} but the run began {first}: resume with the same recipe, or set another "
-                "--output_dir"
+                f"--resume: {key} {now_is} but the run began {first}: resume with the same recipe, or {START_ANEW}"
             )
         return changed
 
@@ -186,12 +186,12 @@ class RunFolder:
             raise UserError(
                 f"--resume: the run sorted its classes alphabetically, so that {first} is {before[first]!r}, but this "
                 f"version uses the natural order, so that {first} is {names[first]!r}: finish it with hf_ddpm 0.1, or "
-                "set another --output_dir"
+                f"{START_ANEW}"
             )
 
     def _check_no_other_files(self) -> None:
         if not self.is_empty:
-            raise UserError(f"output_dir {self.path} contains other files but no run: set another --output_dir")
+            raise UserError(f"output_dir {self.path} contains other files but no run: {START_ANEW}")
 
     def _write(self, recipe: Recipe) -> None:
         """Write recipe.yaml completely or not at all."""

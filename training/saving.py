@@ -180,11 +180,12 @@ def measure_best(run: Run) -> None:
 
 @contextlib.contextmanager
 def _drawn_at(run: Run, what: str) -> Iterator[None]:
-    """Turn the error for images of diverged weights into one with the step and the use of the images."""
+    """Turn the error of a pipeline into one with the step, the use of the images and, if they diverged, the remedy."""
     try:
         yield
     except ValueError as error:
-        raise UserError(f"the {what} at step {run.step} failed ({error}): {run.how_to_mend()}") from error
+        remedy = f": {run.how_to_mend()}" if "diverged" in str(error) else ""
+        raise UserError(f"the {what} at step {run.step} failed ({error}){remedy}") from error
 
 
 def said(measured: dict[str, Any], evaluator: Evaluator) -> str:

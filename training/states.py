@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from hf_ddpm.checkpoint import GO_ON, new_folder, unfinished, writing
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.training.run import Run, mean_said
+from hf_ddpm.training.run_folder import START_ANEW
 from hf_ddpm.training.stopping import Agreement, RunStopped
 from hf_ddpm.weights import file_sha256
 
@@ -147,14 +148,20 @@ def choose_state(run: Run, resume: str) -> Path | None:
                 break
             damaged.append(f"the state {state} is damaged ({damage})")
         if chosen is None and damaged:
-            others = "resume from another one" if named else "all states are damaged, set another --output_dir"
-            complaint = f"{damaged[0]}: {others}"
+            complaint = f"{damaged[0]}: {_instead_of(run, named)}"
         elif damaged:
             run.accelerator.print("\n".join(f"WARNING: {said}: using {chosen} instead" for said in damaged))
     chosen, complaint = broadcast_object_list([chosen, complaint])
     if complaint is not None:
         raise UserError(complaint)
     return chosen
+
+
+def _instead_of(run: Run, named: Path | None) -> str:
+    """Return what to do if no state is left to resume from: the one that `--resume` names, or any, is damaged."""
+    if named is not None and len(run.folder.saved_states()) > 1:
+        return "use --resume latest, which takes the newest undamaged state"
+    return f"there is no other one, {START_ANEW}"
 
 
 def load_state(run: Run, state: Path) -> None:

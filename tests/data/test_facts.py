@@ -141,7 +141,10 @@ def test_batches_know_their_bit_depth(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_not_used_are_mentioned(tmp_path: Path) -> None:
-    assert "No labels are used (--label_column auto uses those of column 'label')." in ImageData().description
+    assert (
+        "No labels are used; a model with classes would use column 'label' (--label_column auto)."
+        in ImageData().description
+    )
     assert "No labels are used" not in ImageData(label_column="auto").description
     random_image(0).save(tmp_path / "0.png")
     assert "No labels are used." in ImageData(str(tmp_path), image_size=8, channels=3).description

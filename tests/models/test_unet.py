@@ -341,6 +341,7 @@ def test_saved_and_loaded_bit_for_bit_by_plain_diffusers(tmp_path):
         ("mnist", {"block_out_channels": (16, 32.0, 64)}, "positive whole numbers, not"),
         ("mnist", {"up_block_types": ("UpBlock2D",) * 2 + ("UpBlok2D",)}, "'UpBlok2D'.*; did you mean UpBlock2D"),
         ("mnist", {"norm_num_groups": 6}, "norm_num_groups=6 does not divide .* use one of 1, 2, 4, or"),
+        ("mnist", {"norm_num_groups": 2, "block_out_channels": (1, 3, 7)}, "block_out_channels; use other channels$"),
         ("mnist", {"norm_num_groups": None}, "norm_num_groups=None does not divide"),
         ("mnist", {"attention_head_dim": 24}, "attention_head_dim=24 does not divide the channels 64"),
         ("adm-64", {"attn_norm_num_groups": 7}, "attn_norm_num_groups=7 does not divide the channels 768"),

@@ -247,6 +247,17 @@ def test_a_scheduler_that_cuts_x_0_is_refused():
             AdversarialObjective(HFDDPMScheduler(T, **process, **cut), latent_dim=4, total_steps=1)
 
 
+def test_a_schedule_that_keeps_the_images_is_refused_with_a_remedy_that_works():
+    """`trained_betas` take precedence over a schedule, so another schedule would change nothing."""
+    for betas, sentence in (({}, "use beta_schedule 'vp'"), ({"trained_betas": [0.1] * T}, "use trained_betas with a")):
+        scheduler = HFDDPMScheduler(T, prediction_type="sample", **betas)
+        with pytest.raises(ValueError, match=f"alpha_bar after the last step is 0.*: {sentence}"):
+            AdversarialObjective(scheduler, latent_dim=4, total_steps=1)
+    for betas in ({"beta_schedule": "vp"}, {"trained_betas": [0.1] * (T - 1) + [0.9999]}):
+        scheduler = HFDDPMScheduler(T, prediction_type="sample", **betas)
+        AdversarialObjective(scheduler, latent_dim=4, total_steps=1)
+
+
 def test_a_stock_scheduler_and_numbers_of_nothing_are_refused():
     process = HFDDPMScheduler(T, beta_schedule="vp", prediction_type="sample")
     with pytest.raises(ValueError, match="scheduler of type DDPMScheduler must be an HFDDPMScheduler"):

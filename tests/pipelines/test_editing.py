@@ -166,6 +166,8 @@ def test_colour_images_of_other_shapes(make_pipeline):
         ([], "type empty list are not supported"),
         (Image.new("I;16", (8, 8)), "mode I;16 does not fit a network with 1 channels: scale it to 8 bits"),
         (Image.new("RGBA", (8, 8)), r"mode RGBA .*: paste it on a background, then image.convert\('L'\)"),
+        (Image.new("LAB", (8, 8)), "mode LAB .*: convert it to RGB with PIL.ImageCms"),
+        (Image.new("La", (8, 8)), r"mode La .*: use image.convert\('LA'\), and paste it on a background"),
         ("cat.png", "type str are not supported"),
         (Image.new("RGB", (8, 8)), r"mode RGB does not fit a network with 1 channels: image.convert\('L'\)"),
         (Image.new("1", (8, 8), 1), "mode 1 does not fit"),

@@ -212,6 +212,7 @@ def test_half_precision_pipeline(make_pipeline):
         ({"batch_size": 2.0}, "batch_size=2.0 must be a whole number"),
         ({"num_inference_steps": "3"}, "num_inference_steps='3' must be a whole number"),
         ({"corrector_steps": 1.5}, "corrector_steps=1.5 must be a whole number"),
+        ({"corrector_steps": 1, "corrector_snr": 0}, "^corrector_snr=0 must be positive"),
         ({"generator": 42}, "generator=42 must be a torch.Generator or a list of them"),
         ({"generator": [1, 2]}, "must be a torch.Generator or a list of them"),
         ({"latents": np.zeros((2, 1, 8, 8))}, "latents of type ndarray must be a tensor"),
@@ -224,6 +225,18 @@ def test_half_precision_pipeline(make_pipeline):
 def test_bad_calls_are_one_sentence(call, sentence, make_pipeline):
     with pytest.raises(ValueError, match=sentence):
         make_pipeline()(**({"batch_size": 2, "num_inference_steps": 3 if "timesteps" not in call else None} | call))
+
+
+def test_a_network_of_any_size_takes_sizes_that_it_can_halve(make_pipeline):
+    pipeline = make_pipeline(sample_size=None)
+    unit = 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+    fits = torch.zeros(1, 1, 3 * unit, unit)
+    assert pipeline(1, 2, latents=fits, output_type="pt").images.shape == fits.shape
+    odd = torch.zeros(1, 1, 3 * unit + 1, unit)
+    with pytest.raises(ValueError, match=f"latents of size .* do not fit .*: use sides that are multiples of {unit}"):
+        pipeline(1, 2, latents=odd)
+    with pytest.raises(ValueError, match=f"images of size .* do not fit .* multiples of {unit}"):
+        pipeline.invert(odd, 2)
 
 
 @pytest.mark.parametrize(

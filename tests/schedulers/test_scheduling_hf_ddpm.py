@@ -377,6 +377,22 @@ def test_stock_solvers_swap_in(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "keywords", "key"),
+    [
+        ("EDMEulerScheduler", {}, "sigma_data=0.5"),
+        ("FlowMatchEulerDiscreteScheduler", {}, "shift=1.0"),
+        ("ScoreSdeVeScheduler", {}, "sigma_max=1348.0"),
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas=True"),
+    ],
+)
+def test_a_solver_of_another_noise_process_is_refused(name, keywords, key):
+    config = getattr(diffusers, name)(**keywords).config
+    with pytest.raises(ValueError, match=f"^a config with {key} is that of a solver of another noise process"):
+        HFDDPMScheduler.from_config(config)
+    HFDDPMScheduler.from_config(diffusers.DDPMScheduler().config)  # which the message names
+
+
+@pytest.mark.parametrize(
     ("config", "sentence"),
     [
         ({"prediction_type": "noise"}, "'epsilon', 'sample', 'v_prediction', 'mean'"),

@@ -96,15 +96,17 @@ def test_of_a_damaged_state_the_one_before_is_taken_and_said(copy, whole, capsys
 def test_a_damaged_state_that_is_named_is_refused(copy):
     flip(copy / "states" / "step_00000006" / "optimizer.bin", 0.5)
     with pytest.raises(
-        UserError, match=r"step_00000006 is damaged \(optimizer.bin has another checksum .*\): resume from another one"
+        UserError, match=r"step_00000006 is damaged \(optimizer.bin has another checksum .*\): use --resume latest"
     ):
         tiny(copy, "--resume", str(copy / "states" / "step_00000006"))
     shutil.rmtree(copy / "states" / "step_00000004")
     shutil.rmtree(copy / "states" / "step_00000002")
-    with pytest.raises(
-        UserError, match=r"step_00000006 is damaged .*: all states are damaged, set another --output_dir"
-    ):
-        tiny(copy, "--resume", "auto")
+    for resume in ("auto", "latest", str(copy / "states" / "step_00000006")):
+        with pytest.raises(
+            UserError, match=r"damaged .*: there is no other one, start a new run in .*without --resume"
+        ):
+            tiny(copy, "--resume", resume)
+    tiny(copy.parent / "new", "--total_steps", "1")
 
 
 def test_rotation_keeps_what_is_whole(tmp_path):
@@ -132,7 +134,7 @@ def test_auto_begins_and_continues(tmp_path, whole, capsys):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("mine")
     for resume in ("auto", "latest"):
-        with pytest.raises(UserError, match="contains other files but no run: set another --output_dir"):
+        with pytest.raises(UserError, match="contains other files but no run: start a new run in another"):
             tiny(tmp_path / "other", "--resume", resume)
 
 

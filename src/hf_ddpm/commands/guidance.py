@@ -93,13 +93,15 @@ def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, 
     if (scale := given.get("guidance_scale")) is not None:
         with as_user_error():
             pipeline.signature.check_guidance(scale, f"--guidance {scale:g}")
+    free = ["pass --guidance with a scale other than 1"] if pipeline.signature.supports_guidance else []
     if scale is None:  # an explicit scale of 1 is the baseline of a comparison
-        _refuse(given, _ONLY_CLASSIFIER_FREE, "classifier-free guidance: pass --guidance with a scale other than 1")
+        remedy = ": ".join(["", *free]) or ", which this network does not support: leave it out"
+        _refuse(given, _ONLY_CLASSIFIER_FREE, f"classifier-free guidance{remedy}")
     if pipeline.classifier is not None:
         return {"classifier_scale": 1.0, **given}
     _refuse(given, ("classifier_scale", *_ONLY_CLASSIFIER), "a classifier: pass one with --classifier")
     if scale is None:
-        _refuse(given, _ONLY_GUIDED, "guidance: pass --guidance with a scale other than 1, or --classifier")
+        _refuse(given, _ONLY_GUIDED, f"guidance: {', or '.join([*free, 'pass --classifier'])}")
     return given
 
 

@@ -143,7 +143,8 @@ def _label_column(facts: DataFacts) -> str:
     column, names = facts.label_column, facts.class_names or ()
     if column is None:
         there = facts.unused_labels
-        return f"No labels are used{f' (--label_column auto uses those of column {there!r})' if there else ''}."
+        hint = f"; a model with classes would use column {there!r} (--label_column auto)" if there else ""
+        return f"No labels are used{hint}."
     order = ""
     if facts.in_natural_order and names:
         order = f", {len(names):,} classes in natural order: 0 is {names[0]!r}, {len(names) - 1} is {names[-1]!r}"

@@ -128,16 +128,16 @@ def check_images(images: GridImages) -> None:
         raise UserError(
             f"images must be GridImages, not {type(images).__name__}: create them with draw_images or grid_images"
         )
-    check_number_of_images(len(images.levels))
+    check_number_of_images(
+        len(images.levels), "or call bound_terms and flow_terms, or importance_terms for a VAE, for a rough estimate"
+    )
 
 
-def check_number_of_images(num_images: int) -> None:
-    """Raise an error for fewer than `LEAST_IMAGES` images."""
+def check_number_of_images(num_images: int, otherwise: str = "") -> None:
+    """Raise an error for fewer than `LEAST_IMAGES` images; `otherwise` is a second remedy, for callers in Python."""
     if num_images < LEAST_IMAGES:
-        raise UserError(
-            f"a likelihood needs at least {LEAST_IMAGES} images, not {num_images}: use more, or, for a rough estimate, "
-            "call importance_terms for a VAE, or bound_terms and flow_terms for a diffusion model"
-        )
+        remedy = ", ".join(["use more", otherwise] if otherwise else ["use more"])
+        raise UserError(f"a likelihood needs at least {LEAST_IMAGES} images, not {num_images}: {remedy}")
 
 
 def gathered(own: Terms, merged: Callable[[list[Terms]], Terms], seconds: float) -> tuple[Terms, float]:

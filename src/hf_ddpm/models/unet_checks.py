@@ -114,7 +114,7 @@ def _check_divides(key: str, divisor: Any, widths: Sequence[int], refused: Seque
     if isinstance(divisor, int) and divisor > 0 and all(width % divisor == 0 for width in widths):
         return
     allowed = [d for d in range(1, min(widths) + 1) if d not in refused and all(width % d == 0 for width in widths)]
+    remedy = f"use one of {', '.join(map(str, allowed))}, or other channels" if allowed else "use other channels"
     raise UserError(
-        f"{key}={divisor} does not divide the channels {', '.join(map(str, widths))} of block_out_channels; "
-        f"use one of {', '.join(map(str, allowed))}, or other channels"
+        f"{key}={divisor} does not divide the channels {', '.join(map(str, widths))} of block_out_channels; {remedy}"
     )

@@ -90,9 +90,11 @@ class AdversarialObjective:
         if obstacle := scheduler.posterior_obstacle:
             raise ValueError(f"{obstacle}: the generator predicts x_0, and x_{{t-1}} is drawn from the posterior")
         if (kept := float(scheduler.alphas_cumprod[-1])) > MOST_KEPT:
+            given = scheduler.config["trained_betas"] is not None
+            remedy = "trained_betas with a last beta closer to 1" if given else "beta_schedule 'vp'"
             raise ValueError(
                 f"alpha_bar after the last step is {kept:.3g}, but it must be at most {MOST_KEPT} because sampling "
-                "starts from noise: use beta_schedule 'vp', or a beta_end closer to 1"
+                f"starts from noise: use {remedy}"
             )
         for name, value in (("r1_gamma", r1_gamma), ("r2_gamma", r2_gamma), ("l2_weight", l2_weight)):
             if not 0 <= value < math.inf:

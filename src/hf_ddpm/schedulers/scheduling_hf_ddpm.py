@@ -52,6 +52,7 @@ from hf_ddpm.schedulers.transition import between_bounds
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "mean"]
 CLIP_AFTER_GUIDANCE = "clip_after_guidance"
+OF_OTHER_PROCESSES = ("sigma_data", "sigma_max", "shift", "scaler")  # keys of solvers whose noise is not that of betas
 VarianceType = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 
@@ -153,7 +154,17 @@ class HFDDPMScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]  # the
 
         `clip_after_guidance` counts even if it is listed as a default, and a `variance_type` of None, which solvers of
         diffusers may have, does not.
+
+        Raises:
+            ValueError: If the config is that of a solver of another noise process, such as EDM's or flow matching.
         """
+        of_others = () if config_dict.keys() & {"beta_schedule", "trained_betas"} else OF_OTHER_PROCESSES
+        key = next((key for key in ("use_flow_sigmas", *of_others) if config_dict.get(key)), None)
+        if key is not None:
+            raise ValueError(
+                f"a config with {key}={config_dict[key]!r} is that of a solver of another noise process, without "
+                f"betas: create {cls.__name__} from the config of a scheduler such as DDPMScheduler"
+            )
         if config_dict.get("variance_type", "") is None:
             config_dict = {key: value for key, value in config_dict.items() if key != "variance_type"}
         passed_over = [key for key in config_dict.get("_use_default_values", []) if key != CLIP_AFTER_GUIDANCE]
