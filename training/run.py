@@ -18,6 +18,7 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hf_ddpm.commands.options import require_all_processes
 from hf_ddpm.data import ImageData
 from hf_ddpm.errors import UserError, quoted
 from hf_ddpm.kinds import kind_of_recipe, resolve
@@ -166,12 +167,7 @@ def make_accelerator(training: Training, folder: RunFolder) -> Accelerator:
         raise UserError(f"training: {quoted(error)}") from error
     if tracker != "none" and not accelerator.log_with:
         raise UserError(f"tracker={tracker!r} is not installed: run pip install {tracker}, or set --tracker none")
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != accelerator.num_processes:  # otherwise every process would write to the same folder
-        raise UserError(
-            f"the launcher set WORLD_SIZE={started}, but Accelerate has num_processes={accelerator.num_processes}: its "
-            "config requests a kind of parallelism that this device does not support"
-        )
+    require_all_processes(accelerator)
     training.local_batch_size(accelerator.num_processes)
     if accelerator.device.type == "cpu":
         use_cpu_well(training.cpu_threads)

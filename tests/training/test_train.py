@@ -7,6 +7,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from hf_ddpm.training.command_line import parse_command_line, read_recipe
 from hf_ddpm.training.diffusion import classes_of
 from hf_ddpm.training.family import check_recipe
 from hf_ddpm.training.remarks import slow_remark
+from hf_ddpm.training.saving import _drawn_at
 from hf_ddpm.training.train import main, optimizer_step, prepare, train
 
 TINY = ["--preset", "tiny", "--image_size", "8", "--batch_size", "8", "--warmup_steps", "2", "--log_every", "1"]
@@ -662,6 +664,17 @@ def test_a_grid_of_weights_that_diverged_is_a_sentence(tmp_path, capsys):
     assert re.search(
         r"WARNING: a grid of samples failed at step 1 \(the grid at step 1 failed \(the images contain NaN", said
     ), said
+
+
+def test_an_image_error_has_the_remedy_of_divergence_only_if_the_weights_diverged():
+    run = SimpleNamespace(step=7, how_to_mend=lambda: "lower it")
+    said = []
+    for reason in ("the images contain NaN: the weights have diverged", "images of shape (3, 8, 8) are not digits"):
+        with pytest.raises(UserError) as error, _drawn_at(run, "evaluation"):
+            raise ValueError(reason)
+        said.append(str(error.value))
+    assert said[0] == "the evaluation at step 7 failed (the images contain NaN: the weights have diverged): lower it"
+    assert said[1] == "the evaluation at step 7 failed (images of shape (3, 8, 8) are not digits)"
 
 
 def test_data_that_cannot_be_read_leave_the_folder_free(tmp_path):
