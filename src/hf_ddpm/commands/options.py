@@ -95,7 +95,7 @@ def require_all_processes(accelerator: "Accelerator") -> None:
     if started != accelerator.num_processes:
         raise UserError(
             f"the launcher set WORLD_SIZE={started}, but Accelerate has num_processes={accelerator.num_processes}: "
-            "on a CPU, set ACCELERATE_USE_CPU=true and use no FSDP; otherwise launch as many processes as there are GPUs"
+            "on a CPU, set ACCELERATE_USE_CPU=true and do not use FSDP; on GPUs, launch one process for each"
         )
 
 
