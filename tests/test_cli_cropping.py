@@ -36,7 +36,7 @@ def words(request, checkpoint, photos, tmp_path, monkeypatch):
     data = ["--data", str(photos), "--split", "train", "--device", "cpu"]
     return {
         "evaluate": ["evaluate", str(checkpoint), *data, "-n", "4", "--allow-few", "--extractor", "digits"],
-        "likelihood": ["likelihood", str(checkpoint), *data, "--method", "ode", "--ode-steps", "2"],
+        "likelihood": ["likelihood", str(checkpoint), *data, "--method", "bound"],
         "figure": ["figure", "reconstruction", str(checkpoint), *data, "-n", "2"],
     }[request.param] + ["--out", str(tmp_path / ("one.png" if request.param == "figure" else "one.json"))]
 
@@ -50,10 +50,11 @@ def test_the_box_of_training_is_left_out_as_the_message_says(words, tmp_path):
         main([*words, "--crop-box", "none", "--resize", "none"])
 
 
-@pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "-1,2,9,10", ""])
-def test_a_box_is_four_edges(box, words, capsys):
-    with pytest.raises(SystemExit):
-        main([*words, f"--crop-box={box}"])
+@pytest.mark.parametrize("command", ["evaluate", "sweep", "likelihood", "figure"])
+def test_a_box_is_four_edges(command):
+    for box in ("1,2,3", "a,b,c,d", "-1,2,9,10", ""):
+        with pytest.raises(SystemExit, match=f"'{box}' must be four edges in pixels, such as 0,20,178,198, or none"):
+            main([command, "anything", f"--crop-box={box}"])
 
 
 def test_what_is_not_given_changes_nothing():

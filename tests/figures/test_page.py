@@ -49,7 +49,7 @@ def test_the_table_says_which_figure_takes_and_writes_what(name):
     [row] = re.findall(rf"^\| `{name}` \|(.*)\|(.*)\|(.*)\|$", PAGE, re.M)
     needs, may_take, writes = row
     parameters = inspect.signature(FIGURES[name]).parameters
-    options = PARAMETERS.keys() - {"checkpoint", "seed", "device"}  # which stand above the table
+    options = PARAMETERS.keys() - {"checkpoint", "seed", "device", "resize", "crop_box"}  # which stand above the table
     taken = {_flag(option) for option in options if not parameters.keys().isdisjoint(PARAMETERS[option])}
     assert set(re.findall(r"--[a-z-]+", needs + may_take)) == taken
     images = [parameters[alias] for alias in PARAMETERS["data"] if alias in parameters]

@@ -350,8 +350,7 @@ def test_config_bombs(text, said, file, refused, files):
 
 ENTRIES = [b"0,", b"0.5,", b'"ab",', b"[],"]
 LONGEST = [(file, most, entry) for file, most in ((INDEX, 2**20), (INDEX, 2**23), (UNET, 2**20)) for entry in ENTRIES]
-LONGEST += [(SCHEDULER, 2**25, entry) for entry in ENTRIES[2:]]
-LONGEST += [pytest.param(SCHEDULER, 2**25, entry, marks=pytest.mark.slow) for entry in ENTRIES[:2]]
+LONGEST += [pytest.param(SCHEDULER, 2**25, entry, marks=pytest.mark.slow) for entry in ENTRIES]
 
 
 @pytest.mark.parametrize(("file", "most", "entry"), LONGEST)
@@ -363,6 +362,7 @@ def test_the_longest_configs_do_not_fill_the_memory(entry, file, most, hub, file
     assert done.returncode == 0 or "refused: " in done.stderr, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_a_million_betas_are_no_harm(hub, files, run_small):
     betas = {"trained_betas": [1e-5] * 10**6, "num_train_timesteps": 10**6}
     hub.add_repo(REPO, changed(files, SCHEDULER, **betas))

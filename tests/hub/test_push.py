@@ -436,7 +436,7 @@ def test_a_pipelines_own_push_takes_along_what_belongs_to_its_weights(hub, check
     assert b"from diffusers import DDPMPipeline" in files["README.md"]  # which draws the same
 
 
-@pytest.mark.parametrize("without", [True, False])
+@pytest.mark.parametrize("without", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_pipeline_whose_code_came_with_it_pushes_as_diffusers_does(without, hub, checkpoint, run_python):
     push_checkpoint(str(checkpoint), "ada/moons")
     program = (

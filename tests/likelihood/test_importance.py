@@ -245,7 +245,12 @@ def test_large_images_are_decoded_fewer_at_a_time():
         ({}, {}, {"num_samples": 0}, "num_samples=0 and batch_size=1000 must be at least 1"),
         ({}, {}, {"batch_size": 0}, "batch_size=0 must be at least 1"),
         ({}, {}, {"seed": -1}, "seed=-1 must be at least 0"),
-        ({}, {"levels": torch.zeros(255, 1, 4, 4).int()}, {}, "256 images, not 255: .* call importance_terms"),
+        (
+            {},
+            {"levels": torch.zeros(255, 1, 4, 4).int()},
+            {},
+            "256 images, not 255: use more, or call .*for a VAE",
+        ),
         ({"sample_size": (4, 6)}, {}, {}, r"shape \(1, 4, 4\), but the network needs \(1, 4, 6\)"),
         ({"in_channels": 3}, {}, {}, r"shape \(1, 4, 4\), but the network needs \(3, 4, 4\)"),
         ({"likelihood": "discretized_gaussian"}, {"bit_depth": 16}, {}, "depth 16, but likelihood='discretized_gau"),
