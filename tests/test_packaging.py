@@ -80,6 +80,15 @@ def test_it_requires_the_six_packages_and_no_other():
     ]
 
 
+def test_every_folder_of_the_package_is_installed():
+    """In this checkout a forgotten one can be imported, in a wheel it cannot."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    source = ROOT / "src" / "hf_ddpm"
+    folders = {folder.name for folder in source.iterdir() if any(folder.glob("*.py"))}
+    assert set(setup["options"]["packages"].split()) == {"hf_ddpm", *(f"hf_ddpm.{name}" for name in folders)}
+
+
 def test_the_constraints_pin_everything_that_the_extras_name():
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
@@ -176,7 +185,7 @@ def test_the_wheel_trains_samples_and_writes_the_card_far_from_the_checkout(run_
     checkpoint = tmp_path / "run" / "checkpoint"
     assert str(Path("run/checkpoint")) in trained.stdout
     card = (checkpoint / "README.md").read_text()
-    assert "| optimizer steps | 3 of 4 images |" in card
+    assert "| optimizer steps | 3, batch size: 4 |" in card
     assert "| images seen | 12 |" in card
     assert "not measured" not in card.split("## What was measured")[0]
     assert (checkpoint / "samples.png").is_file()

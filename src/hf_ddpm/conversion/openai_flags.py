@@ -1,0 +1,372 @@
+"""The flags of improved-diffusion and guided-diffusion, and the configurations that they stand for here.
+
+Sources: the READMEs of the two repositories, which list the flags of every published checkpoint, and the papers:
+Improved DDPM (Nichol & Dhariwal 2021, arXiv 2102.09672) and ADM (Dhariwal & Nichol 2021, arXiv 2105.05233).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
+from typing import Any, Literal
+
+from hf_ddpm.errors import UserError, did_you_mean
+
+Origin = Literal["improved-diffusion", "guided-diffusion"]
+ORIGINS: tuple[str, ...] = ("improved-diffusion", "guided-diffusion")
+NUM_CLASSES = 1000  # of ImageNet; the weights say how many there are
+NUM_GROUPS = 32
+MULTIPLIERS: dict[int, tuple[float, ...]] = {  # the widths of the levels, by the size of the images
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+    32: (1, 2, 2, 2),
+}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags that determine a network and how it samples; their names and defaults are those of the scripts.
+
+    Attributes:
+        image_size: The size of the images; for an upsampler, `large_size` counts.
+        num_channels: The base width.
+        num_res_blocks: The number of residual blocks per level.
+        channel_mult: The widths of the levels as multiples of the base width, such as "1,2,3,4"; "" depends on the
+            size.
+        num_heads: The number of heads of every level; `num_head_channels` counts if it is not -1.
+        num_head_channels: The number of channels per head.
+        attention_resolutions: The sizes of images with attention, such as "32,16,8".
+        class_cond: Whether the network has classes.
+        learn_sigma: Whether it predicts variances.
+        sigma_small: Whether fixed variances are the small ones.
+        predict_xstart: Whether it predicts x_0 and not the noise.
+        dropout: The dropout probability in training.
+        use_scale_shift_norm: Whether t scales and shifts the norms.
+        resblock_updown: Whether residual blocks resample.
+        use_new_attention_order: Whether the channels of attention are ordered by (qkv, head, d), not (head, qkv, d).
+        diffusion_steps: T.
+        noise_schedule: "linear" or "cosine".
+        rescale_timesteps: Whether the network receives 1000 t / T.
+        large_size, small_size: The sizes of an upsampler.
+    """
+
+    image_size: int = 64
+    num_channels: int = 128
+    num_res_blocks: int = 2
+    channel_mult: str = ""
+    num_heads: int = 4
+    num_head_channels: int = -1
+    attention_resolutions: str = "16,8"
+    class_cond: bool = False
+    learn_sigma: bool = False
+    sigma_small: bool = False
+    predict_xstart: bool = False
+    dropout: float = 0.0
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = False
+    use_new_attention_order: bool = False
+    diffusion_steps: int = 1000
+    noise_schedule: str = "linear"
+    rescale_timesteps: bool = False
+    large_size: int | None = None
+    small_size: int | None = None
+
+    @property
+    def size(self) -> int:
+        """The size of the images that the network makes."""
+        return self.large_size or self.image_size
+
+    @property
+    def multipliers(self) -> tuple[float, ...]:
+        """The widths of the levels as multiples of the base width.
+
+        Raises:
+            UserError: If `channel_mult` is not a list of numbers, or is missing for a size without a default.
+        """
+        if not self.channel_mult:
+            if self.size not in MULTIPLIERS:
+                known = ", ".join(map(str, sorted(MULTIPLIERS)))
+                raise UserError(f"--image_size {self.size} needs --channel_mult: only {known} have a default")
+            return MULTIPLIERS[min(self.size, 256) if self.is_upsampler else self.size]
+        return _numbers("channel_mult", self.channel_mult)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the levels."""
+        return tuple(int(multiplier * self.num_channels) for multiplier in self.multipliers)
+
+    @property
+    def attention(self) -> tuple[bool, ...]:
+        """Whether each level has attention.
+
+        Raises:
+            UserError: If `attention_resolutions` is not a list of sizes.
+        """
+        sizes = _numbers("attention_resolutions", self.attention_resolutions)
+        reductions = {self.size // int(size) for size in sizes if size >= 1}
+        return tuple(2**level in reductions for level in range(len(self.multipliers)))
+
+    @property
+    def is_upsampler(self) -> bool:
+        """Whether the network enlarges low-resolution images."""
+        return self.large_size is not None
+
+
+IGNORED = (
+    "use_fp16",
+    "use_checkpoint",
+    "use_kl",
+    "rescale_learned_sigmas",
+    "timestep_respacing",
+    "classifier_scale",
+    "classifier_use_fp16",
+    "classifier_path",
+    "model_path",
+)
+"""Flags of the scripts that determine neither the network nor the noise process: they may be pasted."""
+
+_CLASSIFIER = Flags(
+    num_head_channels=64, attention_resolutions="32,16,8", use_scale_shift_norm=True, resblock_updown=True
+)
+OF_CLASSIFIERS = {  # the flag of a classifier for each of ours
+    "classifier_width": "num_channels",
+    "classifier_depth": "num_res_blocks",
+    "classifier_attention_resolutions": "attention_resolutions",
+    "classifier_use_scale_shift_norm": "use_scale_shift_norm",
+    "classifier_resblock_updown": "resblock_updown",
+}
+_ADM = Flags(
+    attention_resolutions="32,16,8", class_cond=True, learn_sigma=True, resblock_updown=True, num_head_channels=64
+)
+_LSUN = replace(_ADM, image_size=256, num_channels=256, class_cond=False, dropout=0.1)
+_IDDPM = Flags(
+    num_res_blocks=3, learn_sigma=True, diffusion_steps=4000, noise_schedule="cosine", rescale_timesteps=True
+)
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published checkpoint: its flags, whether it is a classifier, and how its authors sample.
+
+    Attributes:
+        flags: The flags of its README.
+        classifier: Whether it is a noisy classifier.
+        sampling: The respacing that the README names, "250" or "1000".
+        classifier_scale: The scale of classifier guidance in the README; None without a classifier.
+    """
+
+    flags: Flags
+    classifier: bool = False
+    sampling: str = "250"
+    classifier_scale: float | None = None
+
+
+PUBLISHED: Mapping[str, Mapping[str, Published]] = MappingProxyType(
+    {
+        "guided-diffusion": {
+            "imagenet-64-conditional": Published(
+                replace(
+                    _ADM,
+                    num_channels=192,
+                    num_res_blocks=3,
+                    dropout=0.1,
+                    noise_schedule="cosine",
+                    use_new_attention_order=True,
+                ),
+                classifier_scale=1.0,
+            ),
+            "imagenet-128-conditional": Published(
+                replace(_ADM, image_size=128, num_channels=256, num_head_channels=-1), classifier_scale=0.5
+            ),
+            "imagenet-256-conditional": Published(
+                replace(_ADM, image_size=256, num_channels=256), classifier_scale=1.0
+            ),
+            "imagenet-256-unconditional": Published(
+                replace(_ADM, image_size=256, num_channels=256, class_cond=False), classifier_scale=10.0
+            ),
+            "imagenet-512-conditional": Published(
+                replace(_ADM, image_size=512, num_channels=256), classifier_scale=4.0
+            ),
+            "lsun-256": Published(_LSUN, sampling="1000"),
+            "lsun-256-no-dropout": Published(replace(_LSUN, dropout=0.0), sampling="1000"),
+            "upsampler-64-256": Published(
+                replace(_ADM, large_size=256, small_size=64, num_channels=192, num_head_channels=-1)
+            ),
+            "upsampler-128-512": Published(
+                replace(_ADM, large_size=512, small_size=128, num_channels=192, attention_resolutions="32,16")
+            ),
+            "imagenet-classifier-64": Published(
+                replace(_CLASSIFIER, num_res_blocks=4, noise_schedule="cosine"), classifier=True
+            ),
+            **{
+                f"imagenet-classifier-{size}": Published(replace(_CLASSIFIER, image_size=size), classifier=True)
+                for size in (128, 256, 512)
+            },
+        },
+        "improved-diffusion": {
+            "imagenet-64-unconditional": Published(_IDDPM),
+            "imagenet-64-conditional": Published(
+                replace(_IDDPM, num_channels=192, class_cond=True, rescale_timesteps=False)
+            ),
+            "cifar10": Published(replace(_IDDPM, image_size=32, dropout=0.3), sampling="4000"),
+            "lsun-bedroom-256": Published(
+                Flags(
+                    image_size=256,
+                    num_heads=1,
+                    learn_sigma=True,
+                    use_scale_shift_norm=False,
+                    attention_resolutions="16",
+                ),
+                sampling="1000",
+            ),
+        },
+    }
+)
+
+
+def read_flags(origin: str, config: str | None, words: Mapping[str, str], *, classifier: bool) -> Flags:
+    """Return the flags of a published configuration, or the defaults of the scripts, with those that were given.
+
+    Args:
+        origin: The repository that the file comes from.
+        config: The name of a published configuration; None for the defaults.
+        words: The given flags as they were typed; those of `IGNORED` have no effect.
+        classifier: Whether the weights are those of a classifier.
+
+    Raises:
+        UserError: If the configuration or a flag is unknown, or a value has the wrong type.
+    """
+    published = PUBLISHED[origin]
+    if config is None:
+        flags = replace(_CLASSIFIER if classifier else Flags(), rescale_timesteps=origin == "improved-diffusion")
+    elif config in published:
+        flags = published[config].flags
+    else:
+        raise UserError(
+            f"--config {config!r} is unknown: it must be one of {', '.join(published)}{did_you_mean(config, published)}"
+        )
+    given = {OF_CLASSIFIERS.get(name, name): word for name, word in words.items() if name not in IGNORED}
+    return replace(flags, **{name: _typed(name, word) for name, word in given.items()})
+
+
+def flag_names() -> list[str]:
+    """Return the names of all flags that may be given."""
+    return [*(field.name for field in fields(Flags)), *OF_CLASSIFIERS, *IGNORED]
+
+
+def _typed(name: str, word: str) -> Any:
+    """Read the value of a flag, as the scripts do."""
+    kind = str(next(field.type for field in fields(Flags) if field.name == name)).removesuffix(" | None")
+    if "bool" in kind:
+        values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if word.lower() not in values:
+            raise UserError(f"--{name} {word} must be True or False")
+        return values[word.lower()]
+    if "str" in kind:
+        return word
+    try:
+        return float(word) if "float" in kind else int(word)
+    except ValueError:
+        raise UserError(f"--{name} {word} must be a number") from None
+
+
+def _numbers(name: str, word: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, word.split(",")))
+    except ValueError:
+        raise UserError(f"--{name} {word} must be a list of numbers, such as 32,16,8") from None
+
+
+def network_keywords(flags: Flags, *, num_classes: int | None, channels: int = 3) -> tuple[str, dict[str, Any]]:
+    """Return the class of the network and its keywords: `UNet2DModel` where it suffices, else `ADMUNet`.
+
+    Raises:
+        UserError: If neither can hold the network.
+    """
+    attended = {width for width, there in zip(flags.widths, flags.attention, strict=True) if there}
+    attended.add(flags.widths[-1])  # of the middle
+    dims = {_head_dim(flags, width) for width in attended}
+    one_head = flags.num_head_channels == -1 and flags.num_heads == 1
+    suits = (len(dims) == 1 or one_head) and flags.widths[0] == flags.num_channels and not flags.is_upsampler
+    plain = "ResnetDownsampleBlock2D" if flags.resblock_updown else "DownBlock2D"
+    down = ["AttnDownBlock2D" if there else plain for there in flags.attention]
+    keywords: dict[str, Any] = {
+        "sample_size": flags.size,
+        "in_channels": channels,
+        "out_channels": channels * (2 if flags.learn_sigma else 1),
+        "block_out_channels": flags.widths,
+        "layers_per_block": flags.num_res_blocks,
+        "down_block_types": tuple(down),
+        "up_block_types": tuple(block.replace("Down", "Up") for block in down[::-1]),
+        "dropout": flags.dropout,
+        "norm_num_groups": NUM_GROUPS,
+        "num_class_embeds": num_classes,
+    }
+    resampling = "resnet" if flags.resblock_updown else "conv"
+    keywords |= {"downsample_type": resampling, "upsample_type": resampling}
+    if flags.rescale_timesteps and flags.diffusion_steps != 1000:
+        keywords |= {"time_embedding_type": "learned", "num_train_timesteps": flags.diffusion_steps}
+    if suits:
+        shift = "scale_shift" if flags.use_scale_shift_norm else "default"
+        heads = None if one_head else dims.pop()
+        keywords |= {"attention_head_dim": heads, "resnet_time_scale_shift": shift, "norm_eps": 1e-5}
+        return "UNet2DModel", keywords | {"attn_norm_num_groups": NUM_GROUPS, "freq_shift": 0, "flip_sin_to_cos": True}
+    if not flags.use_scale_shift_norm:
+        raise UserError(
+            "--use_scale_shift_norm False is only supported with one head, or heads of one width, and without an "
+            "upsampler"
+        )
+    by_width = flags.num_head_channels != -1
+    keywords |= {"num_heads": None if by_width else flags.num_heads, "time_embedding_channels": flags.num_channels}
+    keywords |= {"attention_head_dim": flags.num_head_channels if by_width else None}
+    return "ADMUNet", keywords | {"low_res_channels": channels if flags.is_upsampler else 0}
+
+
+def classifier_keywords(flags: Flags, *, num_classes: int, pool: str, channels: int = 3) -> dict[str, Any]:
+    """Return the keywords of `NoisyClassifier`.
+
+    Raises:
+        UserError: If it cannot hold the network.
+    """
+    if not (flags.use_scale_shift_norm and flags.resblock_updown) or flags.num_head_channels == -1:
+        raise UserError(
+            "a classifier is only supported with --classifier_use_scale_shift_norm True, --classifier_resblock_updown "
+            "True and --num_head_channels, as in all published ones"
+        )
+    return {
+        "sample_size": flags.size,
+        "in_channels": channels,
+        "num_classes": num_classes,
+        "block_out_channels": flags.widths,
+        "layers_per_block": flags.num_res_blocks,
+        "down_block_types": tuple(
+            "AttnDownBlock2D" if there else "ResnetDownsampleBlock2D" for there in flags.attention
+        ),
+        "attention_head_dim": flags.num_head_channels,
+        "norm_num_groups": NUM_GROUPS,
+        "pool": pool,
+        "time_embedding_channels": None if flags.widths[0] == flags.num_channels else flags.num_channels,
+    }
+
+
+def scheduler_keywords(flags: Flags) -> dict[str, Any]:
+    """Return the keywords of `HFDDPMScheduler`, with which the network samples as its authors do.
+
+    Raises:
+        UserError: If the schedule is unknown.
+    """
+    if flags.noise_schedule not in ("linear", "cosine"):
+        raise UserError(f"--noise_schedule {flags.noise_schedule} must be linear or cosine")
+    keywords: dict[str, Any] = {"num_train_timesteps": flags.diffusion_steps, "beta_schedule": flags.noise_schedule}
+    if flags.noise_schedule == "linear":  # the same noise for every T
+        scale = 1000 / flags.diffusion_steps
+        keywords |= {"beta_start": 1e-4 * scale, "beta_end": 0.02 * scale}
+    fixed = "fixed_small" if flags.sigma_small else "fixed_large"
+    keywords["variance_type"] = "learned_range" if flags.learn_sigma else fixed
+    keywords["prediction_type"] = "sample" if flags.predict_xstart else "epsilon"
+    return keywords | {"clip_sample": True, "clip_after_guidance": False}
+
+
+def _head_dim(flags: Flags, width: int) -> int:
+    return flags.num_head_channels if flags.num_head_channels != -1 else width // flags.num_heads
