@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.constants import DIFFUSERS_DYNAMIC_MODULE_NAME
 
@@ -24,7 +25,7 @@ STOCK_PIPELINE, STOCK_SCHEDULER = "DDPMPipeline", "DDPMScheduler"
 # The components of our pipelines, and the modules that define our classes for each of them. `trust_remote_code` imports
 # the same modules under these names (door 3).
 OUR_CLASSES: dict[str, dict[str, str]] = {
-    "unet": {},
+    "unet": {"ADMUNet": "hf_ddpm.models.adm_unet"},
     "vae": {"HFVAE": "hf_ddpm.models.vae"},
     "scheduler": {"HFDDPMScheduler": "hf_ddpm.schedulers.scheduling_hf_ddpm"},
     "classifier": {"NoisyClassifier": "hf_ddpm.models.noisy_classifier"},
@@ -37,13 +38,21 @@ OUR_IMPORT = r"hf_ddpm\.\w+\.(\w+)"
 GENERATED = "\n\n# Added by save_pretrained: diffusers copies the files that this one imports, and no others.\n"
 
 
-def stock_samples_the_same(scheduler: Mapping[str, Any], unet: Mapping[str, Any], default_eta: float | None) -> bool:
-    """Return whether diffusers' DDPMPipeline and DDPMScheduler draw the images of `HFDDPMPipeline` from these configs.
+def stock_samples_the_same(scheduler: Mapping[str, Any], network: Any, default_eta: float | None) -> bool:
+    """Return whether diffusers' DDPMPipeline and DDPMScheduler draw the images of `HFDDPMPipeline`.
+
+    Args:
+        scheduler: The configuration of the scheduler.
+        network: The UNet; diffusers has only `UNet2DModel`.
+        default_eta: The `default_eta` of the pipeline.
 
     The stock classes treat `learned` as a variance, use the root of a logarithm for `fixed_large_log`, have no mean
     prediction and no class labels, and split 2C outputs only for learned variances. If the last timestep is not 0,
     their `fixed_large` and `learned_range` add noise to the final image.
     """
+    if not isinstance(network, UNet2DModel):
+        return False
+    unet = network.config
     ends_at_zero = scheduler["timestep_spacing"] == "linspace" or (
         scheduler["timestep_spacing"] == "leading" and scheduler["steps_offset"] == 0
     )

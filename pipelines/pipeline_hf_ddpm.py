@@ -8,7 +8,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -40,11 +40,13 @@ from hf_ddpm.schedulers.timestep_spacing import EVEN_SPACINGS
 
 
 class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
-    """A pipeline that samples from a `UNet2DModel` (Ho et al. 2020, Algorithm 2; Song et al. 2021, eq. 12).
+    """A pipeline that samples from a `UNet2DModel` or an `ADMUNet`.
+
+    The samplers are those of DDPM (Ho et al. 2020, Algorithm 2) and DDIM (Song et al. 2021, eq. 12).
 
     Args:
-        unet: A network that predicts what `scheduler.config.prediction_type` says, from C channels to C, or 2C with
-            variances.
+        unet: A `UNet2DModel` or an `ADMUNet` that predicts what `scheduler.config.prediction_type` says, from C
+            channels to C, or 2C with variances.
         scheduler: Any diffusers scheduler. `DDPMScheduler` and `DDIMScheduler` are converted to `HFDDPMScheduler` here;
             a scheduler that is assigned later is left unchanged.
         default_eta: The `eta` of a call without `eta`. None is Algorithm 2; for a `DDIMScheduler` it defaults to 0.
@@ -75,7 +77,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
 
     def __init__(
         self,
-        unet: UNet2DModel,
+        unet: ModelMixin,
         scheduler: SchedulerMixin,
         default_eta: float | None = None,
         vae: Any = None,
@@ -91,6 +93,11 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             scheduler = _as_hf_ddpm(scheduler)
         if isinstance(scheduler, HFDDPMScheduler):
             NetworkSignature.of(unet.config, scheduler.config).check_variances()
+        if channels := unet.config.get("low_res_channels"):
+            raise ValueError(
+                f"unet is an upsampler with low_res_channels={channels}, and this pipeline has no low-resolution image "
+                "for it: pass a network without them"
+            )
         if vae is not None:
             check_vae(vae, unet.config["in_channels"])
         count_classes(unet.config, null_class)
@@ -285,7 +292,7 @@ class HFDDPMPipeline(CheckedOpening, DiffusionPipeline):
             is_ours
             and self.vae is None
             and self.classifier is None
-            and stock_samples_the_same(self.scheduler.config, self.unet.config, eta)
+            and stock_samples_the_same(self.scheduler.config, self.unet, eta)
         ):
             open_stock_door(folder)
         write_code(folder, __name__, ours.values())

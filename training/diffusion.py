@@ -13,10 +13,12 @@ from hf_ddpm.data import ImageData
 from hf_ddpm.data.options import size_of
 from hf_ddpm.errors import UserError, as_user_error
 from hf_ddpm.latent_data import LatentData
+from hf_ddpm.models import ADMUNet
 from hf_ddpm.objectives import MODEL, make_objective
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.pipelines.network_signature import NetworkSignature
 from hf_ddpm.sampling import name_of_sampler, sample_images
+from hf_ddpm.schedulers.annotations import parameters_of
 from hf_ddpm.training.latents import latent_facts, open_recipe_data, open_recipe_vae, x_0_shape
 from hf_ddpm.training.players import OF_ONE_PLAYER, Player, single_player
 from hf_ddpm.training.recipe import Block, Blocks, Recipe
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 Networks = Mapping[str, Any]  # by the name of the player
 PRESET = Parameter("preset", Parameter.KEYWORD_ONLY, annotation=str)  # the UNet, see `unet_preset`
+OF_ADM_UNETS = tuple(p for key, p in parameters_of(ADMUNet).items() if key not in parameters_of(UNet2DModel))
 
 
 class DiffusionFamily:
@@ -39,7 +42,7 @@ class DiffusionFamily:
     blocks: ClassVar[Blocks] = {
         "data": Block(ImageData),
         "latents": Block(Latents),
-        "model": Block(UNet2DModel, more=(PRESET,)),
+        "model": Block(UNet2DModel, more=(PRESET, *OF_ADM_UNETS)),
         "scheduler": Block(HFDDPMScheduler),
         "objective": Block(make_objective, supplied=("scheduler",)),
         **OF_ONE_PLAYER,
@@ -99,9 +102,8 @@ class DiffusionFamily:
 
     def facts(self, networks: Networks) -> dict[str, Any]:
         """Return what the card may state in addition to the facts of every run."""
-        config = networks[MODEL].config
         return {
-            "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, config, None),
+            "stock": self.vae is None and stock_samples_the_same(self.scheduler.config, networks[MODEL], None),
             "latents": latent_facts(self.vae),
             "classes": self._classes or None,
             "sampling": self._sampler_facts(networks),
@@ -133,7 +135,7 @@ def check_model(recipe: Recipe, scheduler: HFDDPMScheduler, size: int | Sequence
     """Build the network and its average without memory, before data are opened, so that errors show before a download.
 
     Returns:
-        UNet2DModel: The network, on the meta device.
+        UNet2DModel | ADMUNet: The network, on the meta device.
     """
     with torch.device("meta"):
         model: Any = build_model(recipe["model"], scheduler, size, channels)
@@ -166,7 +168,7 @@ def check_label_dropout(recipe: Recipe, network: Mapping[str, Any]) -> None:
             f"objective.label_dropout={dropout} needs labels, but there is no label_column: set --label_column auto, "
             f"{remedy}"
         )
-    if network["class_embed_type"] is not None:
+    if network.get("class_embed_type") is not None:
         raise UserError(
             f'objective.label_dropout={dropout} needs an additional class for "no label", which is not possible with '
             f"model.class_embed_type={network['class_embed_type']!r}: leave class_embed_type out, {remedy}"
@@ -201,7 +203,7 @@ def classes_of(
             )
         return {}
     embedded = block.get("num_class_embeds", embedded_classes(num_classes, label_dropout))  # as in `build_model`
-    uncounted = embedded is None and network["class_embed_type"] is not None
+    uncounted = embedded is None and network.get("class_embed_type") is not None
     if embedded not in (num_classes, num_classes + 1) and not uncounted:
         raise UserError(
             f"model.num_class_embeds={embedded} does not fit data with num_classes={num_classes}: leave it out, or set "

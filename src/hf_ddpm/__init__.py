@@ -10,7 +10,15 @@ from hf_ddpm.errors import import_error
 from hf_ddpm.version import __version__
 
 if TYPE_CHECKING:
-    from hf_ddpm.models import CLASSIFIER_PRESETS, HFVAE, UNET_PRESETS, NoisyClassifier, classifier_preset, unet_preset
+    from hf_ddpm.models import (
+        CLASSIFIER_PRESETS,
+        HFVAE,
+        UNET_PRESETS,
+        ADMUNet,
+        NoisyClassifier,
+        classifier_preset,
+        unet_preset,
+    )
     from hf_ddpm.pipelines import HFClassifierPipeline, HFDDGANPipeline, HFDDPMPipeline, HFVAEPipeline
     from hf_ddpm.schedulers import HFDDPMScheduler
 
@@ -18,6 +26,7 @@ __all__ = [
     "CLASSIFIER_PRESETS",
     "HFVAE",
     "UNET_PRESETS",
+    "ADMUNet",
     "HFClassifierPipeline",
     "HFDDGANPipeline",
     "HFDDPMPipeline",

@@ -30,7 +30,10 @@ def test_the_recipes_that_were_promised_are_there():
     diffusion = {"mnist", "mnist-hybrid", "cifar10", "cifar10-iddpm", "lsun-256", "celebahq-256", "celeba-64"}
     vaes = {"mnist-vae", "mnist-vae-binary", "mnist-vae-iwae", "mnist-vae-aevb", "cifar10-vae", "faces-vae"}
     conditional = {"mnist-conditional", "mnist-conditional-cfg", "cifar10-conditional"}
-    classifiers = {"mnist-classifier", "cifar10-classifier"}
+    diffusion |= {"lsun-adm-256", "imagenet-iddpm-64", "imagenet-iddpm-64-conditional"}
+    sizes = (64, 128, 256, 512)
+    diffusion |= {f"imagenet-adm-{size}" for size in sizes}
+    classifiers = {"mnist-classifier", "cifar10-classifier", *(f"imagenet-classifier-{size}" for size in sizes)}
     gans = {"mnist-ddgan", "mnist-ddgan-unconditional", "stacked-mnist-ddgan", "cifar10-ddgan"}
     gans |= {"celebahq-256-ddgan", "church-256-ddgan"}
     assert diffusion | vaes | conditional | classifiers | gans | {"mnist-vae-conv", "mnist-latent"} <= set(RECIPES)
@@ -61,7 +64,8 @@ def test_every_recipe_builds_with_the_weights_it_states(name, tmp_path):
     stated = int(re.search(r"([\d,]{7,}) weights", text_of(name)).group(1).replace(",", ""))
     blocks = family_class(recipe).blocks
     data = types.SimpleNamespace(**{k: recipe["data"][k] for k in ("image_size", "channels")})
-    data.num_classes = 10 if recipe["data"].get("label_column") else None  # of digits and of CIFAR-10
+    classes = 1000 if name.startswith("imagenet") else 10
+    data.num_classes = classes if recipe["data"].get("label_column") else None
     data.facts = types.SimpleNamespace(class_names=None)
     if recipe.get("latents"):
         data.channels, *data.image_size = latents_of_another_recipe(recipe, tmp_path)

@@ -434,7 +434,17 @@ def test_slow_is_three_times_the_time_of_the_start(seconds, threads, advises):
 
 
 RECIPES = ["mnist", "mnist-hybrid", "cifar10", "cifar10-iddpm", "lsun-256", "celebahq-256", "celeba-64"]
-RECIPES += ["mnist-conditional-cfg", "cifar10-conditional"]
+RECIPES += ["mnist-conditional-cfg", "cifar10-conditional", "lsun-adm-256", "imagenet-iddpm-64"]
+RECIPES += ["imagenet-iddpm-64-conditional", *(f"imagenet-adm-{size}" for size in (64, 128, 256, 512))]
+SMALL_ADM = {
+    "block_out_channels": [8, 16, 16],
+    "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"],
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+}
+BY_WIDTH = SMALL_ADM | {"attention_head_dim": 8}
+BY_NUMBER = SMALL_ADM | {"num_heads": 2}
 SHRUNKEN = {
     "ddpm-cifar10": {"block_out_channels": [8, 16, 16, 16], "norm_num_groups": 4, "layers_per_block": 1},
     "ddpm-256": {"block_out_channels": [8, 8, 8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
@@ -445,6 +455,13 @@ SHRUNKEN = {
         "attention_head_dim": 8,
     },
     "ddim-celeba64": {"block_out_channels": [8, 8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
+    "iddpm-imagenet-64": {"block_out_channels": [8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
+    "iddpm-imagenet-64-conditional": {"block_out_channels": [8, 8, 8, 16], "norm_num_groups": 4, "layers_per_block": 1},
+    "adm-64": BY_WIDTH,
+    "adm-128": BY_NUMBER,
+    "adm-256": BY_WIDTH,
+    "adm-lsun-256": BY_WIDTH,
+    "adm-512": BY_WIDTH | {"time_embedding_channels": 16},
 }
 
 
@@ -465,6 +482,7 @@ def test_every_recipe_trains_a_shrunken_copy(name, mixed_folder, tmp_path):
         "output_dir": str(tmp_path / "run"),
         "tracker": "none",
         "log_every": 1,
+        "mixed_precision": "no",
     }
     recipe["sampling"] |= {"every": None, "num_images": 2, "num_inference_steps": 2}
     checkpoint = train(check_recipe(recipe))

@@ -112,14 +112,24 @@ def test_resumed_is_uninterrupted_bit_for_bit(tmp_path):
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["mnist-classifier", "cifar10-classifier"])
+IMAGENET = {64: 4, 128: 5, 256: 6, 512: 7}  # the number of levels
+LEVELS = {"mnist-classifier": 3, "cifar10-classifier": 4} | {f"imagenet-classifier-{k}": n for k, n in IMAGENET.items()}
+
+
+@pytest.mark.parametrize("name", LEVELS)
 def test_every_recipe_trains_a_shrunken_copy(name, tmp_path):
     recipe = read_recipe(name)
-    recipe["data"] |= {"source": "digits", "image_size": 16, "max_images": 60, "held_back": 20, "num_workers": 0}
-    recipe["model"] |= {"block_out_channels": [8] * (3 if name == "mnist-classifier" else 4), "norm_num_groups": 4}
+    recipe["data"] |= {
+        "source": "digits",
+        "image_size": max(16, 2 ** LEVELS[name]),
+        "max_images": 60,
+        "held_back": 20,
+        "num_workers": 0,
+    }
+    recipe["model"] |= {"block_out_channels": [8] * LEVELS[name], "norm_num_groups": 4}
     recipe["model"] |= {"attention_head_dim": 8, "layers_per_block": 1}
     recipe["training"] |= {"total_steps": 2, "batch_size": 4, "output_dir": str(tmp_path / "run"), "tracker": "none"}
-    recipe["training"] |= {"cpu_threads": 1}
+    recipe["training"] |= {"cpu_threads": 1, "mixed_precision": "no"}
     recipe["evaluation"] |= {"samples": 8}
     classifier = HFClassifierPipeline.from_pretrained(train(check_recipe(recipe))).classifier
     assert classifier.config["num_classes"] == 10 and classifier.config["pool"] == "attention"

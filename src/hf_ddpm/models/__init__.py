@@ -1,5 +1,6 @@
-"""Networks: the papers' UNets as presets of diffusers' `UNet2DModel`, a VAE, a classifier and the networks of a GAN."""
+"""Networks: the papers' UNets as presets, a VAE, a noisy classifier and the networks of a GAN."""
 
+from hf_ddpm.models.adm_unet import ADMUNet
 from hf_ddpm.models.classifier_presets import CLASSIFIER_PRESETS, classifier_preset
 from hf_ddpm.models.ddgan_discriminator import DDGANDiscriminator
 from hf_ddpm.models.ddgan_generator import DDGANGenerator
@@ -22,6 +23,7 @@ __all__ = [
     "GENERATOR_PRESETS",
     "HFVAE",
     "UNET_PRESETS",
+    "ADMUNet",
     "DDGANDiscriminator",
     "DDGANGenerator",
     "NetworkPreset",

@@ -1,25 +1,27 @@
 """Presets of the UNets of the DDPM family: a configuration of `UNet2DModel` and the paper's initialisation.
 
-A preset consists only of constructor keywords of diffusers' `UNet2DModel` and the name of an initialisation, so
-`unet_preset` returns a stock model: `save_pretrained` saves it, and plain diffusers loads it.
-docs/unet.md describes how t enters the network and what the skip connections carry.
+A preset consists only of constructor keywords and the name of an initialisation. Where diffusers' `UNet2DModel` can
+hold the network, `unet_preset` returns a stock model: `save_pretrained` saves it, and plain diffusers loads it. The
+others are `ADMUNet`s. docs/unet.md describes how t enters the network and what the skip connections carry, docs/adm.md
+what the parts of ADM's networks are and cost.
 
 Sources: DDPM, arXiv 2006.11239, appendix B; DDIM, arXiv 2010.02502, appendix D; Improved DDPM, arXiv 2102.09672,
 appendix A; ADM (guided diffusion), arXiv 2105.05233, section 3 and appendix I; and the configurations that the authors
 released with their code.
 """
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 
-from hf_ddpm.errors import UserError, did_you_mean
+from hf_ddpm.errors import UserError, as_user_error, did_you_mean
+from hf_ddpm.models.adm_unet import ADMUNet
 from hf_ddpm.models.unet_checks import check_divisors, check_sample_size, check_time_embedding, check_unet_levels
 from hf_ddpm.models.unet_init import Init, init_unet
+from hf_ddpm.schedulers.annotations import parameters_of
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,18 @@ class UNetPreset:
     """One row of a paper's table of architectures.
 
     Attributes:
-        config: The keywords of `UNet2DModel`. Read-only: `unet_preset(name, **overrides)` builds variants.
+        config: The keywords of `network`. Read-only: `unet_preset(name, **overrides)` builds variants.
         init: The initialisation, see `init_unet`.
         parameters: The number of weights without overrides; a test counts them.
         about: The model, its data and its paper in one line.
+        network: The class of the network.
     """
 
     config: Mapping[str, Any]
     init: Init
     parameters: int
     about: str
+    network: type[UNet2DModel] | type[ADMUNet] = UNet2DModel
 
 
 def _levels(count: int, attention: tuple[int, ...], down: str, up: str) -> dict[str, Any]:
@@ -106,6 +110,19 @@ def _preset(init: Init, parameters: int, about: str, *blocks: Mapping[str, Any],
     return UNetPreset(MappingProxyType(config), init, parameters, about)
 
 
+def _adm_preset(parameters: int, about: str, *blocks: Mapping[str, Any], **keywords: Any) -> UNetPreset:
+    """Create a preset of an `ADMUNet`."""
+    return replace(_preset("pytorch", parameters, about, *blocks, **keywords), network=ADMUNet)
+
+
+_IDDPM_64: dict[str, Any] = {
+    **_conv_levels(4, (2, 3)),
+    "downsample_type": "conv",
+    "upsample_type": "conv",
+    "layers_per_block": 3,
+    "sample_size": 64,
+    "dropout": 0.0,
+}
 _ADM_256 = {**_OPENAI, **_channels(256, 1, 1, 2, 2, 4, 4), **_resnet_levels(6, (3, 4, 5)), "layers_per_block": 2}
 
 UNET_PRESETS: Mapping[str, UNetPreset] = MappingProxyType(
@@ -186,11 +203,72 @@ UNET_PRESETS: Mapping[str, UNetPreset] = MappingProxyType(
             sample_size=256,
             dropout=0.1,
         ),
+        "iddpm-lsun-256": _preset(
+            "pytorch",
+            113_676_678,
+            "LSUN 256x256 of Improved DDPM (Nichol and Dhariwal 2021), one head, attention at 16x16",
+            {**_OPENAI, **_channels(128, 1, 1, 2, 2, 4, 4), **_conv_levels(6, (4,))},
+            sample_size=256,
+            dropout=0.0,
+            layers_per_block=2,
+            attention_head_dim=None,
+            resnet_time_scale_shift="default",
+        ),
+        "iddpm-imagenet-64": _adm_preset(
+            121_063_942,
+            "ImageNet 64x64 of Improved DDPM (Nichol and Dhariwal 2021), four heads, attention at 16x16 and 8x8",
+            {**_IDDPM_64, **_channels(128, 1, 2, 3, 4)},
+        ),
+        "iddpm-imagenet-64-conditional": _adm_preset(
+            273_049_350,
+            "the class-conditional ImageNet 64x64 of Improved DDPM (Nichol and Dhariwal 2021), four heads",
+            {**_IDDPM_64, **_channels(192, 1, 2, 3, 4)},
+            num_class_embeds=1000,
+        ),
+        "adm-128": _adm_preset(
+            421_529_606,
+            "ImageNet 128x128 of ADM (Dhariwal and Nichol 2021), class-conditional, four heads at 32, 16 and 8",
+            {**_channels(256, 1, 1, 2, 3, 4), **_resnet_levels(5, (2, 3, 4))},
+            sample_size=128,
+            dropout=0.0,
+            num_class_embeds=1000,
+        ),
+        "adm-512": _adm_preset(
+            558_997_638,
+            "ImageNet 512x512 of ADM (Dhariwal and Nichol 2021), class-conditional, attention at 32, 16 and 8",
+            {**_channels(128, 1, 2, 2, 4, 4, 8, 8), **_resnet_levels(7, (4, 5, 6))},
+            sample_size=512,
+            dropout=0.0,
+            num_heads=None,
+            attention_head_dim=64,
+            time_embedding_channels=256,
+            num_class_embeds=1000,
+        ),
+        "upsampler-64-256": _adm_preset(
+            311_795_910,
+            "the upsampler of ADM (Dhariwal and Nichol 2021) from 64x64 to 256x256, class-conditional, four heads",
+            {**_channels(192, 1, 1, 2, 2, 4, 4), **_resnet_levels(6, (3, 4, 5))},
+            sample_size=256,
+            dropout=0.0,
+            num_class_embeds=1000,
+            low_res_channels=3,
+        ),
+        "upsampler-128-512": _adm_preset(
+            308_835_270,
+            "the upsampler of ADM (Dhariwal and Nichol 2021) from 128x128 to 512x512, class-conditional",
+            {**_channels(192, 1, 1, 2, 2, 4, 4), **_resnet_levels(6, (4, 5))},
+            sample_size=512,
+            dropout=0.0,
+            num_heads=None,
+            attention_head_dim=64,
+            num_class_embeds=1000,
+            low_res_channels=3,
+        ),
     }
 )
 
 
-def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
+def unet_preset(name: str, **overrides: Any) -> UNet2DModel | ADMUNet:
     """Build the UNet of a paper, with the paper's initialisation.
 
     Two keywords follow others unless they are passed too: `out_channels` keeps its ratio to `in_channels` (C, or 2C if
@@ -201,11 +279,12 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
 
     Args:
         name: A key of `UNET_PRESETS`.
-        overrides: Keywords of `UNet2DModel` that replace those of the preset. `sample_size` is an int or (height,
+        overrides: Keywords of the network that replace those of the preset. `sample_size` is an int or (height,
             width); lists, as in YAML, become tuples.
 
     Returns:
-        A stock model in training mode: (B, in_channels, H, W), t of shape (B,) -> (B, out_channels, H, W).
+        The network in training mode, a `UNet2DModel` unless only an `ADMUNet` can hold it: (B, in_channels, H, W) and
+        t of shape (B,) -> (B, out_channels, H, W).
 
     Raises:
         UserError: If the name or a keyword is unknown, the levels do not match, groups or heads do not divide the
@@ -217,7 +296,10 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
             f"there is no UNet preset {name!r}; use one of {', '.join(UNET_PRESETS)}{did_you_mean(name, UNET_PRESETS)}"
         )
     preset = UNET_PRESETS[name]
-    config = _override(preset.config, overrides)
+    config = _override(preset, overrides)
+    if preset.network is ADMUNet:
+        with as_user_error():
+            return ADMUNet(**config)
     if not 0 <= config["dropout"] < 1:
         raise UserError(f"dropout={config['dropout']} must be a probability in [0, 1)")
     check_unet_levels(config)
@@ -229,17 +311,19 @@ def unet_preset(name: str, **overrides: Any) -> UNet2DModel:
     return model
 
 
-def _override(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all keywords of `UNet2DModel`: its defaults, overridden by the preset's, then by the user's."""
-    signature = inspect.signature(UNet2DModel.__init__).parameters
-    known = {key: parameter.default for key, parameter in signature.items() if key != "self"}
+def _override(preset: UNetPreset, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all keywords of the network: its defaults, overridden by the preset's, then by the user's."""
+    network: Any = preset.network
+    config, known = preset.config, {key: parameter.default for key, parameter in parameters_of(network).items()}
     for key in overrides:
         if key not in known:
-            raise UserError(f"UNet2DModel has no keyword {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}")
+            name = preset.network.__name__
+            raise UserError(f"{name} has no keyword {key!r}; it has {', '.join(known)}{did_you_mean(key, known)}")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in overrides.items()}
     merged = {**known, **config, **given}
     if "out_channels" not in given:
-        merged["out_channels"] = config["out_channels"] // config["in_channels"] * merged["in_channels"]
+        ratio = {**known, **config}["out_channels"] // {**known, **config}["in_channels"]
+        merged["out_channels"] = ratio * merged["in_channels"]
     if "attn_norm_num_groups" not in given and "attn_norm_num_groups" in config:
         merged["attn_norm_num_groups"] = merged["norm_num_groups"]
     return merged

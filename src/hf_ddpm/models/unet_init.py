@@ -4,16 +4,16 @@ Sources: DDPM's released code (`init_scale`), whose paper is arXiv 2006.11239; I
 arXiv 2105.05233, whose released code zeroes the closing layers.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.unets.unet_2d import UNet2DModel
 from torch import nn
 
 from hf_ddpm.errors import UserError
 from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
 from hf_ddpm.models.fan_avg import fan_avg, init_fan_avg
+from hf_ddpm.models.time_tables import fill_with_sinusoids
 
 Init = Literal["fan_avg", "pytorch"]
 
@@ -46,22 +46,13 @@ def init_unet(model: UNet2DModel, init: Init) -> None:
     if init == "fan_avg":
         init_fan_avg(model)
     if isinstance(model.time_proj, nn.Embedding):
-        _fill_with_sinusoids(model)
+        flip, shift = model.config["flip_sin_to_cos"], model.config["freq_shift"]
+        fill_with_sinusoids(model.time_proj, flip_sin_to_cos=flip, freq_shift=shift)
     for layer in _closing_layers(model):
         if init == "fan_avg":
             fan_avg(layer, scale=1e-10)
         else:
             start_at_zero(layer)
-
-
-def _fill_with_sinusoids(model: UNet2DModel) -> None:
-    """Embed t as the sinusoids of 1000 t / T, those of the same config with `time_embedding_type="positional"`."""
-    table: Any = model.time_proj.weight  # (T, D)
-    num_timesteps, width = table.shape
-    t = torch.arange(num_timesteps, device=table.device) * (1000 / num_timesteps)
-    flip, shift = model.config["flip_sin_to_cos"], model.config["freq_shift"]
-    table.copy_(get_timestep_embedding(t, width, flip_sin_to_cos=flip, downscale_freq_shift=shift))
-    table.requires_grad_(False)
 
 
 def _closing_layers(model: UNet2DModel) -> list[nn.Module]:
