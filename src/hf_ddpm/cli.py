@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from hf_ddpm.commands import demo, edit, evaluate, figure, likelihood, push, sample, space, sweep
+from hf_ddpm.commands import convert, demo, edit, evaluate, figure, likelihood, push, sample, space, sweep
 from hf_ddpm.commands.options import at_home, spelled
 from hf_ddpm.errors import UserError, exit_with_a_sentence
 from hf_ddpm.version import __version__
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hf_ddpm {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
     commands.add_parser("train", help="train a model from a recipe", add_help=False)
-    for command in (sample, edit, evaluate, sweep, likelihood, figure, push, space, demo):
+    for command in (sample, edit, evaluate, sweep, likelihood, figure, convert, push, space, demo):
         name = command.__name__.rpartition(".")[2]
         summary = (command.__doc__ or "").split(": ", 1)[1].rstrip(".\n")
         command_parser = commands.add_parser(name, help=summary, description=summary[:1].upper() + summary[1:] + ".")

@@ -8,6 +8,8 @@ from hf_ddpm.data.sources import EMBEDDED
 from hf_ddpm.kinds import Kind, kind_of_run
 from hf_ddpm.places import names_on_the_hub, without_places
 
+CONVERTED = "model_card_converted.md"  # of a checkpoint of another project
+
 
 def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bool = True) -> str:
     """Return the card's Markdown, with the header that the Hub reads.
@@ -30,7 +32,7 @@ def render_card(facts: dict[str, Any], kind: Kind | None = None, *, pictured: bo
         lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,
     )
-    template = environment.get_template(kind.card)
+    template = environment.get_template(CONVERTED if "converted" in facts else kind.card)
     words = {"header": _header(facts, kind), "license": license_of(facts), "pictured": pictured}
     return template.render(facts=facts, **words).lstrip()
 

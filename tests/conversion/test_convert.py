@@ -11,9 +11,9 @@ import re
 
 import pytest
 import torch
-from openai_reference import Config, Weights, classifier, unet
 from safetensors.torch import save_file
 
+from benchmarks.openai_reference import Config, Weights, classifier, unet
 from hf_ddpm import ADMUNet, HFClassifierPipeline, HFDDPMPipeline, HFDDPMScheduler
 from hf_ddpm.cli import main
 from hf_ddpm.conversion.convert import convert, plan_conversion
