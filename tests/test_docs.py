@@ -57,6 +57,10 @@ def test_the_programs_of_ddim_md_run():
     assert run("docs/ddim.md")["squares"]
 
 
+def test_the_programs_of_adm_md_run():
+    assert type(run("docs/adm.md")["network"]).__name__ == "ADMUNet"
+
+
 def test_the_programs_of_guidance_md_run():
     assert run("docs/guidance.md")["shares"]
 

@@ -8,16 +8,34 @@ import json
 import os
 import pickle
 import re
+from dataclasses import replace
+from types import MappingProxyType
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import hf_ddpm.conversion.convert as convert_module
 from benchmarks.openai_reference import Config, Weights, classifier, unet
-from hf_ddpm import ADMUNet, HFClassifierPipeline, HFDDPMPipeline, HFDDPMScheduler
+from hf_ddpm import (
+    ADMUNet,
+    HFClassifierPipeline,
+    HFDDPMPipeline,
+    HFDDPMScheduler,
+    NoisyClassifier,
+    classifier_preset,
+)
 from hf_ddpm.cli import main
+from hf_ddpm.conversion import openai_flags
 from hf_ddpm.conversion.convert import convert, plan_conversion
-from hf_ddpm.conversion.openai_flags import PUBLISHED, network_keywords, read_flags
+from hf_ddpm.conversion.openai_flags import (
+    PUBLISHED,
+    Published,
+    classifier_keywords,
+    imagenet_names,
+    network_keywords,
+    read_flags,
+)
 from hf_ddpm.conversion.openai_weights import split_qkv
 from hf_ddpm.errors import UserError
 
@@ -317,6 +335,50 @@ def test_a_disk_without_room_leaves_nothing(inputs, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--to .*out needs 33 MiB, but only 0 MiB are free: free disk space or"):
         convert(file, tmp_path / "out", origin="guided-diffusion", words=flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_names_of_imagenet_are_in_the_order_of_its_numbers():
+    """The numbers are those of the classes on the page of DiT, which shares them with ADM."""
+    names = imagenet_names()
+    assert len(names) == 1000
+    known = {207: "golden retriever", 360: "otter", 387: "lesser panda", 974: "geyser", 88: "macaw", 979: "valley"}
+    known |= {417: "balloon", 279: "Arctic fox", 0: "tench", 999: "toilet tissue"}
+    assert {number: names[number] for number in known} == known
+
+
+def test_a_published_model_of_imagenet_knows_the_names(tmp_path, monkeypatch):
+    """The smallest published layout, shrunken: the configuration's name alone gives the names."""
+    small = replace(PUBLISHED["guided-diffusion"]["imagenet-64-conditional"].flags, image_size=16, num_channels=32)
+    small = replace(small, channel_mult="1,2", attention_resolutions="8", num_res_blocks=1, num_head_channels=32)
+    published = MappingProxyType({"guided-diffusion": {"imagenet-64-conditional": Published(small)}})
+    for module in (convert_module, openai_flags):
+        monkeypatch.setattr(module, "PUBLISHED", published)
+    config = Config(32, mult=(1, 2), attention=(2,), head_dim=32, new_order=True, classes=1000)
+    weights = Weights()
+    unet(weights, config, torch.zeros(1, 3, 16, 16), torch.tensor([1]), torch.tensor([0]))
+    torch.save(weights.checkpoint(), tmp_path / "model.pt")
+    convert(tmp_path / "model.pt", tmp_path / "out", origin="guided-diffusion", config="imagenet-64-conditional")
+    pipeline = HFDDPMPipeline.from_pretrained(tmp_path / "out")
+    calls = [
+        pipeline(1, 2, class_labels=label, generator=torch.manual_seed(0), output_type="np").images
+        for label in ("golden retriever", 207)
+    ]
+    assert (calls[0] == calls[1]).all()
+    assert 'timestep_spacing="250"' in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(ValueError, match="is the name of the classes 134 and 517"):
+        pipeline(1, 2, class_labels="crane")
+
+
+@pytest.mark.parametrize("size", [64, 128, 256, 512])
+def test_published_classifiers_are_those_of_the_presets(size):
+    flags = read_flags("guided-diffusion", f"imagenet-classifier-{size}", {}, classifier=True)
+    keywords = classifier_keywords(flags, num_classes=1000, pool="attention")
+    with torch.device("meta"):
+        network, preset = NoisyClassifier(**keywords), classifier_preset(f"adm-classifier-{size}")
+    shapes = [{name: value.shape for name, value in one.state_dict().items()} for one in (network, preset)]
+    assert shapes[0] == shapes[1]
+    assert network.config["attention_head_dim"] == preset.config["attention_head_dim"]
+    assert (flags.noise_schedule == "cosine") == (size == 64)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from hf_ddpm.conversion.openai_flags import (
     PUBLISHED,
     Flags,
     classifier_keywords,
+    imagenet_names,
     network_keywords,
     read_flags,
     scheduler_keywords,
@@ -48,6 +49,7 @@ class Plan:
         flags: The flags.
         network: The network, on the meta device.
         scheduler: The scheduler that the network was trained with.
+        id2label: The names of the classes; None if they are unknown.
         tensors: The tensors under our names.
         left_over: The original names of tensors without a counterpart.
         missing: Our names of tensors without a counterpart.
@@ -57,6 +59,7 @@ class Plan:
     flags: Flags
     network: nn.Module
     scheduler: HFDDPMScheduler
+    id2label: dict[int, str] | None
     tensors: dict[str, Tensor]
     left_over: list[str]
     missing: list[str]
@@ -126,9 +129,11 @@ def plan_conversion(
         raise UserError(f"--config {config} is {given}, but the file contains {said}: choose another configuration")
     typed = {ours: name for name, ours in OF_CLASSIFIERS.items()} if found.is_classifier else {}
     check_flags(flags, found, tensors, typed)
+    names = imagenet_names() if named is not None else {}
+    id2label = names if len(names) == found.num_classes else None
     with as_user_error():
         scheduler = HFDDPMScheduler(**scheduler_keywords(flags))
-        network = _build(flags, found, scheduler)
+        network = _build(flags, found, scheduler, id2label)
     moved, left_over = renamed(tensors, flags, classifier=found.is_classifier)
     if flags.rescale_timesteps and "time_proj.weight" in network.state_dict():
         moved["time_proj.weight"] = _table(network)
@@ -140,7 +145,7 @@ def plan_conversion(
     ]
     left_over += [f"{name} (as a part of it)" for name in moved if name not in wanted]
     return Plan(
-        flags, network, scheduler, moved, left_over, [name for name in wanted if name not in moved], misshapen
+        flags, network, scheduler, id2label, moved, left_over, [name for name in wanted if name not in moved], misshapen
     ), found
 
 
@@ -179,7 +184,7 @@ def convert(
     return facts
 
 
-def _build(flags: Flags, found: Found, scheduler: HFDDPMScheduler) -> nn.Module:
+def _build(flags: Flags, found: Found, scheduler: HFDDPMScheduler, id2label: dict[int, str] | None) -> nn.Module:
     """Build the network on the meta device."""
     with torch.device("meta"):
         if found.is_classifier:
@@ -187,7 +192,7 @@ def _build(flags: Flags, found: Found, scheduler: HFDDPMScheduler) -> nn.Module:
             keywords = classifier_keywords(
                 flags, num_classes=found.num_classes or 0, pool=found.pool or "", channels=found.channels
             )
-            return NoisyClassifier(**keywords, noise_schedule=schedule)
+            return NoisyClassifier(**keywords, noise_schedule=schedule, id2label=id2label)
         name, keywords = network_keywords(flags, num_classes=found.num_classes, channels=found.channels)
         built: nn.Module = NETWORKS[name](**keywords)
         return built
@@ -242,6 +247,6 @@ def _save(network: nn.Module, plan: Plan, folder: Path, facts: dict[str, Any]) -
         elif facts["family"] == "classifier":
             HFClassifierPipeline(network).save_pretrained(temporary)  # type: ignore[arg-type]
         else:
-            HFDDPMPipeline(network, plan.scheduler).save_pretrained(temporary)  # type: ignore[arg-type]
+            HFDDPMPipeline(network, plan.scheduler, id2label=plan.id2label).save_pretrained(temporary)  # type: ignore[arg-type]
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")
         (temporary / "README.md").write_text(render_card(facts, pictured=False))

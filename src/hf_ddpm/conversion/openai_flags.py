@@ -6,6 +6,7 @@ Improved DDPM (Nichol & Dhariwal 2021, arXiv 2102.09672) and ADM (Dhariwal & Nic
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from hf_ddpm.errors import UserError, did_you_mean
 
 Origin = Literal["improved-diffusion", "guided-diffusion"]
 ORIGINS: tuple[str, ...] = ("improved-diffusion", "guided-diffusion")
-NUM_CLASSES = 1000  # of ImageNet; the weights say how many there are
+IMAGENET_CLASSES = Path(__file__).parent / "imagenet_classes.txt"
 NUM_GROUPS = 32
 MULTIPLIERS: dict[int, tuple[float, ...]] = {  # the widths of the levels, by the size of the images
     512: (0.5, 1, 1, 2, 2, 4, 4),
@@ -210,6 +211,16 @@ PUBLISHED: Mapping[str, Mapping[str, Published]] = MappingProxyType(
                 replace(_IDDPM, num_channels=192, class_cond=True, rescale_timesteps=False)
             ),
             "cifar10": Published(replace(_IDDPM, image_size=32, dropout=0.3), sampling="4000"),
+            "upsampler-64-256": Published(
+                Flags(
+                    large_size=256,
+                    small_size=64,
+                    num_channels=192,
+                    class_cond=True,
+                    learn_sigma=True,
+                    diffusion_steps=4000,
+                )
+            ),
             "lsun-bedroom-256": Published(
                 Flags(
                     image_size=256,
@@ -248,6 +259,17 @@ def read_flags(origin: str, config: str | None, words: Mapping[str, str], *, cla
         )
     given = {OF_CLASSIFIERS.get(name, name): word for name, word in words.items() if name not in IGNORED}
     return replace(flags, **{name: _typed(name, word) for name, word in given.items()})
+
+
+def imagenet_names() -> dict[int, str]:
+    """Return the names of ImageNet's 1,000 classes by number; "crane" and "maillot" are the names of two classes each.
+
+    The numbers are those of the classification challenge of 2012, in which the WordNet synsets are sorted by their
+    identifiers; the scripts of both repositories number classes in the same way. The list of names is that of the
+    repository of transformers (Apache 2.0); they are the first words of the synsets of WordNet, whose licence allows
+    their use.
+    """
+    return dict(enumerate(IMAGENET_CLASSES.read_text().splitlines()))
 
 
 def flag_names() -> list[str]:
