@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from benchmarks.memory import Growth
 from benchmarks.options import Options
 from benchmarks.report import Result, table
 
@@ -62,32 +62,18 @@ def render(result: Result) -> str:
     return f"{first}\n\n" + table(["opened as", "additional MiB", "seconds"], rows)
 
 
-def _kib_in_use() -> int:
-    """Return the memory of this process without the pages of mapped files, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
-
-
-def _watch(most: list[int]) -> None:
-    """Keep the largest memory in use in `most`, without end."""
-    while True:
-        most[0] = max(most[0], _kib_in_use())
-        time.sleep(0.002)
-
-
 def main() -> None:
     """Open a dataset, read one epoch of it, and print how much the memory grew."""
     from hf_ddpm.data import ImageData
 
     keywords, count = json.loads(sys.argv[1]), int(sys.argv[2])
     next(ImageData("digits").batches(batch_size=4, seed=0))  # imports the modules that every dataset needs
-    before, started = _kib_in_use(), time.perf_counter()
-    most = [before]
-    threading.Thread(target=_watch, args=[most], daemon=True).start()
-    batches = ImageData(**keywords).batches(batch_size=4, seed=0)
-    for _ in range(count // 4):
-        next(batches)
-    print(json.dumps({"mib": (most[0] - before) / 2**10, "seconds": time.perf_counter() - started}))
+    started = time.perf_counter()
+    with Growth() as memory:
+        batches = ImageData(**keywords).batches(batch_size=4, seed=0)
+        for _ in range(count // 4):
+            next(batches)
+    print(json.dumps({"mib": memory.mib, "seconds": time.perf_counter() - started}))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks import (
+    adm_networks,
     architecture,
     before_after,
     bits_per_dim,
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "startup": startup,
     "busy_machine": busy_machine,
     "photo_memory": photo_memory,
+    "adm_networks": adm_networks,
     "throughput": throughput,
     "ddgan_speed": ddgan_speed,
     "sampling_speed": sampling_speed,

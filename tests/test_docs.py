@@ -1,5 +1,6 @@
 """The pages of the systems cannot lie: their programs run, and the lines and numbers are ours."""
 
+import json
 import re
 from pathlib import Path
 
@@ -59,6 +60,18 @@ def test_the_programs_of_ddim_md_run():
 
 def test_the_programs_of_adm_md_run():
     assert type(run("docs/adm.md")["network"]).__name__ == "ADMUNet"
+
+
+def test_the_tables_of_adm_md_are_those_that_were_measured():
+    found = json.loads((ROOT / "benchmarks/results/adm_networks.json").read_text())
+    rows = [row for row in text("docs/adm.md").splitlines() if row.startswith("|")]
+    for name, network in found["networks"].items():
+        assert f"| {network['weights']:,} |" in next(row for row in rows if row.startswith(f"| `{name}` | `"))
+        measured = next(row for row in rows if row.startswith(f"| `{name}` | ") and "`" not in row[len(name) + 6 :])
+        assert float(measured.split("|")[2]) == pytest.approx(network["forward"]["seconds"], rel=0.01)
+    for one in found["parity"]:
+        assert any(f"| {one['weights']:,} | {one['tensors']} | {one['difference']:.1e} |" in row for row in rows)
+        assert one["difference"] < 2e-6
 
 
 def test_the_programs_of_guidance_md_run():
