@@ -197,7 +197,8 @@ def shrunken(name: str, images: Path, work: Path) -> list[str]:
         keys["data.image_size"] = max(16, 2 ** (levels - 1))
         keys |= {"block_out_channels": [4] + [8] * (levels - 1), "layers_per_block": 1, "norm_num_groups": 2}
         keys |= {"scheduler.num_train_timesteps": 8, "num_inference_steps": 3}
-        keys |= {} if config["attention_head_dim"] is None else {"attention_head_dim": 4}
+        keys |= {} if config.get("attention_head_dim") is None else {"attention_head_dim": 4}
+        keys |= {"time_embedding_channels": 8} if config.get("time_embedding_channels") else {}
     words = [
         word
         for key, value in keys.items()

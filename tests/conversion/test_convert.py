@@ -31,11 +31,10 @@ from hf_ddpm.conversion.convert import convert, plan_conversion
 from hf_ddpm.conversion.openai_flags import (
     PUBLISHED,
     Published,
-    classifier_keywords,
     imagenet_names,
-    network_keywords,
     read_flags,
 )
+from hf_ddpm.conversion.openai_networks import classifier_keywords, network_keywords
 from hf_ddpm.conversion.openai_weights import split_qkv
 from hf_ddpm.errors import UserError
 
@@ -175,6 +174,13 @@ def test_a_classifier(inputs, tmp_path):
     with torch.no_grad():
         found = opened(inputs["x"], inputs["t"]).logits
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+    # the flags of the model that it guides, pasted as in the README, do not change it
+    pasted = {**words, "use_new_attention_order": "True", "num_head_channels": "32", "classifier_pool": "attention"}
+    again, _ = plan_conversion(weights.checkpoint(), "guided-diffusion", None, {**pasted, "num_res_blocks": "3"})
+    assert again.obstacles == []
+    assert all(torch.equal(value, opened.state_dict()[name]) for name, value in again.tensors.items())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`classifier_depth=1`" in card and "num_head_channels" not in card
     assert opened.config["noise_schedule"]["beta_schedule"] == "linear"
 
 
@@ -203,7 +209,7 @@ def test_the_command_takes_pasted_flags_and_the_checkpoint_samples(inputs, tmp_p
     images = pipeline(1, 2, class_labels=3, output_type="pt").images
     assert images.shape == (1, 3, 16, 16) and images.isfinite().all()
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "guided-diffusion" in card and "ADMUNet" in card and 'timestep_spacing="ddim25", eta=0.0' in card
+    assert "guided-diffusion" in card and "ADMUNet" in card and "How its authors sample" not in card
     facts = json.loads((tmp_path / "out" / "training.json").read_text())["converted"]
     assert facts["file"] == "model.pt" and facts["flags"]["num_channels"] == 64
     with pytest.raises(SystemExit, match=r"out exists already: choose a new folder"):
@@ -238,7 +244,7 @@ def test_an_upsampler_is_a_network_and_a_scheduler(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("case", "wrong", "sentence"),
     [
-        ("four heads (ADM-128)", {"num_channels": "32"}, "--num_channels 32 contradicts .* need --num_channels 64"),
+        ("four heads (ADM-128)", {"num_channels": "32"}, "--num_channels 32 contradicts .* pass --num_channels 64"),
         ("four heads (ADM-128)", {"class_cond": "False"}, "--class_cond False contradicts .* --class_cond True"),
         ("four heads (ADM-128)", {"learn_sigma": "False"}, "--learn_sigma False contradicts .* --learn_sigma True"),
         ("four heads (ADM-128)", {"resblock_updown": "no"}, "--resblock_updown False contradicts .* True"),
@@ -251,13 +257,24 @@ def test_an_upsampler_is_a_network_and_a_scheduler(inputs, tmp_path):
         ("four heads (ADM-128)", {"channel_mult": "1,2,2"}, "--channel_mult '1,2,2' give .* 3 x 64, 3 x 128"),
         ("four heads (ADM-128)", {"channel_mult": ""}, "--image_size 16 needs --channel_mult: only 32, 64, 128"),
         ("four heads (ADM-128)", {"attention_resolutions": "4"}, "contradicts .* pass --attention_resolutions 8,4"),
-        ("four heads (ADM-128)", {"attention_resolutions": "a"}, "--attention_resolutions a must be a list of numbers"),
-        ("four heads (ADM-128)", {"num_heads": "3"}, "num_heads=3 must divide"),
+        (
+            "four heads (ADM-128)",
+            {"attention_resolutions": "a"},
+            "a must be a list of positive numbers",
+        ),
+        ("four heads (ADM-128)", {"num_heads": "3"}, "--num_heads 3 must divide the widths of .* 128, 192"),
+        ("heads by width, legacy order (ADM-256)", {"num_head_channels": "48"}, "--num_head_channels 48 must divide"),
+        ("four heads (ADM-128)", {"num_heads": "0"}, "--num_heads 0 must be at least 1"),
+        ("four heads (ADM-128)", {"num_head_channels": "0"}, "--num_head_channels 0 must be at least 1, or -1"),
+        ("four heads (ADM-128)", {"diffusion_steps": "0"}, "--diffusion_steps 0 must be at least 1"),
+        ("four heads (ADM-128)", {"channel_mult": "1,nan,2"}, "must be a list of positive numbers"),
+        ("four heads (ADM-128)", {"attention_resolutions": "inf"}, "must be a list of positive numbers"),
+        ("four heads (ADM-128)", {"dropout": "1.5"}, "--dropout 1.5 must be a probability"),
         ("four heads (ADM-128)", {"num_heads": "x"}, "--num_heads x must be a number"),
         ("four heads (ADM-128)", {"class_cond": "maybe"}, "--class_cond maybe must be True or False"),
         ("four heads (ADM-128)", {"noise_schedule": "sine"}, "--noise_schedule sine must be linear or cosine"),
-        ("four heads (ADM-128)", {"large_size": "16"}, "whose input has no low-resolution image: leave --large_size"),
-        ("an upsampler", {"large_size": None}, "--large_size None contradicts .* has a low-resolution image: pass"),
+        ("four heads (ADM-128)", {"large_size": "16"}, "not those of an upsampler, .*: leave --large_size"),
+        ("an upsampler", {"large_size": None}, "weights are those of an upsampler, .*: pass --large_size"),
     ],
 )
 def test_flags_that_contradict_the_weights(case, wrong, sentence, inputs):
@@ -297,12 +314,16 @@ def test_files_that_are_not_models(inputs, tmp_path, monkeypatch):
     (tmp_path / "code.pt").write_bytes(pickle.dumps({"a": Payload()}, protocol=2))
     torch.save({"a": Payload()}, tmp_path / "zipped-code.pt")
     torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"model": {"a": torch.zeros(2)}, "step": 3}, tmp_path / "nested.pt")
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>404</html>")
     torch.save({"a": torch.zeros(2)}, tmp_path / "other.pt")
     sentences = {
         "half.pt": "'half.pt' cannot be read .*: download it again",
         "code.pt": "'code.pt' contains objects other than tensors, which may be code and are not loaded",
         "zipped-code.pt": "'zipped-code.pt' contains objects other than tensors",
-        "list.pt": "'list.pt' does not contain tensors by their names",
+        "list.pt": "'list.pt' contains an object of type list, not tensors by their names: save the state_dict",
+        "nested.pt": "'nested.pt' contains a dict with the keys 'model', 'step', not tensors by their names",
+        "page.pt": "'page.pt' is not a .pt file: download it again",
         "other.pt": "the file has no tensor time_embed.0.weight, so it is not a network of improved-diffusion",
         "nowhere.pt": "'nowhere.pt' is not a file",
     }
@@ -326,6 +347,13 @@ def test_words_that_are_not_there(inputs, tmp_path):
     ):
         with pytest.raises(SystemExit, match=sentence):
             main(["convert", str(file), *words])
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(inputs, tmp_path):
+    config, flags, _ = CASES["four heads (ADM-128)"]
+    file = saved(config, inputs, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"out could not be written \(.*\): free disk space or choose another path"):
+        convert(file, file / "below-a-file" / "out", origin="guided-diffusion", words=flags)
 
 
 def test_a_disk_without_room_leaves_nothing(inputs, tmp_path, monkeypatch):
@@ -364,7 +392,9 @@ def test_a_published_model_of_imagenet_knows_the_names(tmp_path, monkeypatch):
         for label in ("golden retriever", 207)
     ]
     assert (calls[0] == calls[1]).all()
-    assert 'timestep_spacing="250"' in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'timestep_spacing="250"' in card and 'timestep_spacing="ddim25", eta=0.0' in card
+    assert "Nothing was measured on this checkpoint after it was converted." in card
     with pytest.raises(ValueError, match="is the name of the classes 134 and 517"):
         pipeline(1, 2, class_labels="crane")
 

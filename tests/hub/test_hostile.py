@@ -151,24 +151,30 @@ def test_no_key_of_the_index_grants_trust(values, said, hub, files, run_small, c
 
 INDEXES = [
     ({"_class_name": ["pipeline", "HFDDPMPipeline"]}, "has _class_name=.* use DiffusionPipeline with"),
-    ({"unet": ["os", "system"]}, r"has unet=\['os', 'system'\], which must be one of UNet2DModel: no other class"),
+    (
+        {"unet": ["os", "system"]},
+        r"has unet=\['os', 'system'\], which must be one of ADMUNet, UNet2DModel: no other class",
+    ),
     (
         {"scheduler": ["subprocess", "Popen"]},
         r"has scheduler=\['subprocess', 'Popen'\], which must be one of HFDDPMScheduler",
     ),
     (
         {"unet": ["hf_ddpm.errors", "UserError"]},
-        r"has unet=\['hf_ddpm.errors', 'UserError'\], which must be one of UNet2DModel",
+        r"has unet=\['hf_ddpm.errors', 'UserError'\], which must be one of ADMUNet, UNet2DModel",
     ),
     (
         {"scheduler": ["hf_ddpm.models.vae", "HFVAE"]},
         r"has scheduler=\['hf_ddpm.models.vae', 'HFVAE'\], which must be one of",
     ),
-    ({"unet": ["evil", "Network"]}, r"has unet=\['evil', 'Network'\], which must be one of UNet2DModel"),
-    ({"unet": ["pipelines", "Network"]}, r"has unet=\['pipelines', 'Network'\], which must be one of UNet2DModel"),
+    ({"unet": ["evil", "Network"]}, r"has unet=\['evil', 'Network'\], which must be one of ADMUNet, UNet2DModel"),
+    (
+        {"unet": ["pipelines", "Network"]},
+        r"has unet=\['pipelines', 'Network'\], which must be one of ADMUNet, UNet2DModel",
+    ),
     (
         {"unet": ["diffusers", "__import__"]},
-        r"has unet=\['diffusers', '__import__'\], which must be one of UNet2DModel",
+        r"has unet=\['diffusers', '__import__'\], which must be one of ADMUNet, UNet2DModel",
     ),
     (
         {"scheduler": ["diffusers", "utils.os.Scheduler"]},
@@ -439,7 +445,7 @@ def test_a_vae_to_train_in_is_looked_at_as_well(how, vae_files, hub, run_small, 
         (
             INDEX,
             {"unet": ["os", "system"]},
-            "model_index.json has unet=['os', 'system'], which must be one of UNet2DModel",
+            "model_index.json has unet=['os', 'system'], which must be one of ADMUNet, UNet2DModel",
         ),
         (UNET, {"layers_per_block": 10**9}, "unet/config.json has layers_per_block=1000000000, which must be from 1"),
         (SCHEDULER, {"num_train_timesteps": 10**12}, "scheduler/scheduler_config.json has num_train_timesteps=1000000"),

@@ -110,6 +110,10 @@ def test_checkpointing_changes_no_gradient():
         ({"low_res_channels": -1}, "low_res_channels=-1 must be at least 0"),
         ({"time_embedding_type": "learned"}, "only 'learned' is a table with T rows"),
         ({"num_train_timesteps": 10}, "only 'learned' is a table with T rows"),
+        ({"num_heads": 0}, "num_heads=0 must be a whole number of at least 1"),
+        ({"num_class_embeds": 0}, "num_class_embeds=0 must be a whole number of at least 1"),
+        ({"time_embedding_channels": 0}, "time_embedding_channels=0 must be a whole number of at least 1"),
+        ({"time_embedding_type": "learned", "num_train_timesteps": 0}, "num_train_timesteps=0 must be a whole number"),
         ({"layers_per_block": 0}, "layers_per_block=0 must be a whole number of at least 1"),
     ],
 )
@@ -123,6 +127,7 @@ def test_numbers_that_do_not_fit(keywords, sentence):
     [
         ({}, {"class_labels": torch.tensor([1, 1])}, "do not fit a network that has no classes"),
         ({"num_class_embeds": 3}, {}, "class_labels of type NoneType do not fit a network that has classes"),
+        ({"num_class_embeds": 3}, {"class_labels": torch.tensor([[1], [2]])}, r"class_labels of shape \(2, 1\) must"),
         ({}, {"low_res": x_t(size=4)}, "low_res of type Tensor does not fit: this network has no such input"),
         ({"low_res_channels": 3}, {}, "low_res of type NoneType does not fit: this network needs 3 channels"),
         ({"low_res_channels": 1}, {"low_res": x_t(size=4)}, r"low_res of shape \(2, 3, 4, 4\) must have shape \(2, 1,"),

@@ -48,7 +48,7 @@ def add_measure_options(parser: argparse.ArgumentParser) -> None:
     real.add_argument("--data", help="a folder, files or a Hub name, as for data.source of a recipe")
     real.add_argument("--split", default="test", help="split of the data (default: test)")
     real.add_argument("--label-column", help="label column of the data (default: detected if labels are needed)")
-    add_cropping(real)
+    add_cropping(real, "; none if images are evaluated")
     real.add_argument(
         "--reference",
         metavar="FILE",

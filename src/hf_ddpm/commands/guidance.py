@@ -95,7 +95,7 @@ def guide(options: argparse.Namespace, pipeline: "HFDDPMPipeline") -> dict[str, 
             pipeline.signature.check_guidance(scale, f"--guidance {scale:g}")
     free = ["pass --guidance with a scale other than 1"] if pipeline.signature.supports_guidance else []
     if scale is None:  # an explicit scale of 1 is the baseline of a comparison
-        remedy = ": ".join(["", *free]) or ", which this network does not support: leave it out"
+        remedy = f": {free[0]}" if free else ", which this network does not support: leave it out"
         _refuse(given, _ONLY_CLASSIFIER_FREE, f"classifier-free guidance{remedy}")
     if pipeline.classifier is not None:
         return {"classifier_scale": 1.0, **given}

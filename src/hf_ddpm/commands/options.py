@@ -49,9 +49,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or mps (default: the best available)")
 
 
-def add_cropping(parser: "argparse._ActionsContainer") -> None:
-    """Add `--resize` and `--crop-box`, which replace what training recorded."""
-    parser.add_argument("--resize", help="crop, pad, stretch or none, for the data (default: as in training)")
+def add_cropping(parser: "argparse._ActionsContainer", otherwise: str = "") -> None:
+    """Add `--resize` and `--crop-box`, which replace what training recorded; `otherwise` is a further default."""
+    default = f"default: as in training{otherwise}"
+    parser.add_argument("--resize", help=f"crop, pad, stretch or none, for the data ({default})")
     parser.add_argument(
         "--crop-box",
         type=_box,

@@ -4,7 +4,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,12 @@ from hf_ddpm.conversion.openai_flags import (
     OF_CLASSIFIERS,
     PUBLISHED,
     Flags,
-    classifier_keywords,
     imagenet_names,
-    network_keywords,
     read_flags,
-    scheduler_keywords,
 )
+from hf_ddpm.conversion.openai_networks import classifier_keywords, network_keywords, scheduler_keywords
 from hf_ddpm.conversion.openai_weights import Found, check_flags, look_at, renamed
 from hf_ddpm.errors import UserError, as_user_error, quoted
-from hf_ddpm.gate.weights import check_weights
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models import ADMUNet, NoisyClassifier
 from hf_ddpm.models.noisy_classifier import SCHEDULE_KEYS
@@ -52,6 +49,7 @@ class Plan:
         id2label: The names of the classes; None if they are unknown.
         tensors: The tensors under our names.
         left_over: The original names of tensors without a counterpart.
+        unknown: Our names of tensors that the network does not have.
         missing: Our names of tensors without a counterpart.
         misshapen: Our names of tensors with another shape, and both shapes.
     """
@@ -62,6 +60,7 @@ class Plan:
     id2label: dict[int, str] | None
     tensors: dict[str, Tensor]
     left_over: list[str]
+    unknown: list[str]
     missing: list[str]
     misshapen: list[str]
 
@@ -70,6 +69,7 @@ class Plan:
         """A sentence for each tensor that does not map."""
         return [
             *(f"{name} of the file has no counterpart" for name in self.left_over),
+            *(f"{name} is in the file, but the network has no such tensor" for name in self.unknown),
             *(f"{name} of the network is not in the file" for name in self.missing),
             *self.misshapen,
         ]
@@ -86,6 +86,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         found = load_file(file) if file.suffix == ".safetensors" else _load(file)
     except (pickle.UnpicklingError, AttributeError) as error:
+        if "Unsupported global" not in str(error) and "GLOBAL" not in str(error):
+            raise UserError(f"{str(file)!r} is not a .pt file: download it again") from error
         raise UserError(
             f"{str(file)!r} contains objects other than tensors, which may be code and are not loaded: pass a file of "
             "weights alone"
@@ -93,7 +95,13 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, SafetensorError) as error:
         raise UserError(f"{str(file)!r} cannot be read ({quoted(error)}): download it again") from error
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise UserError(f"{str(file)!r} does not contain tensors by their names: pass the .pt file of a model")
+        there = f"an object of type {type(found).__name__}"
+        if isinstance(found, dict):
+            there = f"a dict with the keys {', '.join(map(repr, [*found][:_SHOWN]))}"
+        raise UserError(
+            f"{str(file)!r} contains {there}, not tensors by their names: save the state_dict of the model alone, with "
+            "torch.save"
+        )
     return {str(name).removeprefix("module."): value for name, value in found.items()}
 
 
@@ -143,10 +151,9 @@ def plan_conversion(
         for name, shape in wanted.items()
         if name in moved and tuple(moved[name].shape) != shape
     ]
-    left_over += [f"{name} (as a part of it)" for name in moved if name not in wanted]
-    return Plan(
-        flags, network, scheduler, id2label, moved, left_over, [name for name in wanted if name not in moved], misshapen
-    ), found
+    unknown = [name for name in moved if name not in wanted]
+    missing = [name for name in wanted if name not in moved]
+    return Plan(flags, network, scheduler, id2label, moved, left_over, unknown, missing, misshapen), found
 
 
 def convert(
@@ -176,8 +183,6 @@ def convert(
         )
     network = plan.network
     network.load_state_dict({name: value.float() for name, value in plan.tensors.items()}, assign=True)
-    with as_user_error(str(file)):
-        check_weights(network)
     network.requires_grad_(False).eval()
     facts = _facts(plan, found, file, origin, config)
     _save(network, plan, folder, facts)
@@ -208,7 +213,9 @@ def _table(network: Any) -> Tensor:
 def _facts(plan: Plan, found: Found, file: Path, origin: str, config: str | None) -> dict[str, Any]:
     """Return what the card shows."""
     named = PUBLISHED[origin].get(config or "")
-    defaults = {field.name: field.default for field in fields(Flags)}
+    defaults = asdict(read_flags(origin, None, {}, classifier=found.is_classifier))
+    shown = {ours: name for name, ours in OF_CLASSIFIERS.items()} if found.is_classifier else {}
+    given = {name: value for name, value in asdict(plan.flags).items() if value != defaults[name]}
     return {
         "family": "classifier" if found.is_classifier else "diffusion",
         "name": config or file.stem,
@@ -220,7 +227,8 @@ def _facts(plan: Plan, found: Found, file: Path, origin: str, config: str | None
             "sha256": file_sha256(file),
             "config": config,
             "network": type(plan.network).__name__,
-            "flags": {name: value for name, value in asdict(plan.flags).items() if value != defaults[name]},
+            "flags": {shown.get(name, name): value for name, value in given.items()},
+            "num_train_timesteps": len(plan.scheduler),
             "image_size": plan.flags.size,
             "num_classes": found.num_classes,
             "upsampler": found.is_upsampler,
@@ -233,8 +241,9 @@ def _facts(plan: Plan, found: Found, file: Path, origin: str, config: str | None
 def _save(network: nn.Module, plan: Plan, folder: Path, facts: dict[str, Any]) -> None:
     """Write the checkpoint and its card, completely or not at all."""
     needed = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder.parent).free
     if free < needed:
         raise UserError(
             f"--to {folder} needs {needed / 2**20:,.0f} MiB, but only {free / 2**20:,.0f} MiB are free: free disk "
@@ -244,8 +253,8 @@ def _save(network: nn.Module, plan: Plan, folder: Path, facts: dict[str, Any]) -
         if facts["converted"]["upsampler"]:
             network.save_pretrained(temporary / "unet")  # type: ignore[operator]
             plan.scheduler.save_pretrained(temporary / "scheduler")
-        elif facts["family"] == "classifier":
-            HFClassifierPipeline(network).save_pretrained(temporary)  # type: ignore[arg-type]
+        elif isinstance(network, NoisyClassifier):
+            HFClassifierPipeline(network).save_pretrained(temporary)
         else:
             HFDDPMPipeline(network, plan.scheduler, id2label=plan.id2label).save_pretrained(temporary)  # type: ignore[arg-type]
         (temporary / FACTS_FILE).write_text(json.dumps(facts, indent=2) + "\n")

@@ -1,9 +1,10 @@
-"""The flags of improved-diffusion and guided-diffusion, and the configurations that they stand for here.
+"""The flags of improved-diffusion and guided-diffusion, and the published configurations.
 
 Sources: the READMEs of the two repositories, which list the flags of every published checkpoint, and the papers:
 Improved DDPM (Nichol & Dhariwal 2021, arXiv 2102.09672) and ADM (Dhariwal & Nichol 2021, arXiv 2105.05233).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from hf_ddpm.errors import UserError, did_you_mean
 Origin = Literal["improved-diffusion", "guided-diffusion"]
 ORIGINS: tuple[str, ...] = ("improved-diffusion", "guided-diffusion")
 IMAGENET_CLASSES = Path(__file__).parent / "imagenet_classes.txt"
-NUM_GROUPS = 32
 MULTIPLIERS: dict[int, tuple[float, ...]] = {  # the widths of the levels, by the size of the images
     512: (0.5, 1, 1, 2, 2, 4, 4),
     256: (1, 1, 2, 2, 4, 4),
@@ -27,7 +27,9 @@ MULTIPLIERS: dict[int, tuple[float, ...]] = {  # the widths of the levels, by th
 
 @dataclass(frozen=True)
 class Flags:
-    """The flags that determine a network and how it samples; their names and defaults are those of the scripts.
+    """The flags that determine a network and how it samples; their names are those of the scripts.
+
+    The defaults are those of guided-diffusion; improved-diffusion has `rescale_timesteps=True`.
 
     Attributes:
         image_size: The size of the images; for an upsampler, `large_size` counts.
@@ -79,6 +81,11 @@ class Flags:
         return self.large_size or self.image_size
 
     @property
+    def size_flag(self) -> str:
+        """The name of the flag that gives `size`."""
+        return "large_size" if self.is_upsampler else "image_size"
+
+    @property
     def multipliers(self) -> tuple[float, ...]:
         """The widths of the levels as multiples of the base width.
 
@@ -88,7 +95,7 @@ class Flags:
         if not self.channel_mult:
             if self.size not in MULTIPLIERS:
                 known = ", ".join(map(str, sorted(MULTIPLIERS)))
-                raise UserError(f"--image_size {self.size} needs --channel_mult: only {known} have a default")
+                raise UserError(f"--{self.size_flag} {self.size} needs --channel_mult: only {known} have a default")
             return MULTIPLIERS[min(self.size, 256) if self.is_upsampler else self.size]
         return _numbers("channel_mult", self.channel_mult)
 
@@ -120,12 +127,20 @@ IGNORED = (
     "use_kl",
     "rescale_learned_sigmas",
     "timestep_respacing",
-    "classifier_scale",
-    "classifier_use_fp16",
-    "classifier_path",
+    "use_ddim",
+    "clip_denoised",
+    "num_samples",
+    "batch_size",
+    "base_samples",
     "model_path",
+    "classifier_path",
+    "classifier_scale",
+    "classifier_pool",
+    "classifier_use_fp16",
 )
-"""Flags of the scripts that determine neither the network nor the noise process: they may be pasted."""
+"""Flags that may be pasted: they determine neither the network nor the noise process, or the weights show them."""
+ALSO_OF_CLASSIFIERS = ("image_size", "channel_mult", "diffusion_steps", "noise_schedule")
+"""The flags of a diffusion model that count for a classifier too."""
 
 _CLASSIFIER = Flags(
     num_head_channels=64, attention_resolutions="32,16,8", use_scale_shift_norm=True, resblock_updown=True
@@ -153,7 +168,7 @@ class Published:
     Attributes:
         flags: The flags of its README.
         classifier: Whether it is a noisy classifier.
-        sampling: The respacing that the README names, "250" or "1000".
+        sampling: The number of steps, "250", or that of training for the best samples.
         classifier_scale: The scale of classifier guidance in the README; None without a classifier.
     """
 
@@ -246,19 +261,34 @@ def read_flags(origin: str, config: str | None, words: Mapping[str, str], *, cla
         classifier: Whether the weights are those of a classifier.
 
     Raises:
-        UserError: If the configuration or a flag is unknown, or a value has the wrong type.
+        UserError: If the configuration is unknown, or a value has the wrong type or is out of range.
     """
     published = PUBLISHED[origin]
     if config is None:
-        flags = replace(_CLASSIFIER if classifier else Flags(), rescale_timesteps=origin == "improved-diffusion")
+        rescales = origin == "improved-diffusion" and not classifier
+        flags = replace(_CLASSIFIER if classifier else Flags(), rescale_timesteps=rescales)
     elif config in published:
         flags = published[config].flags
     else:
         raise UserError(
             f"--config {config!r} is unknown: it must be one of {', '.join(published)}{did_you_mean(config, published)}"
         )
-    given = {OF_CLASSIFIERS.get(name, name): word for name, word in words.items() if name not in IGNORED}
-    return replace(flags, **{name: _typed(name, word) for name, word in given.items()})
+    counts = {*OF_CLASSIFIERS, *ALSO_OF_CLASSIFIERS} if classifier else {field.name for field in fields(Flags)}
+    given = {name: word for name, word in words.items() if name in counts}
+    flags = replace(flags, **{OF_CLASSIFIERS.get(name, name): _typed(name, word) for name, word in given.items()})
+    _check_ranges(flags)
+    return flags
+
+
+def _check_ranges(flags: Flags) -> None:
+    """Reject numbers that no network has."""
+    for name in ("image_size", "num_channels", "num_res_blocks", "num_heads", "diffusion_steps"):
+        if getattr(flags, name) < 1:
+            raise UserError(f"--{name} {getattr(flags, name)} must be at least 1")
+    if flags.num_head_channels != -1 and flags.num_head_channels < 1:
+        raise UserError(f"--num_head_channels {flags.num_head_channels} must be at least 1, or -1 for --num_heads")
+    if not 0 <= flags.dropout < 1:
+        raise UserError(f"--dropout {flags.dropout} must be a probability in [0, 1)")
 
 
 def imagenet_names() -> dict[int, str]:
@@ -266,7 +296,7 @@ def imagenet_names() -> dict[int, str]:
 
     The numbers are those of the classification challenge of 2012, in which the WordNet synsets are sorted by their
     identifiers; the scripts of both repositories number classes in the same way. The list of names is that of the
-    repository of transformers (Apache 2.0); they are the first words of the synsets of WordNet, whose licence allows
+    repository of transformers (Apache 2.0); they are the first names of the synsets of WordNet, whose licence allows
     their use.
     """
     return dict(enumerate(IMAGENET_CLASSES.read_text().splitlines()))
@@ -279,9 +309,11 @@ def flag_names() -> list[str]:
 
 def _typed(name: str, word: str) -> Any:
     """Read the value of a flag, as the scripts do."""
-    kind = str(next(field.type for field in fields(Flags) if field.name == name)).removesuffix(" | None")
+    ours = OF_CLASSIFIERS.get(name, name)
+    kind = str(next(field.type for field in fields(Flags) if field.name == ours))
     if "bool" in kind:
-        values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        values = dict.fromkeys(("true", "t", "yes", "y", "1"), True)
+        values |= dict.fromkeys(("false", "f", "no", "n", "0"), False)
         if word.lower() not in values:
             raise UserError(f"--{name} {word} must be True or False")
         return values[word.lower()]
@@ -295,100 +327,9 @@ def _typed(name: str, word: str) -> Any:
 
 def _numbers(name: str, word: str) -> tuple[float, ...]:
     try:
-        return tuple(map(float, word.split(",")))
+        numbers = tuple(map(float, word.split(",")))
     except ValueError:
-        raise UserError(f"--{name} {word} must be a list of numbers, such as 32,16,8") from None
-
-
-def network_keywords(flags: Flags, *, num_classes: int | None, channels: int = 3) -> tuple[str, dict[str, Any]]:
-    """Return the class of the network and its keywords: `UNet2DModel` where it suffices, else `ADMUNet`.
-
-    Raises:
-        UserError: If neither can hold the network.
-    """
-    attended = {width for width, there in zip(flags.widths, flags.attention, strict=True) if there}
-    attended.add(flags.widths[-1])  # of the middle
-    dims = {_head_dim(flags, width) for width in attended}
-    one_head = flags.num_head_channels == -1 and flags.num_heads == 1
-    suits = (len(dims) == 1 or one_head) and flags.widths[0] == flags.num_channels and not flags.is_upsampler
-    plain = "ResnetDownsampleBlock2D" if flags.resblock_updown else "DownBlock2D"
-    down = ["AttnDownBlock2D" if there else plain for there in flags.attention]
-    keywords: dict[str, Any] = {
-        "sample_size": flags.size,
-        "in_channels": channels,
-        "out_channels": channels * (2 if flags.learn_sigma else 1),
-        "block_out_channels": flags.widths,
-        "layers_per_block": flags.num_res_blocks,
-        "down_block_types": tuple(down),
-        "up_block_types": tuple(block.replace("Down", "Up") for block in down[::-1]),
-        "dropout": flags.dropout,
-        "norm_num_groups": NUM_GROUPS,
-        "num_class_embeds": num_classes,
-    }
-    resampling = "resnet" if flags.resblock_updown else "conv"
-    keywords |= {"downsample_type": resampling, "upsample_type": resampling}
-    if flags.rescale_timesteps and flags.diffusion_steps != 1000:
-        keywords |= {"time_embedding_type": "learned", "num_train_timesteps": flags.diffusion_steps}
-    if suits:
-        shift = "scale_shift" if flags.use_scale_shift_norm else "default"
-        heads = None if one_head else dims.pop()
-        keywords |= {"attention_head_dim": heads, "resnet_time_scale_shift": shift, "norm_eps": 1e-5}
-        return "UNet2DModel", keywords | {"attn_norm_num_groups": NUM_GROUPS, "freq_shift": 0, "flip_sin_to_cos": True}
-    if not flags.use_scale_shift_norm:
-        raise UserError(
-            "--use_scale_shift_norm False is only supported with one head, or heads of one width, and without an "
-            "upsampler"
-        )
-    by_width = flags.num_head_channels != -1
-    keywords |= {"num_heads": None if by_width else flags.num_heads, "time_embedding_channels": flags.num_channels}
-    keywords |= {"attention_head_dim": flags.num_head_channels if by_width else None}
-    return "ADMUNet", keywords | {"low_res_channels": channels if flags.is_upsampler else 0}
-
-
-def classifier_keywords(flags: Flags, *, num_classes: int, pool: str, channels: int = 3) -> dict[str, Any]:
-    """Return the keywords of `NoisyClassifier`.
-
-    Raises:
-        UserError: If it cannot hold the network.
-    """
-    if not (flags.use_scale_shift_norm and flags.resblock_updown) or flags.num_head_channels == -1:
-        raise UserError(
-            "a classifier is only supported with --classifier_use_scale_shift_norm True, --classifier_resblock_updown "
-            "True and --num_head_channels, as in all published ones"
-        )
-    return {
-        "sample_size": flags.size,
-        "in_channels": channels,
-        "num_classes": num_classes,
-        "block_out_channels": flags.widths,
-        "layers_per_block": flags.num_res_blocks,
-        "down_block_types": tuple(
-            "AttnDownBlock2D" if there else "ResnetDownsampleBlock2D" for there in flags.attention
-        ),
-        "attention_head_dim": flags.num_head_channels,
-        "norm_num_groups": NUM_GROUPS,
-        "pool": pool,
-        "time_embedding_channels": None if flags.widths[0] == flags.num_channels else flags.num_channels,
-    }
-
-
-def scheduler_keywords(flags: Flags) -> dict[str, Any]:
-    """Return the keywords of `HFDDPMScheduler`, with which the network samples as its authors do.
-
-    Raises:
-        UserError: If the schedule is unknown.
-    """
-    if flags.noise_schedule not in ("linear", "cosine"):
-        raise UserError(f"--noise_schedule {flags.noise_schedule} must be linear or cosine")
-    keywords: dict[str, Any] = {"num_train_timesteps": flags.diffusion_steps, "beta_schedule": flags.noise_schedule}
-    if flags.noise_schedule == "linear":  # the same noise for every T
-        scale = 1000 / flags.diffusion_steps
-        keywords |= {"beta_start": 1e-4 * scale, "beta_end": 0.02 * scale}
-    fixed = "fixed_small" if flags.sigma_small else "fixed_large"
-    keywords["variance_type"] = "learned_range" if flags.learn_sigma else fixed
-    keywords["prediction_type"] = "sample" if flags.predict_xstart else "epsilon"
-    return keywords | {"clip_sample": True, "clip_after_guidance": False}
-
-
-def _head_dim(flags: Flags, width: int) -> int:
-    return flags.num_head_channels if flags.num_head_channels != -1 else width // flags.num_heads
+        numbers = ()
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise UserError(f"--{name} {word} must be a list of positive numbers, such as 32,16,8")
+    return numbers

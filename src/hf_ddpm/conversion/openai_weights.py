@@ -64,9 +64,9 @@ def look_at(tensors: Mapping[str, Tensor]) -> Found:
             "pass the .pt file of a model, such as 256x256_diffusion.pt"
         )
     is_classifier = not any(name.startswith("output_blocks.") for name in tensors)
+    out = _last_layer(tensors).shape[0]
     pool = _pool(tensors) if is_classifier else None
     inputs = tensors["input_blocks.0.0.weight"].shape[1]  # an upsampler has those of two RGB images
-    out = _last_layer(tensors).shape[0]
     flags: dict[str, Any] = {
         "num_channels": tensors["time_embed.0.weight"].shape[1],
         "use_scale_shift_norm": _is_scale_shift(tensors),
@@ -93,17 +93,19 @@ def check_flags(flags: Flags, found: Found, tensors: Mapping[str, Tensor], words
         UserError: If a flag does; the message names it and what the weights say.
     """
     if found.is_upsampler != flags.is_upsampler:
-        has, remedy = ("a", "pass --large_size and --small_size")
-        if not found.is_upsampler:
-            has, remedy = "no", "leave --large_size and --small_size out"
+        if found.is_upsampler:
+            raise UserError(
+                "the weights are those of an upsampler, whose input has a low-resolution image: pass --large_size and "
+                "--small_size, or the --config of an upsampler"
+            )
         raise UserError(
-            f"--large_size {flags.large_size} contradicts the weights, whose input has {has} low-resolution image: "
-            f"{remedy}"
+            "the weights are not those of an upsampler, because their input has no low-resolution image: leave "
+            "--large_size and --small_size out, or choose another --config"
         )
     for name, said in found.flags.items():
         given, shown = getattr(flags, name), words.get(name, name)
         if given != said:
-            raise UserError(f"--{shown} {given} contradicts the weights: they need --{shown} {said}")
+            raise UserError(f"--{shown} {given} contradicts the weights: pass --{shown} {said}")
     _check_widths(flags, tensors, words)
     _check_attention(flags, tensors, words)
 
@@ -117,9 +119,9 @@ def _check_widths(flags: Flags, tensors: Mapping[str, Tensor], words: Mapping[st
     if said != expected:
         blocks = words.get("num_res_blocks", "num_res_blocks")
         raise UserError(
-            f"--{blocks} {flags.num_res_blocks}, --image_size {flags.size} and --channel_mult {flags.channel_mult!r} "
-            f"give input blocks of the widths {_runs(expected)}, but the weights have {_runs(said)}: correct the flag "
-            "that differs"
+            f"--{blocks} {flags.num_res_blocks}, --{flags.size_flag} {flags.size} and --channel_mult "
+            f"{flags.channel_mult!r} give input blocks of the widths {_runs(expected)}, but the weights have "
+            f"{_runs(said)}: correct the flag that differs"
         )
 
 
@@ -242,7 +244,8 @@ def _pool(tensors: Mapping[str, Tensor]) -> str:
         return "attention"
     if "out.2.weight" in tensors:
         return "spatial"
-    return "spatial_v2" if tensors["out.0.weight"].ndim == 2 else "adaptive"
+    first = tensors.get("out.0.weight")
+    return "spatial_v2" if first is not None and first.ndim == 2 else "adaptive"
 
 
 def _last_layer(tensors: Mapping[str, Tensor]) -> Tensor:

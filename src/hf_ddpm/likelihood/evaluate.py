@@ -136,7 +136,7 @@ def check_images(images: GridImages) -> None:
 def check_number_of_images(num_images: int, otherwise: str = "") -> None:
     """Raise an error for fewer than `LEAST_IMAGES` images; `otherwise` is a second remedy, for callers in Python."""
     if num_images < LEAST_IMAGES:
-        remedy = ", ".join(["use more", otherwise] if otherwise else ["use more"])
+        remedy = f"use more, {otherwise}" if otherwise else "use more"
         raise UserError(f"a likelihood needs at least {LEAST_IMAGES} images, not {num_images}: {remedy}")
 
 

@@ -34,8 +34,8 @@ class ADMUNet(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  #
 
     Images are (B, C, H, W), in [-1, 1] before noise is added; t is in 0 .. T-1. The embeddings of t and of the class
     are added, and scale and shift the output of each group norm (adaptive group norm). Residual branches and the
-    output start at zero, so the first prediction is 0. Keywords that `UNet2DModel` also has mean the same here; use
-    that class where it suffices, because plain diffusers loads it.
+    output start at zero, so the first prediction is 0. Most keywords are those of `UNet2DModel`; use that class where
+    it suffices, because plain diffusers loads it.
 
     Args:
         sample_size: The image size (H, W), or one number for both; None for any size that the levels can halve.
@@ -147,7 +147,8 @@ class ADMUNet(CheckedNetwork, ModelMixin, ConfigMixin):  # type: ignore[misc]  #
         if (class_labels is None) != (self.class_embedding is None):
             needs = "has no classes" if self.class_embedding is None else "has classes"
             raise ValueError(f"class_labels of type {type(class_labels).__name__} do not fit a network that {needs}")
-        if self.class_embedding is not None:
+        if self.class_embedding is not None and class_labels is not None:
+            check_shape("class_labels", class_labels, (len(sample),))
             embedding = embedding + self.class_embedding(class_labels).to(sample.dtype)
         return embedding
 
@@ -167,7 +168,7 @@ def _time_projection(channels: int, num_timesteps: int | None, kind: str) -> nn.
     """Return the sinusoids of t, or a table of those of 1000 t / T."""
     if kind == "positional":
         return Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
-    table = nn.Embedding(num_timesteps or 0, channels)
+    table = nn.Embedding(num_timesteps or 1, channels)  # checked: it is given
     fill_with_sinusoids(table, flip_sin_to_cos=True, freq_shift=0)
     return table
 
@@ -189,12 +190,12 @@ def _blocks(config: Mapping[str, Any], t_width: int) -> tuple[nn.ModuleList, nn.
                 add_downsample=i < last,
                 downsample_padding=1,
                 downsample_type=config["downsample_type"],
-                attention_head_dim=head_dim(config, width),
+                attention_head_dim=_head_dim(config, width),
                 **shared,
             )
         )
     middle = UNetMidBlock2D(
-        widths[-1], attn_groups=config["norm_num_groups"], attention_head_dim=head_dim(config, widths[-1]), **shared
+        widths[-1], attn_groups=config["norm_num_groups"], attention_head_dim=_head_dim(config, widths[-1]), **shared
     )
     for i, width in enumerate(reversed(widths)):
         up.append(
@@ -206,14 +207,14 @@ def _blocks(config: Mapping[str, Any], t_width: int) -> tuple[nn.ModuleList, nn.
                 prev_output_channel=widths[min(last - i + 1, last)],
                 add_upsample=i < last,
                 upsample_type=config["upsample_type"],
-                attention_head_dim=head_dim(config, width),
+                attention_head_dim=_head_dim(config, width),
                 **shared,
             )
         )
     return down, middle, up
 
 
-def head_dim(config: Mapping[str, Any], width: int) -> int:
+def _head_dim(config: Mapping[str, Any], width: int) -> int:
     """Return the number of channels per head in a level of this width."""
     heads = config["num_heads"]
     dim: int = config["attention_head_dim"] if heads is None else width // heads
@@ -230,7 +231,8 @@ def _check_config(config: Mapping[str, Any]) -> None:
         )
     names = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups")
     optional = ("time_embedding_channels", "num_train_timesteps", "num_class_embeds", "num_heads", "attention_head_dim")
-    check_sizes(**{key: config[key] for key in names}, **{key: config[key] or 1 for key in optional})
+    given = [*names, *(key for key in optional if config[key] is not None)]
+    check_sizes(**{key: config[key] for key in given})
     if config["low_res_channels"] < 0 or not 0 <= config["dropout"] < 1:
         raise ValueError(
             f"low_res_channels={config['low_res_channels']} must be at least 0, and dropout={config['dropout']} a "

@@ -30,7 +30,7 @@ class UNetPreset:
 
     Attributes:
         config: The keywords of `network`. Read-only: `unet_preset(name, **overrides)` builds variants.
-        init: The initialisation, see `init_unet`.
+        init: The initialisation of a `UNet2DModel`, see `init_unet`; an `ADMUNet` always has the one of its papers.
         parameters: The number of weights without overrides; a test counts them.
         about: The model, its data and its paper in one line.
         network: The class of the network.
