@@ -62,7 +62,8 @@ COMPARED = {
 
 def measure(options: Options) -> Result:
     presets = ("iddpm-cifar10",) if options.quick else PRESETS
-    networks = {name: _counted(name) | _run(name) for name in presets}
+    counted = {name: _counted(name) for name in presets}
+    networks = {name: found | _run(name, found["weights"]) for name, found in counted.items()}
     compared = {"improved-diffusion": ("cifar10",)} if options.quick else COMPARED
     parity = [_side("parity", origin, config) for origin, names in compared.items() for config in names]
     largest = "cifar10" if options.quick else "imagenet-512-conditional"
@@ -130,10 +131,8 @@ def _call(network: Any) -> Tensor:
     return found
 
 
-def _run(name: str) -> dict[str, Any]:
+def _run(name: str, weights: int) -> dict[str, Any]:
     """Run a forward pass and a training step, each in a process of its own, if they fit in the memory."""
-    with torch.device("meta"):
-        weights = sum(parameter.numel() for parameter in unet_preset(name).parameters())
     needed = {"forward": 4 * weights / 2**20, "step": 16 * weights / 2**20}
     return {side: _side(side, name) if mib < MOST_MIB else None for side, mib in needed.items()}
 

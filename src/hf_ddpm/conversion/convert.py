@@ -28,7 +28,7 @@ from hf_ddpm.errors import UserError, as_user_error, quoted
 from hf_ddpm.model_card import render_card
 from hf_ddpm.models import ADMUNet, NoisyClassifier
 from hf_ddpm.models.noisy_classifier import SCHEDULE_KEYS
-from hf_ddpm.models.time_tables import fill_with_sinusoids
+from hf_ddpm.models.time_tables import table_of_sinusoids
 from hf_ddpm.pipelines import HFClassifierPipeline, HFDDPMPipeline
 from hf_ddpm.pipelines.doors import stock_samples_the_same
 from hf_ddpm.schedulers import HFDDPMScheduler
@@ -144,7 +144,8 @@ def plan_conversion(
         network = _build(flags, found, scheduler, id2label)
     moved, left_over = renamed(tensors, flags, classifier=found.is_classifier)
     if flags.rescale_timesteps and "time_proj.weight" in network.state_dict():
-        moved["time_proj.weight"] = _table(network)
+        # not in the file, because the original computes it
+        moved["time_proj.weight"] = table_of_sinusoids(flags.diffusion_steps, flags.num_channels).weight
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     misshapen = [
         f"{name} has the shape {tuple(moved[name].shape)} in the file, but {shape} in the network"
@@ -201,13 +202,6 @@ def _build(flags: Flags, found: Found, scheduler: HFDDPMScheduler, id2label: dic
         name, keywords = network_keywords(flags, num_classes=found.num_classes, channels=found.channels)
         built: nn.Module = NETWORKS[name](**keywords)
         return built
-
-
-def _table(network: Any) -> Tensor:
-    """Return the table of rescaled timesteps, which is not in the file because the original computes it."""
-    table = nn.Embedding(*network.time_proj.weight.shape)
-    fill_with_sinusoids(table, flip_sin_to_cos=True, freq_shift=0)
-    return table.weight
 
 
 def _facts(plan: Plan, found: Found, file: Path, origin: str, config: str | None) -> dict[str, Any]:

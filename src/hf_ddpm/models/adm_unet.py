@@ -19,8 +19,16 @@ from torch.nn import functional as F
 from hf_ddpm.models.checked_network import CheckedNetwork
 from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
 from hf_ddpm.models.image_size import size_pair
-from hf_ddpm.models.time_tables import fill_with_sinusoids
-from hf_ddpm.models.vae_networks import check_groups, check_halving, check_shape, check_sizes, each_timestep
+from hf_ddpm.models.time_tables import table_of_sinusoids
+from hf_ddpm.models.vae_networks import (
+    check_groups,
+    check_halving,
+    check_heads,
+    check_levels,
+    check_shape,
+    check_sizes,
+    each_timestep,
+)
 from hf_ddpm.schedulers.annotations import check_arguments
 
 DownBlock = Literal["DownBlock2D", "ResnetDownsampleBlock2D", "AttnDownBlock2D"]
@@ -168,9 +176,7 @@ def _time_projection(channels: int, num_timesteps: int | None, kind: str) -> nn.
     """Return the sinusoids of t, or a table of those of 1000 t / T."""
     if kind == "positional":
         return Timesteps(channels, flip_sin_to_cos=True, downscale_freq_shift=0)
-    table = nn.Embedding(num_timesteps or 1, channels)  # checked: it is given
-    fill_with_sinusoids(table, flip_sin_to_cos=True, freq_shift=0)
-    return table
+    return table_of_sinusoids(num_timesteps or 1, channels)  # checked: it is given
 
 
 def _blocks(config: Mapping[str, Any], t_width: int) -> tuple[nn.ModuleList, nn.Module, nn.ModuleList]:
@@ -224,11 +230,7 @@ def _head_dim(config: Mapping[str, Any], width: int) -> int:
 def _check_config(config: Mapping[str, Any]) -> None:
     """Reject numbers that do not fit together."""
     widths, down, up = (config[key] for key in ("block_out_channels", "down_block_types", "up_block_types"))
-    if not len(widths) == len(down) == len(up) > 0:
-        raise ValueError(
-            f"the lengths of block_out_channels, down_block_types and up_block_types are {len(widths)}, {len(down)} "
-            f"and {len(up)}: all must have one entry per level (down from the finest level, up from the coarsest)"
-        )
+    check_levels(widths, down, up)
     names = ("in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups")
     optional = ("time_embedding_channels", "num_train_timesteps", "num_class_embeds", "num_heads", "attention_head_dim")
     given = [*names, *(key for key in optional if config[key] is not None)]
@@ -254,9 +256,5 @@ def _check_heads(config: Mapping[str, Any], levels: Sequence[tuple[int, str]]) -
     if (heads is None) == (dim is None):
         raise ValueError(f"num_heads={heads} and attention_head_dim={dim}: exactly one of them must be given")
     attended = {width for width, kind in levels if "Attn" in kind} | {config["block_out_channels"][-1]}
-    for key, divisor in (("num_heads", heads), ("attention_head_dim", dim)):
-        if divisor is not None and any(width % divisor for width in attended):
-            raise ValueError(
-                f"{key}={divisor} must divide the channels of the last level and of levels with attention, "
-                f"{', '.join(map(str, sorted(attended)))}"
-            )
+    key = "attention_head_dim" if heads is None else "num_heads"
+    check_heads(key, config[key], sorted(attended))

@@ -17,7 +17,14 @@ from hf_ddpm.models.checked_network import CheckedNetwork
 from hf_ddpm.models.classifier_pools import NORM_EPS, Pool, make_pool
 from hf_ddpm.models.closing_layers import closing_layers, start_at_zero
 from hf_ddpm.models.image_size import side_unit, size_pair
-from hf_ddpm.models.vae_networks import check_groups, check_halving, check_shape, check_sizes, each_timestep
+from hf_ddpm.models.vae_networks import (
+    check_groups,
+    check_halving,
+    check_heads,
+    check_shape,
+    check_sizes,
+    each_timestep,
+)
 from hf_ddpm.schedulers.annotations import as_annotated, check_arguments, described
 
 DownBlock = Literal["ResnetDownsampleBlock2D", "AttnDownBlock2D"]
@@ -194,18 +201,10 @@ def _check_config(config: Mapping[str, Any]) -> None:
     check_halving(size, len(widths))
     check_groups(widths, config["norm_num_groups"])
     attended = [width for width, kind in zip(widths, types, strict=True) if kind == "AttnDownBlock2D"]
-    _check_heads([*attended, widths[-1]], config["attention_head_dim"])
+    check_heads("attention_head_dim", config["attention_head_dim"], [*attended, widths[-1]])
     _check_keys("noise_schedule", config["noise_schedule"] or {}, SCHEDULE_KEYS)
     _check_keys("latents", config["latents"] or {}, LATENT_KEYS)
     _check_names(config["id2label"] or {}, config["num_classes"])
-
-
-def _check_heads(widths: Sequence[int], head_dim: int) -> None:
-    if any(width % head_dim for width in widths):
-        raise ValueError(
-            f"attention_head_dim={head_dim} must divide the channels of the last level and of levels with attention, "
-            f"{', '.join(map(str, dict.fromkeys(widths)))}"
-        )
 
 
 def _check_keys(name: str, given: Mapping[str, Any], allowed: Mapping[str, Any]) -> None:

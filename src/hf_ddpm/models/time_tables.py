@@ -23,3 +23,10 @@ def fill_with_sinusoids(table: nn.Embedding, *, flip_sin_to_cos: bool, freq_shif
     t = torch.arange(num_timesteps, device=weight.device) * (1000 / num_timesteps)
     weight.copy_(get_timestep_embedding(t, width, flip_sin_to_cos=flip_sin_to_cos, downscale_freq_shift=freq_shift))
     weight.requires_grad_(False)
+
+
+def table_of_sinusoids(num_timesteps: int, channels: int) -> nn.Embedding:
+    """Return such a table for the T timesteps of a network of Improved DDPM or ADM."""
+    table = nn.Embedding(num_timesteps, channels)
+    fill_with_sinusoids(table, flip_sin_to_cos=True, freq_shift=0)
+    return table

@@ -7,6 +7,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 
 from hf_ddpm.errors import UserError, as_user_error, did_you_mean
 from hf_ddpm.models.image_size import side_unit, size_pair
+from hf_ddpm.models.vae_networks import check_levels
 
 DOWN_BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "ResnetDownsampleBlock2D")
 TIME_EMBEDDINGS = ("positional", "learned")  # "fourier" is for continuous times, and not finite at t = 0
@@ -57,11 +58,8 @@ def check_sample_size(config: Mapping[str, Any]) -> None:
 def check_unet_levels(config: Mapping[str, Any]) -> None:
     """Reject widths and block types that are not one per level, or that are not supported."""
     channels, down, up = (config[k] for k in ("block_out_channels", "down_block_types", "up_block_types"))
-    if not len(channels) == len(down) == len(up) > 0:
-        raise UserError(
-            f"the lengths of block_out_channels, down_block_types and up_block_types are {len(channels)}, {len(down)} "
-            f"and {len(up)}: all must have one entry per level (down from the finest level, up from the coarsest)"
-        )
+    with as_user_error():
+        check_levels(channels, down, up)
     for key, known in (("down_block_types", DOWN_BLOCKS), ("up_block_types", UP_BLOCKS)):
         for block in config[key]:
             if block not in known:

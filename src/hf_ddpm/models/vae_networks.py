@@ -89,6 +89,27 @@ def check_halving(size: Sequence[int], levels: int, patch_size: int = 1) -> None
         )
 
 
+def check_levels(
+    block_out_channels: Sequence[int], down_block_types: Sequence[str], up_block_types: Sequence[str]
+) -> None:
+    """Reject widths and block types of a UNet that are not one per level."""
+    lengths = len(block_out_channels), len(down_block_types), len(up_block_types)
+    if not lengths[0] == lengths[1] == lengths[2] > 0:
+        raise ValueError(
+            f"the lengths of block_out_channels, down_block_types and up_block_types are {lengths[0]}, {lengths[1]} "
+            f"and {lengths[2]}: all must have one entry per level (down from the finest level, up from the coarsest)"
+        )
+
+
+def check_heads(key: str, divisor: int, widths: Sequence[int]) -> None:
+    """Reject a number or a width of attention heads, the value of `key`, that does not divide `widths`."""
+    if any(width % divisor for width in widths):
+        raise ValueError(
+            f"{key}={divisor} must divide the channels of the last level and of levels with attention, "
+            f"{', '.join(map(str, dict.fromkeys(widths)))}"
+        )
+
+
 def check_groups(block_out_channels: Sequence[int], norm_num_groups: int) -> None:
     """Reject widths that are not multiples of the number of groups."""
     if any(width % norm_num_groups for width in block_out_channels):
