@@ -274,6 +274,7 @@ def test_an_upsampler_is_a_network_and_a_scheduler(inputs, tmp_path):
         ("four heads (ADM-128)", {"class_cond": "maybe"}, "--class_cond maybe must be True or False"),
         ("four heads (ADM-128)", {"noise_schedule": "sine"}, "--noise_schedule sine must be linear or cosine"),
         ("four heads (ADM-128)", {"large_size": "16"}, "not those of an upsampler, .*: leave --large_size"),
+        ("an upsampler", {"large_size": "0"}, "--large_size 0 must be at least 1"),
         ("an upsampler", {"large_size": None}, "weights are those of an upsampler, .*: pass --large_size"),
     ],
 )

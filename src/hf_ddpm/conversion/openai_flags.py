@@ -282,9 +282,10 @@ def read_flags(origin: str, config: str | None, words: Mapping[str, str], *, cla
 
 def _check_ranges(flags: Flags) -> None:
     """Reject numbers that no network has."""
-    for name in ("image_size", "num_channels", "num_res_blocks", "num_heads", "diffusion_steps"):
-        if getattr(flags, name) < 1:
-            raise UserError(f"--{name} {getattr(flags, name)} must be at least 1")
+    least_1 = ("image_size", "large_size", "small_size", "num_channels", "num_res_blocks", "num_heads")
+    for name in (*least_1, "diffusion_steps"):
+        if (value := getattr(flags, name)) is not None and value < 1:
+            raise UserError(f"--{name} {value} must be at least 1")
     if flags.num_head_channels != -1 and flags.num_head_channels < 1:
         raise UserError(f"--num_head_channels {flags.num_head_channels} must be at least 1, or -1 for --num_heads")
     if not 0 <= flags.dropout < 1:
